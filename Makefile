@@ -1,0 +1,71 @@
+# `make demo` and `make test` need nothing but Python >= 3.11 and make: each builds .venv first.
+#   PYTHON=/path/to/python3.12 make test      chooses the interpreter
+# Two stamps, so that the demo does not wait for the test tools.
+
+VENV := .venv
+BIN  := $(VENV)/bin
+RUN_STAMP := $(VENV)/.stamp-run
+DEV_STAMP := $(VENV)/.stamp-dev
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check lint format-check types imports bench format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(RUN_STAMP) ## train on shards, forget a sample and verify it, on this machine, without any download of data
+	$(BIN)/taft-ray demo
+
+test: $(DEV_STAMP) ## the tests that take minutes in all (pytest fails when it finds none)
+	$(BIN)/python -m pytest
+
+test-all: $(DEV_STAMP) ## every test, those marked slow too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: lint format-check types imports ## everything a reviewer should not have to say; pre-commit runs the same targets
+
+lint: $(DEV_STAMP) ## ruff's rules
+	$(BIN)/ruff check .
+
+format-check: $(DEV_STAMP) ## is the code formatted?
+	$(BIN)/ruff format --check .
+
+types: $(DEV_STAMP) ## pyright
+	$(BIN)/pyright
+
+imports: $(DEV_STAMP) ## the rooms of ARCHITECTURE.md
+	$(BIN)/lint-imports
+
+bench: $(DEV_STAMP) ## the benchmarks
+	$(BIN)/python -m benchmarks
+
+format: $(DEV_STAMP) ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove .venv and every cache; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The interpreter is looked for when it is needed, so that `make help` and `make clean` work without one.
+# ensurepip is asked for because some distributions ship Python without it, and venv then fails half-way.
+$(RUN_STAMP): pyproject.toml constraints.txt
+	@found=; for python in $(CANDIDATES); do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found="$$python"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "expected Python >= 3.11 with venv and pip, got none of: $(CANDIDATES)" >&2; \
+	  for python in $(CANDIDATES); do "$$python" --version >&2 2>/dev/null || true; done; \
+	  echo "install Python 3.11 or newer (on Debian and Ubuntu python3-venv too), or run make PYTHON=/path/to/python" >&2; \
+	  exit 1; \
+	fi; \
+	echo "making $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv $(VENV)
+	@echo "installing the package (torch and its CUDA libraries are several GB: some minutes)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

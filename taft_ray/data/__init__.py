@@ -1,0 +1,49 @@
+"""From any source to rows that are kept in a shard or rejected with a reason, and on to pixels. No torch, no ray."""
+
+from taft_ray.data.classes import label_column, label_index, resolve_classes
+from taft_ray.data.decode import Undecodable, decode_image
+from taft_ray.data.keys import epoch_order, id_hash, sample_key, sample_keys
+from taft_ray.data.manifest import (
+    MANIFEST_SCHEMA,
+    build_manifest,
+    check_rejected,
+    counts,
+    place,
+    reject,
+)
+from taft_ray.data.plan_reads import Stripe, read_stripe, stripes
+from taft_ray.data.sharding import GIVES_UP, METHODS, Method, assign
+from taft_ray.data.source_file import INDEX_SCHEMA, Source, SourceFile
+from taft_ray.data.sources import index_file, index_files, open_source, read_images
+
+__all__ = [
+    "GIVES_UP",
+    "INDEX_SCHEMA",
+    "MANIFEST_SCHEMA",
+    "METHODS",
+    "Method",
+    "Source",
+    "SourceFile",
+    "Stripe",
+    "Undecodable",
+    "assign",
+    "build_manifest",
+    "check_rejected",
+    "counts",
+    "decode_image",
+    "epoch_order",
+    "id_hash",
+    "index_file",
+    "index_files",
+    "label_column",
+    "label_index",
+    "open_source",
+    "place",
+    "read_images",
+    "read_stripe",
+    "reject",
+    "resolve_classes",
+    "sample_key",
+    "sample_keys",
+    "stripes",
+]

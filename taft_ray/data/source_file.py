@@ -1,0 +1,72 @@
+"""One data set, the files it lies in, and the index every format is brought to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Format = Literal["image", "parquet", "webdataset"]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+
+NO_IMAGE = "no image"
+NO_LABEL = "no label"
+NOT_AN_IMAGE = "not an image"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("relative", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("owner", pa.string()),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """One file: a picture, a Parquet file or a tar. ``relative`` is its path relative to the data, and begins ids."""
+
+    uri: str
+    relative: str
+    format: Format
+    size: int  # bytes; 0 where the storage does not say
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: its files in the order of their relative paths, and the classes it names itself, if it does."""
+
+    uri: str
+    format: Format
+    files: tuple[SourceFile, ...]
+    classes: tuple[str, ...] | None
+
+
+def row_ids(relative: str, rows: int) -> pa.Array:
+    """The ids of rows that bring none: ``<relative>#<row number>``."""
+    return pa.array([f"{relative}#{row}" for row in range(rows)], pa.string())
+
+
+def index_table(columns: dict[str, Any]) -> pa.Table:
+    return pa.table(columns, schema=INDEX_SCHEMA)
+
+
+def one_file_index(file: SourceFile, *, ids: Any, labels: Any, owners: Any, sizes: Any, reasons: Sequence[str | None]):
+    """The index of a file of many rows, numbered in the order given."""
+    rows = len(reasons)
+    return index_table(
+        {
+            "id": ids,
+            "relative": pa.repeat(pa.scalar(file.relative), rows),
+            "row": pa.array(range(rows), pa.int64()),
+            "label": labels,
+            "owner": owners,
+            "bytes": sizes,
+            "reason": pa.array(reasons, pa.string()),
+        }
+    )

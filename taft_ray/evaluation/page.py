@@ -1,0 +1,376 @@
+"""A report as one HTML page: pictures, the tables beside them, and the raw measurement behind every figure."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from taft_ray.evaluation import figures
+from taft_ray.evaluation.figures import NARROW, WIDE, duration, times
+from taft_ray.evaluation.markup import Raw, code, document, esc, moment, nested, pairs, plain, table, title
+from taft_ray.evaluation.report import lookup
+
+ABSENT = "not measured"
+NO_MONOLITH_TABLE = "not measured: run with --monolithic"
+
+
+def render(report: dict[str, Any]) -> str:
+    """The page of a report made by ``summarise`` (or read back from report.json)."""
+    sections = [
+        _header(report),
+        _cards(report),
+        _notes(report),
+        _accuracy(report),
+        _timeline(report),
+        _speed(report),
+        _forgets(report),
+        _shards(report),
+        _run(report),
+        _measurements(report),
+    ]
+    return document(f"taft_ray report: {_uri(report)}", "\n".join(sections))
+
+
+def _uri(report: dict[str, Any]) -> str:
+    return str(lookup(report["measurements"], "run.uri") or "a run")
+
+
+def _header(report: dict[str, Any]) -> Raw:
+    run = report["measurements"]["run"]
+    spec = lookup(run, "spec") or {}
+    told = [f"{key} {spec[key]}" for key in ("model", "shards", "solver") if isinstance(spec, dict) and key in spec]
+    made = f"run made {run['created']}" if run.get("created") else ""
+    return Raw(
+        f"<header><h1>Sharded training and forgetting, measured</h1>\n<p>{code(_uri(report))}</p>\n"
+        f'<p class="quiet">{esc(" · ".join([*told, *([made] if made else [])]))}</p></header>'
+    )
+
+
+def _cards(report: dict[str, Any]) -> Raw:
+    derived = report["derived"]
+    shown = [
+        ("Accuracy, composed", "accuracy"),
+        ("Accuracy, monolith", "accuracy_monolith"),
+        ("Sharded training, wall clock", "speedup_wall"),
+        ("Retrain after forget, median", "speedup_retrain_median"),
+        ("Critical path, not wall clock", "speedup_critical_path"),
+        ("Shards trained", "shards_trained"),
+    ]
+    return Raw(f'<dl class="cards">\n{chr(10).join(_card(label, derived[name]) for label, name in shown)}\n</dl>')
+
+
+def _card(label: str, number: dict[str, Any]) -> str:
+    if number["value"] is None:
+        return f'<div><dt>{esc(label)}</dt><dd class="none">{esc(number["reason"])}</dd></div>'
+    return (
+        f'<div><dt>{esc(label)}</dt><dd class="big">{esc(_value(number))}</dd>'
+        f"<dd>{esc(_short_source(number))}</dd></div>"
+    )
+
+
+def _short_source(number: dict[str, Any]) -> str:
+    """The raw numbers in a line: at most the two a card has room for."""
+    sources = list(number["from"].items())
+    if number["unit"] == "×" and len(sources) == 2:
+        return f"{_raw(sources[0][1])} s ÷ {_raw(sources[1][1])} s"
+    if len(sources) == 1:
+        return f"{sources[0][0]} = {_raw(sources[0][1])}"
+    return " · ".join(part for part in (number["formula"], number["note"]) if part)
+
+
+def _notes(report: dict[str, Any]) -> Raw:
+    if not report["notes"]:
+        return Raw("")
+    items = "".join(f"<li>{esc(note)}</li>" for note in report["notes"])
+    return Raw(f'<section class="notes" aria-label="Notes on these numbers"><ul>{items}</ul></section>')
+
+
+def _accuracy(report: dict[str, Any]) -> Raw:
+    derived = report["derived"]
+    rows = figures.accuracy_rows(report)
+    level = lookup(report["measurements"], "monolith.accuracy")
+    alt = f"Line chart of accuracy against the number of shards composed, {len(rows)} points; see the table."
+    caption = "Accuracy of the first m shards composed; dashed, the monolith trained on everything."
+    parts = [
+        _figure(figures.accuracy_by_shards, report, alt, caption, f"Accuracy against shards: {ABSENT}."),
+    ]
+    if rows:
+        parts.append(
+            table(
+                "Accuracy by number of shards composed",
+                ["Shards", "Mean", "Gram", "Monolith"],
+                [[f"{row['shards']:g}", _percent(row["mean"]), _percent(row["gram"]), _percent(level)] for row in rows],
+                numeric=(0, 1, 2, 3),
+            )
+        )
+    compositions = lookup(report["measurements"], "composition") or []
+    names = [("accuracy_monolith", "Monolith", None)]
+    names = [(f"accuracy_{c.get('mode')}", f"Composed by {c.get('mode')}", c) for c in compositions] + names
+    parts.append(
+        table(
+            "Accuracy of each model, with its 95 % margin",
+            ["Model", "Accuracy", "±", "Less the monolith", "Seconds to compose", "Digest"],
+            [
+                [
+                    label,
+                    _value(derived[name]),
+                    _value(derived[f"{name}_margin"]),
+                    _value(derived[f"{name}_gap"]) if c else "",
+                    _seconds(c.get("seconds")) if c else "",
+                    code(c["digest"]) if c and c.get("digest") else "",
+                ]
+                for name, label, c in names
+                if name in derived
+            ],
+            numeric=(1, 2, 3, 4),
+        )
+    )
+    evaluation = lookup(report["measurements"], "evaluation")
+    told = (
+        f"Measured on {_raw(evaluation.get('n'))} samples of {evaluation.get('data')}."
+        if evaluation
+        else derived["accuracy"]["reason"]
+    )
+    return Raw(f"<h2>Accuracy</h2>\n<p>{esc(told or '')}</p>\n" + "\n".join(parts))
+
+
+def _timeline(report: dict[str, Any]) -> Raw:
+    derived = report["derived"]
+    bars = figures.timeline_bars(report)
+    rows = len({bar[0] for bar in bars})
+    alt = f"Timeline of {len(bars)} pieces of work on {rows} rows: prefix pass, shard fits, monolith."
+    caption = "Each bar is one fit, from its recorded start to its end. Times of every shard are in its table below."
+    measurements = report["measurements"]
+    lines = [
+        ("Prefix pass (activation cache), wall clock", _seconds(lookup(measurements, "cache.seconds"))),
+        (
+            "Sharded training, wall clock (starting the lanes included)",
+            _seconds(lookup(measurements, "training.wall_seconds")),
+        ),
+        ("Sum of all shard fits", _value(derived["sum_of_fits"])),
+        ("Slowest shard (critical path, not wall clock)", _value(derived["critical_path"])),
+        ("Share of the lanes' time spent fitting", _value(derived["lane_use"])),
+        ("Monolith", _seconds(lookup(measurements, "monolith.seconds"), NO_MONOLITH_TABLE)),
+    ]
+    missing = f"Timeline: {ABSENT}; no start and end times are recorded."
+    return Raw(f"<h2>Timeline</h2>\n{_figure(figures.timeline, report, alt, caption, missing)}\n{pairs(lines)}")
+
+
+def _speed(report: dict[str, Any]) -> Raw:
+    derived = report["derived"]
+    names = [
+        "speedup_wall",
+        "speedup_critical_path",
+        "speedup_one_worker",
+        "speedup_retrain_median",
+        "speedup_end_to_end_median",
+    ]
+    rows = [[_capital(n["label"]), _value(n), _sources(n), n["note"] or ""] for n in (derived[name] for name in names)]
+    told = "; ".join(f"{row[0]}: {row[1]}" for row in rows)
+    caption = "Dashed: the monolith's speed. Hatched: critical path, no clock showed it. Dots: single forgets."
+    missing = f"Speed-up: {derived['speedup_wall']['reason']}."
+    picture = _figure(figures.speedups, report, f"Bar chart. {told}.", caption, missing)
+    return Raw(
+        f"<h2>Speed-up against the monolith</h2>\n{picture}\n"
+        + table(
+            "Speed-ups and the measurements they come from",
+            ["Speed-up", "Times", "Measured", "How to read it"],
+            rows,
+            numeric=(1,),
+        )
+    )
+
+
+def _forgets(report: dict[str, Any]) -> Raw:
+    forgets = lookup(report["measurements"], "forgets") or []
+    if not forgets:
+        return Raw("<h2>Forgets</h2>\n<p>Not measured: nothing has been forgotten in this run.</p>")
+    steps = list(dict.fromkeys(step for forget in forgets for step in forget.get("seconds") or {}))
+    head = [
+        "Request",
+        "Mode",
+        "Samples",
+        "Shards",
+        *(f"{_capital(step)}, s" for step in steps),
+        "Retrain ×",
+        "End to end ×",
+        "Accuracy before",
+        "After",
+        "Change",
+        "Time",
+    ]
+    rows = []
+    for i, forget in enumerate(forgets):
+        own = [
+            report["derived"][f"forgets[{i}].{name}"]
+            for name in ("speedup_retrain", "speedup_end_to_end", "accuracy_change")
+        ]
+        shards = forget.get("shards")
+        rows.append(
+            [
+                code(forget.get("request", "")),
+                forget.get("mode", ""),
+                _raw(forget.get("samples")),
+                ", ".join(map(str, shards)) if isinstance(shards, list) else _raw(shards),
+                *(_raw((forget.get("seconds") or {}).get(step), "") for step in steps),
+                *(_value(number, short=True) for number in own[:2]),
+                _percent(forget.get("accuracy_before"), "–"),
+                _percent(forget.get("accuracy_after"), "–"),
+                _value(own[2], short=True),
+                forget.get("time", ""),
+            ]
+        )
+    last = len(head) - 1
+    return Raw(f"<h2>Forgets</h2>\n{table('Every forget', head, rows, numeric=(2, *range(4, last)))}")
+
+
+def _shards(report: dict[str, Any]) -> Raw:
+    shards = report["measurements"]["shards"]
+    measurements = report["measurements"]
+    began = figures.timeline_bars(report)
+    origin = min((bar[2] for bar in began), default=None)
+    columns: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
+        ("Shard", lambda s: _raw(s.get("shard"))),
+        ("State", lambda s: s.get("state") or ABSENT),
+        ("Generation", lambda s: _raw(s.get("generation"), "–")),
+        ("Samples", lambda s: _raw(s.get("samples"), "–")),
+        ("Fit, s", lambda s: _raw(s.get("seconds"), "–")),
+        ("Lane", lambda s: s.get("lane") or "–"),
+        ("From, s", lambda s: _since(s.get("started"), origin)),
+        ("To, s", lambda s: _since(s.get("ended"), origin)),
+        ("Iterations", lambda s: _raw(s.get("iterations"), "–")),
+        ("Residual", lambda s: _raw(s.get("residual"), "–")),
+        ("Distance bound", lambda s: _raw(s.get("distance_bound"), "–")),
+    ]
+    counted = " · ".join(
+        f"{report['derived'][f'shards_{state}']['value']:,} {state}"
+        for state in ("trained", "dropped", "empty", "pending")
+        if report["derived"][f"shards_{state}"]["value"]
+    )
+    rows = [[cell(s) if isinstance(s, dict) else "" for _, cell in columns] for s in shards]
+    zero = f" Times are counted from {moment(origin)}." if origin is not None else ""
+    monolith = lookup(measurements, "monolith")
+    told = f"Monolith: {NO_MONOLITH_TABLE}."
+    if monolith:
+        told = (
+            f"Monolith: {_seconds(monolith.get('seconds'))} on {_raw(monolith.get('samples'))} samples, "
+            f"{_raw(monolith.get('iterations'))} iterations, {monolith.get('lane') or 'lane not recorded'}."
+        )
+    return Raw(
+        f"<h2>Shards</h2>\n<p>{esc(counted or 'No shard yet.')}.{esc(zero)}</p>\n"
+        + table(
+            "Every shard, in the order of shards[0], shards[1], …",
+            [name for name, _ in columns],
+            rows,
+            numeric=(2, 3, 4, 6, 7, 8, 9, 10),
+        )
+        + f"\n<p>{esc(told)}</p>"
+    )
+
+
+def _run(report: dict[str, Any]) -> Raw:
+    measurements = report["measurements"]
+    run = {key: value for key, value in measurements["run"].items() if key != "spec"}
+    spec = lookup(measurements, "run.spec")
+    parts = ["<h2>Run, data and machine</h2>", nested(run)]
+    for heading, value in (
+        ("Spec", spec),
+        ("Data", measurements.get("data")),
+        ("Environment", measurements.get("environment")),
+    ):
+        parts.append(f"<h3>{heading}</h3>\n{nested(value, level=4) if value else f'<p>{ABSENT.capitalize()}.</p>'}")
+    return Raw("\n".join(parts))
+
+
+def _measurements(report: dict[str, Any]) -> Raw:
+    derived = [
+        [code(name), _value(number), number["formula"], _sources(number), number["note"] or ""]
+        for name, number in report["derived"].items()
+    ]
+    raw = [
+        [code(path), plain(value)]
+        for path, value in _leaves(report["measurements"], "")
+        if not path.startswith("shards[")
+    ]
+    head = ["Number", "Value", "How it is computed", "From", "Note"]
+    return Raw(
+        "<h2>Every number and its measurements</h2>\n"
+        "<p>Nothing above comes from anything but measurements. Those of the shards are in their table above; "
+        "report.json beside this page holds every one in full precision.</p>\n"
+        + table("Derived numbers", head, derived, numeric=(1,))
+        + "\n"
+        + (table("Raw measurements", ["Measurement", "Recorded"], raw) if raw else "")
+    )
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _figure(draw: Callable[..., str | None], report: dict[str, Any], alt: str, caption: str, missing: str) -> Raw:
+    """A picture drawn twice, for a wide and a narrow page; of the two only one is ever shown or read out."""
+    wide = draw(report, width=WIDE)
+    narrow = draw(report, width=NARROW)
+    if wide is None or narrow is None:
+        return Raw(f"<p><strong>{esc(missing)}</strong></p>")
+    return Raw(
+        f'<figure><div class="wide" role="img" aria-label="{esc(alt)}">{wide}</div>'
+        f'<div class="narrow" role="img" aria-label="{esc(alt)}">{narrow}</div>'
+        f"<figcaption>{esc(caption)}</figcaption></figure>"
+    )
+
+
+def _sources(number: dict[str, Any]) -> Raw:
+    sources = list(number["from"].items())
+    if not sources:
+        return Raw("–")
+    if len(sources) > 3:
+        return Raw(f"{len(sources):,} measurements: {code(sources[0][0])} … {code(sources[-1][0])}")
+    return Raw("<br>".join(f"{code(path)} = {esc(_raw(value))}" for path, value in sources))
+
+
+def _value(number: dict[str, Any], *, short: bool = False) -> str:
+    value, unit = number["value"], number["unit"]
+    if value is None:
+        return "–" if short else number["reason"]
+    if unit == "×":
+        return f"{times(value)}×"
+    if unit == "accuracy":
+        return _percent(value)
+    if unit == "share":
+        return f"{100 * value:.3g} %"
+    if unit == "points":
+        return f"{value:+.2f} points" if "margin" not in number["label"] else f"{value:.2f} points"
+    return _seconds(value) if unit == "s" else f"{_raw(value)} {unit}".strip()
+
+
+def _percent(value: Any, absent: str = ABSENT) -> str:
+    return f"{100 * value:.2f} %" if isinstance(value, int | float) else absent
+
+
+def _seconds(value: Any, absent: str = ABSENT) -> str:
+    if not isinstance(value, int | float):
+        return absent
+    return f"{_raw(value)} s" + (f" ({duration(value)})" if value >= 120 else "")
+
+
+def _since(value: Any, origin: float | None) -> str:
+    return f"{value - origin:.3f}" if isinstance(value, int | float) and origin is not None else "–"
+
+
+def _raw(value: Any, absent: str = ABSENT) -> str:
+    """A measurement at the precision a reader can use; the table of raw measurements has every digit."""
+    if value is None:
+        return absent
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _capital(text: str) -> str:
+    return title(text)

@@ -1,0 +1,34 @@
+"""What is kept and how it is checked: objects, ledger, activation cache, deltas, manifest, run folder. No torch, no ray."""
+
+from taft_ray.storage.cache import CachePart, PartRef, read_part, rewrite_part, write_part
+from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta
+from taft_ray.storage.digest import canonical_json, digest_bytes, digest_json, digest_tensors
+from taft_ray.storage.ledger import Entry, Ledger, entry_key
+from taft_ray.storage.manifest import read_manifest, write_manifest
+from taft_ray.storage.objects import ObjectInfo, Store
+from taft_ray.storage.rundir import id_key, read_spec, write_spec
+
+__all__ = [
+    "CachePart",
+    "DeltaRef",
+    "Entry",
+    "Ledger",
+    "ObjectInfo",
+    "PartRef",
+    "Store",
+    "canonical_json",
+    "digest_bytes",
+    "digest_json",
+    "digest_tensors",
+    "entry_key",
+    "id_key",
+    "read_delta",
+    "read_manifest",
+    "read_part",
+    "read_spec",
+    "rewrite_part",
+    "write_delta",
+    "write_manifest",
+    "write_part",
+    "write_spec",
+]

@@ -1,0 +1,199 @@
+"""Activation tokens in parts: Arrow IPC files whose rows are samples, memory-mapped when local."""
+
+# n samples, T tokens, d width
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from taft_ray.errors import IntegrityError, UsageError
+from taft_ray.storage.digest import check_digest, digest_bytes
+from taft_ray.storage.objects import Store
+
+KEY_BYTES = 16
+"""Bytes of a sample key."""
+
+STORED_AS: Mapping[str, Any] = {"float16": np.float16, "bfloat16": np.uint16}
+"""The numpy type that holds each dtype of tokens: numpy has no bfloat16, so its bits travel as uint16."""
+
+_ARROW_TYPES = {"float16": pa.float16(), "bfloat16": pa.uint16()}
+
+
+@dataclass(frozen=True)
+class PartRef:
+    """Where a part is and what it must be: `digest` and `bytes` of the object, `rows` in it."""
+
+    key: str
+    digest: str
+    rows: int
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "PartRef":
+        return cls(str(fields["key"]), str(fields["digest"]), int(fields["rows"]), int(fields["bytes"]))
+
+
+@dataclass(frozen=True, eq=False)
+class CachePart:
+    """A part's rows: `keys` (n of 16 bytes), `labels` (n,) int64, `tokens` (n, T, d) of `STORED_AS[dtype]`, read-only."""
+
+    keys: list[bytes]
+    labels: np.ndarray
+    tokens: np.ndarray
+    dtype: str
+
+
+def write_part(
+    store: Store,
+    prefix: str,
+    part: int,
+    *,
+    keys: Sequence[bytes],
+    labels: np.ndarray,
+    tokens: np.ndarray,
+    dtype: str,
+    fingerprint: str,
+) -> PartRef:
+    """Write n samples as ``{prefix}/part-{part:03d}-{digest[:16]}.arrow``.
+
+    `keys` n of 16 bytes; `labels` (n,) int64; `tokens` (n, T, d), float16, or uint16 holding bfloat16 bits; `dtype` says
+    which; `fingerprint` names the frozen prefix that made the tokens.
+
+    Guarantees: bits unchanged; equal content gives an equal key, so that writing again is harmless. Uses the part's size
+    in memory once more (twice more on S3).
+    """
+    _check_rows(keys, labels, tokens, dtype)
+    table = _batch(keys, labels, tokens, dtype, fingerprint)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_batch(table)
+    data = memoryview(sink.getvalue())
+    digest = digest_bytes(data)
+    key = f"{prefix}/part-{part:03d}-{digest[:16]}.arrow"
+    store.write(key, data)
+    return PartRef(key, digest, len(keys), data.nbytes)
+
+
+def read_part(
+    store: Store, ref: PartRef, *, fingerprint: str, verify: bool = True, into: Path | None = None
+) -> CachePart:
+    """The rows of a part; `tokens` is the mapped file, not a copy.
+
+    From a remote store the part is copied to `into` and found there by the next call; without `into` the copy is
+    unlinked as soon as it is mapped, so that it disappears with the arrays.
+
+    Raises `IntegrityError` when the bytes do not have the digest of `ref` (with `verify=False` only their number is
+    checked), or when the part was made by another model than `fingerprint`. `ObjectMissing` when it is not there.
+    """
+    where = f"{ref.key} in {store.uri}"
+    path = _local_copy(store, ref, into)
+    try:
+        if path.stat().st_size != ref.bytes:
+            raise IntegrityError(
+                f"{where} is damaged: expected {ref.bytes} bytes, got {path.stat().st_size}; make it again"
+            )
+        with pa.memory_map(os.fspath(path)) as source:
+            data = source.read_buffer()
+    finally:
+        if not store.local and into is None:
+            path.unlink(missing_ok=True)
+    if verify:
+        check_digest(data, ref.digest, where)
+    return _decode(data, ref, fingerprint, where)
+
+
+def rewrite_part(
+    store: Store, prefix: str, part: int, ref: PartRef, *, drop: Set[bytes], fingerprint: str
+) -> PartRef | None:
+    """Write the part without the rows whose key is in `drop`; None when none are left (and nothing is written).
+
+    The old object stays: delete it after the new one is recorded, unless both have the same key (nothing was dropped).
+    """
+    old = read_part(store, ref, fingerprint=fingerprint)
+    kept = [row for row, key in enumerate(old.keys) if key not in drop]
+    if not kept:
+        return None
+    return write_part(
+        store,
+        prefix,
+        part,
+        keys=[old.keys[row] for row in kept],
+        labels=old.labels[kept],
+        tokens=old.tokens[kept],
+        dtype=old.dtype,
+        fingerprint=fingerprint,
+    )
+
+
+def _check_rows(keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, dtype: str) -> None:
+    if dtype not in STORED_AS:
+        raise UsageError(f"expected dtype {' or '.join(STORED_AS)}, got {dtype!r}")
+    if tokens.dtype != STORED_AS[dtype]:
+        raise UsageError(
+            f"expected {np.dtype(STORED_AS[dtype])} tokens for dtype {dtype}, got {tokens.dtype}; convert them"
+        )
+    if tokens.ndim != 3 or 0 in tokens.shape[1:]:
+        raise UsageError(f"expected tokens of shape (n, T, d) with T, d >= 1, got {tokens.shape}")
+    if labels.dtype != np.int64 or labels.shape != (len(tokens),):
+        raise UsageError(f"expected {len(tokens)} int64 labels, got {labels.shape} of {labels.dtype}")
+    if len(keys) != len(tokens) or any(len(key) != KEY_BYTES for key in keys):
+        raise UsageError(f"expected {len(tokens)} keys of {KEY_BYTES} bytes, got {len(keys)}; use sample keys")
+
+
+def _batch(
+    keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, dtype: str, fingerprint: str
+) -> pa.RecordBatch:
+    n, tokens_T, width_d = tokens.shape
+    flat = np.ascontiguousarray(tokens).reshape(-1)
+    values = pa.Array.from_buffers(_ARROW_TYPES[dtype], flat.size, [None, pa.py_buffer(flat)])
+    columns = [
+        pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), n, [None, pa.py_buffer(b"".join(keys))]),
+        pa.array(np.ascontiguousarray(labels)),
+        pa.FixedSizeListArray.from_arrays(values, tokens_T * width_d),
+    ]
+    metadata = {"fingerprint": fingerprint, "dtype": dtype, "shape": f"{tokens_T},{width_d}"}
+    names = ("key", "label", "tokens")
+    schema = pa.schema([pa.field(name, c.type) for name, c in zip(names, columns, strict=True)], metadata=metadata)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _local_copy(store: Store, ref: PartRef, into: Path | None) -> Path:
+    if into is not None and not store.local:
+        kept = into / ref.key
+        # the key carries the content's digest, and the bytes are verified: an earlier copy is as good as a new one
+        if kept.is_file() and kept.stat().st_size == ref.bytes:
+            return kept
+    return store.fetch(ref.key, into)
+
+
+def _decode(data: pa.Buffer, ref: PartRef, fingerprint: str, where: str) -> CachePart:
+    try:
+        reader = pa.ipc.open_file(data)
+        metadata = {name.decode(): value.decode() for name, value in (reader.schema.metadata or {}).items()}
+        made_by, dtype = metadata["fingerprint"], metadata["dtype"]
+        tokens_T, width_d = (int(size) for size in metadata["shape"].split(","))
+        batch = reader.get_batch(0)
+        keys = batch.column("key").to_pylist()
+        labels = batch.column("label").to_numpy()
+        tokens = batch.column("tokens").flatten().to_numpy(zero_copy_only=True)
+        tokens = tokens.reshape(len(keys), tokens_T, width_d)
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        raise IntegrityError(
+            f"{where} is damaged: not a part of an activation cache ({error}); make it again"
+        ) from error
+    if made_by != fingerprint:
+        raise IntegrityError(
+            f"{where} is another model's cache: expected fingerprint {fingerprint}, got {made_by}; "
+            "use the run's own model or make the cache again"
+        )
+    if len(keys) != ref.rows:
+        raise IntegrityError(f"{where} is damaged: expected {ref.rows} rows, got {len(keys)}; make it again")
+    return CachePart(keys, labels, tokens, dtype)

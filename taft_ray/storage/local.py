@@ -1,0 +1,144 @@
+"""A store's objects as files of a local folder (or of any mounted file system with hard links)."""
+
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from taft_ray.errors import CommitConflict, CommitUnknown, ObjectMissing
+from taft_ray.storage.faults import storage_error
+
+TEMPORARY = ".taft-"
+"""Names of unfinished files start with this; no key may."""
+
+
+class LocalFolder:
+    """Objects under `root`, one file each; `uri` is what messages call it.
+
+    Guarantees: a reader sees a whole object or none; what `write` or `create` returned from survives a power failure (the
+    file and its folder are synced). An unfinished file left by a killed process is never listed; `sweep` removes it.
+    """
+
+    local = True
+
+    def __init__(self, root: Path, uri: str) -> None:
+        self.root = root
+        self.uri = uri
+
+    def _path(self, key: str) -> Path:
+        return self.root / key
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise storage_error(error, doing, self.uri) from error
+
+    @contextmanager
+    def _staged(self, key: str, fill: Callable[[IO[bytes]], object]) -> Iterator[tuple[Path, Path]]:
+        """A complete, synced temporary file beside the place of `key`, and that place; the temporary is gone afterwards."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with open(staged, "xb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            yield staged, path
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def read(self, key: str) -> bytes:
+        with self._translated(f"read {key}"):
+            try:
+                return self._path(key).read_bytes()
+            except (IsADirectoryError, NotADirectoryError) as error:
+                raise FileNotFoundError(str(error)) from error  # as on S3, where a folder is no object
+
+    def _replace(self, key: str, fill: Callable[[IO[bytes]], object]) -> None:
+        with self._translated(f"write {key}"), self._staged(key, fill) as (staged, path):
+            os.replace(staged, path)
+            _sync_folder(path.parent)
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        self._replace(key, lambda file: file.write(data))
+
+    def upload(self, path: Path, key: str) -> None:
+        def fill(file: IO[bytes]) -> None:
+            with open(path, "rb") as source:
+                shutil.copyfileobj(source, file, 1 << 20)
+
+        self._replace(key, fill)
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
+        with self._translated(f"create {key}"), self._staged(key, lambda file: file.write(data)) as (staged, path):
+            try:
+                os.link(staged, path)
+            except FileExistsError as error:
+                # over NFS a repeated request can be answered "exists" by our own first one: then the link count is 2
+                if os.stat(staged).st_nlink != 2:
+                    raise CommitConflict(f"cannot create {key} in {self.uri}: it already exists; read again") from error
+            try:
+                _sync_folder(path.parent)
+            except OSError as error:
+                raise CommitUnknown(f"{key} in {self.uri} was created but may not survive a power failure") from error
+
+    def exists(self, key: str) -> bool:
+        with self._translated(f"look up {key}"):
+            try:
+                return stat.S_ISREG(os.stat(self._path(key)).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    def list(self, prefix: str) -> list[tuple[str, int]]:
+        folder, _, _ = prefix.rpartition("/")
+        with self._translated(f"list {prefix or 'everything'}"):
+            found = self._walk(self._path(folder), f"{folder}/" if folder else "")
+            return [(key, size) for key, size in found if key.startswith(prefix)]
+
+    def _walk(self, folder: Path, prefix: str, temporary: bool = False) -> Iterator[tuple[str, int]]:
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/", temporary)
+            elif entry.name.startswith(TEMPORARY) == temporary:
+                with suppress(FileNotFoundError):  # deleted by another process since
+                    yield f"{prefix}{entry.name}", entry.stat().st_size
+
+    def delete(self, key: str) -> None:
+        with self._translated(f"delete {key}"), suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(self._path(key))
+            _sync_folder(self._path(key).parent)
+
+    def fetch(self, key: str) -> Path:
+        if not self.exists(key):
+            raise ObjectMissing(f"cannot fetch {key} in {self.uri}: there is no such object")
+        return self._path(key)
+
+    def sweep(self, older_than_s: float) -> Sequence[str]:
+        swept = []
+        with self._translated("sweep unfinished files"):
+            for key, _ in list(self._walk(self.root, "", temporary=True)):
+                with suppress(FileNotFoundError):
+                    if time.time() - os.stat(self._path(key)).st_mtime >= older_than_s:
+                        os.unlink(self._path(key))
+                        swept.append(key)
+        return sorted(swept)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

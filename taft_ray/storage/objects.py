@@ -1,0 +1,152 @@
+"""Objects by key under one root, on a local folder or any fsspec file system."""
+
+import atexit
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taft_ray.errors import UsageError
+from taft_ray.storage.faults import redact
+from taft_ray.storage.local import TEMPORARY, LocalFolder
+from taft_ray.storage.remote import RemoteFolder
+
+_LOCAL = ("file", "local")
+_COPIES: dict[int, Path] = {}
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object's key and its size in bytes."""
+
+    key: str
+    size: int
+
+
+class Store:
+    """Objects by key under the root `uri`: a plain path, file://, s3://bucket/prefix, memory://, any fsspec URI.
+
+    `storage_options` go to the fsspec file system. Credentials and AWS_ENDPOINT_URL come from the usual AWS places.
+    A key is a relative path with "/" between its parts.
+
+    Guarantees: a reader sees a whole object or none, also after a crash; `create` succeeds for one caller only; listings are
+    fresh. Every error of a backend is a `StorageError` that names the URI, the cause and the fix, never a credential; an
+    endpoint that cannot be reached fails in under 20 s. Picklable; safe for threads and processes.
+    """
+
+    def __init__(self, uri: str, **storage_options: Any) -> None:
+        uri = os.fspath(uri)
+        if not uri or "::" in uri:
+            raise UsageError(
+                f"expected one folder as a path or URI, got {uri!r}; give for example ./run or s3://bucket/run"
+            )
+        self._given = uri
+        self._options = storage_options
+        protocol, separator, path = uri.partition("://")
+        self.uri = redact(uri)
+        self._folder: LocalFolder | RemoteFolder
+        if not separator or protocol in _LOCAL:
+            root = Path(path if separator else uri).expanduser().absolute()
+            self._folder = LocalFolder(root, self.uri)
+        else:
+            self._folder = RemoteFolder(protocol, _root(protocol, path, uri), self.uri, storage_options)
+
+    @property
+    def local(self) -> bool:
+        """Whether objects are files of this machine, so that reading one needs no copy."""
+        return self._folder.local
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._given, self._options)
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes; `ObjectMissing` when it is not there."""
+        return self._folder.read(_checked(key))
+
+    def write(self, key: str, data: bytes | memoryview) -> None:
+        """Put the object, replacing one that is there: readers see the old or the new one, never a part."""
+        self._folder.write(_checked(key), data)
+
+    def create(self, key: str, data: bytes | memoryview) -> None:
+        """Put the object if there is none: of any number of callers exactly one succeeds.
+
+        Raises `CommitConflict` when it is already there, `CommitUnknown` when a fault hides whether it was put.
+        """
+        self._folder.create(_checked(key), data)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of exactly this key (a folder is not one)."""
+        return self._folder.exists(_checked(key))
+
+    def list(self, prefix: str = "") -> list[ObjectInfo]:
+        """Every object whose key starts with `prefix`, sorted by key; asked of the storage each time."""
+        if prefix:
+            _checked(prefix.removesuffix("/"))
+        return [ObjectInfo(key, size) for key, size in sorted(self._folder.list(prefix))]
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens when it is not there."""
+        self._folder.delete(_checked(key))
+
+    def fetch(self, key: str, into: Path | None = None) -> Path:
+        """A local file with the object: the file itself when local, else a fresh copy at `into`/key.
+
+        Without `into` the copy lies in a temporary folder of this process, removed when it exits (not when it is killed).
+        """
+        if isinstance(self._folder, LocalFolder):
+            return self._folder.fetch(_checked(key))
+        return self._folder.fetch(_checked(key), into if into is not None else _copies())
+
+    def upload(self, path: Path, key: str) -> None:
+        """Put a local file as the object, replacing one that is there."""
+        self._folder.upload(Path(path), _checked(key))
+
+    def sweep(self, older_than_s: float = 3600.0) -> Sequence[str]:
+        """Remove what killed writers left: unfinished files and S3 uploads older than this; the names of what went.
+
+        Such leftovers are no objects (`list` does not show them), but they hold data: a purge must sweep too.
+        """
+        return self._folder.sweep(older_than_s)
+
+
+def _reopen(uri: str, options: dict[str, Any]) -> Store:
+    return Store(uri, **options)
+
+
+def _root(protocol: str, path: str, uri: str) -> str:
+    root = path.strip("/")
+    if protocol == "memory":
+        return f"/{root}".rstrip("/")
+    if not root:
+        raise UsageError(f"expected a bucket in the URI, got {redact(uri)!r}; give for example s3://bucket/run")
+    return root
+
+
+def _checked(key: str) -> str:
+    parts = key.split("/")
+    if any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts) or "\\" in key or "\0" in key:
+        raise UsageError(f"expected a key of plain names with '/' between them, got {key!r}; correct it")
+    return key
+
+
+def _copies() -> Path:
+    with _LOCK:
+        if os.getpid() not in _COPIES:
+            folder = Path(tempfile.mkdtemp(prefix="taft-ray-"))
+            _COPIES[os.getpid()] = folder
+            atexit.register(_remove_copies, os.getpid())
+        return _COPIES[os.getpid()]
+
+
+def _remove_copies(pid: int) -> None:
+    # a forked child inherits the registration, not the folder
+    if pid == os.getpid():
+        shutil.rmtree(_COPIES.pop(pid), ignore_errors=True)

@@ -1,0 +1,128 @@
+"""The run folder: the key of everything in it, the immutable spec, and the secret of the sample ids."""
+
+import secrets
+from collections.abc import Mapping
+from json import loads
+from typing import Any
+
+from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, SpecMismatch
+from taft_ray.storage import ledger, manifest
+from taft_ray.storage.digest import SIZE, canonical_json, digest_bytes, digest_json
+from taft_ray.storage.objects import Store
+
+SPEC_KEY = "run.json"
+ID_KEY = "keys/id.key"
+BASE_FOLDER = "base"
+MANIFEST_FOLDER = manifest.FOLDER
+CACHE_FOLDER = "cache"
+DELTAS_FOLDER = "deltas"
+MONOLITH_FOLDER = f"{DELTAS_FOLDER}/monolith"
+LEDGER_FOLDER = ledger.FOLDER
+COMPOSED_FOLDER = "composed"
+EVAL_FOLDER = "eval"
+CERTIFICATES_FOLDER = "certificates"
+REPORTS_FOLDER = "reports"
+
+ID_KEY_BYTES = 32
+
+
+def shard_prefix(shard: int) -> str:
+    """Where the cache parts of a shard lie: ``cache/shard=00017``."""
+    return f"{CACHE_FOLDER}/shard={shard:05d}"
+
+
+def delta_folder(shard: int) -> str:
+    """Where the deltas of a shard lie: ``deltas/shard=00017``."""
+    return f"{DELTAS_FOLDER}/shard={shard:05d}"
+
+
+def eval_prefix(data_name: str) -> str:
+    """Where the cache parts of evaluation data lie; its name (a URI, say) is written only as a digest."""
+    return f"{EVAL_FOLDER}/{digest_bytes(data_name.encode())[:16]}"
+
+
+def composed_key(digest: str) -> str:
+    """The key of a snapshot of a composed model."""
+    return f"{COMPOSED_FOLDER}/{digest}.safetensors"
+
+
+def certificate_key(request: str) -> str:
+    """The key of the certificate of a forget request."""
+    return f"{CERTIFICATES_FOLDER}/{request}.json"
+
+
+def report_key(name: str) -> str:
+    """The key of a report's file."""
+    return f"{REPORTS_FOLDER}/{name}"
+
+
+def read_spec(store: Store) -> dict[str, Any] | None:
+    """The run's spec, None when there is no run here; `IntegrityError` if a byte of it differs."""
+    try:
+        data = store.read(SPEC_KEY)
+    except ObjectMissing:
+        return None
+    where = f"{SPEC_KEY} in {store.uri}"
+    document = _open(data, where)
+    return document["spec"]
+
+
+def _open(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        document = loads(data)
+        intact = set(document) == {"spec", "digest"} and data == _spec_document(document["spec"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{where} is damaged: not the JSON that was written; restore it from a copy") from error
+    if not intact:
+        raise IntegrityError(
+            f"{where} is damaged: its spec does not have the digest recorded in it; restore it from a copy"
+        )
+    return document
+
+
+def _spec_document(spec: Mapping[str, Any]) -> bytes:
+    return canonical_json({"spec": spec, "digest": digest_json(spec)})
+
+
+def write_spec(store: Store, spec: Mapping[str, Any]) -> None:
+    """Make this folder a run of `spec` (JSON). Once: the same spec again changes nothing, another raises `SpecMismatch`."""
+    data = _spec_document(spec)
+    try:
+        store.create(SPEC_KEY, data)
+        return
+    except (CommitConflict, CommitUnknown) as error:
+        there = read_spec(store)
+        if there is None:
+            raise CommitUnknown(
+                f"it is not known whether {SPEC_KEY} was written to {store.uri}; run it again"
+            ) from error
+    if _spec_document(there) != data:
+        wanted = loads(data)["spec"]
+        differ = sorted(n for n in {*there, *wanted} if there.get(n) != wanted.get(n) or (n in there) != (n in wanted))
+        raise SpecMismatch(f"{store.uri} is a run with another spec; it differs in {differ}; choose another folder")
+
+
+def id_key(store: Store, create: bool) -> bytes:
+    """The run's secret: 32 random bytes, kept with their digest; made once if `create`, by one of any number of callers.
+
+    Raises `ObjectMissing` when it is not there (never made, or destroyed), `IntegrityError` when it was changed.
+    """
+    try:
+        return _read_id_key(store)
+    except ObjectMissing:
+        if not create:
+            raise
+    key = secrets.token_bytes(ID_KEY_BYTES)
+    try:
+        store.create(ID_KEY, key + bytes.fromhex(digest_bytes(key)))
+    except (CommitConflict, CommitUnknown):
+        return _read_id_key(store)
+    return key
+
+
+def _read_id_key(store: Store) -> bytes:
+    data = store.read(ID_KEY)
+    key, check = data[:ID_KEY_BYTES], data[ID_KEY_BYTES:]
+    if len(check) != SIZE or digest_bytes(key) != check.hex():
+        raise IntegrityError(f"{ID_KEY} in {store.uri} is damaged: it does not have its digest; restore it from a copy")
+    return key

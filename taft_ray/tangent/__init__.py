@@ -1,0 +1,29 @@
+"""The mathematics: linearise, tangent passes, fit, compose. Needs torch and timm only."""
+
+from taft_ray.tangent.compose import DEFAULT_EPSILON, Sums, compose, shard_terms, terms_to_delta
+from taft_ray.tangent.delta import Delta
+from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit
+from taft_ray.tangent.loss import Loss
+from taft_ray.tangent.model import TangentModel, linearize
+from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate
+
+__all__ = [
+    "DEFAULT_EPSILON",
+    "Delta",
+    "FitConfig",
+    "FitReport",
+    "FittedDelta",
+    "Loss",
+    "Pictures",
+    "Prepared",
+    "Recomputed",
+    "Sums",
+    "TangentModel",
+    "batches",
+    "compose",
+    "concatenate",
+    "fit",
+    "linearize",
+    "shard_terms",
+    "terms_to_delta",
+]

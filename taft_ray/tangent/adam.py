@@ -1,0 +1,81 @@
+"""The paper's recipe (appendix A): Adam over epochs of small batches, learning rate divided by ten at milestones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taft_ray.tangent.delta import Delta
+from taft_ray.tangent.loss import Loss
+from taft_ray.tangent.model import TangentModel
+from taft_ray.tangent.prepared import Pictures
+
+EpochOrder = Callable[[int, int, int], Tensor]  # (count, seed, epoch) -> permutation, (count,) int64
+
+
+def index_order(count: int, seed: int, epoch: int) -> Tensor:
+    """A permutation that depends on (count, seed, epoch) alone."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed((seed << 20) ^ epoch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent:
+    delta: Delta
+    steps: int
+    objective: float  # mean loss of the last epoch, as seen in training, + penalty
+    history: list[float]  # the same, an epoch
+
+
+def descend(
+    tm: TangentModel,
+    pictures: Pictures,
+    labels: Tensor,
+    loss: Loss,
+    *,
+    penalty: float,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    milestones: tuple[int, ...],
+    seed: int,
+    order: EpochOrder,
+    start: Delta,
+    progress: Callable[[int, int], None] | None = None,
+) -> Descent:
+    """Minimise mean loss + penalty · ‖Δw‖² by Adam. Deterministic given (order, seed, start) and the thread count."""
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
+    optimizer = torch.optim.Adam(leaves.values(), lr=learning_rate)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(milestones), gamma=0.1)
+    count = len(labels)
+    steps_a_epoch = -(-count // batch_size)
+    history: list[float] = []
+    for epoch in range(epochs):
+        permutation = order(count, seed, epoch)
+        total = 0.0
+        for step in range(steps_a_epoch):
+            index = permutation[step * batch_size : (step + 1) * batch_size]
+            batch = pictures[index]
+            optimizer.zero_grad(set_to_none=True)
+            logits = batch.primal + tm.tangent(batch, leaves)
+            value = loss.per_sample(logits, labels[index]).mean()
+            # the penalty's gradient is 2·penalty·Δw: adding it by hand saves a pass over the parameters
+            value.backward()
+            with torch.no_grad():
+                for leaf in leaves.values():
+                    leaf.grad = 2 * penalty * leaf if leaf.grad is None else leaf.grad.add_(leaf, alpha=2 * penalty)
+            optimizer.step()
+            total += float(value.detach()) * len(index)
+            if progress is not None:
+                progress(epoch * steps_a_epoch + step + 1, epochs * steps_a_epoch)
+        scheduler.step()
+        history.append(total / count)
+    delta = Delta({name: leaf.detach() for name, leaf in leaves.items()})
+    return Descent(
+        delta=delta,
+        steps=epochs * steps_a_epoch,
+        objective=history[-1] + penalty * float(delta.dot(delta)),
+        history=history,
+    )

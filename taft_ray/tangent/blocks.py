@@ -1,0 +1,208 @@
+"""Transformer blocks as pairs of residual branches, and the exact class-token short cut for the last one.
+
+Legend: B batch, T tokens, D width, H heads, E head width, R rows that are read out of the last block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from taft_ray.tangent.rules import (
+    Fallback,
+    LayerNorm,
+    LinearInput,
+    Rule,
+    Saved,
+    SelfAttention,
+    Sequence,
+    plus,
+    rule_for,
+)
+
+
+class Residual(Rule):
+    """A pre-norm block: x ← x + attend(x); x ← x + feed(x). Only the first ``rows`` tokens leave it, when given."""
+
+    def __init__(self, name: str, attend: Rule, feed: Rule, rows: int | None, *, reads_rows_only: bool) -> None:
+        super().__init__(name)
+        self.attend, self.feed, self.rows = attend, feed, rows
+        self.reads_rows_only = reads_rows_only  # an input tangent may be given as its first ``rows`` rows
+
+    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+        x = x[:, : self.rows] + self.attend.primal(x, saved)
+        return x + self.feed.primal(x, saved)
+
+    def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
+        attended = self.attend.tangent(x_dot, saved, delta)
+        x_dot = plus(None if x_dot is None else x_dot[:, : self.rows], attended)
+        return plus(x_dot, self.feed.tangent(x_dot, saved, delta))
+
+    def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
+        yield from self.attend.linear_inputs(saved, trained)
+        yield from self.feed.linear_inputs(saved, trained)
+
+
+class Rows(Rule):
+    """Keeps the first rows of the tokens (after a block that has no rule which computes only those)."""
+
+    def __init__(self, name: str, rows: int) -> None:
+        super().__init__(name)
+        self.rows = rows
+
+    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+        return x[:, : self.rows]
+
+    def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
+        return None if x_dot is None else x_dot[:, : self.rows]
+
+
+class ReadoutAttention(Rule):
+    """norm1 and attention of the last block for the R rows that are read out: keys and values are never formed.
+
+    Exact where the block's input has no tangent, or one in row 0 alone (a linearised class token, the same for every
+    picture: then x_dot is (B, R, D) with rows 1.. zero). With X̂ the normalised tokens, per head and read-out row:
+
+        q̇ = ΔW_q h₀ + Δb_q + W_q ḣ₀,   h₀ = γX̂₀ + β,   ḣ₀ = ΔγX̂₀ + Δβ [+ u]
+        z = γ(ΔW_kᵀ q + W_kᵀ q̇) + Δγ r,   r = W_kᵀ q
+        ṡ_t = z·X̂_t √(1/E) [+ r·u at t = 0],   a_t = p_t (ṡ_t − Σ p ṡ)
+        ȯ = W_v (γ Σ a_t X̂_t + Δγ x̄ + Δβ [+ p₀ u]) + ΔW_v (γx̄ + β) + Δb_v,   x̄ = Σ p_t X̂_t
+
+    (u is what the class token's tangent becomes behind norm1.) Terms of ṡ that are constant in t drop out of a.
+    Token work: 4·R·H·T·D multiply-adds a picture instead of about 24·T·D².
+    """
+
+    def __init__(self, name: str, norm: LayerNorm, module: Attention, rows: int) -> None:
+        super().__init__(name)
+        self.norm, self.module, self.rows = norm, module, rows
+        self.tail = Sequence(name, [rule_for(self.key("norm"), module.norm), rule_for(self.key("proj"), module.proj)])
+
+    def heads(self, flat: Tensor) -> Tensor:
+        """(..., H·E) -> (..., H, E)."""
+        return flat.unflatten(-1, (self.module.num_heads, self.module.head_dim))
+
+    def weights(self, stacked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(3·H·E, D) -> query, key, value weights, each (H, E, D)."""
+        q, k, v = stacked.unflatten(0, (3, self.module.num_heads, self.module.head_dim)).unbind(0)
+        return q, k, v
+
+    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+        n, s = self.norm.normalise(x)
+        gamma = self.norm.module.weight
+        w_q, w_k, w_v = self.weights(self.module.qkv.weight)
+        bias = self.module.qkv.bias
+        b_q, _, b_v = (None, None, None) if bias is None else self.heads(bias.unflatten(0, (3, -1))).unbind(0)
+        h0 = self.norm.affine(n[:, : self.rows])
+        q = torch.einsum("brd,hed->brhe", h0, w_q)
+        q = q if b_q is None else q + b_q
+        r = torch.einsum("brhe,hed->brhd", q, w_k)
+        scores = torch.einsum("brhd,btd->brht", r if gamma is None else r * gamma, n) * self.module.scale
+        p = scores.softmax(-1)
+        x_bar = torch.einsum("brht,btd->brhd", p, n)
+        h_bar = self.norm.affine(x_bar)
+        o = torch.einsum("brhd,hed->brhe", h_bar, w_v)
+        o = o if b_v is None else o + b_v
+        for part, value in (("n", n), ("s0", s[:, :1]), ("h0", h0), ("q", q), ("r", r), ("p", p), ("x_bar", x_bar)):
+            saved[self.key(part)] = value
+        return self.tail.primal(o.flatten(2), saved)
+
+    def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
+        n, s0, h0, q, r, p, x_bar = (saved[self.key(part)] for part in ("n", "s0", "h0", "q", "r", "p", "x_bar"))
+        gamma = self.norm.module.weight
+        w_q, w_k, w_v = self.weights(self.module.qkv.weight)
+        d_weight, d_bias = delta.get(self.key("qkv.weight")), delta.get(self.key("qkv.bias"))
+        d_gamma, d_beta = delta.get(self.norm.key("weight")), delta.get(self.norm.key("bias"))
+        dw_q, dw_k, dw_v = (None, None, None) if d_weight is None else self.weights(d_weight)
+        db_q, _, db_v = (None, None, None) if d_bias is None else self.heads(d_bias.unflatten(0, (3, -1))).unbind(0)
+        u = None if x_dot is None else self.norm.input_tangent(x_dot[:, :1], n[:, :1], s0)
+
+        h0_dot = None if d_gamma is None else n[:, : self.rows] * d_gamma
+        if d_beta is not None:
+            h0_dot = plus(h0_dot, d_beta.expand_as(h0))
+        if u is not None:  # only row 0 of the input has a tangent
+            h0_dot = plus(h0_dot, torch.cat([u, u.new_zeros(len(u), self.rows - 1, u.shape[-1])], dim=1))
+        q_dot = None if h0_dot is None else torch.einsum("brd,hed->brhe", h0_dot, w_q)
+        if dw_q is not None:
+            q_dot = plus(q_dot, torch.einsum("brd,hed->brhe", h0, dw_q))
+        if db_q is not None:
+            q_dot = plus(q_dot, db_q.expand_as(q))
+
+        z = None if q_dot is None else torch.einsum("brhe,hed->brhd", q_dot, w_k)
+        if dw_k is not None:
+            z = plus(z, torch.einsum("brhe,hed->brhd", q, dw_k))
+        if z is not None and gamma is not None:
+            z = z * gamma
+        if d_gamma is not None:
+            z = plus(z, r * d_gamma)
+
+        v_in = None
+        if z is not None:
+            batch, rows, heads, width = z.shape
+            s_dot = torch.bmm(z.flatten(1, 2), n.transpose(1, 2)).view(batch, rows, heads, -1)
+            if u is not None:
+                at_zero = torch.einsum("brhd,bd->brh", r, u[:, 0])
+                s_dot = torch.cat([(s_dot[..., 0] + at_zero)[..., None], s_dot[..., 1:]], dim=-1)
+            s_dot = s_dot * self.module.scale
+            a = p * (s_dot - (p * s_dot).sum(-1, keepdim=True))
+            v_in = torch.bmm(a.flatten(1, 2), n).view(batch, rows, heads, width)
+            v_in = v_in if gamma is None else v_in * gamma
+        if d_gamma is not None:
+            v_in = plus(v_in, x_bar * d_gamma)
+        if d_beta is not None:
+            v_in = plus(v_in, d_beta.expand_as(x_bar))
+        if u is not None:
+            v_in = plus(v_in, p[..., :1] * u[:, :, None])
+        o_dot = None if v_in is None else torch.einsum("brhd,hed->brhe", v_in, w_v)
+        if dw_v is not None:
+            o_dot = plus(o_dot, torch.einsum("brhd,hed->brhe", self.norm.affine(x_bar), dw_v))
+        if db_v is not None:
+            o_dot = plus(o_dot, db_v.expand_as(q))
+        return self.tail.tangent(None if o_dot is None else o_dot.flatten(2), saved, delta)
+
+    def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
+        """The query rows saw h₀ and each head's value rows saw γx̄ + β; keys have no single input (plain mean)."""
+        weight, bias = self.key("qkv.weight"), self.key("qkv.bias")
+        if weight in trained:
+            known_bias = bias if bias in trained else None
+            width, head = self.module.attn_dim, self.module.head_dim
+            h_bar = self.norm.affine(saved[self.key("x_bar")])
+            yield LinearInput(weight, known_bias, 0, width, saved[self.key("h0")])
+            for index in range(self.module.num_heads):
+                start = 2 * width + index * head
+                yield LinearInput(weight, known_bias, start, start + head, h_bar[:, :, index])
+        yield from self.tail.linear_inputs(saved, trained)
+
+
+def _has_plain_scores(attention: nn.Module) -> bool:
+    """True where the scores are linear in the keys' input, which is what the short cut rests on (no qk-norm, no gate)."""
+    return (
+        type(attention) is Attention
+        and attention.gate is None
+        and isinstance(attention.k_norm, nn.Identity)
+        and isinstance(attention.q_norm, nn.Identity)
+    )
+
+
+def block_rule(name: str, block: nn.Module, *, rows: int | None, frozen_input: bool) -> Rule:
+    """The rule of one block. ``rows`` is set for the last block under class-token pooling; ``frozen_input`` says that
+    its input tokens carry no tangent but the class token's."""
+    if type(block) is not Block:
+        fallback = Fallback(name, block)
+        return fallback if rows is None else Sequence(name, [fallback, Rows(name, rows)])
+    norm = rule_for(f"{name}.norm1", block.norm1)
+    short_cut = rows is not None and frozen_input and isinstance(norm, LayerNorm) and _has_plain_scores(block.attn)
+    if short_cut:
+        attention: list[Rule] = [ReadoutAttention(f"{name}.attn", norm, block.attn, rows)]  # type: ignore[arg-type]
+    elif type(block.attn) is Attention and block.attn.gate is None:
+        attention = [norm, SelfAttention(f"{name}.attn", block.attn, rows)]
+    else:
+        attention = [norm, Fallback(f"{name}.attn", block.attn)]
+        attention += [] if rows is None else [Rows(name, rows)]
+    attend = Sequence(name, [*attention, rule_for(f"{name}.ls1", block.ls1)])
+    feed = Sequence(name, [rule_for(f"{name}.{part}", block.get_submodule(part)) for part in ("norm2", "mlp", "ls2")])
+    return Residual(name, attend, feed, rows, reads_rows_only=short_cut)
+

@@ -1,0 +1,184 @@
+"""Composition: exact sums over shards, and the two models that are functions of them: the mean and the Gram composition.
+
+    mean  Δw = Σ wᵢΔwᵢ / Σ wᵢ                                   (TAFT eq. 13: equal to output ensembling)
+    gram  ΔW = (Σ ΔWᵢAᵢ + e Σ wᵢΔWᵢ)(Σ Aᵢ + e Σ wᵢ I)⁻¹          (tangent.md §6; keys, norms and biases alone: the mean)
+
+with e = ε · mean diag(Σ Aᵢ) / Σ wᵢ. Every sum is an integer sum on a fixed grid, so a shard can be added and subtracted
+exactly, and what is composed is a deterministic function of the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from taft_ray.errors import DeltaMismatch, UsageError
+from taft_ray.tangent.delta import Delta
+from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, add_exactly, from_grid, to_grid
+from taft_ray.tangent.gram import GramLayer
+
+DEFAULT_EPSILON = 0.02
+_DELTA, _GRAM, _CROSS = "delta/", "gram/", "cross/"
+
+
+def shard_terms(delta: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What a shard contributes to the sums, rounded once to the grids: int64 tensors by name.
+
+    ``delta/<parameter>``; and with statistics ``gram/<layer>`` (upper triangle, packed) and ``cross/<layer>`` = ΔW·A.
+    From here on this rounded delta *is* the shard's delta.
+    """
+    terms = {_DELTA + name: to_grid(value, DELTA_BITS, what=name) for name, value in sorted(delta.items())}
+    for key, matrix in sorted((statistics or {}).items()):
+        layer = GramLayer.parse(key)
+        grid = to_grid(matrix, GRAM_BITS, what=f"Gram matrix of {key}")
+        size = len(grid)
+        upper = torch.triu_indices(size, size)
+        rows = _augmented({name: terms[_DELTA + name] for name in (layer.weight, layer.bias) if name}, layer)
+        cross = from_grid(rows, DELTA_BITS) @ from_grid(grid, GRAM_BITS)
+        terms[_GRAM + key] = grid[upper[0], upper[1]]
+        terms[_CROSS + key] = to_grid(cross, GRAM_BITS, what=f"ΔW·A of {key}")
+    return terms
+
+
+def terms_to_delta(terms: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> Delta:
+    """The shard's delta, as rounded."""
+    return Delta(
+        {name[len(_DELTA) :]: from_grid(v, DELTA_BITS).to(dtype) for name, v in terms.items() if name.startswith(_DELTA)}
+    )
+
+
+def _augmented(tensors: Mapping[str, Tensor], layer: GramLayer) -> Tensor:
+    """[ΔW, Δb] of the layer's rows."""
+    rows = tensors[layer.weight][layer.start : layer.stop]
+    if layer.bias is None:
+        return rows
+    return torch.cat([rows, tensors[layer.bias][layer.start : layer.stop, None]], dim=1)
+
+
+class Sums:
+    """The exact sums over the shards that are in the model.
+
+    Guarantees: independent of the order of additions; ``subtract`` after ``add`` restores every bit; an overflow raises
+    FixedPointOverflow and changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+        self.weight = 0
+        self.count = 0
+
+    def add(self, terms: Mapping[str, Tensor], weight: int = 1) -> None:
+        """Add a shard's terms; deltas count ``weight`` times, Gram statistics once (they grow with the samples)."""
+        self._update(terms, weight, +1)
+
+    def subtract(self, terms: Mapping[str, Tensor], weight: int = 1) -> None:
+        """Take away what `add` put in with the same terms and weight."""
+        self._update(terms, weight, -1)
+
+    def _update(self, terms: Mapping[str, Tensor], weight: int, sign: int) -> None:
+        if weight < 0 or int(weight) != weight:
+            raise UsageError(f"weight={weight}: expected a whole number >= 0")
+        if weight == 0:
+            return
+        totals = self.totals or {name: torch.zeros_like(term) for name, term in terms.items()}
+        if totals.keys() != terms.keys() or any(totals[n].shape != terms[n].shape for n in totals):
+            differing = sorted(totals.keys() ^ terms.keys()) or sorted(n for n in totals if totals[n].shape != terms[n].shape)
+            raise DeltaMismatch(f"shards of different linearisations: {differing[:4]} differ")
+        self.totals = {
+            name: add_exactly(totals[name], term, sign * (weight if name.startswith(_DELTA) else 1), what=name)
+            for name, term in terms.items()
+        }
+        self.weight += sign * weight
+        self.count += sign
+
+    def mean(self) -> Delta:
+        """Σ wᵢΔwᵢ / Σ wᵢ in float64; DeltaMismatch when there is no shard."""
+        self._need_shards()
+        return Delta(
+            {
+                name[len(_DELTA) :]: from_grid(total, DELTA_BITS) / self.weight
+                for name, total in self.totals.items()
+                if name.startswith(_DELTA)
+            }
+        )
+
+    def gram(self, epsilon: float = DEFAULT_EPSILON) -> Delta:
+        """The Gram composition in float64; layers without statistics are the mean. Needs terms with statistics."""
+        if not epsilon > 0:
+            raise UsageError(f"epsilon={epsilon}: expected > 0")
+        composed = {name: value.clone() for name, value in self.mean().items()}
+        keys = [name[len(_GRAM) :] for name in self.totals if name.startswith(_GRAM)]
+        if not keys:
+            raise DeltaMismatch("the shards carry no Gram statistics; compose by mean, or fit with statistics")
+        for key in keys:
+            layer = GramLayer.parse(key)
+            size = self.totals[_CROSS + key].shape[1]
+            upper = torch.triu_indices(size, size)
+            a = torch.zeros(size, size, dtype=torch.float64)
+            a[upper[0], upper[1]] = from_grid(self.totals[_GRAM + key], GRAM_BITS)
+            a = a + torch.triu(a, 1).T
+            # relative to the mean input energy; the floor keeps a layer whose inputs are all zero solvable
+            e = epsilon * float(a.diagonal().mean()) or 1.0
+            a.diagonal().add_(e)
+            tensors = {_DELTA + name: self.totals[_DELTA + name] for name in (layer.weight, layer.bias) if name}
+            summed = _augmented({name[len(_DELTA) :]: from_grid(t, DELTA_BITS) for name, t in tensors.items()}, layer)
+            right = from_grid(self.totals[_CROSS + key], GRAM_BITS) + (e / self.weight) * summed
+            solved = torch.cholesky_solve(right.T, torch.linalg.cholesky(a)).T
+            composed[layer.weight][layer.start : layer.stop] = solved[:, : composed[layer.weight].shape[1]]
+            if layer.bias is not None:
+                composed[layer.bias][layer.start : layer.stop] = solved[:, -1]
+        return Delta(composed)
+
+    def compose(self, mode: str, epsilon: float = DEFAULT_EPSILON) -> Delta:
+        """`mean` or `gram` by name; UsageError for another."""
+        if mode not in ("mean", "gram"):
+            raise UsageError(f"compose={mode!r}: expected mean or gram")
+        return self.mean() if mode == "mean" else self.gram(epsilon)
+
+    def _need_shards(self) -> None:
+        if self.weight <= 0:
+            raise DeltaMismatch("nothing to compose: no shard with samples is in the model")
+
+
+def _whole_weights(weights: Sequence[float]) -> list[int]:
+    """Whole numbers in the proportions of ``weights`` (rationals of denominator up to 2^16)."""
+    if any(not w >= 0 for w in weights):
+        raise UsageError(f"weights={list(weights)}: expected numbers >= 0")
+    fractions = [Fraction(w).limit_denominator(2**16) for w in weights]
+    scale = 1
+    for fraction in fractions:
+        scale = scale * fraction.denominator // math.gcd(scale, fraction.denominator)
+        if scale > 2**20:  # the common denominator would eat the grid's range: round to 2^-16 instead
+            return [round(float(w) * 2**16) for w in weights]
+    return [int(fraction * scale) for fraction in fractions]
+
+
+def compose(
+    deltas: Iterable[Mapping[str, Tensor]],
+    weights: Sequence[float] | None = None,
+    statistics: Sequence[Mapping[str, Tensor]] | None = None,
+    epsilon: float = DEFAULT_EPSILON,
+) -> Delta:
+    """Compose shards' deltas (TAFT eq. 13), or by Gram statistics when given. Returns float32 unless given float64.
+
+    weights: numbers >= 0 in the shards' proportions (uniform when None); sample counts are exact.
+    statistics: ``[tm.gram(prepared_i), …]``, one a delta.
+
+    Guarantees: the result's bits do not depend on the order of the shards.
+    """
+    deltas = list(deltas)
+    if not deltas:
+        raise UsageError("compose needs at least one delta")
+    whole = [1] * len(deltas) if weights is None else _whole_weights(list(weights))
+    if len(whole) != len(deltas) or (statistics is not None and len(statistics) != len(deltas)):
+        raise UsageError(f"{len(deltas)} deltas, but {len(whole)} weights and {len(statistics or [])} statistics")
+    sums = Sums()
+    for index, (delta, weight) in enumerate(zip(deltas, whole, strict=True)):
+        sums.add(shard_terms(delta, None if statistics is None else statistics[index]), weight)
+    composed = sums.mean() if statistics is None else sums.gram(epsilon)
+    dtypes = {name: value.dtype for name, value in deltas[0].items()}
+    return Delta({name: value.to(dtypes[name]) for name, value in composed.items()})

@@ -1,0 +1,84 @@
+"""Δw: the one thing that is trained, stored, composed and subtracted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taft_ray.errors import DeltaMismatch
+
+
+class Delta(Mapping[str, Tensor]):
+    """An immutable mapping from the model's own parameter names to tensors of the parameters' shapes: a vector space.
+
+    Guarantees: ``+``, ``-``, ``dot`` refuse deltas of other names or shapes (DeltaMismatch); the order of names never
+    matters to a result.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = {name: tensors[name] for name in sorted(tensors)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Delta({len(self)} tensors, {self.numel():,} values, norm {float(self.norm()):.4g})"
+
+    def check_like(self, other: Mapping[str, Tensor], *, what: str = "delta") -> None:
+        """Raise DeltaMismatch unless ``other`` has these names with these shapes."""
+        missing, extra = sorted(self.keys() - other.keys()), sorted(other.keys() - self.keys())
+        if missing or extra:
+            raise DeltaMismatch(f"{what}: missing {missing}, unexpected {extra}; both must come from one linearisation")
+        for name, tensor in self.items():
+            if tensor.shape != other[name].shape:
+                raise DeltaMismatch(f"{what}: {name} is {tuple(other[name].shape)}, expected {tuple(tensor.shape)}")
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Delta:
+        return Delta({name: function(tensor) for name, tensor in self.items()})
+
+    def __add__(self, other: Mapping[str, Tensor]) -> Delta:
+        self.check_like(other)
+        return Delta({name: tensor + other[name] for name, tensor in self.items()})
+
+    def __sub__(self, other: Mapping[str, Tensor]) -> Delta:
+        self.check_like(other)
+        return Delta({name: tensor - other[name] for name, tensor in self.items()})
+
+    def __mul__(self, factor: float | Tensor) -> Delta:
+        return self.map(lambda tensor: tensor * factor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: float | Tensor) -> Delta:
+        return self.map(lambda tensor: tensor / factor)
+
+    def __neg__(self) -> Delta:
+        return self * -1.0
+
+    def dot(self, other: Mapping[str, Tensor]) -> Tensor:
+        """Inner product over all values, accumulated in float64; a scalar tensor."""
+        self.check_like(other)
+        if not self._tensors:
+            return torch.zeros((), dtype=torch.float64)
+        # float64 sums of each tensor's float32 product: CG's step lengths come from here
+        products = [torch.dot(tensor.flatten().double(), other[name].flatten().double()) for name, tensor in self.items()]
+        return torch.stack(products).sum()
+
+    def norm(self) -> Tensor:
+        return self.dot(self).sqrt()
+
+    def numel(self) -> int:
+        return sum(math.prod(tensor.shape) for tensor in self.values())
+
+    def to(self, *args: Any, **kwargs: Any) -> Delta:
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))

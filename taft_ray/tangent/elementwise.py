@@ -1,0 +1,47 @@
+"""Activations that act on each value by itself, and their slopes."""
+
+from __future__ import annotations
+
+import math
+
+import timm.layers
+import torch
+from torch import Tensor, nn
+
+_ELEMENTWISE: tuple[type[nn.Module], ...] = (
+    nn.GELU,
+    nn.SiLU,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Mish,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.ELU,
+    nn.Softplus,
+    timm.layers.GELU,
+    timm.layers.GELUTanh,
+    timm.layers.QuickGELU,
+)
+
+
+def is_elementwise(module: nn.Module) -> bool:
+    """True for an activation known to act on each value by itself, without parameters."""
+    return type(module) in _ELEMENTWISE
+
+
+def slope(module: nn.Module, x: Tensor) -> Tensor:
+    """φ'(x), the shape of x.
+
+    GELU has its closed form Φ(x) + x·φ(x) with Φ and φ themselves: the form GELU(x)/x + … breaks near 0. Any other
+    activation is differentiated with a cotangent of ones, which for an elementwise function is its derivative.
+    """
+    if type(module) in (nn.GELU, timm.layers.GELU) and getattr(module, "approximate", "none") == "none":
+        density = torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+        return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        y = module(leaf * 1)  # times one: an in-place activation must not overwrite the leaf
+        return torch.autograd.grad(y, leaf, torch.ones_like(y))[0]

@@ -1,0 +1,37 @@
+"""Sums that do not depend on order and subtract exactly: integers on power-of-two grids (tangent.md §4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from taft_ray.errors import FixedPointOverflow
+
+DELTA_BITS = 40  # a delta is a multiple of 2^-40; int64 holds sums up to ±8.4e6 in units of 1
+GRAM_BITS = 24  # Gram statistics are multiples of 2^-24; sums up to ±5.5e11
+_LIMIT = float(2**63)
+
+
+def to_grid(values: Tensor, bits: int, *, what: str = "tensor") -> Tensor:
+    """Round to the nearest multiple of 2^-bits; int64 of the same shape. FixedPointOverflow for what does not fit."""
+    scaled = values.detach().double() * float(2**bits)
+    if not bool(torch.isfinite(scaled).all()):
+        raise FixedPointOverflow(f"{what}: values that are not finite; the fit diverged or its input is broken")
+    if scaled.numel() and float(scaled.abs().max()) >= _LIMIT / 2:
+        raise FixedPointOverflow(f"{what}: |value| {float(values.abs().max()):.3g} does not fit a 2^-{bits} grid in int64")
+    return scaled.round().to(torch.int64)
+
+
+def from_grid(grid: Tensor, bits: int) -> Tensor:
+    """The float64 values of a grid (exact while |grid| < 2^53)."""
+    return grid.double() / float(2**bits)
+
+
+def add_exactly(total: Tensor, term: Tensor, weight: int, *, what: str = "sum") -> Tensor:
+    """total + weight·term in int64. FixedPointOverflow, with nothing changed, if any value could leave the range."""
+    if total.numel() == 0:
+        return total
+    bound = float(total.abs().max()) + abs(weight) * float(term.abs().max())
+    if bound >= _LIMIT * (1 - 2**-40):  # a margin above the rounding of float64
+        raise FixedPointOverflow(f"{what}: the sum would leave int64 (bound {bound:.3g}); use smaller weights or shards")
+    return total + weight * term

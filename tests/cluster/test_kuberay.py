@@ -1,0 +1,292 @@
+"""The KubeRay files, against a schema written after KubeRay's API reference, and against Ray's own autoscaler."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+ROOT = Path(__file__).parents[2]
+
+# KubeRay's own schema comes with its operator only, not with a Python package. This one has the documented fields of
+# ray.io/v1 and knows no others, so that a misspelt field fails here and is not dropped in silence by the API server.
+NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
+STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+COUNT = {"type": "integer", "minimum": 0}
+RESOURCES = {
+    "type": "object",
+    "properties": {"limits": STRINGS, "requests": STRINGS},
+    "required": ["limits", "requests"],
+    "additionalProperties": False,
+}
+CONTAINER = {
+    "type": "object",
+    "properties": {
+        "name": NAME,
+        "image": {"type": "string", "pattern": "^[^: ]+:[^: ]+$"},
+        "ports": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"containerPort": {"type": "integer"}, "name": {"type": "string", "maxLength": 15}},
+                "required": ["containerPort"],
+                "additionalProperties": False,
+            },
+        },
+        "env": {"type": "array"},
+        "resources": RESOURCES,
+    },
+    "required": ["name", "image", "resources"],
+    "additionalProperties": False,
+}
+TOLERATION = {
+    "type": "object",
+    "properties": {
+        "key": {"type": "string"},
+        "operator": {"enum": ["Exists", "Equal"]},
+        "value": {"type": "string"},
+        "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+    },
+    "additionalProperties": False,
+}
+TEMPLATE = {
+    "type": "object",
+    "properties": {
+        "metadata": {"type": "object"},
+        "spec": {
+            "type": "object",
+            "properties": {
+                "serviceAccountName": NAME,
+                "restartPolicy": {"const": "Never"},  # the operator refuses others with autoscaler v2
+                "nodeSelector": STRINGS,
+                "tolerations": {"type": "array", "items": TOLERATION},
+                "containers": {"type": "array", "minItems": 1, "items": CONTAINER},
+            },
+            "required": ["containers"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["spec"],
+    "additionalProperties": False,
+}
+RAY_CLUSTER_SPEC = {
+    "type": "object",
+    "properties": {
+        "rayVersion": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+        "authOptions": {
+            "type": "object",
+            "properties": {"mode": {"enum": ["disabled", "token"]}},
+            "additionalProperties": False,
+        },
+        "enableInTreeAutoscaling": {"type": "boolean"},
+        "autoscalerOptions": {
+            "type": "object",
+            "properties": {
+                "idleTimeoutSeconds": COUNT,
+                "upscalingMode": {"enum": ["Default", "Aggressive", "Conservative"]},
+                "version": {"enum": ["v1", "v2"]},
+                "resources": RESOURCES,
+                "imagePullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+                "env": {"type": "array"},
+            },
+            "additionalProperties": False,
+        },
+        "headGroupSpec": {
+            "type": "object",
+            "properties": {
+                "serviceType": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+                "enableIngress": {"type": "boolean"},
+                "rayStartParams": STRINGS,
+                "template": TEMPLATE,
+            },
+            "required": ["template"],
+            "additionalProperties": False,
+        },
+        "workerGroupSpecs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "groupName": NAME,
+                    "replicas": COUNT,
+                    "minReplicas": COUNT,
+                    "maxReplicas": COUNT,
+                    "numOfHosts": COUNT,
+                    "idleTimeoutSeconds": COUNT,
+                    "rayStartParams": STRINGS,
+                    "template": TEMPLATE,
+                },
+                "required": ["groupName", "template"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["headGroupSpec"],
+    "additionalProperties": False,
+}
+RAY_JOB_SPEC = {
+    "type": "object",
+    "properties": {
+        "entrypoint": {"type": "string", "minLength": 1},
+        "runtimeEnvYAML": {"type": "string"},
+        "submissionMode": {"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+        "clusterSelector": STRINGS | {"required": ["ray.io/cluster"]},
+        "rayClusterSpec": RAY_CLUSTER_SPEC,
+        "shutdownAfterJobFinishes": {"type": "boolean"},
+        "ttlSecondsAfterFinished": COUNT,
+        "activeDeadlineSeconds": COUNT | {"minimum": 1},
+        "backoffLimit": COUNT,
+        "suspend": {"type": "boolean"},
+    },
+    "required": ["entrypoint"],
+    "oneOf": [{"required": ["clusterSelector"]}, {"required": ["rayClusterSpec"]}],
+    "additionalProperties": False,
+}
+SPECS = {"RayCluster": RAY_CLUSTER_SPEC, "RayJob": RAY_JOB_SPEC}
+
+
+def check(manifest):
+    """Raises ValidationError unless the API server would keep every field and the operator would accept them."""
+    schema = {
+        "properties": {
+            "apiVersion": {"const": "ray.io/v1"},
+            "kind": {"enum": list(SPECS)},
+            "metadata": {
+                "type": "object",
+                "oneOf": [{"required": ["name"]}, {"required": ["generateName"]}],
+                "properties": {"name": NAME, "generateName": {"type": "string", "maxLength": 42}, "namespace": NAME},
+                "additionalProperties": False,
+            },
+            "spec": SPECS.get(manifest["kind"], {}),
+        },
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "additionalProperties": False,
+    }
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema).validate(manifest)
+
+
+def documents(name):
+    return list(yaml.safe_load_all((ROOT / "cluster" / f"{name}.yaml").read_text()))
+
+
+@pytest.fixture
+def cluster():
+    return next(document for document in documents("kuberay-cluster") if document["kind"] == "RayCluster")
+
+
+@pytest.fixture
+def job():
+    (job,) = documents("kuberay-job")
+    return job
+
+
+def test_documented_fields_only(cluster, job):
+    check(cluster)
+    check(job)
+
+
+def test_ray_autoscaler_accepts(cluster):
+    """Ray derives the node types from the manifest and validates them with the schema of `ray up`."""
+    config = _derive_autoscaling_config_from_ray_cr(cluster)
+    head, gpu = config["available_node_types"]["headgroup"], config["available_node_types"]["gpu"]
+    assert head["resources"]["CPU"] == 0  # no task is ever put on the head
+    assert "GPU" not in head["resources"]
+    assert gpu["resources"].items() >= {"CPU": 7, "GPU": 1, "memory": 26 * 2**30}.items()
+    assert gpu["min_workers"] == 0
+    assert gpu["max_workers"] == config["max_workers"] > 0
+    assert config["idle_timeout_minutes"] == 15
+
+
+def test_pods_agree(cluster):
+    spec = cluster["spec"]
+    pods = [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+    (account,) = (document for document in documents("kuberay-cluster") if document["kind"] == "ServiceAccount")
+    assert {pod["serviceAccountName"] for pod in pods} == {account["metadata"]["name"]}
+    assert len({container["image"] for pod in pods for container in pod["containers"]}) == 1
+    for pod in pods:
+        for container in pod["containers"]:  # Ray plans with limits, Kubernetes with requests
+            assert container["resources"]["limits"] == container["resources"]["requests"]
+
+
+def test_versions_are_those_that_are_pinned(cluster):
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"ray=={cluster['spec']['rayVersion']}" in constraints
+    assert f"FROM rayproject/ray:{cluster['spec']['rayVersion']}-py311" in (ROOT / "cluster/Dockerfile").read_text()
+
+
+def test_job_runs_on_the_cluster(cluster, job):
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert job["metadata"]["namespace"] == cluster["metadata"]["namespace"]
+
+
+def test_job_runs_a_file_that_the_image_has(job):
+    python, script, *options = shlex.split(job["spec"]["entrypoint"])
+    image = (ROOT / "cluster/Dockerfile").read_text()
+    folder = next(line.split()[1] for line in image.splitlines() if line.startswith("WORKDIR"))
+    assert python == "python"
+    relative = Path(script).relative_to(folder)
+    assert str(relative) == "jobs/shard_train.py"
+    assert (ROOT / relative).is_file()
+    assert {"--data", "--model", "--shards"} <= set(options)
+
+
+def test_image_copies_what_exists():
+    for line in (ROOT / "cluster/Dockerfile").read_text().splitlines():
+        if line.startswith("COPY"):
+            *sources, _ = [word for word in line.split()[1:] if not word.startswith("--")]
+            for source in sources:
+                assert (ROOT / source).exists(), source
+
+
+def gpu_group(manifest):
+    return manifest["spec"]["workerGroupSpecs"][0]
+
+
+def gpu_container(manifest):
+    return gpu_group(manifest)["template"]["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda c: c.update(apiVersion="ray.io/v1alpha1"),
+        lambda c: c.update(kind="RayClusters"),
+        lambda c: c["spec"].pop("headGroupSpec"),
+        lambda c: c["spec"].update(workerGroupSpec=[]),  # a misspelt field
+        lambda c: c["spec"]["headGroupSpec"]["rayStartParams"].update({"num-cpus": 0}),  # not a string
+        lambda c: gpu_group(c).update(minReplicas="0"),
+        lambda c: gpu_group(c)["template"]["spec"].update(restartPolicy="Always"),
+        lambda c: gpu_group(c)["template"]["spec"].update(containers=[]),
+        lambda c: gpu_container(c)["resources"]["limits"].update({"nvidia.com/gpu": 1}),
+        lambda c: c["spec"]["autoscalerOptions"].update(upscalingMode="Fast"),
+    ],
+)
+def test_broken_cluster_is_refused(cluster, broken):
+    broken(cluster)
+    with pytest.raises(ValidationError):
+        check(cluster)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda j: j["spec"].pop("entrypoint"),
+        lambda j: j["spec"].pop("clusterSelector"),  # neither a cluster to choose nor one to make
+        lambda j: j["spec"].update(clusterSelector={"cluster": "taft-ray"}),
+        lambda j: j["spec"].update(activeDeadlineSeconds=0),
+        lambda j: j["metadata"].pop("generateName"),
+    ],
+)
+def test_broken_job_is_refused(job, broken):
+    broken(job)
+    with pytest.raises(ValidationError):
+        check(job)
+
+
+def test_ray_autoscaler_refuses_workers_without_cpus(cluster):
+    del gpu_container(cluster)["resources"]
+    with pytest.raises(ValueError, match="failed to detect `CPU` resources for group gpu"):
+        _derive_autoscaling_config_from_ray_cr(cluster)

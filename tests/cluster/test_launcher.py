@@ -1,0 +1,167 @@
+"""The files of `ray up`: Ray's own validation takes them, and AWS's nodes start on a mock of EC2."""
+
+import copy
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from jsonschema import ValidationError
+from moto import mock_aws
+from ray.autoscaler._private.commands import _bootstrap_config
+from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = ["aws", "gcp"]
+
+
+def load(name):
+    return yaml.safe_load((ROOT / "cluster" / f"{name}.yaml").read_text())
+
+
+def validated(config):
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    return prepared
+
+
+@pytest.fixture(params=LAUNCHER)
+def config(request):
+    return load(request.param)
+
+
+@pytest.fixture
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)  # relative paths in the files are relative to it, as cluster/README.md says
+
+
+def test_ray_accepts(config, in_root):
+    prepared = validated(config)
+    assert set(prepared["available_node_types"]) == {"head", "gpu"}
+
+
+def test_nothing_but_the_head_is_paid_for_between_jobs(config):
+    types = validated(config)["available_node_types"]
+    assert types["gpu"]["min_workers"] == 0
+    assert types["gpu"]["max_workers"] == config["max_workers"] > 0
+    assert (types["head"]["min_workers"], types["head"]["max_workers"]) == (0, 0)
+
+
+def test_head_schedules_no_work(config):
+    head = config["available_node_types"]["head"]
+    assert head["resources"] == {"CPU": 0}
+    assert not {"InstanceMarketOptions", "scheduling", "guestAccelerators"} & head["node_config"].keys()
+
+
+def test_nodes_leave_no_disk_behind(config):
+    """A disk that outlives its node keeps activations of samples that were forgotten meanwhile."""
+    assert config["provider"]["cache_stopped_nodes"] is False
+    for node_type in config["available_node_types"].values():
+        node = node_type["node_config"]
+        for disk in node.get("BlockDeviceMappings", []):
+            assert disk["Ebs"]["DeleteOnTermination"] is True
+        for disk in node.get("disks", []):
+            assert disk["autoDelete"] is True
+
+
+def test_local_paths_exist_and_the_large_ones_stay_here(config):
+    for local in config["file_mounts"].values():
+        assert not Path(local).is_absolute()
+        assert (ROOT / local).exists()
+    assert {".venv", "runs", ".git"} <= set(config["rsync_exclude"])
+
+
+def test_setup_uses_files_of_the_repository(config):
+    source = next(remote for remote, local in config["file_mounts"].items() if local == ".").replace("/home/ray", "~")
+    setup = "\n".join(config["setup_commands"])
+    assert source in setup
+    assert "-c ~/taft_ray/constraints.txt" in setup
+    assert (ROOT / "constraints.txt").is_file()
+    assert (ROOT / "pyproject.toml").is_file()
+
+
+def test_image_has_the_ray_that_is_pinned(config):
+    assert f"ray:{pinned('ray')}-py311" in config["docker"]["image"]
+
+
+def pinned(package):
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))
+
+
+def test_dashboard_is_not_on_the_network(config):
+    (start,) = [command for command in config["head_start_ray_commands"] if "ray start" in command]
+    assert "--dashboard-host=127.0.0.1" in start
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        (lambda c: c.update(max_worker=8), ValidationError),  # a misspelt key
+        (lambda c: c["available_node_types"]["gpu"].update(min_workers="0"), ValidationError),
+        (lambda c: c["available_node_types"]["gpu"].pop("node_config"), ValidationError),
+        (lambda c: c["available_node_types"]["head"].update(resources={"CPU": -1}), ValidationError),
+        (lambda c: c.update(head_node_type="heads"), ValueError),
+        (lambda c: c["available_node_types"]["gpu"].update(min_workers=99), ValueError),
+        (lambda c: c["docker"].pop("container_name"), AssertionError),
+    ],
+)
+def test_broken_config_is_refused(name, broken, error):
+    config = load(name)
+    broken(config)
+    with pytest.raises(error):
+        validated(config)
+
+
+def test_gcp_gpu_nodes_are_spot_and_may_reach_the_bucket():
+    node = load("gcp")["available_node_types"]["gpu"]["node_config"]
+    assert node["scheduling"] == {
+        "provisioningModel": "SPOT",
+        "instanceTerminationAction": "DELETE",
+        "onHostMaintenance": "TERMINATE",
+    }
+    (account,) = node["serviceAccounts"]
+    assert account["email"].endswith(f"@{load('gcp')['provider']['project_id']}.iam.gserviceaccount.com")
+
+
+@pytest.fixture
+def ec2(monkeypatch, tmp_path):
+    """A mock of EC2 and IAM with what the file expects to be there; HOME is where Ray writes the key pair."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    (tmp_path / ".ssh").mkdir()
+    with mock_aws():
+        region = load("aws")["provider"]["region"]
+        iam = boto3.client("iam", region)
+        for name in ("taft-ray-head", "taft-ray-worker"):
+            iam.create_instance_profile(InstanceProfileName=name)
+        yield boto3.client("ec2", region)
+
+
+def test_aws_nodes_start_on_a_mock(ec2, in_root):
+    config = _bootstrap_config(prepare_config(load("aws")), no_config_cache=True)
+    types = config["available_node_types"]
+    # what Ray asked EC2 about the instance type is what the autoscaler will plan with
+    assert types["gpu"]["resources"].items() >= {"CPU": 8, "GPU": 1}.items()
+    assert types["head"]["resources"]["CPU"] == 0
+
+    provider = _get_node_provider(config["provider"], config["cluster_name"])
+    for kind, node_type in (("head", "head"), ("worker", "gpu")):
+        tags = {TAG_RAY_NODE_KIND: kind, TAG_RAY_USER_NODE_TYPE: node_type}
+        provider.create_node(copy.deepcopy(types[node_type]["node_config"]), tags, 1)
+
+    nodes = {}
+    for reservation in ec2.describe_instances()["Reservations"]:
+        for node in reservation["Instances"]:
+            tags = {tag["Key"]: tag["Value"] for tag in node["Tags"]}
+            nodes[tags[TAG_RAY_USER_NODE_TYPE]] = node
+    assert nodes["head"].get("InstanceLifecycle") is None
+    assert nodes["gpu"]["InstanceLifecycle"] == "spot"
+    assert nodes["head"]["IamInstanceProfile"]["Arn"].endswith("/taft-ray-head")
+    assert nodes["gpu"]["IamInstanceProfile"]["Arn"].endswith("/taft-ray-worker")
+    assert nodes["head"]["ImageId"] == nodes["gpu"]["ImageId"]

@@ -1,0 +1,132 @@
+"""constraints.txt, the Makefile and what `ray job submit --working-dir .` sends."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ray._private.ray_constants import get_runtime_env_default_excludes
+from ray._private.runtime_env.packaging import create_package
+
+ROOT = Path(__file__).parents[2]
+OF_THE_WHEEL = re.compile(r"nvidia-|cuda-|triton$")  # torch's wheel names them itself, see constraints.txt
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def installed(requirement, seen):
+    """Every installed distribution that the requirement needs, itself included, as name -> version."""
+    for extra in ("", *requirement.extras):
+        key = (canonicalize_name(requirement.name), extra)
+        if key in seen:
+            continue
+        try:
+            found = distribution(requirement.name)
+        except PackageNotFoundError:
+            return
+        seen[key] = found.version
+        for text in found.requires or []:
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                installed(needed, seen)
+
+
+def test_what_runs_is_what_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    seen = {}
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        installed(Requirement(text), seen)
+    versions = {name: version for (name, _), version in seen.items() if not OF_THE_WHEEL.match(name)}
+    assert len(versions) > 50
+    # a wheel from another index may add a local part: torch 2.14.1+cpu is 2.14.1
+    differ = {name: v for name, v in versions.items() if pins().get(name) != v.partition("+")[0]}
+    assert not differ, f"installed but not pinned so: {differ}; renew constraints.txt or run `make test`"
+
+
+def test_constraints_are_plain_pins():
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+    names = [*pins()]
+    assert names == sorted(names)
+    assert not [name for name in names if OF_THE_WHEEL.match(name)]
+
+
+def make(*arguments, cwd=ROOT):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_every_target_is_explained():
+    text = (ROOT / "Makefile").read_text()
+    phony = next(line for line in text.splitlines() if line.startswith(".PHONY:")).split()[1:]
+    shown = make("help").stdout
+    for target in phony:
+        assert f"  make {target} " in shown
+
+
+def test_an_old_python_is_named_with_the_fix(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "python3.9"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1 && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    result = make("demo", f"PYTHON={old}", cwd=tmp_path)
+    assert result.returncode != 0
+    assert "expected Python >= 3.11" in result.stderr
+    assert "Python 3.9.1" in result.stderr
+    assert "make PYTHON=" in result.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_pre_commit_runs_what_check_runs():
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {hook["entry"] for hook in repo["hooks"]}
+    rule = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("check:"))
+    assert hooks == {f"make {target}" for target in rule.partition("##")[0].split()[1:]}
+
+
+def test_ci_is_executable():
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_no_tests_is_a_failure(tmp_path):
+    """make fails for any status but 0, and pytest's for an empty collection is 5."""
+    (tmp_path / "empty.py").touch()
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "empty.py"], cwd=tmp_path, capture_output=True, timeout=60
+    )
+    assert result.returncode == 5
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A tree with the files that matter, and what must not be sent."""
+    kept = ["jobs/shard_train.py", "taft_ray/__init__.py", "taft_ray/embedded/tiny.safetensors"]
+    left = [".venv/lib/torch.so", "runs/first/keys/id.key", ".git/config", "taft_ray/__pycache__/a.pyc"]
+    root = tmp_path / "tree"
+    for name in kept + left:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    shutil.copy(ROOT / ".gitignore", root)
+    return root, kept
+
+
+def test_submit_sends_the_code_and_no_secrets(tree, tmp_path):
+    """Ray leaves out what .gitignore names, so no .rayignore is needed; keys/id.key of a local run must not travel."""
+    root, kept = tree
+    package = tmp_path / "package.zip"
+    create_package(str(root), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
+    shutil.unpack_archive(package, tmp_path / "sent")
+    sent = {str(path.relative_to(tmp_path / "sent")) for path in (tmp_path / "sent").rglob("*") if path.is_file()}
+    assert sent == {*kept, ".gitignore"}
