@@ -63,7 +63,16 @@ _TRANSIENT_CODES = frozenset(
 # answers by which the server says that it did not do what was asked
 _REFUSALS = frozenset(("SlowDown", "ConditionalRequestConflict", "OperationAborted", "409"))
 _TRANSIENT_CLASSES = frozenset(
-    ("HTTPClientError", "IncompleteRead", "FSTimeoutError", "ResponseParserError", "ClientPayloadError")
+    (
+        "HTTPClientError",
+        "EndpointConnectionError",
+        "ConnectTimeoutError",
+        "ProxyConnectionError",
+        "IncompleteRead",
+        "FSTimeoutError",
+        "ResponseParserError",
+        "ClientPayloadError",
+    )
 )
 
 

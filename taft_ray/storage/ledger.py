@@ -53,6 +53,7 @@ class Ledger:
         self.store = store
         self._known: list[Entry] = []
         self._by_op: dict[str, Entry] = {}
+        self._was_read = False
         self._lock = threading.RLock()
 
     @property
@@ -75,6 +76,7 @@ class Ledger:
                     f"{self._where(number)} was exchanged or removed since it was read; restore the ledger"
                 )
             self._known = chain
+            self._was_read = True
             self._by_op = {}
             for entry in chain:
                 self._by_op.setdefault(entry.op, entry)
@@ -95,6 +97,7 @@ class Ledger:
             self._extend(fresh, [n for n in self._numbers() if n >= len(fresh)])
             for entry in fresh[len(self._known) :]:
                 self._accept(entry)
+            self._was_read = True
             return self._known[start:]
 
     def head(self) -> Entry | None:
@@ -116,7 +119,7 @@ class Ledger:
         Raises `CommitUnknown` only when storage is lost right after the attempt: `find(op)` tells, once it is back.
         """
         with self._lock:
-            if not self._known:
+            if not self._was_read:
                 self.refresh()
             entry = self._next(kind, body, op)
             data = _sealed(entry)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from taft_ray.errors import CommitConflict, CommitUnknown, StorageError
+from taft_ray.errors import CommitConflict, CommitUnknown, ObjectMissing, StorageError
 from taft_ray.storage import faults
 
 T = TypeVar("T")
@@ -171,6 +171,9 @@ class RemoteFolder:
             self._repeated(
                 f"fetch {key}", lambda: self._fs.get_file(self._path(key), os.fspath(staged)), faults.is_transient
             )
+            if staged.is_dir():  # memory:// makes a folder of a folder
+                staged.rmdir()
+                raise ObjectMissing(f"cannot fetch {key} in {self.uri}: there is no such object")
             os.replace(staged, target)
         except OSError as error:
             raise faults.storage_error(error, f"keep a copy of {key}", os.fspath(into)) from error

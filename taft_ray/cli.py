@@ -1,0 +1,225 @@
+"""The command line: parse, call one verb, print. `--json` puts one JSON object on stdout and everything else on stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from taft_ray import __version__
+from taft_ray.errors import TaftError, UsageError
+from taft_ray.plans.forget import MODES
+from taft_ray.plans.spec import COMPOSITIONS, DTYPES, PRECISIONS, WEIGHTINGS, RunSpec
+from taft_ray.progress import ProgressReport
+from taft_ray.tangent.loss import LOSSES
+from taft_ray.tangent.model import TRAINABLE
+
+Verb = Callable[..., Any]
+
+
+def _answers(function: Verb) -> Verb:
+    """Adds --json and --debug; turns the package's errors into one line and an exit code."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, everything else on stderr.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def run(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
+        from taft_ray.orchestration import session
+
+        try:
+            with ProgressReport() as report:
+                answer = function(*args, report=report, **kwargs)
+        except TaftError as error:
+            if debug:
+                traceback.print_exc()
+            click.echo(f"taft-ray: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("taft-ray: interrupted; what was committed is kept, run the same command again", err=True)
+            sys.exit(1)
+        except Exception as error:
+            if debug:
+                raise
+            click.echo(f"taft-ray: {type(error).__name__}: {error} (--debug shows where)", err=True)
+            sys.exit(1)
+        finally:
+            session.disconnect()
+        if as_json:
+            click.echo(json.dumps(answer))
+        else:
+            _show(answer)
+        if isinstance(answer, dict) and answer.get("ok") is False:
+            sys.exit(1)
+
+    return run
+
+
+def _show(answer: Any, indent: str = "") -> None:
+    """An answer for a person: short values a line each, lists counted."""
+    if not isinstance(answer, dict):
+        click.echo(f"{indent}{answer}")
+        return
+    for name, value in answer.items():
+        if isinstance(value, dict):
+            click.echo(f"{indent}{name}:")
+            _show(value, indent + "  ")
+        elif isinstance(value, list) and len(value) > 8:
+            click.echo(f"{indent}{name}: {len(value)} entries (--json shows them)")
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            click.echo(f"{indent}{name}:")
+            for item in value:
+                click.echo(f"{indent}  {json.dumps(item)}")
+        else:
+            click.echo(f"{indent}{name}: {f'{value:.4g}' if isinstance(value, float) else value}")
+
+
+def _ids(text: str) -> list[str]:
+    """IDS: a comma-separated list, or @file with one id a line."""
+    if text.startswith("@"):
+        path = Path(text[1:])
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"ids file {path} cannot be read: {error}; expected UTF-8 text, one id a line") from error
+        ids = [line.strip() for line in lines if line.strip()]
+    else:
+        ids = [part.strip() for part in text.split(",") if part.strip()]
+    if not ids:
+        raise UsageError(f"no ids in {text!r}; expected a comma-separated list, or @file with one id a line")
+    return ids
+
+
+def _last_blocks(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def spec_options(function: Verb) -> Verb:
+    """The options that make a RunSpec, for `train` and the jobs."""
+    options = [
+        click.option("--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."),
+        click.option("--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name."),
+        click.option("--weights", metavar="URI", help="A safetensors file; else the embedded or the hub's weights."),
+        click.option("--image-size", type=int, help="Pixels; the model's own by default."),
+        click.option("--shards", type=int, default=10, show_default=True),
+        click.option("--assignment", default="hash", show_default=True, help="hash, equal, stratified or grouped (by owner)."),
+        click.option("--classes", help="Comma-separated class names, in order; read from the data by default."),
+        click.option("--last-blocks", default="1", show_default=True, help='How many blocks are trained, or "all".'),
+        click.option("--trainable", type=click.Choice(TRAINABLE), default="full", show_default=True),
+        click.option("--reset", is_flag=True, help="Re-initialise what is trained before linearising (PT=F)."),
+        click.option("--cls-token", is_flag=True, help="A new, trained class token at the suffix (CLS=T)."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--solver", type=click.Choice(("ridge", "adam")), default="ridge", show_default=True),
+        click.option("--loss", type=click.Choice(LOSSES), default="rsl", show_default=True),
+        click.option("--kappa", type=float, default=15.0, show_default=True),
+        click.option("--alpha", type=float, default=1.0, show_default=True),
+        click.option("--penalty", type=float, default=0.001, show_default=True, help="λ of λ‖Δw‖²."),
+        click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Relative residual (ridge)."),
+        click.option("--max-iterations", type=int, default=300, show_default=True, help="Of ridge."),
+        click.option("--epochs", type=int, default=30, show_default=True, help="Of adam."),
+        click.option("--batch-size", type=int, default=32, show_default=True, help="Of adam."),
+        click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Of adam."),
+        click.option("--compose", type=click.Choice(COMPOSITIONS), default="gram", show_default=True),
+        click.option("--epsilon", type=float, default=0.02, show_default=True, help="Of the Gram composition."),
+        click.option("--weighting", type=click.Choice(WEIGHTINGS), default="uniform", show_default=True),
+        click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True),
+        click.option("--cache-dtype", type=click.Choice(DTYPES), default="float16", show_default=True),
+        click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True),
+        click.option("--threads", type=int, default=1, show_default=True, help="CPU threads a worker."),
+        click.option("--max-rejected", type=float, default=0.01, show_default=True, help="Fraction of rows."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def spec_from(options: dict[str, Any]) -> RunSpec:
+    """A RunSpec from `spec_options`; what it does not know stays in ``options``."""
+    import torch
+
+    names = set(RunSpec.__dataclass_fields__) & options.keys()
+    values = {name: options.pop(name) for name in names}
+    values["last_blocks"] = _last_blocks(values["last_blocks"])
+    if values["classes"] is not None:
+        values["classes"] = tuple(name.strip() for name in values["classes"].split(","))
+    if values["device"] == "auto":
+        values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    return RunSpec(**values)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def main() -> None:
+    """Fine-tune linearised vision transformers on shards that can be forgotten exactly."""
+
+
+@main.command()
+@click.argument("run")
+@spec_options
+@click.option("--monolithic", is_flag=True, help="Also train one model over everything, for comparison.")
+@click.option("--lanes", type=int, help="Workers at once; one a GPU, or as the cores allow, by default.")
+@_answers
+def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None, **options: Any) -> Any:
+    """Train every shard of RUN that has no delta yet, and compose."""
+    from taft_ray.orchestration import run as verbs
+
+    return verbs.train(run, spec_from(options), monolithic=monolithic, lanes=lanes, report=report)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--data", required=True, metavar="URI")
+@_answers
+def evaluate(run: str, data: str, report: ProgressReport) -> Any:
+    """Accuracy of RUN's composed model on DATA."""
+    from taft_ray.orchestration import run as verbs
+
+    return verbs.evaluate(run, data, report=report)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--ids", required=True, metavar="IDS", help="Comma-separated, or @file with one id a line.")
+@click.option("--mode", type=click.Choice(MODES), default="retrain", show_default=True)
+@_answers
+def estimate(run: str, ids: str, mode: str, report: ProgressReport) -> Any:
+    """What a forget would touch and take; nothing happens."""
+    from taft_ray.orchestration import run as verbs
+
+    return verbs.estimate(run, _ids(ids), mode)
+
+
+@main.command()
+@click.argument("run")
+@click.option("--ids", required=True, metavar="IDS", help="Comma-separated, or @file with one id a line.")
+@click.option("--mode", type=click.Choice(MODES), required=True)
+@click.option("--dry-run", is_flag=True, help="Only estimate.")
+@_answers
+def forget(run: str, ids: str, mode: str, dry_run: bool, report: ProgressReport) -> Any:
+    """Forget samples of RUN; answers with the certificate."""
+    from taft_ray.orchestration import run as verbs
+
+    names = _ids(ids)
+    return verbs.estimate(run, names, mode) if dry_run else verbs.forget(run, names, mode=mode, report=report)
+
+
+@main.command()
+@click.argument("run")
+@_answers
+def status(run: str, report: ProgressReport) -> Any:
+    """Where RUN stands."""
+    from taft_ray.orchestration import run as verbs
+
+    return verbs.status(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What a decoded picture goes through before the network: scale to 0..1, subtract the mean, divide by the deviation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm.data
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """A model's input: ``size`` pixels square, RGB, with the mean and deviation it was trained with (in 0..1)."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Preprocess:
+        """As timm's configuration of the model says; the size is what the model was built for."""
+        config: dict[str, Any] = timm.data.resolve_model_data_config(model)
+        embed = getattr(model, "patch_embed", None)
+        built_for = getattr(embed, "img_size", None)
+        size = int(built_for[0]) if built_for is not None else int(config["input_size"][-1])
+        return cls(size=size, mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, size, size) -> float32 of the same shape."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
+        return (pixels.float() / 255 - mean) / std

@@ -1,0 +1,86 @@
+"""Ray put around the plain classes: where each actor runs, its name, and how its errors come back."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from taft_ray.errors import StorageError, TaftError
+from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.session import HEAD, NAMESPACE
+from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.plans.spec import RunSpec
+
+WORKER_IDLE_S = 600.0  # a retrain actor stays warm this long after its last call
+_TRIES = 3
+
+
+def actor_name(run: str, role: str) -> str:
+    """A cluster-wide name for a run's actor; the run's address is hashed, for it may be private."""
+    return f"taft_ray/{hashlib.blake2b(run.encode(), digest_size=8).hexdigest()}/{role}"
+
+
+def composer_for(run: str) -> ActorHandle:
+    """The run's composer: named, detached, without a CPU, restarted by Ray when it dies, on the head."""
+    return (
+        ray.remote(Composer)
+        .options(
+            name=actor_name(run, "composer"),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0,
+            resources=HEAD,
+            max_restarts=-1,
+            max_task_retries=_TRIES,
+        )
+        .remote(run)
+    )
+
+
+def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorHandle:
+    """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves after ten idle minutes."""
+    on_gpu = spec.device == "cuda"
+    return (
+        ray.remote(ShardWorker)
+        .options(
+            name=actor_name(run, f"worker-{index}"),
+            namespace=NAMESPACE,
+            get_if_exists=True,
+            lifetime="detached",
+            num_cpus=0 if on_gpu else spec.threads,
+            num_gpus=1 if on_gpu else 0,
+            max_restarts=0,
+        )
+        .remote(run, classes, WORKER_IDLE_S)
+    )
+
+
+def ask(method: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call an actor's method and wait; the package's own errors come back as themselves."""
+    try:
+        return ray.get(method.remote(*args, **kwargs))
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, TaftError):
+            raise cause from None
+        raise
+    except RayActorError as error:
+        cause = getattr(error, "cause", None)
+        raise StorageError(f"an actor of this run died ({cause or error}); run the same command again") from error
+
+
+def stop(handle: ActorHandle, name: str) -> None:
+    """End an actor and wait until its name is free."""
+    ray.kill(handle, no_restart=True)
+    for _ in range(100):
+        try:
+            ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.05)

@@ -1,0 +1,360 @@
+"""From source rows to the activation cache: index, manifest, and the frozen prefix once a picture, through Ray Data.
+
+    files → index (tasks) → manifest (driver) → stripes → read (tasks) → decode (tasks) → prefix (actor pool) → parts in storage
+
+Tokens never travel through Ray: the actor that makes them writes them, and only keys and references come back.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+
+from taft_ray.data import (
+    SourceFile,
+    Stripe,
+    Undecodable,
+    build_manifest,
+    check_rejected,
+    counts,
+    decode_image,
+    id_hash,
+    index_files,
+    open_source,
+    place,
+    read_stripe,
+    reject,
+    resolve_classes,
+    stripes,
+)
+from taft_ray.errors import ObjectMissing, TaftError
+from taft_ray.models import Preprocess
+from taft_ray.orchestration.worker import build_tangent, run_spec
+from taft_ray.plans.spec import RunSpec
+from taft_ray.storage import Store, write_part
+from taft_ray.tangent import TangentModel
+
+PREFIX_BATCH = 32  # pictures a forward pass, always padded to it: a picture's tokens must not depend on its neighbours
+PART_ROWS = 64  # samples a cache part: what travels through the pipeline as one row
+PARTS_A_CALL = 4
+STRIPE_BYTES = 256 << 20  # encoded pictures held by a reading task
+FILES_A_TASK = 256
+
+Report = Callable[[str, int, int], None]  # (what, done, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheResult:
+    """A finished pass: the manifest with its parts, and what it took."""
+
+    table: pa.Table
+    parts: dict[str, list[dict[str, Any]]]
+    classes: tuple[str, ...]
+    fingerprint: str
+    seconds: float
+    prefix_seconds: float
+    started: float
+    ended: float
+    images: int
+    bytes: int
+
+
+def index_source(uri: str, given_classes: Sequence[str] | None) -> tuple[tuple[SourceFile, ...], pa.Table, tuple[str, ...]]:
+    """Files, index table and classes of a data set, indexed in parallel."""
+    source = open_source(uri)
+    chunks = [list(source.files[at : at + FILES_A_TASK]) for at in range(0, len(source.files), FILES_A_TASK)]
+    if len(chunks) == 1:
+        table = index_files(chunks[0])
+    else:
+        indexed = ray.data.from_items([{"files": chunk} for chunk in chunks], override_num_blocks=len(chunks)).map_batches(
+            _index_chunk, batch_size=1, zero_copy_batch=True
+        )
+        table = pa.concat_tables(list(indexed.iter_batches(batch_size=None, batch_format="pyarrow"))).cast(
+            index_files(chunks[0][:1]).schema
+        )
+    classes = resolve_classes(source.classes, table["label"].to_pylist(), given_classes)
+    return source.files, table, classes
+
+
+def _index_chunk(batch: Mapping[str, Any]) -> pa.Table:
+    return index_files(list(batch["files"][0]))
+
+
+def _read(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A stripe's parts, one row each, as Arrow-friendly bytes."""
+    stripe: Stripe = batch["stripe"][0]
+    for part in read_stripe(stripe):
+        yield {
+            "shard": np.array([part["shard"]]),
+            "part": np.array([part["part"]]),
+            "keys": pa.array([b"".join(part["keys"])], pa.large_binary()),
+            "labels": pa.array([part["labels"].astype("<i8").tobytes()], pa.large_binary()),
+            "images": pa.array([[image or b"" for image in part["images"]]], pa.list_(pa.large_binary())),
+        }
+
+
+class Decode:
+    """Encoded pictures to pixels, with the reason of each that cannot be decoded."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        pixels, reasons = [], []
+        for images in batch["images"]:
+            stack, why = [], []
+            for image in images:
+                try:
+                    if not image:
+                        raise Undecodable("no image")
+                    stack.append(decode_image(image, self.size))
+                    why.append("")
+                except Undecodable as error:
+                    stack.append(np.zeros((3, self.size, self.size), np.uint8))
+                    why.append(error.reason)
+            pixels.append(np.stack(stack).tobytes())
+            reasons.append(json.dumps(why))
+        kept = {name: batch[name] for name in ("shard", "part", "keys", "labels")}
+        return {**kept, "pixels": pa.array(pixels, pa.large_binary()), "reasons": pa.array(reasons)}
+
+
+class PrefixActor:
+    """Runs the frozen prefix and writes cache parts."""
+
+    def __init__(self, run: str, classes: int, folders: str) -> None:
+        self.store = Store(run)
+        self.spec: RunSpec = run_spec(self.store)
+        torch.set_num_threads(self.spec.threads)
+        self.tm, self.fingerprint = build_tangent(self.spec, classes)
+        self.preprocess = Preprocess.of(self.tm.network)
+        self.folders = folders
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        size = self.preprocess.size
+        began = time.perf_counter()
+        pixels = [np.frombuffer(p, np.uint8).reshape(-1, 3, size, size) for p in batch["pixels"]]
+        good = [np.array([not why for why in json.loads(r)], bool) for r in batch["reasons"]]
+        tokens = self._tokens(np.concatenate([p[g] for p, g in zip(pixels, good, strict=True)]))
+        answers: list[str] = []
+        at = 0
+        for row in range(len(pixels)):
+            count = int(good[row].sum())
+            answers.append(self._write(batch, row, good[row], tokens[at : at + count]))
+            at += count
+        seconds = time.perf_counter() - began
+        return {"answer": answers, "seconds": np.full(len(answers), seconds / max(1, len(answers)))}
+
+    def _tokens(self, pixels: np.ndarray) -> np.ndarray:
+        return prefix_tokens(self.tm, self.preprocess, pixels, self.spec)
+
+    def _write(self, batch: Mapping[str, Any], row: int, good: np.ndarray, tokens: np.ndarray) -> str:
+        shard, part = int(batch["shard"][row]), int(batch["part"][row])
+        flat = bytes(batch["keys"][row])
+        keys = [flat[at : at + 16] for at in range(0, len(flat), 16)]
+        labels = np.frombuffer(batch["labels"][row], "<i8").astype(np.int64)
+        reasons = json.loads(batch["reasons"][row])
+        folder = self.folders.format(shard=shard)
+        ref = None
+        if good.any():
+            written = write_part(
+                self.store,
+                folder,
+                part,
+                keys=[key for key, ok in zip(keys, good, strict=True) if ok],
+                labels=labels[good],
+                tokens=tokens,
+                dtype=self.spec.cache_dtype,
+                fingerprint=self.fingerprint,
+            )
+            ref = {**written.to_json(), "part": part}
+        answer = json.dumps(
+            {
+                "shard": shard,
+                "part": part,
+                "ref": ref,
+                "keys": [key.hex() for key, ok in zip(keys, good, strict=True) if ok],
+                "bad": {key.hex(): why for key, why in zip(keys, reasons, strict=True) if why},
+                "fingerprint": self.fingerprint,
+            }
+        )
+        self.store.write(_marker(folder, part), answer.encode())
+        return answer
+
+
+def prefix_tokens(tm: TangentModel, preprocess: Preprocess, pixels: np.ndarray, spec: RunSpec) -> np.ndarray:
+    """uint8 (n, 3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits.
+
+    Guarantees: a picture's tokens do not depend on the pictures around it: every pass has the same shape.
+    """
+    out = []
+    device = torch.device(spec.device)
+    target = torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16
+    for at in range(0, len(pixels), PREFIX_BATCH):
+        chunk = torch.from_numpy(np.array(pixels[at : at + PREFIX_BATCH]))
+        count = len(chunk)
+        if count < PREFIX_BATCH:
+            chunk = torch.cat([chunk, torch.zeros(PREFIX_BATCH - count, *chunk.shape[1:], dtype=torch.uint8)])
+        images = preprocess(chunk.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+            tokens = tm.prefix(images)[:count]
+        stored = tokens.to(target)
+        if not bool(torch.isfinite(stored).all()):
+            raise TaftError(
+                f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16"
+            )
+        out.append(stored.cpu())
+    if not out:
+        return np.zeros((0, 1, 1), np.float16 if spec.cache_dtype == "float16" else np.uint16)
+    tokens = torch.cat(out)
+    return tokens.numpy() if target is torch.float16 else tokens.view(torch.int16).numpy().view(np.uint16)
+
+
+def _marker(folder: str, part: int) -> str:
+    return f"{folder}/part-{part:03d}.json"
+
+
+def build_cache(
+    store: Store,
+    run: str,
+    spec: RunSpec,
+    *,
+    data: str,
+    shards: int,
+    assignment: str,
+    classes: Sequence[str] | None,
+    folders: str,
+    tombstones: Mapping[str, str],
+    secret: bytes,
+    workers: int,
+    report: Report,
+) -> CacheResult:
+    """Index the data, assign shards, run the prefix, write the parts; parts that a killed pass finished are not redone."""
+    started = time.time()
+    files, index, names = index_source(data, classes)
+    index = _without_forgotten(index, tombstones, secret)
+    planned = build_manifest(index, classes=names, seed=spec.seed, shards=shards, method=assignment)  # type: ignore[arg-type]
+    check_rejected(counts(planned), spec.max_rejected)
+    pieces = stripes(planned, files, budget_bytes=STRIPE_BYTES, part_rows=PART_ROWS)
+    every = [part for piece in pieces for part in piece.parts]
+    answers = _finished(store, folders, every, {part: rows for piece in pieces for part, rows in _rows(piece).items()})
+    wanted = set(every) - answers.keys()
+    total = sum(len(piece) for piece in pieces)
+    done = sum(len(answer["keys"]) + len(answer["bad"]) for answer in answers.values())
+    report("prefix", done, total)
+    prefix_seconds = 0.0
+    prefix_started = time.time()
+    if wanted:
+        todo = [piece.only(wanted) for piece in pieces]
+        for answer in _pass([piece for piece in todo if len(piece)], run, spec, len(names), folders, workers):
+            answers[answer["shard"], answer["part"]] = answer
+            done += len(answer["keys"]) + len(answer["bad"])
+            report("prefix", done, total)
+        prefix_seconds = time.time() - prefix_started
+    bad = {bytes.fromhex(key): why for answer in answers.values() for key, why in answer["bad"].items()}
+    table = reject(planned, bad) if bad else planned
+    check_rejected(counts(table), spec.max_rejected)
+    placed = {where: [bytes.fromhex(key) for key in answer["keys"]] for where, answer in answers.items()}
+    table = place(table, {where: keys for where, keys in placed.items() if keys})
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for (shard, _), answer in sorted(answers.items()):
+        if answer["ref"] is not None:
+            parts.setdefault(str(shard), []).append(answer["ref"])
+    ended = time.time()
+    return CacheResult(
+        table=table,
+        parts=parts,
+        classes=names,
+        fingerprint=next((a["fingerprint"] for a in answers.values()), ""),
+        seconds=ended - started,
+        prefix_seconds=prefix_seconds,
+        started=started,
+        ended=ended,
+        images=len(table) - counts(table)["rejected"],
+        bytes=sum(ref["bytes"] for refs in parts.values() for ref in refs),
+    )
+
+
+def remove_markers(store: Store, prefix: str) -> None:
+    """The progress marks of a pass, once the manifest has taken over."""
+    for info in store.list(f"{prefix}/"):
+        if info.key.endswith(".json"):
+            store.delete(info.key)
+
+
+def _without_forgotten(index: pa.Table, tombstones: Mapping[str, str], secret: bytes) -> pa.Table:
+    """Forgotten ids stay out of every later ingest of this run."""
+    if not tombstones:
+        return index
+    reasons = [
+        "forgotten" if reason is None and id_hash(name, secret) in tombstones else reason
+        for name, reason in zip(index["id"].to_pylist(), index["reason"].to_pylist(), strict=True)
+    ]
+    position = index.schema.get_field_index("reason")
+    return index.set_column(position, index.schema.field(position), pa.array(reasons, pa.string()))
+
+
+def _rows(piece: Stripe) -> dict[tuple[int, int], int]:
+    return {
+        part: int(((piece.shard == part[0]) & (piece.part == part[1])).sum()) for part in piece.parts
+    }
+
+
+def _finished(
+    store: Store, folders: str, parts: Sequence[tuple[int, int]], rows: Mapping[tuple[int, int], int]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """Answers of an earlier pass whose parts are still there, whole."""
+    there = {info.key: info.size for info in store.list(f"{folders.split('/')[0]}/")}
+    answers: dict[tuple[int, int], dict[str, Any]] = {}
+    for shard, part in parts:
+        key = _marker(folders.format(shard=shard), part)
+        if key not in there:
+            continue
+        try:
+            answer = json.loads(store.read(key))
+            ref = answer["ref"]
+            intact = ref is None or there.get(ref["key"]) == ref["bytes"]
+        except (ObjectMissing, ValueError, KeyError, TypeError):
+            continue
+        if intact and len(answer["keys"]) + len(answer["bad"]) == rows[shard, part]:
+            answers[shard, part] = answer
+    return answers
+
+
+def _pass(
+    pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
+) -> Iterator[dict[str, Any]]:
+    from taft_ray.models import load_model
+
+    size = load_model(spec.model, spec.weights, spec.image_size).preprocess.size
+    on_gpu = spec.device == "cuda"
+    # On a machine without GPUs the actors share its cores with the lanes that start beside them and idle meanwhile
+    share = 0.4 * spec.threads
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    dataset = (
+        ray.data.from_items([{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces))
+        .map_batches(_read, batch_size=1, num_cpus=0.25)
+        .map_batches(Decode(size), batch_size=1, num_cpus=0.25, zero_copy_batch=True)
+        .map_batches(
+            PrefixActor,
+            fn_constructor_args=(run, classes, folders),
+            batch_size=PARTS_A_CALL,
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=0 if on_gpu else share,
+            num_gpus=1 if on_gpu else 0,
+        )
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        for answer in batch["answer"]:
+            yield json.loads(answer)

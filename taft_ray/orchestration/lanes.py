@@ -1,0 +1,136 @@
+"""Lanes: each is one Ray Train trainer with one worker, which takes shards from the composer until none is left.
+
+A lost lane restarts alone (one trainer a lane), and what it had not committed is fitted again by whoever asks next.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from taft_ray.errors import TaftError
+from taft_ray.orchestration.actors import actor_name, ask
+from taft_ray.orchestration.features import Report
+from taft_ray.orchestration.session import NAMESPACE
+from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.plans.spec import RunSpec
+
+MAX_FAILURES = 3  # restarts of one lane before the run fails
+_POLL_S = 0.5
+_WAIT_S = 0.2
+_PROGRESS_S = 1.0
+
+
+def lane_loop(config: Mapping[str, Any]) -> None:
+    """What a lane's worker runs."""
+    composer = ray.get_actor(actor_name(config["run"], "composer"), namespace=NAMESPACE)
+    lane, worker = config["lane"], None
+    said = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > _PROGRESS_S:
+            said = time.monotonic()
+            composer.progress.remote(lane, done, total)
+
+    while True:
+        task = ask(composer.take, lane)
+        if task is None:
+            return
+        if "wait" in task:
+            time.sleep(_WAIT_S)
+            continue
+        if worker is None:
+            worker = ShardWorker(config["run"], ask(composer.class_count))
+        ask(composer.finished, worker.fit(task, progress, lane))
+
+
+@dataclass
+class Lanes:
+    """Running lanes. ``wait`` blocks until the queue is empty and every lane has gone home."""
+
+    composer: ActorHandle
+    threads: list[threading.Thread]
+    errors: list[BaseException]
+    started: float
+    count: int
+
+    def wait(self, report: Report) -> float:
+        """Seconds since the lanes were started; the first lane's error when work is left that no lane can do."""
+        while any(thread.is_alive() for thread in self.threads):
+            status = ask(self.composer.training_status)
+            report("shards", status["trained"], status["trained"] + status["left"])
+            if self.errors and len(self.errors) == self.count:
+                break
+            self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
+        status = ask(self.composer.training_status)
+        report("shards", status["trained"], status["trained"] + status["left"])
+        if status["left"] and self.errors:
+            raise _readable(self.errors[0])
+        return time.time() - self.started
+
+    def send_home(self) -> None:
+        """Stop the lanes after what they are doing: the run failed elsewhere."""
+        ask(self.composer.close_queue)
+        for thread in self.threads:
+            thread.join()
+        ask(self.composer.close_queue, False)
+
+
+def start_lanes(run: str, spec: RunSpec, composer: ActorHandle, count: int) -> Lanes:
+    """Start ``count`` lanes in the background: one GPU, or a share of ``threads`` cores, each."""
+    # A spot notice is worth a watching actor only where nodes are pre-emptible; a CPU lane restarts in seconds
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if spec.device == "cuda" else "0")
+    lanes = Lanes(composer, [], [], time.time(), count)
+    for number in range(count):
+        thread = threading.Thread(target=_run_lane, args=(run, spec, f"lane-{number}", lanes.errors), daemon=True)
+        thread.start()
+        lanes.threads.append(thread)
+    return lanes
+
+
+def _run_lane(run: str, spec: RunSpec, lane: str, errors: list[BaseException]) -> None:
+    on_gpu = spec.device == "cuda"
+    try:
+        with tempfile.TemporaryDirectory(prefix="taft-ray-lane-") as scratch:  # Train wants a folder; nothing is kept
+            TorchTrainer(
+                lane_loop,
+                train_loop_config={"run": run, "lane": lane},
+                scaling_config=ScalingConfig(
+                    num_workers=1,
+                    use_gpu=on_gpu,
+                    resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 0.5 * spec.threads},
+                ),
+                run_config=RunConfig(
+                    name=lane, storage_path=scratch, failure_config=FailureConfig(max_failures=MAX_FAILURES)
+                ),
+            ).fit()
+    except Exception as error:
+        # handed to the driver's thread, which raises it when no other lane finishes the work
+        errors.append(error)
+
+
+def _readable(error: BaseException) -> BaseException:
+    """The package's own error inside Ray Train's wrapping, if there is one."""
+    seen: set[int] = set()
+    stack: list[BaseException | None] = [error]
+    while stack:
+        current = stack.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, TaftError):
+            return current
+        stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        stack += list(getattr(current, "worker_failures", {}).values())
+    return TaftError(f"a lane failed {MAX_FAILURES + 1} times: {error}")

@@ -1,0 +1,295 @@
+"""The verbs. Each connects, asks the composer, and returns one JSON-able answer; `train` is the main path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import save
+
+from taft_ray.data import check_rejected, counts, open_source
+from taft_ray.errors import DataError, StorageError, TaftError, UsageError
+from taft_ray.models import load_model
+from taft_ray.orchestration import session
+from taft_ray.orchestration.actors import ask, composer_for, worker_for
+from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
+from taft_ray.orchestration.lanes import start_lanes
+from taft_ray.orchestration.worker import build_tangent, run_spec
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import EMPTY, RunState
+from taft_ray.plans.train import lanes_for, pending_shards
+from taft_ray.storage import Store, digest_json, id_key, read_manifest, write_manifest, write_spec
+from taft_ray.storage import rundir as names
+
+BASE_KEY = f"{names.BASE_FOLDER}/base.safetensors"
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A report that says nothing."""
+
+
+def run_address(run: str) -> str:
+    """A run's folder as every process names it: URIs as they are, local paths absolute."""
+    return run if "://" in run else str(Path(run).expanduser().resolve())
+
+
+def train(
+    run: str, spec: RunSpec, *, monolithic: bool = False, lanes: int | None = None, report: Report = silent
+) -> dict[str, Any]:
+    """Bring a run to where every shard with samples has a delta, and compose it. Safe to call again at any time.
+
+    Writes the spec, the activation cache and the deltas that are missing; repeats nothing that the ledger has.
+    ``monolithic`` also trains one model over everything, on the same kind of worker, for comparison.
+    """
+    began = time.time()
+    run = run_address(run)
+    store = Store(run)
+    spec = replace(spec, data=run_address(spec.data), weights=spec.weights and run_address(spec.weights))
+    if not pinned(store):
+        open_source(spec.data)  # before anything is written: a wrong path must leave no run behind
+        loaded = load_model(spec.model, spec.weights, spec.image_size)
+        spec = replace(spec, weights_digest=loaded.weights_digest)
+    else:
+        spec = replace(spec, weights_digest=run_spec(store).weights_digest)
+    session.connect()
+    session.check_device(spec.device)
+    write_spec(store, spec.to_json())
+    secret = id_key(store, create=True)
+    composer = composer_for(run)
+    cpus, gpus = session.resources()
+    gpus = (gpus or int(os.environ.get("TAFT_RAY_AUTOSCALED_GPUS", "0"))) if spec.device == "cuda" else 0
+    count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes)
+    ask(composer.begin, environment(count))
+    state: RunState = ask(composer.snapshot)
+    work = state.cached is None or bool(pending_shards(state))
+    # On CPUs the lanes start beside the prefix pass and wait: their start takes as long as a small run's pass
+    running = start_lanes(run, spec, composer, count) if work and not gpus else None
+    try:
+        if state.cached is None:
+            _cache(store, run, spec, composer, state, secret, workers=gpus or count, report=report)
+    except BaseException:
+        if running is not None:
+            running.send_home()
+        raise
+    trained_from = time.time()
+    if work:
+        running = running or start_lanes(run, spec, composer, count)
+        wall = running.wait(report)
+        body = {
+            "wall_seconds": time.time() - trained_from,
+            "lanes": count,
+            "started": trained_from,
+            "ended": time.time(),
+            "lanes_started": running.started,
+            "seconds_since_lanes_start": wall,
+        }
+        ask(composer.commit, "training-finished", body, f"training-finished/{trained_from}")
+    _check_all_trained(ask(composer.snapshot))
+    if monolithic and ask(composer.want_monolith):
+        start_lanes(run, spec, composer, 1).wait(lambda what, done, total: report("monolith", done, total))
+    composed = ask(composer.compose)
+    return {**status(run), "compose": composed, "seconds": time.time() - began}
+
+
+def pinned(store: Store) -> bool:
+    """Whether the folder is a run already."""
+    return store.exists(names.SPEC_KEY)
+
+
+def environment(lanes: int) -> dict[str, Any]:
+    """Where a run was made."""
+    cpus, gpus = session.resources()
+    return {
+        "cpus": cpus,
+        "gpus": gpus,
+        "lanes": lanes,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _cache(
+    store: Store, run: str, spec: RunSpec, composer: Any, state: RunState, secret: bytes, *, workers: int, report: Report
+) -> None:
+    result = build_cache(
+        store, run, spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=spec.classes,
+        folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state.tombstones, secret=secret,
+        workers=workers, report=report,
+    )  # fmt: skip
+    described = _write_manifest(store, result)
+    tm, _ = build_tangent(spec, len(result.classes))
+    store.write(BASE_KEY, save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())}))
+    samples = [sum(ref["rows"] for ref in result.parts.get(str(shard), [])) for shard in range(spec.shards)]
+    body = {
+        "manifest": described["digest"],
+        "samples": samples,
+        "counts": counts(result.table),
+        "classes": list(result.classes),
+        "fingerprint": result.fingerprint,
+        "seconds": result.seconds,
+        "prefix_seconds": result.prefix_seconds,
+        "started": result.started,
+        "ended": result.ended,
+        "images": result.images,
+        "bytes": result.bytes,
+    }
+    ask(composer.commit, "cached", body, "cached")
+    remove_markers(store, names.CACHE_FOLDER)
+
+
+def _write_manifest(store: Store, result: CacheResult) -> dict[str, Any]:
+    meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint}
+    return write_manifest(store, result.table, meta)
+
+
+def _check_all_trained(state: RunState) -> None:
+    left = pending_shards(state)
+    if left:
+        raise TaftError(f"shards {left[:8]} have no delta, yet the lanes went home; run the same command again")
+    if all(shard.state == EMPTY for shard in state.shards.values()):
+        raise DataError("every shard is empty: no sample was kept")
+
+
+def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
+    """Accuracy of the composed model (both ways), of the monolith if there is one, and by number of shards."""
+    run, data = run_address(run), run_address(data)
+    store = Store(run)
+    spec = run_spec(store)
+    session.connect()
+    composer = composer_for(run)
+    parts, n_rejected = _eval_parts(store, run, spec, data, ask(composer.class_names), report)
+    state: RunState = ask(composer.snapshot)
+    if not state.in_model:
+        raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
+    worker = worker_for(run, spec, ask(composer.class_count))
+    answer: dict[str, Any] = {"data": data, "rejected": n_rejected}
+    by_mode: dict[str, Any] = {}
+    for mode in ("gram", "mean") if spec.compose == "gram" else ("mean",):
+        composed = ask(composer.compose, mode)
+        measured = ask(worker.evaluate, composed["key"], parts)
+        by_mode[mode] = {"accuracy": measured["accuracy"], "composed": composed["digest"], "seconds": composed["seconds"]}
+        if mode == spec.compose:
+            answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
+    answer["by_composition"] = by_mode
+    monolith = (state.monolith or {}).get("delta")
+    answer["monolith"] = None if monolith is None else ask(worker.evaluate, None, parts, monolith)["accuracy"]
+    shards = state.in_model
+    answer["by_shards"] = ask(
+        worker.accuracy_by_shards,
+        [shard.delta for shard in shards],
+        [shard.weight for shard in shards],
+        parts,
+        _milestones(len(shards)),
+    )
+    ask(composer.commit, "evaluated", answer, f"evaluated/{digest_json(answer)}")
+    return answer
+
+
+def _milestones(shards: int) -> list[int]:
+    """Where the curve of accuracy against shards is measured: about ten points."""
+    return sorted({max(1, round(shards * i / 10)) for i in range(1, 11)} | {1, shards})
+
+
+def _eval_parts(
+    store: Store, run: str, spec: RunSpec, data: str, classes: Sequence[str], report: Report
+) -> tuple[list[dict[str, Any]], int]:
+    """Cached tokens of evaluation data; made once for a data set of this name and content."""
+    prefix = names.eval_prefix(data)
+    eval_store = Store(f"{run.rstrip('/')}/{prefix}")
+    stamp = _stamp(data)
+    found = read_manifest(eval_store)
+    if found is None or found[1]["meta"]["stamp"] != stamp:
+        cpus, gpus = session.resources()
+        workers = (gpus if spec.device == "cuda" else 0) or lanes_for(spec.shards, gpus=0, cpus=cpus, threads=spec.threads)
+        result = build_cache(
+            store, run, spec, data=data, shards=1, assignment="hash", classes=classes,
+            folders=f"{prefix}/shard={{shard:05d}}", tombstones={}, secret=b"", workers=workers, report=report,
+        )  # fmt: skip
+        meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint, "stamp": stamp}
+        write_manifest(eval_store, result.table, meta)
+        remove_markers(store, f"{prefix}/shard=00000")
+        found = read_manifest(eval_store)
+        if found is None:
+            raise StorageError(f"{eval_store.uri}: the evaluation manifest vanished; run it again")
+    total = counts(found[0])
+    check_rejected(total, spec.max_rejected)
+    return [part for refs in found[1]["meta"]["parts"].values() for part in refs], total["rejected"]
+
+
+def _stamp(data: str) -> str:
+    """Changes when files of the data are added, removed or resized."""
+    return digest_json([[file.relative, file.size] for file in open_source(data).files])
+
+
+def status(run: str) -> dict[str, Any]:
+    """Where a run stands, from its composer."""
+    run = run_address(run)
+    run_spec(Store(run))
+    session.connect()
+    composer = composer_for(run)
+    state: RunState = ask(composer.snapshot)
+    return {
+        "run": run,
+        "composed": ask(composer.composed_digest) if state.in_model else None,
+        "shards": [
+            {
+                "shard": shard.shard,
+                "generation": shard.generation,
+                "samples": shard.samples,
+                "state": shard.state,
+                "delta": shard.delta["digest"] if shard.delta else None,
+            }
+            for _, shard in sorted(state.shards.items())
+        ],
+        "requests": [
+            {"request": r.request, "mode": r.mode, "samples": len(r.hashes), "done": r.forgotten is not None}
+            for r in state.requests.values()
+        ],
+        "monolith": None if state.monolith is None else {"purged": state.monolith.get("delta") is None},
+        "data": (state.cached or {}).get("counts"),
+    }
+
+
+def estimate(run: str, ids: Sequence[str], mode: str = "retrain") -> dict[str, Any]:
+    """What a forget would touch and take; nothing happens."""
+    run = run_address(run)
+    run_spec(Store(run))
+    session.connect()
+    return ask(composer_for(run).estimate, list(ids), mode)
+
+
+def forget(run: str, ids: Sequence[str], *, mode: str, report: Report = silent) -> dict[str, Any]:
+    """Forget samples: drop at once, purge, retrain if asked, and the certificate. Resumes what a crash interrupted."""
+    run = run_address(run)
+    spec = run_spec(Store(run))
+    session.connect()
+    composer = composer_for(run)
+    for unfinished in ask(composer.unfinished_requests):
+        _carry_out(run, spec, composer, ask(composer.resume_forget, unfinished), report)
+    asked = ask(composer.request_forget, list(dict.fromkeys(ids)), mode)
+    if asked["done"]:
+        return {**ask(composer.certificate, asked["request"]), "repeated": True}
+    return _carry_out(run, spec, composer, asked, report)
+
+
+def _carry_out(run: str, spec: RunSpec, composer: Any, asked: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    retrain_seconds = None
+    if asked["mode"] == "retrain":
+        worker = worker_for(run, spec, ask(composer.class_count))
+        ask(worker.ready)  # the actor's start is not the retrain's time
+        began = time.perf_counter()
+        for done, shard in enumerate(asked["retrain"]):
+            report("retrain", done, len(asked["retrain"]))
+            ask(composer.finished, ask(worker.fit, ask(composer.task_for, shard), None, "retrain"))
+        retrain_seconds = time.perf_counter() - began
+    return ask(composer.conclude_forget, asked["request"], retrain_seconds)
+
+
+__all__: Sequence[str] = ("estimate", "evaluate", "forget", "status", "train")

@@ -1,0 +1,56 @@
+"""Connecting to Ray: the cluster this process belongs to, or one of its own on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+
+from taft_ray.errors import NoDevice, StorageError
+
+NAMESPACE = "taft_ray"
+# on a cluster the head outlives spot workers: what must not die with one of them runs there
+HEAD = {"node:__internal_head__": 0.001}
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS (a submitted job has it), or start Ray on this machine. Idempotent."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # num_gpus=0 must not hide GPUs from a worker
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=True,
+            logging_level=logging.ERROR,
+            **({"include_dashboard": False} if address == "local" else {}),
+        )
+    except ConnectionError as error:
+        raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+
+
+def disconnect() -> None:
+    """Leave Ray; one that was started here ends."""
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def resources() -> tuple[int, int]:
+    """(CPUs, GPUs) of the cluster, as Ray counts them now."""
+    total = ray.cluster_resources()
+    return int(total.get("CPU", 0)), int(total.get("GPU", 0))
+
+
+def check_device(device: str) -> None:
+    """NoDevice when the run wants GPUs and the cluster neither has one nor can start one."""
+    if device != "cuda" or resources()[1] > 0 or os.environ.get("TAFT_RAY_AUTOSCALED_GPUS"):
+        return
+    raise NoDevice(
+        "device=cuda, but this cluster has no GPU; use --device cpu, or, where an autoscaler adds GPU workers, "
+        "set TAFT_RAY_AUTOSCALED_GPUS=<how many at most>"
+    )

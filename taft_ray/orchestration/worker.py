@@ -1,0 +1,294 @@
+"""The shard worker: from cached tokens to a delta in storage. A plain class; Ray is put around it at the rim."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taft_ray.data import epoch_order
+from taft_ray.models import load_model
+from taft_ray.plans.spec import RunSpec
+from taft_ray.storage import (
+    DeltaRef,
+    PartRef,
+    Store,
+    digest_json,
+    digest_tensors,
+    read_delta,
+    read_part,
+    read_spec,
+    write_delta,
+)
+from taft_ray.storage import rundir as names
+from taft_ray.errors import IntegrityError, StorageError
+from taft_ray.tangent import (
+    Delta,
+    Pictures,
+    Prepared,
+    Recomputed,
+    Sums,
+    TangentModel,
+    batches,
+    concatenate,
+    fit,
+    linearize,
+    shard_terms,
+    terms_to_delta,
+)
+
+PREPARE_CHUNK = 128  # pictures a prepare call: part of what fixes the last bits of a delta
+PREPARED_BUDGET = 4 << 30  # bytes of constants kept in memory; beyond it they are recomputed batch by batch
+
+Progress = Callable[[int, int], None]
+
+
+def run_spec(store: Store) -> RunSpec:
+    """The spec of the run in this folder; StorageError when there is no run."""
+    values = read_spec(store)
+    if values is None:
+        raise StorageError(f"no run at {store.uri}: run.json is missing; make one with taft-ray train")
+    return RunSpec.from_json(values)
+
+
+def build_tangent(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
+    """The run's tangent model on its device, and the fingerprint of its frozen prefix.
+
+    The fingerprint stands for everything that decides a token's bits: weights, cut, picture size and scaling, precision.
+    """
+    loaded = load_model(spec.model, spec.weights, spec.image_size)
+    if spec.weights_digest and loaded.weights_digest != spec.weights_digest:
+        raise IntegrityError(
+            f"the weights of {spec.model} changed since the run began: digest {loaded.weights_digest[:16]}, "
+            f"expected {spec.weights_digest[:16]}; give the same weights"
+        )
+    tm = linearize(loaded.network, num_classes=classes, **spec.linearize_options()).to(spec.device)
+    preprocess = loaded.preprocess
+    fingerprint = digest_json(
+        {
+            "weights": loaded.weights_digest,
+            "model": spec.model,
+            "last_blocks": spec.last_blocks,
+            "size": preprocess.size,
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+            "precision": spec.precision,
+            "dtype": spec.cache_dtype,
+            "threads": spec.threads,
+            "device": spec.device,
+        }
+    )
+    return tm, fingerprint
+
+
+class ShardWorker:
+    """Fits shards of one run. Keeps the model; reads tokens, writes deltas, and says what it did."""
+
+    def __init__(self, run: str, classes: int, idle_s: float | None = None) -> None:
+        self.store = Store(run)
+        self.spec = run_spec(self.store)
+        torch.set_num_threads(self.spec.threads)
+        torch.use_deterministic_algorithms(True, warn_only=self.spec.device == "cuda")
+        self.tm, self.fingerprint = build_tangent(self.spec, classes)
+        self._prepared_eval: tuple[str, Pictures, Tensor] | None = None
+        self._last_use = time.monotonic()
+        if idle_s is not None:
+            threading.Thread(target=self._leave_when_idle, args=(idle_s,), daemon=True).start()
+
+    def _leave_when_idle(self, idle_s: float) -> None:
+        while time.monotonic() - self._last_use < idle_s:
+            time.sleep(min(idle_s, 5.0))
+        os._exit(0)  # a detached actor ends itself: nothing is lost, its deltas are in storage
+
+    def ready(self) -> bool:
+        return True
+
+    def read(self, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], Tensor, list[np.ndarray]]:
+        """Keys, labels (n,) and token arrays of the parts, in ascending order of the sample keys."""
+        read = [
+            read_part(self.store, PartRef.from_json(part), fingerprint=self.fingerprint, into=self._copies())
+            for part in parts
+        ]
+        keys = [key for part in read for key in part.keys]
+        labels = torch.from_numpy(np.concatenate([part.labels for part in read]) if read else np.zeros(0, np.int64))
+        return keys, labels, [_as_torch_readable(part.tokens) for part in read]
+
+    def _copies(self) -> Path | None:
+        return None
+
+    def _tokens(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        tokens = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0]))
+        return tokens.view(torch.bfloat16) if self.spec.cache_dtype == "bfloat16" else tokens
+
+    def prepare(self, tokens: Tensor) -> Pictures:
+        """Constants of all pictures in memory while they fit the budget, else recomputed batch by batch."""
+        first = self.tm.prepare(tokens[:PREPARE_CHUNK])
+        if first.nbytes() / len(first) * len(tokens) > PREPARED_BUDGET:
+            return Recomputed(self.tm.prepare, tokens)
+        parts = [first]
+        parts += [
+            self.tm.prepare(tokens[at : at + PREPARE_CHUNK]) for at in range(PREPARE_CHUNK, len(tokens), PREPARE_CHUNK)
+        ]
+        return concatenate(parts)
+
+    def fit(
+        self, task: dict[str, Any], progress: Progress | None = None, lane: str = ""
+    ) -> dict[str, Any]:
+        """Fit one shard (or everything, for the monolith) and write its delta.
+
+        task: {"shard": number or "monolith", "generation": n, "parts": [PartRef JSON]}.
+        Returns what the composer commits: {"shard", "generation", "samples", "delta": DeltaRef JSON, "facts": {…}}.
+        """
+        self._last_use = time.monotonic()
+        monolith = task["shard"] == "monolith"
+        started = time.time()
+        keys, labels, arrays = self.read(task["parts"])
+        order = sorted(range(len(keys)), key=keys.__getitem__)  # a monolith's parts come shard by shard
+        keys = [keys[i] for i in order]
+        labels = labels[order]
+        tokens = self._tokens(arrays)[order] if arrays else torch.zeros(0)
+        read_s = time.time() - started
+        pictures: Pictures = self.prepare(tokens) if len(labels) else _nothing(self.tm)
+        prepare_s = time.time() - started - read_s
+
+        def by_key(count: int, seed: int, epoch: int) -> Tensor:
+            return torch.from_numpy(epoch_order(keys, seed=seed, epoch=epoch))
+
+        delta = fit(self.tm, pictures, labels, self.spec.fit_config(), order=by_key, progress=progress)
+        gram = None
+        gram_started = time.time()
+        if self.spec.compose == "gram" and not monolith:
+            gram = self._gram(pictures)
+        terms = shard_terms({name: value.cpu() for name, value in delta.items()}, gram)
+        gram_s = time.time() - gram_started
+        folder = names.MONOLITH_FOLDER if monolith else names.delta_folder(int(task["shard"]))
+        meta = {"shard": str(task["shard"]), "samples": str(len(labels)), "fingerprint": self.fingerprint}
+        ref = write_delta(
+            self.store, folder, int(task["generation"]), {name: term.numpy() for name, term in terms.items()}, meta
+        )
+        ended = time.time()
+        self._last_use = time.monotonic()
+        report = delta.report
+        return {
+            "shard": task["shard"],
+            "generation": int(task["generation"]),
+            "samples": len(labels),
+            "delta": ref.to_json(),
+            "facts": {
+                "seconds": ended - started,
+                "fit_seconds": report.seconds,
+                "read_seconds": read_s,
+                "prepare_seconds": prepare_s,
+                "statistics_seconds": gram_s,
+                "started": started,
+                "ended": ended,
+                "samples": len(labels),
+                "lane": lane,
+                "solver": report.solver,
+                "iterations": report.iterations,
+                "residual": report.residual,
+                "distance_bound": report.distance_bound,
+                "objective": report.objective,
+                "converged": report.converged,
+                "norm": float(delta.norm()),
+            },
+        }
+
+    def _gram(self, pictures: Pictures) -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for _, batch in batches(pictures, 1 << 30 if isinstance(pictures, Prepared) else PREPARE_CHUNK):
+            for name, matrix in self.tm.gram(batch).items():
+                total[name] = total[name] + matrix if name in total else matrix
+        return {name: matrix.cpu() for name, matrix in total.items()}
+
+    # --- evaluation: the same model, cached tokens of other pictures
+
+    def evaluate(self, delta_key: str | None, parts: Sequence[dict[str, Any]], delta_ref: dict | None = None) -> dict:
+        """Accuracy on the parts of the composed snapshot at ``delta_key``, or of one shard's (or the monolith's) delta."""
+        self._last_use = time.monotonic()
+        began = time.perf_counter()
+        pictures, labels = self._eval_set(parts)
+        if delta_ref is not None:
+            tensors, _ = read_delta(self.store, DeltaRef.from_json(delta_ref))
+            delta = terms_to_delta({n: torch.from_numpy(v) for n, v in tensors.items()}, torch.float32)
+        else:
+            delta = load_snapshot(self.store, str(delta_key))
+        correct = self._correct(pictures, labels, delta)
+        return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
+
+    def accuracy_by_shards(
+        self, refs: Sequence[dict[str, Any]], weights: Sequence[int], parts: Sequence[dict[str, Any]], counts: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Accuracy of the first m shards composed, for each m in ``counts``, by every composition the deltas allow."""
+        self._last_use = time.monotonic()
+        pictures, labels = self._eval_set(parts)
+        sums, rows = Sums(), []
+        for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
+            tensors, _ = read_delta(self.store, DeltaRef.from_json(ref))
+            sums.add({name: torch.from_numpy(value) for name, value in tensors.items()}, weight)
+            if position not in counts or not sums.weight:
+                continue
+            row: dict[str, Any] = {"shards": position}
+            for mode in ("mean", "gram") if self.spec.compose == "gram" else ("mean",):
+                composed = sums.compose(mode, self.spec.epsilon).to(torch.float32)
+                row[mode] = self._correct(pictures, labels, composed) / max(1, len(labels))
+            rows.append(row)
+        return rows
+
+    def _eval_set(self, parts: Sequence[dict[str, Any]]) -> tuple[Pictures, Tensor]:
+        name = digest_json([part["digest"] for part in parts])
+        if self._prepared_eval is None or self._prepared_eval[0] != name:
+            _, labels, arrays = self.read(parts)
+            self._prepared_eval = (name, self.prepare(self._tokens(arrays)), labels)
+        return self._prepared_eval[1:]
+
+    @torch.no_grad()
+    def _correct(self, pictures: Pictures, labels: Tensor, delta: Delta) -> int:
+        delta = delta.to(self.tm.device)
+        self.tm.zero_delta().check_like(delta, what="composed delta")
+        correct = 0
+        for part, batch in batches(pictures, 256):
+            logits = batch.primal + self.tm.tangent(batch, delta)
+            correct += int((logits.argmax(1).cpu() == labels[part]).sum())
+        return correct
+
+
+def _as_torch_readable(tokens: np.ndarray) -> np.ndarray:
+    return tokens if tokens.dtype != np.uint16 else tokens.view(np.int16)
+
+
+def _nothing(tm: TangentModel) -> Prepared:
+    return Prepared(torch.zeros(0, tm.num_classes), {}, 0)
+
+
+def snapshot_digest(delta: Delta) -> str:
+    """The digest of a composed model: of its float32 values, by name."""
+    return digest_tensors({name: value.float().numpy() for name, value in delta.items()})
+
+
+def save_snapshot(store: Store, delta: Delta) -> str:
+    """Write the composed model as safetensors, named by its digest; returns the digest."""
+    from safetensors.numpy import save
+
+    digest = snapshot_digest(delta)
+    key = names.composed_key(digest)
+    store.write(key, save({name: value.float().contiguous().numpy() for name, value in delta.items()}))
+    return digest
+
+
+def load_snapshot(store: Store, key: str) -> Delta:
+    """A composed model, float32; IntegrityError when its bytes do not have the digest in its name."""
+    from safetensors.numpy import load
+
+    tensors = load(store.read(key))
+    delta = Delta({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
+    if names.composed_key(snapshot_digest(delta)) != key:
+        raise IntegrityError(f"{key} in {store.uri} is damaged: remove it, it is made again from the ledger")
+    return delta

@@ -1,0 +1,1 @@
+"""Decisions as pure functions of the spec and the ledger: no ray, no clock, no storage."""

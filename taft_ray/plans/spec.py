@@ -1,0 +1,118 @@
+"""A run's immutable spec: everything that decides the bits of its deltas, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import timm
+import torch
+
+import taft_ray
+from taft_ray.data import METHODS
+from taft_ray.errors import SpecMismatch, UsageError
+from taft_ray.tangent import DEFAULT_EPSILON, FitConfig
+
+COMPOSITIONS = ("gram", "mean")
+WEIGHTINGS = ("uniform", "samples")
+DTYPES = ("float16", "bfloat16")
+PRECISIONS = ("bfloat16", "float32")
+_VERSIONS = {"taft_ray": taft_ray.__version__, "torch": torch.__version__, "timm": timm.__version__}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What a run is. Two runs with equal specs and equal data have equal deltas on equal hardware.
+
+    threads: CPU threads of every lane and every prefix actor; the last bits of a sum depend on it, so it is fixed here
+        and not taken from the machine.
+    weighting: "uniform" is the paper's plain mean of shards; "samples" weighs a shard by its number of samples.
+    max_rejected: the fraction of source rows that may be rejected before the run fails.
+    """
+
+    data: str
+    model: str
+    weights: str | None = None
+    weights_digest: str = ""
+    image_size: int | None = None
+    classes: tuple[str, ...] | None = None
+    shards: int = 10
+    assignment: str = "hash"
+    last_blocks: int | str = 1
+    trainable: str = "full"
+    reset: bool = False
+    cls_token: bool = False
+    seed: int = 0
+    solver: str = "ridge"
+    loss: str = "rsl"
+    kappa: float = 15.0
+    alpha: float = 1.0
+    penalty: float = 0.001
+    tolerance: float = 1e-3
+    max_iterations: int = 300
+    epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    milestones: tuple[int, ...] = (15, 25)
+    compose: str = "gram"
+    epsilon: float = DEFAULT_EPSILON
+    weighting: str = "uniform"
+    precision: str = "bfloat16"
+    cache_dtype: str = "float16"
+    device: str = "cpu"
+    threads: int = 1
+    max_rejected: float = 0.01
+    versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(_VERSIONS))
+
+    def __post_init__(self) -> None:
+        if self.shards < 1:
+            raise UsageError(f"expected shards >= 1, got {self.shards}; set --shards")
+        if self.threads < 1:
+            raise UsageError(f"expected threads >= 1, got {self.threads}; set --threads")
+        if not 0 <= self.max_rejected <= 1:
+            raise UsageError(f"expected 0 <= max_rejected <= 1, got {self.max_rejected}; set --max-rejected")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"expected 0 <= seed < 2^63, got {self.seed}; set --seed")
+        for name, allowed in (
+            ("assignment", METHODS),
+            ("compose", COMPOSITIONS),
+            ("weighting", WEIGHTINGS),
+            ("cache_dtype", DTYPES),
+            ("precision", PRECISIONS),
+            ("device", ("cpu", "cuda")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        self.fit_config()
+
+    def fit_config(self) -> FitConfig:
+        names = {field.name for field in fields(FitConfig)}
+        return FitConfig(**{name: getattr(self, name) for name in names if hasattr(self, name)})
+
+    def linearize_options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("last_blocks", "trainable", "reset", "cls_token", "seed")}
+
+    def weight_of(self, samples: int) -> int:
+        """How often a shard's delta counts in the mean: an empty shard weighs nothing."""
+        return samples if self.weighting == "samples" else int(samples > 0)
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            out[field.name] = (
+                list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+            )
+        return out
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RunSpec:
+        known = {field.name for field in fields(cls)}
+        if values.keys() - known:
+            raise SpecMismatch(
+                f"the run was made by another version of taft_ray: unknown fields {sorted(values.keys() - known)}"
+            )
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})

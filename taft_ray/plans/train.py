@@ -1,0 +1,17 @@
+"""What still needs a delta, and who should fit it next."""
+
+from __future__ import annotations
+
+from taft_ray.plans.state import PENDING, RunState
+
+
+def pending_shards(state: RunState) -> list[int]:
+    """Shards without a delta, the largest first: the longest fit must not start last. Dropped shards stay dropped."""
+    waiting = [shard for shard in state.shards.values() if shard.state == PENDING]
+    return [shard.shard for shard in sorted(waiting, key=lambda shard: (-shard.samples, shard.shard))]
+
+
+def lanes_for(shards: int, *, gpus: int, cpus: int, threads: int, asked: int | None = None) -> int:
+    """How many workers train at once: one a GPU, or one for every ``threads`` cores; never more than shards."""
+    available = gpus if gpus else max(1, cpus // threads)
+    return max(1, min(shards, asked if asked is not None else available))

@@ -1,0 +1,56 @@
+"""How far a verb is, on stderr: a bar in a terminal, a line now and then in a job's log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+_LINE_S = 5.0
+_LABELS = {
+    "prefix": "pictures through the frozen prefix",
+    "shards": "shards with a delta",
+    "monolith": "comparison model",
+    "retrain": "shards retrained",
+}
+
+
+class ProgressReport:
+    """A report callable for the verbs; a context manager."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._console = Console(stderr=True)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, tuple[float, int]] = {}
+        self._began = time.monotonic()
+
+    def __enter__(self) -> ProgressReport:
+        if not self.quiet and self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bars = Progress(*columns, console=self._console)
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self.quiet or not total:
+            return
+        label = _LABELS.get(what, what)
+        if self._bars is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(label, total=total)
+            self._bars.update(self._tasks[what], completed=done, total=total)
+            return
+        said, last = self._said.get(what, (-_LINE_S, -1))
+        now = time.monotonic() - self._began
+        if done != last and (done == total or now - said >= _LINE_S):
+            self._said[what] = (now, done)
+            print(f"[{now:7.1f}s] {label}: {done:,}/{total:,}", file=sys.stderr, flush=True)

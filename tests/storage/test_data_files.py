@@ -1,0 +1,321 @@
+"""Cache parts, deltas, manifest and run folder: what is written comes back, and every damage is found and named."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from taft_ray.errors import IntegrityError, ObjectMissing, SpecMismatch, UsageError
+from taft_ray.storage import (
+    DeltaRef,
+    PartRef,
+    Store,
+    id_key,
+    read_delta,
+    read_manifest,
+    read_part,
+    read_spec,
+    rewrite_part,
+    rundir,
+    write_delta,
+    write_manifest,
+    write_part,
+    write_spec,
+)
+
+# n samples, T tokens, d width
+KEYS = [bytes([n]) * 16 for n in range(6)]
+LABELS = np.arange(6, dtype=np.int64) - 2
+PREFIX = rundir.shard_prefix(17)
+FOLDER = rundir.delta_folder(17)
+DELTA = {"w.b": np.arange(-3, 3).reshape(2, 3), "w.a": np.array(2**62), "empty": np.zeros((0, 4), np.int64)}
+META = {name: name * 2 for name in "zyxwvutsrq"}
+ROWS = pa.table({"sample_key": KEYS, "shard": [1, 2, 3, 4, 5, 6]})
+
+
+def tokens_of(dtype: str) -> np.ndarray:
+    bits = np.random.default_rng(0).integers(0, 2**16, (6, 3, 4), dtype=np.uint16)  # every bit pattern, NaN among them
+    return bits.view(np.float16) if dtype == "float16" else bits
+
+
+def part(store: Store, dtype: str = "float16", number: int = 0) -> PartRef:
+    rows = {"keys": KEYS, "labels": LABELS, "tokens": tokens_of(dtype), "dtype": dtype}
+    return write_part(store, PREFIX, number, **rows, fingerprint="model-a")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_part_comes_back_bit_for_bit(store: Store, dtype: str) -> None:
+    ref = part(store, dtype, number=7)
+    assert ref.key == f"cache/shard=00017/part-007-{ref.digest[:16]}.arrow"
+    assert ref.rows == 6
+    assert PartRef.from_json(ref.to_json()) == ref
+    for verify in (True, False):
+        back = read_part(store, ref, fingerprint="model-a", verify=verify)
+        assert back.keys == KEYS
+        assert back.dtype == dtype
+        assert np.array_equal(back.labels, LABELS)
+        assert back.tokens.dtype == tokens_of(dtype).dtype
+        assert back.tokens.shape == (6, 3, 4)
+        assert back.tokens.tobytes() == tokens_of(dtype).tobytes()
+        assert not back.tokens.flags.writeable
+        assert not back.tokens.flags.owndata
+
+
+def test_part_is_mapped_not_copied(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    tokens = np.zeros((64, 16, 1024), np.float16)
+    keys = [n.to_bytes(16) for n in range(64)]
+    ref = write_part(store, "p", 0, keys=keys, labels=np.arange(64), tokens=tokens, dtype="float16", fingerprint="f")
+    before = pa.total_allocated_bytes()
+    back = read_part(store, ref, fingerprint="f")
+    assert pa.total_allocated_bytes() - before < 100_000
+    address = back.tokens.__array_interface__["data"][0]
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if ref.key in line]
+    ranges = [[int(end, 16) for end in line[0].split("-")] for line in maps]
+    assert any(start <= address < stop for start, stop in ranges)
+
+
+def test_writing_a_part_again_is_harmless(store: Store) -> None:
+    assert part(store) == part(store)
+    assert len(store.list()) == 1
+
+
+def test_a_part_without_rows(store: Store) -> None:
+    empty = np.zeros((0, 3, 4), np.float16)
+    ref = write_part(store, "p", 0, keys=[], labels=LABELS[:0], tokens=empty, dtype="float16", fingerprint="f")
+    assert read_part(store, ref, fingerprint="f").tokens.shape == (0, 3, 4)
+
+
+def test_part_of_another_model_is_refused(store: Store) -> None:
+    with pytest.raises(IntegrityError, match="another model's cache"):
+        read_part(store, part(store), fingerprint="model-b")
+
+
+def test_copy_of_a_part_is_kept_only_where_asked(s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(s3_uri)
+    ref = part(store)
+    read_part(store, ref, fingerprint="model-a", into=tmp_path)
+    assert (tmp_path / ref.key).is_file()
+    monkeypatch.setattr(store, "fetch", lambda *_: pytest.fail("fetched twice"))
+    assert read_part(store, ref, fingerprint="model-a", into=tmp_path).keys == KEYS
+
+
+def test_copy_of_a_part_leaves_no_file_unasked(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(s3_uri)
+    ref, fetched = part(store), []
+    fetch = store.fetch
+    monkeypatch.setattr(store, "fetch", lambda *args: fetched.append(fetch(*args)) or fetched[-1])
+    assert read_part(store, ref, fingerprint="model-a").tokens.tobytes() == tokens_of("float16").tobytes()
+    assert len(fetched) == 1
+    assert not fetched[0].exists()
+
+
+def test_rewritten_part_lacks_exactly_the_dropped_rows(store: Store) -> None:
+    ref = part(store)
+    new = rewrite_part(store, PREFIX, 0, ref, drop={KEYS[0], KEYS[4], b"?" * 16}, fingerprint="model-a")
+    assert new is not None
+    back = read_part(store, new, fingerprint="model-a")
+    kept = [1, 2, 3, 5]
+    assert back.keys == [KEYS[row] for row in kept]
+    assert np.array_equal(back.labels, LABELS[kept])
+    assert back.tokens.tobytes() == tokens_of("float16")[kept].tobytes()
+    assert KEYS[4] not in store.read(new.key)
+    assert store.exists(ref.key)
+    assert rewrite_part(store, PREFIX, 0, ref, drop=set(), fingerprint="model-a") == ref
+    assert rewrite_part(store, PREFIX, 0, ref, drop=set(KEYS), fingerprint="model-a") is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keys": KEYS[:5]},
+        {"keys": [*KEYS[:5], b"short"]},
+        {"labels": LABELS.astype(np.int32)},
+        {"labels": LABELS[:5]},
+        {"tokens": np.zeros((6, 12), np.float16)},
+        {"tokens": np.zeros((6, 0, 4), np.float16)},
+        {"tokens": np.zeros((6, 3, 4), np.float32)},
+        {"dtype": "bfloat16"},
+        {"dtype": "float32"},
+    ],
+)
+def test_wrong_rows_are_refused(tmp_path: Path, change: dict) -> None:
+    store = Store(str(tmp_path))
+    rows = {"keys": KEYS, "labels": LABELS, "tokens": tokens_of("float16"), "dtype": "float16", "fingerprint": "f"}
+    with pytest.raises(UsageError, match="expected"):
+        write_part(store, "p", 0, **{**rows, **change})
+    assert store.list() == []
+
+
+def test_delta_comes_back_exactly(store: Store) -> None:
+    ref = write_delta(store, FOLDER, 3, DELTA, META)
+    assert ref.key == f"deltas/shard=00017/000003-{ref.digest[:16]}.safetensors"
+    assert DeltaRef.from_json(ref.to_json()) == ref
+    tensors, meta = read_delta(store, ref)
+    assert meta == META
+    assert list(tensors) == sorted(DELTA)
+    for name, tensor in tensors.items():
+        assert tensor.dtype == np.int64
+        assert tensor.shape == DELTA[name].shape
+        assert np.array_equal(tensor, DELTA[name])
+    assert read_delta(store, write_delta(store, FOLDER, 0, {}, {})) == ({}, {})
+
+
+def test_equal_deltas_have_equal_bytes_in_every_process(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    shuffled = {name: np.asarray(DELTA[name], order="F") for name in reversed(DELTA)}
+    refs = {write_delta(store, FOLDER, 0, tensors, META) for tensors in (DELTA, shuffled)}
+    code = f"from test_data_files import *; print(write_delta(Store({str(tmp_path)!r}), FOLDER, 0, DELTA, META).digest)"
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {ref.digest for ref in refs} == {result.stdout.strip()}
+    assert len(store.list()) == 1
+
+
+def test_delta_must_be_on_the_grid(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="int64"):
+        write_delta(Store(str(tmp_path)), FOLDER, 0, {"w": np.zeros(2)}, {})
+    with pytest.raises(UsageError, match="strings"):
+        write_delta(Store(str(tmp_path)), FOLDER, 0, {}, {"x": 1})  # pyright: ignore[reportArgumentType]
+
+
+def test_manifest_comes_back(store: Store) -> None:
+    assert read_manifest(store) is None
+    written = write_manifest(store, ROWS, {"rejected": {"corrupt": 2}})
+    back = read_manifest(store)
+    assert back is not None
+    table, described = back
+    assert table.equals(ROWS)
+    assert described == written
+    assert described["rows"] == 6
+    assert described["meta"] == {"rejected": {"corrupt": 2}}
+    assert described["key"] == f"manifest/rows-{described['digest'][:16]}.parquet"
+
+
+def test_rewritten_manifest_leaves_no_old_rows(store: Store) -> None:
+    write_manifest(store, ROWS, {})
+    store.write("manifest/rows-0123456789abcdef.parquet", b"left by a crash")
+    new = write_manifest(store, ROWS.slice(0, 4), {})
+    assert [info.key for info in store.list("manifest/")] == ["manifest/_MANIFEST.json", new["key"]]
+    assert write_manifest(store, ROWS.slice(0, 4), {}) == new
+    back = read_manifest(store)
+    assert back is not None
+    assert back[0].num_rows == 4
+
+
+def test_a_crash_between_the_two_writes_keeps_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    old = write_manifest(store, ROWS, {})
+
+    def write(key: str, data: bytes) -> None:
+        if key.endswith(".json"):
+            raise KeyboardInterrupt
+        Store.write(store, key, data)
+
+    monkeypatch.setattr(store, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(store, ROWS.slice(0, 4), {})
+    back = read_manifest(Store(str(tmp_path)))
+    assert back is not None
+    assert back[1] == old
+
+
+def test_missing_rows_file_is_found_and_named(store: Store) -> None:
+    key = write_manifest(store, ROWS, {})["key"]
+    store.delete(key)
+    with pytest.raises(IntegrityError, match=key):
+        read_manifest(store)
+
+
+def test_spec_is_written_once(store: Store) -> None:
+    assert read_spec(store) is None
+    write_spec(store, {"model": "vit", "shards": 4})
+    write_spec(store, {"shards": 4, "model": "vit"})
+    assert read_spec(store) == {"model": "vit", "shards": 4}
+    with pytest.raises(SpecMismatch, match=r"\['seed', 'shards'\]"):
+        write_spec(store, {"model": "vit", "shards": 5, "seed": 1})
+    assert read_spec(store) == {"model": "vit", "shards": 4}
+
+
+def test_id_key_is_made_once(store: Store) -> None:
+    with pytest.raises(ObjectMissing):
+        id_key(store, create=False)
+    key = id_key(store, create=True)
+    assert len(key) == 32
+    assert id_key(store, create=True) == id_key(store, create=False) == key
+    store.delete(rundir.ID_KEY)
+    assert id_key(store, create=True) != key
+
+
+def test_keys_of_the_run_folder() -> None:
+    assert rundir.shard_prefix(17) == "cache/shard=00017"
+    assert rundir.delta_folder(17) == "deltas/shard=00017"
+    assert rundir.MONOLITH_FOLDER == "deltas/monolith"
+    assert rundir.composed_key("ab") == "composed/ab.safetensors"
+    assert rundir.certificate_key("r1") == "certificates/r1.json"
+    assert rundir.report_key("a.html") == "reports/a.html"
+    assert "secret" not in rundir.eval_prefix("s3://secret/data")
+
+
+def _part(store: Store) -> tuple[str, Callable[[], object]]:
+    ref = part(store)
+    return ref.key, lambda: read_part(store, ref, fingerprint="model-a")
+
+
+def _delta(store: Store) -> tuple[str, Callable[[], object]]:
+    ref = write_delta(store, FOLDER, 0, DELTA, META)
+    return ref.key, lambda: read_delta(store, ref)
+
+
+def _manifest(store: Store) -> tuple[str, Callable[[], object]]:
+    write_manifest(store, ROWS, {"a": 1})
+    return "manifest/_MANIFEST.json", lambda: read_manifest(store)
+
+
+def _rows(store: Store) -> tuple[str, Callable[[], object]]:
+    return write_manifest(store, ROWS, {})["key"], lambda: read_manifest(store)
+
+
+def _spec(store: Store) -> tuple[str, Callable[[], object]]:
+    write_spec(store, {"model": "vit"})
+    return rundir.SPEC_KEY, lambda: read_spec(store)
+
+
+def _secret(store: Store) -> tuple[str, Callable[[], object]]:
+    id_key(store, create=True)
+    return rundir.ID_KEY, lambda: id_key(store, create=True)
+
+
+@pytest.mark.parametrize("make", [_part, _delta, _manifest, _rows, _spec, _secret])
+def test_every_damage_is_found_and_named(store: Store, make: Callable) -> None:
+    key, read = make(store)
+    data = store.read(key)
+    read()
+    spots = np.linspace(0, len(data) - 1, len(data) if store.local and len(data) < 300 else 12).astype(int)
+    damaged = [data[:spot] for spot in spots[:: max(1, len(spots) // 6)]]
+    damaged += [data[:spot] + bytes([data[spot] ^ 1]) + data[spot + 1 :] for spot in spots]
+    for bytes_ in (*damaged, data + b"\0"):
+        store.write(key, bytes_)
+        with pytest.raises(IntegrityError, match=key):
+            read()
+    store.write(key, data)
+    read()
+
+
+def test_truncated_part_is_found_without_verifying(store: Store) -> None:
+    ref = part(store)
+    store.write(ref.key, store.read(ref.key)[:-8])
+    with pytest.raises(IntegrityError, match=ref.key):
+        read_part(store, ref, fingerprint="model-a", verify=False)
+    with pytest.raises(IntegrityError, match=ref.key):
+        read_part(store, replace(ref, bytes=ref.bytes - 8), fingerprint="model-a", verify=False)
