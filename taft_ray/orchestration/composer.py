@@ -212,6 +212,9 @@ class Composer:
             digest = save_snapshot(self.store, delta)
             seconds = time.perf_counter() - began
             self._composed[mode] = digest
+            for info in self.store.list(f"{names.COMPOSED_FOLDER}/"):  # an old snapshot may hold what has been forgotten
+                if info.key not in {names.composed_key(current) for current in self._composed.values()}:
+                    self.store.delete(info.key)
             if record:
                 body = {"mode": mode, "digest": digest, "seconds": seconds, "shards": sums.count}
                 self.commit("composed", body, op=f"composed/{mode}/{digest}")

@@ -34,6 +34,7 @@ from taft_ray.data import (
     read_stripe,
     reject,
     resolve_classes,
+    sample_keys,
     stripes,
 )
 from taft_ray.errors import ObjectMissing, TaftError
@@ -43,11 +44,15 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import Store, write_part
 from taft_ray.tangent import TangentModel
 
-PREFIX_BATCH = 32  # pictures a forward pass, always padded to it: a picture's tokens must not depend on its neighbours
+# Pictures a forward pass, always padded to it: a picture's tokens must not depend on its neighbours
+PREFIX_BATCH = {"cpu": 16, "cuda": 128}
 PART_ROWS = 64  # samples a cache part: what travels through the pipeline as one row
-PARTS_A_CALL = 4
+PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
 STRIPE_BYTES = 256 << 20  # encoded pictures held by a reading task
 FILES_A_TASK = 256
+# On a machine without GPUs the prefix pass shares the cores with lanes that start beside it (LANE_SHARE each) and idle
+# until it ends. The shares of one core add up to less than 1, or the pass could wait for the lanes for ever.
+PREFIX_SHARE, TASK_SHARE = 0.3, 0.15
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -198,11 +203,12 @@ def prefix_tokens(tm: TangentModel, preprocess: Preprocess, pixels: np.ndarray, 
     out = []
     device = torch.device(spec.device)
     target = torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16
-    for at in range(0, len(pixels), PREFIX_BATCH):
-        chunk = torch.from_numpy(np.array(pixels[at : at + PREFIX_BATCH]))
+    size = PREFIX_BATCH[spec.device]
+    for at in range(0, len(pixels), size):
+        chunk = torch.from_numpy(np.array(pixels[at : at + size]))
         count = len(chunk)
-        if count < PREFIX_BATCH:
-            chunk = torch.cat([chunk, torch.zeros(PREFIX_BATCH - count, *chunk.shape[1:], dtype=torch.uint8)])
+        if count < size:
+            chunk = torch.cat([chunk, torch.zeros(size - count, *chunk.shape[1:], dtype=torch.uint8)])
         images = preprocess(chunk.to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
             tokens = tm.prefix(images)[:count]
@@ -264,6 +270,7 @@ def build_cache(
     check_rejected(counts(table), spec.max_rejected)
     placed = {where: [bytes.fromhex(key) for key in answer["keys"]] for where, answer in answers.items()}
     table = place(table, {where: keys for where, keys in placed.items() if keys})
+    table = _with_hashes(table, index, spec.seed, secret)
     parts: dict[str, list[dict[str, Any]]] = {}
     for (shard, _), answer in sorted(answers.items()):
         if answer["ref"] is not None:
@@ -302,6 +309,13 @@ def _without_forgotten(index: pa.Table, tombstones: Mapping[str, str], secret: b
     return index.set_column(position, index.schema.field(position), pa.array(reasons, pa.string()))
 
 
+def _with_hashes(table: pa.Table, index: pa.Table, seed: int, secret: bytes) -> pa.Table:
+    """Adds ``id_hash``, so that `verify` can look for forgotten samples without knowing their ids."""
+    ids = [name for name, reason in zip(index["id"].to_pylist(), index["reason"].to_pylist(), strict=True) if reason is None]
+    by_key = {key: id_hash(name, secret) for key, name in zip(sample_keys(ids, seed), ids, strict=True)} if secret else {}
+    return table.append_column("id_hash", pa.array([by_key.get(key) for key in table["key"].to_pylist()], pa.string()))
+
+
 def _rows(piece: Stripe) -> dict[tuple[int, int], int]:
     return {
         part: int(((piece.shard == part[0]) & (piece.part == part[1])).sum()) for part in piece.parts
@@ -336,22 +350,21 @@ def _pass(
 
     size = load_model(spec.model, spec.weights, spec.image_size).preprocess.size
     on_gpu = spec.device == "cuda"
-    # On a machine without GPUs the actors share its cores with the lanes that start beside them and idle meanwhile
-    share = 0.4 * spec.threads
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    # a part is a block: larger ones would pass through one decoder and one actor, however many there are
+    context.target_max_block_size = 1
     dataset = (
         ray.data.from_items([{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces))
-        .map_batches(_read, batch_size=1, num_cpus=0.25)
-        .map_batches(Decode(size), batch_size=1, num_cpus=0.25, zero_copy_batch=True)
+        .map_batches(_read, batch_size=1, num_cpus=TASK_SHARE)
+        .map_batches(Decode(size), batch_size=1, num_cpus=TASK_SHARE, zero_copy_batch=True)
         .map_batches(
             PrefixActor,
             fn_constructor_args=(run, classes, folders),
             batch_size=PARTS_A_CALL,
             zero_copy_batch=True,
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=0 if on_gpu else share,
+            num_cpus=1 if on_gpu else PREFIX_SHARE * spec.threads,
             num_gpus=1 if on_gpu else 0,
         )
     )

@@ -26,6 +26,7 @@ from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
 
 MAX_FAILURES = 3  # restarts of one lane before the run fails
+LANE_SHARE = 0.4  # of each of a CPU lane's threads: see features.PREFIX_SHARE
 _POLL_S = 0.5
 _WAIT_S = 0.2
 _PROGRESS_S = 1.0
@@ -109,7 +110,7 @@ def _run_lane(run: str, spec: RunSpec, lane: str, errors: list[BaseException]) -
                 scaling_config=ScalingConfig(
                     num_workers=1,
                     use_gpu=on_gpu,
-                    resources_per_worker={"GPU": 1} if on_gpu else {"CPU": 0.5 * spec.threads},
+                    resources_per_worker={"GPU": 1} if on_gpu else {"CPU": LANE_SHARE * spec.threads},
                 ),
                 run_config=RunConfig(
                     name=lane, storage_path=scratch, failure_config=FailureConfig(max_failures=MAX_FAILURES)

@@ -24,7 +24,7 @@ def connect() -> None:
         ray.init(
             address=address,
             namespace=NAMESPACE,
-            log_to_driver=True,
+                log_to_driver=False,
             logging_level=logging.ERROR,
             **({"include_dashboard": False} if address == "local" else {}),
         )

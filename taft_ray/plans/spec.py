@@ -50,7 +50,7 @@ class RunSpec:
     kappa: float = 15.0
     alpha: float = 1.0
     penalty: float = 0.001
-    tolerance: float = 1e-3
+    tolerance: float = 1e-2
     max_iterations: int = 300
     epochs: int = 30
     batch_size: int = 32

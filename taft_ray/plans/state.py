@@ -64,6 +64,7 @@ class RunState:
     shards: dict[int, ShardState] = field(default_factory=dict)
     requests: dict[str, RequestState] = field(default_factory=dict)
     tombstones: dict[str, str] = field(default_factory=dict)  # id hash -> the request that forgot it
+    fits: list[Mapping[str, Any]] = field(default_factory=list)  # every fit of a shard, first ones and retrains
     monolith: Mapping[str, Any] | None = None  # the last one trained; its "delta" is None once purged
     created: Mapping[str, Any] | None = None
     created_time: str = ""
@@ -91,6 +92,7 @@ class RunState:
                 shard = self.shards[body["shard"]]
                 shard.generation, shard.samples, shard.weight = body["generation"], body["samples"], body["weight"]
                 shard.delta, shard.facts, shard.state = body["delta"], body["facts"], TRAINED
+                self.fits.append(body)
             case "monolith-trained":
                 self.monolith = body
             case "training-finished":

@@ -1,4 +1,4 @@
-"""What is kept and how it is checked: objects, ledger, activation cache, deltas, manifest, run folder. No torch, no ray."""
+"""What is kept and how it is checked: objects, ledger, activation cache, deltas, manifest, run folder."""
 
 from taft_ray.storage.cache import CachePart, PartRef, read_part, rewrite_part, write_part
 from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta

@@ -43,7 +43,7 @@ class PartRef:
 
 @dataclass(frozen=True, eq=False)
 class CachePart:
-    """A part's rows: `keys` (n of 16 bytes), `labels` (n,) int64, `tokens` (n, T, d) of `STORED_AS[dtype]`, read-only."""
+    """A part's rows: `keys` n of 16 bytes, `labels` (n,) int64, `tokens` (n, T, d) of `STORED_AS[dtype]`; read-only."""
 
     keys: list[bytes]
     labels: np.ndarray
@@ -64,11 +64,11 @@ def write_part(
 ) -> PartRef:
     """Write n samples as ``{prefix}/part-{part:03d}-{digest[:16]}.arrow``.
 
-    `keys` n of 16 bytes; `labels` (n,) int64; `tokens` (n, T, d), float16, or uint16 holding bfloat16 bits; `dtype` says
-    which; `fingerprint` names the frozen prefix that made the tokens.
+    `keys` n of 16 bytes; `labels` (n,) int64; `tokens` (n, T, d), float16, or uint16 holding bfloat16 bits; `dtype`
+    says which; `fingerprint` names the frozen prefix that made the tokens.
 
-    Guarantees: bits unchanged; equal content gives an equal key, so that writing again is harmless. Uses the part's size
-    in memory once more (twice more on S3).
+    Guarantees: bits unchanged; equal content gives an equal key, so that writing again is harmless. Uses the part's
+    size in memory once more (twice more on S3).
     """
     _check_rows(keys, labels, tokens, dtype)
     table = _batch(keys, labels, tokens, dtype, fingerprint)

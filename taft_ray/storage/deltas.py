@@ -37,8 +37,8 @@ def write_delta(
 ) -> DeltaRef:
     """Write int64 `tensors` and `meta` as ``{folder}/{generation:06d}-{digest[:16]}.safetensors``.
 
-    Guarantees: equal content gives equal bytes, hence an equal key, so that writing again is harmless; shapes and values
-    come back exactly.
+    Guarantees: equal content gives equal bytes, hence an equal key, so that writing again is harmless; shapes and
+    values come back exactly.
     """
     wrong = {name: str(tensor.dtype) for name, tensor in tensors.items() if tensor.dtype != np.int64}
     if wrong:

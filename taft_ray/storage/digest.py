@@ -42,7 +42,7 @@ def digest_tensors(tensors: Mapping[str, np.ndarray]) -> str:
         header = canonical_json([name, tensor.dtype.str, list(tensor.shape)])
         total.update(len(header).to_bytes(8, "little"))
         total.update(header)
-        total.update(tensor.reshape(-1).view(np.uint8))
+        total.update(tensor.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
 
 

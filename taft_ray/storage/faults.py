@@ -22,7 +22,10 @@ _DISK_FULL = f"the disk is full; free space there, {_AGAIN}"
 _QUOTA = f"the disk quota is used up; free space or raise the quota, {_AGAIN}"
 _DENIED = f"permission denied; give this user read and write access there, {_AGAIN}"
 _READ_ONLY = f"the file system is read-only; choose another folder or mount it writable, {_AGAIN}"
-_NO_CREDENTIALS = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
+_NO_CREDENTIALS = (
+    "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
+    "or give the machine a role"
+)
 _REFUSED_CREDENTIALS = (
     "the credentials were refused; renew AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN)"
 )
@@ -57,8 +60,19 @@ _BY_CODE = {
     "507": _DISK_FULL,
 }
 _TRANSIENT_CODES = frozenset(
-    ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "ConditionalRequestConflict")
-    + ("OperationAborted", "500", "502", "503", "504", "409")
+    [
+        "SlowDown",
+        "ServiceUnavailable",
+        "InternalError",
+        "RequestTimeout",
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "409",
+        "500",
+        "502",
+        "503",
+        "504",
+    ]
 )
 # answers by which the server says that it did not do what was asked
 _REFUSALS = frozenset(("SlowDown", "ConditionalRequestConflict", "OperationAborted", "409"))

@@ -45,8 +45,8 @@ class Ledger:
     """The ledger of the run in `store`.
 
     Guarantees: numbers are 0, 1, 2, ... without a gap; of writers racing for one number exactly one wins; a changed,
-    truncated, missing or exchanged entry raises `IntegrityError` naming the object. (That the newest entries were removed
-    cannot be seen from the chain; a reader that had seen them does see it.) Safe for threads.
+    truncated, missing or exchanged entry raises `IntegrityError` naming the object. (That the newest entries were
+    removed cannot be seen from the chain; `entries` of a reader that had seen them does see it.) Safe for threads.
     """
 
     def __init__(self, store: Store) -> None:
@@ -115,8 +115,9 @@ class Ledger:
     def append(self, kind: str, body: dict[str, Any], op: str) -> Entry:
         """Commit a fact under the number after those known (after the head, when nothing was read yet).
 
-        `body` must be JSON. Raises `CommitConflict` when another writer took the number: `refresh`, decide again, retry.
-        Raises `CommitUnknown` only when storage is lost right after the attempt: `find(op)` tells, once it is back.
+        `body` must be JSON. Raises `CommitConflict` when another writer took the number: `refresh`, decide again,
+        retry. Raises `CommitUnknown` only when storage is lost right after the attempt: once it is back, `find(op)`
+        tells.
         """
         with self._lock:
             if not self._was_read:
@@ -146,9 +147,10 @@ class Ledger:
                 self.store.create(key, data)
                 return
             except CommitConflict:
-                if fault is None or not self._is_ours(entry):
-                    raise
-                return
+                # ours after all, if the HTTP client repeated a put that had reached S3 before its connection broke
+                if self._is_ours(entry):
+                    return
+                raise
             except CommitUnknown as error:
                 fault = error
             try:

@@ -20,8 +20,9 @@ TEMPORARY = ".taft-"
 class LocalFolder:
     """Objects under `root`, one file each; `uri` is what messages call it.
 
-    Guarantees: a reader sees a whole object or none; what `write` or `create` returned from survives a power failure (the
-    file and its folder are synced). An unfinished file left by a killed process is never listed; `sweep` removes it.
+    Guarantees: a reader sees a whole object or none; what `write` or `create` returned from survives a power failure
+    (the file and its folder are synced). An unfinished file left by a killed process is never listed; `sweep` removes
+    it.
     """
 
     local = True
@@ -42,7 +43,7 @@ class LocalFolder:
 
     @contextmanager
     def _staged(self, key: str, fill: Callable[[IO[bytes]], object]) -> Iterator[tuple[Path, Path]]:
-        """A complete, synced temporary file beside the place of `key`, and that place; the temporary is gone afterwards."""
+        """A complete, synced temporary file beside the place of `key`, and that place; removed afterwards."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"

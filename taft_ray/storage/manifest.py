@@ -1,4 +1,4 @@
-"""The manifest: one row a source row, kept or rejected; a Parquet file and, written last, the JSON that vouches for it."""
+"""The manifest: one row a source row, kept or rejected; a Parquet file and, written last, the JSON that names it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +23,8 @@ def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> dic
 
     The JSON holds `key`, `digest` and `rows` (their number) of the rows file, `meta`, and `self`, its own digest.
 
-    Guarantees: a reader, also after a crash at any instant, finds the old manifest or the new one. When this returns, no
-    rows of an earlier manifest are left (a crash just before leaves them until the next call).
+    Guarantees: a reader, also after a crash at any instant, finds the old manifest or the new one. When this returns,
+    no rows of an earlier manifest are left (a crash just before leaves them until the next call).
     """
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")

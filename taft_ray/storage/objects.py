@@ -34,9 +34,10 @@ class Store:
     `storage_options` go to the fsspec file system. Credentials and AWS_ENDPOINT_URL come from the usual AWS places.
     A key is a relative path with "/" between its parts.
 
-    Guarantees: a reader sees a whole object or none, also after a crash; `create` succeeds for one caller only; listings are
-    fresh. Every error of a backend is a `StorageError` that names the URI, the cause and the fix, never a credential; an
-    endpoint that cannot be reached fails in under 20 s. Picklable; safe for threads and processes.
+    Guarantees: a reader sees a whole object or none, also after a crash; `create` succeeds for one caller only;
+    listings are fresh. Every error of a backend is a `StorageError` that names the URI, the cause and the fix, never a
+    credential; an endpoint that cannot be reached fails in about 20 s at most. Picklable; safe for threads and
+    processes.
     """
 
     def __init__(self, uri: str, **storage_options: Any) -> None:
@@ -79,6 +80,8 @@ class Store:
         """Put the object if there is none: of any number of callers exactly one succeeds.
 
         Raises `CommitConflict` when it is already there, `CommitUnknown` when a fault hides whether it was put.
+        On S3 the object of a `CommitConflict` can be the caller's own: aiohttp puts once more when a connection breaks.
+        A caller to whom that matters writes content that only it can write, and reads it back (as `Ledger` does).
         """
         self._folder.create(_checked(key), data)
 
@@ -99,7 +102,7 @@ class Store:
     def fetch(self, key: str, into: Path | None = None) -> Path:
         """A local file with the object: the file itself when local, else a fresh copy at `into`/key.
 
-        Without `into` the copy lies in a temporary folder of this process, removed when it exits (not when it is killed).
+        Without `into` the copy lies in a temporary folder of this process, removed when it exits (not when killed).
         """
         if isinstance(self._folder, LocalFolder):
             return self._folder.fetch(_checked(key))

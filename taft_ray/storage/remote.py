@@ -32,7 +32,7 @@ _CREATING = threading.Lock()  # memory:// has no create-if-absent of its own; it
 
 
 def _file_system(protocol: str, options: dict[str, Any]) -> Any:
-    """The file system for these options and this environment: shared by a process's stores, as an S3 client costs 0.4 s."""
+    """The file system for these options and this environment: shared by a process's stores (an S3 client is slow)."""
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     identity = json.dumps([os.getpid(), protocol, options, environment], sort_keys=True, default=repr)
     name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()  # a digest: it holds secrets
@@ -61,8 +61,8 @@ def _open_file_system(protocol: str, options: dict[str, Any]) -> Any:
 class RemoteFolder:
     """Objects under `root` (a path of that file system); `uri` is what messages call it.
 
-    Guarantees: an object appears whole or not at all. Calls that may be repeated are, up to 4 times with a growing pause,
-    after an overload, a timeout or a broken connection; a create is repeated only if it certainly had no effect.
+    Guarantees: an object appears whole or not at all. Calls that may be repeated are, up to 4 times with a growing
+    pause, after an overload, a timeout or a broken connection; a create is repeated only if it certainly had no effect.
     """
 
     local = False

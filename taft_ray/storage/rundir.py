@@ -85,7 +85,7 @@ def _spec_document(spec: Mapping[str, Any]) -> bytes:
 
 
 def write_spec(store: Store, spec: Mapping[str, Any]) -> None:
-    """Make this folder a run of `spec` (JSON). Once: the same spec again changes nothing, another raises `SpecMismatch`."""
+    """Make this folder a run of `spec` (JSON). The same spec again changes nothing; another raises `SpecMismatch`."""
     data = _spec_document(spec)
     try:
         store.create(SPEC_KEY, data)
@@ -103,7 +103,7 @@ def write_spec(store: Store, spec: Mapping[str, Any]) -> None:
 
 
 def id_key(store: Store, create: bool) -> bytes:
-    """The run's secret: 32 random bytes, kept with their digest; made once if `create`, by one of any number of callers.
+    """The run's secret: 32 random bytes, kept with their digest; made once if `create`, whoever calls how often.
 
     Raises `ObjectMissing` when it is not there (never made, or destroyed), `IntegrityError` when it was changed.
     """

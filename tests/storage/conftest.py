@@ -1,4 +1,4 @@
-"""Every test that takes `store` runs on local files and on a real S3 server (and those that take `any_store` in memory too)."""
+"""Tests that take `store` run on local files and on a real S3 server; those that take `any_store` in memory too."""
 
 import sys
 import uuid

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_digest import JSON
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, StorageError, UsageError
 from taft_ray.storage import Entry, Ledger, Store, entry_key
 from taft_ray.storage.ledger import GENESIS
-from test_digest import JSON
 
 
 def filled(store: Store, count: int) -> Ledger:
@@ -77,6 +77,14 @@ def test_stale_writer_gets_a_conflict_and_commits_after_refresh(store: Store) ->
     two.refresh()
     assert two.append("kind", {}, op="two").number == 2
     assert len(Ledger(store).entries()) == 3
+
+
+def test_writer_that_saw_an_empty_ledger_gets_a_conflict(store: Store) -> None:
+    late = Ledger(store)
+    assert late.refresh() == []
+    filled(store, 1)
+    with pytest.raises(CommitConflict, match=entry_key(0)):
+        late.append("kind", {}, op="late")
 
 
 @pytest.mark.parametrize("count", [1, 12])
@@ -190,8 +198,10 @@ class Unsure(Store):
 
     def create(self, key: str, data: bytes | memoryview) -> None:
         way, self.way = self.way, ""
-        if way == "written":
+        if way in ("written", "sent twice"):
             super().create(key, data)
+        if way == "sent twice":
+            raise CommitConflict("it already exists")
         if way == "other":
             super().create(key, Store.read(self, "rival"))
         if way:
@@ -202,20 +212,20 @@ class Unsure(Store):
 def test_unknown_outcome_is_resolved(tmp_path: Path) -> None:
     store = Unsure(str(tmp_path / "run"))
     ledger = Ledger(store)
-    for way in ("written", "lost"):
+    for way in ("written", "lost", "sent twice"):
         store.way = way
         entry = ledger.append("kind", {"way": way}, op=way)
         assert Ledger(store).head() == entry
-    # another writer's entry for number 2, made in a copy of the chain
+    # another writer's entry for number 3, made in a copy of the chain
     copy = Store(str(tmp_path / "copy"))
-    for number in range(2):
+    for number in range(3):
         copy.write(entry_key(number), store.read(entry_key(number)))
     Ledger(copy).append("kind", {}, op="rival")
-    store.write("rival", copy.read(entry_key(2)))
+    store.write("rival", copy.read(entry_key(3)))
     store.way = "other"
-    with pytest.raises(CommitConflict, match=entry_key(2)):
+    with pytest.raises(CommitConflict, match=entry_key(3)):
         ledger.append("kind", {}, op="mine")
-    assert [e.op for e in Ledger(store).entries()] == ["written", "lost", "rival"]
+    assert [e.op for e in Ledger(store).entries()] == ["written", "lost", "sent twice", "rival"]
 
 
 def test_unknown_outcome_stays_unknown_when_storage_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

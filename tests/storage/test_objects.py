@@ -1,6 +1,6 @@
 """Objects: what a store promises, the same on local files, in memory and on a real S3 server."""
 
-import pickle
+import pickle  # noqa: TID251 - it is what Ray does with a store
 from pathlib import Path
 
 import pytest
@@ -101,7 +101,7 @@ def test_upload_puts_a_file(any_store: Store, tmp_path: Path) -> None:
 
 def test_pickled_store_opens_the_same_objects(any_store: Store) -> None:
     any_store.write("x", b"1")
-    again = pickle.loads(pickle.dumps(any_store))  # noqa: TID251 - what Ray does with a store
+    again = pickle.loads(pickle.dumps(any_store))
     assert again.uri == any_store.uri
     assert again.read("x") == b"1"
 

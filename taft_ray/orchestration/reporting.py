@@ -1,0 +1,119 @@
+"""`report`: the ledger's measurements, put together, drawn, and stored beside the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from taft_ray.evaluation.certificate_page import certificate_page
+from taft_ray.evaluation.page import render
+from taft_ray.evaluation.report import summarise
+from taft_ray.orchestration.worker import run_spec
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RequestState, RunState, replay
+from taft_ray.storage import Ledger, Store, digest_json
+from taft_ray.storage import rundir as names
+
+
+def report(run: str) -> dict[str, Any]:
+    """Write report.json, report.html and a page a certificate; returns where they are and what was derived."""
+    store = Store(run)
+    spec = run_spec(store)
+    ledger = Ledger(store)
+    state = replay(ledger.entries())
+    summary = summarise(gather(store, spec, state, ledger))
+    page, data = names.report_key("report.html"), names.report_key("report.json")
+    store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
+    store.write(page, render(summary).encode())
+    for request in state.requests.values():
+        if request.forgotten is not None:
+            certificate = json.loads(store.read(request.forgotten["certificate"]["key"]))
+            store.write(names.report_key(f"certificate-{request.request}.html"), certificate_page(certificate).encode())
+    values = {name: number["value"] for name, number in summary["derived"].items()}
+    where = str(store.fetch(page)) if store.local else f"{store.uri}/{page}"
+    return {"page": where, "json": data, "derived": values, "not_measured": summary["not_measured"]}
+
+
+def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict[str, Any]:
+    """The facts that `evaluation.report.summarise` takes, all of them from the ledger."""
+    latest = state.evaluations[-1] if state.evaluations else None
+    created = (state.created or {}).get("environment", {})
+    facts: dict[str, Any] = {
+        "run": {
+            "uri": store.uri,
+            "spec": spec.to_json(),
+            "spec_digest": digest_json(spec.to_json()),
+            "composed": state.compositions[-1]["digest"] if state.compositions else None,
+            "created": state.created_time,
+        },
+        "environment": {
+            **created, "device": spec.device, "threads": spec.threads, "versions": dict(spec.versions),
+        },
+        "shards": _shards(state),
+    }  # fmt: skip
+    if state.cached is not None:
+        cached = state.cached
+        facts["data"] = {**cached["counts"], "classes": cached["classes"]}
+        facts["cache"] = {name: cached[name] for name in ("seconds", "images", "bytes", "started", "ended")}
+    if state.trainings:
+        facts["training"] = state.trainings[0]
+    if state.monolith is not None:
+        monolith = state.monolith
+        facts["monolith"] = {
+            **monolith["facts"],
+            "accuracy": next((e["monolith"] for e in reversed(state.evaluations) if e["monolith"] is not None), None),
+        }
+    accuracy = {
+        measured["composed"]: measured["accuracy"]
+        for evaluation in state.evaluations
+        for measured in evaluation["by_composition"].values()
+    }
+    facts["composition"] = [
+        {**{k: c[k] for k in ("mode", "seconds", "digest")}, "accuracy": accuracy.get(c["digest"])}
+        for c in state.compositions
+    ]
+    if latest is not None:
+        facts["evaluation"] = {name: latest[name] for name in ("data", "n", "accuracy", "composed")}
+        facts["accuracy_by_shards"] = latest["by_shards"]
+    facts["forgets"] = [_forget(request, accuracy) for request in state.requests.values() if request.forgotten]
+    return facts
+
+
+def _shards(state: RunState) -> list[dict[str, Any]]:
+    rows = []
+    for fit in state.fits:
+        shard = state.shards[fit["shard"]]
+        rows.append(
+            {
+                "shard": fit["shard"],
+                "generation": fit["generation"],
+                "samples": fit["samples"],
+                "state": shard.state if fit["generation"] == shard.generation else "trained",
+                **fit["facts"],
+            }
+        )
+    fitted = {fit["shard"] for fit in state.fits}
+    rows += [
+        {"shard": s.shard, "generation": 0, "samples": s.samples, "state": s.state}
+        for s in state.shards.values()
+        if s.shard not in fitted
+    ]
+    return sorted(rows, key=lambda row: (row["shard"], row["generation"]))
+
+
+def _forget(request: RequestState, accuracy: Mapping[str, float]) -> dict[str, Any]:
+    finished = request.forgotten or {}
+    after = finished["composed_after"]
+    return {
+        "request": request.request,
+        "mode": request.mode,
+        "samples": len(request.hashes),
+        "shards": list(request.shards),
+        "seconds": finished["seconds"],
+        "composed_before": request.composed_before,
+        "composed_after": after,
+        "accuracy_before": accuracy.get(str(request.composed_before)),
+        "accuracy_after": accuracy.get(after),
+        "time": request.time,
+    }
