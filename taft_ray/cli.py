@@ -105,12 +105,18 @@ def _last_blocks(text: str) -> int | str:
 def spec_options(function: Verb) -> Verb:
     """The options that make a RunSpec, for `train` and the jobs."""
     options = [
-        click.option("--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."),
-        click.option("--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name."),
+        click.option(
+            "--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."
+        ),
+        click.option(
+            "--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name."
+        ),
         click.option("--weights", metavar="URI", help="A safetensors file; else the embedded or the hub's weights."),
         click.option("--image-size", type=int, help="Pixels; the model's own by default."),
         click.option("--shards", type=int, default=10, show_default=True),
-        click.option("--assignment", default="hash", show_default=True, help="hash, equal, stratified or grouped (by owner)."),
+        click.option(
+            "--assignment", default="hash", show_default=True, help="hash, equal, stratified or grouped (by owner)."
+        ),
         click.option("--classes", help="Comma-separated class names, in order; read from the data by default."),
         click.option("--last-blocks", default="1", show_default=True, help='How many blocks are trained, or "all".'),
         click.option("--trainable", type=click.Choice(TRAINABLE), default="full", show_default=True),
@@ -257,7 +263,9 @@ def report_command(run: str, report: ProgressReport) -> Any:
 @main.command()
 @click.option("--folder", metavar="PATH", help="Where the data and the run go; a temporary folder by default.")
 @click.option("--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name.")
-@click.option("--weights", metavar="URI", help="A safetensors file for --model; else the embedded or the hub's weights.")
+@click.option(
+    "--weights", metavar="URI", help="A safetensors file for --model; else the embedded or the hub's weights."
+)
 @_answers
 def demo(folder: str | None, model: str, weights: str | None, report: ProgressReport) -> Any:
     """Train, compose, forget, verify and report on digits, offline, with the embedded model."""

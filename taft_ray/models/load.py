@@ -91,7 +91,9 @@ def _parse(content: bytes, uri: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except SafetensorError as error:
-        raise WeightsMismatch(f"{uri} is not a whole safetensors file ({error}); convert or download it again") from error
+        raise WeightsMismatch(
+            f"{uri} is not a whole safetensors file ({error}); convert or download it again"
+        ) from error
 
 
 def _load_state(network: nn.Module, state: dict[str, Tensor], uri: str, name: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
+from ray.actor import ActorProxy
 from ray.exceptions import RayActorError, RayTaskError
 
 from taft_ray.errors import StorageError, TaftError
@@ -25,7 +24,7 @@ def actor_name(run: str, role: str) -> str:
     return f"taft_ray/{hashlib.blake2b(run.encode(), digest_size=8).hexdigest()}/{role}"
 
 
-def composer_for(run: str) -> ActorHandle:
+def composer_for(run: str) -> ActorProxy[Composer]:
     """The run's composer: named, detached, without a CPU, restarted by Ray when it dies, on the head."""
     return (
         ray.remote(Composer)
@@ -43,7 +42,7 @@ def composer_for(run: str) -> ActorHandle:
     )
 
 
-def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorHandle:
+def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorProxy[ShardWorker]:
     """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves after ten idle minutes."""
     on_gpu = spec.device == "cuda"
     return (
@@ -73,14 +72,3 @@ def ask(method: Any, *args: Any, **kwargs: Any) -> Any:
     except RayActorError as error:
         cause = getattr(error, "cause", None)
         raise StorageError(f"an actor of this run died ({cause or error}); run the same command again") from error
-
-
-def stop(handle: ActorHandle, name: str) -> None:
-    """End an actor and wait until its name is free."""
-    ray.kill(handle, no_restart=True)
-    for _ in range(100):
-        try:
-            ray.get_actor(name, namespace=NAMESPACE)
-        except ValueError:
-            return
-        time.sleep(0.05)

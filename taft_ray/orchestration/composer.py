@@ -150,7 +150,9 @@ class Composer:
             return done.body
         expected = self.state.shards[shard].generation + 1
         if generation != expected or self.state.shards[shard].state == TRAINED:
-            raise TaftError(f"shard {shard}: generation {generation} is not the next one ({expected}); nothing was added")
+            raise TaftError(
+                f"shard {shard}: generation {generation} is not the next one ({expected}); nothing was added"
+            )
         weight = self.spec.weight_of(int(result["samples"]))
         tensors, _ = read_delta(self.store, DeltaRef.from_json(result["delta"]))
         sums = self._sums
@@ -212,7 +214,9 @@ class Composer:
             digest = save_snapshot(self.store, delta)
             seconds = time.perf_counter() - began
             self._composed[mode] = digest
-            for info in self.store.list(f"{names.COMPOSED_FOLDER}/"):  # an old snapshot may hold what has been forgotten
+            for info in self.store.list(
+                f"{names.COMPOSED_FOLDER}/"
+            ):  # an old snapshot may hold what has been forgotten
                 if info.key not in {names.composed_key(current) for current in self._composed.values()}:
                     self.store.delete(info.key)
             if record:

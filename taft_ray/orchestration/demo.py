@@ -20,7 +20,9 @@ from taft_ray.plans.spec import RunSpec
 SHARDS = 10
 
 
-def demo(folder: str | None = None, *, model: str = EMBEDDED_NAME, weights: str | None = None, report: Report = silent) -> dict[str, Any]:
+def demo(
+    folder: str | None = None, *, model: str = EMBEDDED_NAME, weights: str | None = None, report: Report = silent
+) -> dict[str, Any]:
     """Train 10 shards of scikit-learn's digits and a monolith, compose, evaluate, forget three samples by drop and
     three by retrain, verify, and draw the report."""
     root = Path(folder or tempfile.mkdtemp(prefix="taft-ray-demo-")).expanduser().absolute()

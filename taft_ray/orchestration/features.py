@@ -73,16 +73,18 @@ class CacheResult:
     bytes: int
 
 
-def index_source(uri: str, given_classes: Sequence[str] | None) -> tuple[tuple[SourceFile, ...], pa.Table, tuple[str, ...]]:
+def index_source(
+    uri: str, given_classes: Sequence[str] | None
+) -> tuple[tuple[SourceFile, ...], pa.Table, tuple[str, ...]]:
     """Files, index table and classes of a data set, indexed in parallel."""
     source = open_source(uri)
     chunks = [list(source.files[at : at + FILES_A_TASK]) for at in range(0, len(source.files), FILES_A_TASK)]
     if len(chunks) == 1:
         table = index_files(chunks[0])
     else:
-        indexed = ray.data.from_items([{"files": chunk} for chunk in chunks], override_num_blocks=len(chunks)).map_batches(
-            _index_chunk, batch_size=1, zero_copy_batch=True
-        )
+        indexed = ray.data.from_items(
+            [{"files": chunk} for chunk in chunks], override_num_blocks=len(chunks)
+        ).map_batches(_index_chunk, batch_size=1, zero_copy_batch=True)
         table = pa.concat_tables(list(indexed.iter_batches(batch_size=None, batch_format="pyarrow"))).cast(
             index_files(chunks[0][:1]).schema
         )
@@ -90,11 +92,11 @@ def index_source(uri: str, given_classes: Sequence[str] | None) -> tuple[tuple[S
     return source.files, table, classes
 
 
-def _index_chunk(batch: Mapping[str, Any]) -> pa.Table:
+def _index_chunk(batch: Any) -> pa.Table:
     return index_files(list(batch["files"][0]))
 
 
-def _read(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _read(batch: Any) -> Iterator[dict[str, Any]]:
     """A stripe's parts, one row each, as Arrow-friendly bytes."""
     stripe: Stripe = batch["stripe"][0]
     for part in read_stripe(stripe):
@@ -113,7 +115,7 @@ class Decode:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: Any) -> dict[str, Any]:
         pixels, reasons = [], []
         for images in batch["images"]:
             stack, why = [], []
@@ -143,7 +145,7 @@ class PrefixActor:
         self.preprocess = Preprocess.of(self.tm.network)
         self.folders = folders
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: Any) -> dict[str, Any]:
         size = self.preprocess.size
         began = time.perf_counter()
         pixels = [np.frombuffer(p, np.uint8).reshape(-1, 3, size, size) for p in batch["pixels"]]
@@ -214,9 +216,7 @@ def prefix_tokens(tm: TangentModel, preprocess: Preprocess, pixels: np.ndarray, 
             tokens = tm.prefix(images)[:count]
         stored = tokens.to(target)
         if not bool(torch.isfinite(stored).all()):
-            raise TaftError(
-                f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16"
-            )
+            raise TaftError(f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16")
         out.append(stored.cpu())
     if not out:
         return np.zeros((0, 1, 1), np.float16 if spec.cache_dtype == "float16" else np.uint16)
@@ -311,15 +311,19 @@ def _without_forgotten(index: pa.Table, tombstones: Mapping[str, str], secret: b
 
 def _with_hashes(table: pa.Table, index: pa.Table, seed: int, secret: bytes) -> pa.Table:
     """Adds ``id_hash``, so that `verify` can look for forgotten samples without knowing their ids."""
-    ids = [name for name, reason in zip(index["id"].to_pylist(), index["reason"].to_pylist(), strict=True) if reason is None]
-    by_key = {key: id_hash(name, secret) for key, name in zip(sample_keys(ids, seed), ids, strict=True)} if secret else {}
+    ids = [
+        name
+        for name, reason in zip(index["id"].to_pylist(), index["reason"].to_pylist(), strict=True)
+        if reason is None
+    ]
+    by_key = (
+        {key: id_hash(name, secret) for key, name in zip(sample_keys(ids, seed), ids, strict=True)} if secret else {}
+    )
     return table.append_column("id_hash", pa.array([by_key.get(key) for key in table["key"].to_pylist()], pa.string()))
 
 
 def _rows(piece: Stripe) -> dict[tuple[int, int], int]:
-    return {
-        part: int(((piece.shard == part[0]) & (piece.part == part[1])).sum()) for part in piece.parts
-    }
+    return {part: int(((piece.shard == part[0]) & (piece.part == part[1])).sum()) for part in piece.parts}
 
 
 def _finished(

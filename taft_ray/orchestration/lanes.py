@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
+from ray.actor import ActorProxy
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from taft_ray.errors import TaftError
 from taft_ray.orchestration.actors import actor_name, ask
+from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.features import Report
 from taft_ray.orchestration.session import NAMESPACE
 from taft_ray.orchestration.worker import ShardWorker
@@ -60,7 +61,7 @@ def lane_loop(config: Mapping[str, Any]) -> None:
 class Lanes:
     """Running lanes. ``wait`` blocks until the queue is empty and every lane has gone home."""
 
-    composer: ActorHandle
+    composer: ActorProxy[Composer]
     threads: list[threading.Thread]
     errors: list[BaseException]
     started: float
@@ -88,7 +89,7 @@ class Lanes:
         ask(self.composer.close_queue, False)
 
 
-def start_lanes(run: str, spec: RunSpec, composer: ActorHandle, count: int) -> Lanes:
+def start_lanes(run: str, spec: RunSpec, composer: ActorProxy[Composer], count: int) -> Lanes:
     """Start ``count`` lanes in the background: one GPU, or a share of ``threads`` cores, each."""
     # A spot notice is worth a watching actor only where nodes are pre-emptible; a CPU lane restarts in seconds
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if spec.device == "cuda" else "0")

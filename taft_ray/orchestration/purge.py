@@ -52,7 +52,7 @@ def purge_request(store: Store, state: RunState, request: RequestState) -> dict[
     doomed += [i.key for i in store.list(f"{names.COMPOSED_FOLDER}/")]
     for key in doomed:
         store.delete(key)
-    store.sweep(older_than_s=0.0)
+    store.sweep(older_than_s=60.0)  # younger ones may be another process at work
     still = [i.key for i in store.list() if i.key in set(doomed)]
     if still:
         raise StorageError(f"{still[:4]} are still listed after their deletion at {store.uri}; run the forget again")

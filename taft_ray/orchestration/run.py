@@ -92,7 +92,9 @@ def train(
         ask(composer.commit, "training-finished", body, f"training-finished/{trained_from}")
     _check_all_trained(ask(composer.snapshot))
     if monolithic and ask(composer.want_monolith):
-        start_lanes(run, spec, composer, 1).wait(lambda what, done, total: report("monolith", done, total))
+        report("monolith", 0, 1)
+        start_lanes(run, spec, composer, 1).wait(silent)
+        report("monolith", 1, 1)
     composed = ask(composer.compose)
     return {**status(run), "compose": composed, "seconds": time.time() - began}
 
@@ -116,7 +118,15 @@ def environment(lanes: int) -> dict[str, Any]:
 
 
 def _cache(
-    store: Store, run: str, spec: RunSpec, composer: Any, state: RunState, secret: bytes, *, workers: int, report: Report
+    store: Store,
+    run: str,
+    spec: RunSpec,
+    composer: Any,
+    state: RunState,
+    secret: bytes,
+    *,
+    workers: int,
+    report: Report,
 ) -> None:
     result = build_cache(
         store, run, spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=spec.classes,
@@ -174,7 +184,11 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     for mode in ("gram", "mean") if spec.compose == "gram" else ("mean",):
         composed = ask(composer.compose, mode)
         measured = ask(worker.evaluate, composed["key"], parts)
-        by_mode[mode] = {"accuracy": measured["accuracy"], "composed": composed["digest"], "seconds": composed["seconds"]}
+        by_mode[mode] = {
+            "accuracy": measured["accuracy"],
+            "composed": composed["digest"],
+            "seconds": composed["seconds"],
+        }
         if mode == spec.compose:
             answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
     answer["by_composition"] = by_mode
@@ -207,12 +221,19 @@ def _eval_parts(
     found = read_manifest(eval_store)
     if found is None or found[1]["meta"]["stamp"] != stamp:
         cpus, gpus = session.resources()
-        workers = (gpus if spec.device == "cuda" else 0) or lanes_for(spec.shards, gpus=0, cpus=cpus, threads=spec.threads)
+        workers = (gpus if spec.device == "cuda" else 0) or lanes_for(
+            spec.shards, gpus=0, cpus=cpus, threads=spec.threads
+        )
         result = build_cache(
             store, run, spec, data=data, shards=1, assignment="hash", classes=classes,
             folders=f"{prefix}/shard={{shard:05d}}", tombstones={}, secret=b"", workers=workers, report=report,
         )  # fmt: skip
-        meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint, "stamp": stamp}
+        meta = {
+            "parts": result.parts,
+            "classes": list(result.classes),
+            "fingerprint": result.fingerprint,
+            "stamp": stamp,
+        }
         write_manifest(eval_store, result.table, meta)
         remove_markers(store, f"{prefix}/shard=00000")
         found = read_manifest(eval_store)

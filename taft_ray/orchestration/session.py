@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import ray
 
@@ -20,14 +21,11 @@ def connect() -> None:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # num_gpus=0 must not hide GPUs from a worker
     address = os.environ.get("RAY_ADDRESS") or "local"
+    alone: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(
-            address=address,
-            namespace=NAMESPACE,
-                log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({"include_dashboard": False} if address == "local" else {}),
-        )
+            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **alone
+        )  # fmt: skip
     except ConnectionError as error:
         raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)

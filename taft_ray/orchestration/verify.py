@@ -76,7 +76,11 @@ def verify(run: str) -> dict[str, Any]:
         forgotten = set(table["id_hash"].to_pylist()) & state.tombstones.keys()
         if forgotten:
             raise IntegrityError(f"{len(forgotten)} forgotten samples are still in {described['key']}")
-        expected = {bytes(key) for key, status in zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True) if status == "kept"}
+        expected = {
+            bytes(key)
+            for key, status in zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True)
+            if status == "kept"
+        }
         held: set[bytes] = set()
         for shard, refs in parts.items():
             for ref in refs:
@@ -85,7 +89,9 @@ def verify(run: str) -> dict[str, Any]:
                     raise IntegrityError(f"{ref['key']} (shard {shard}) holds a sample that another part holds too")
                 held |= set(part.keys)
         if held != expected:
-            raise IntegrityError(f"the cache holds {len(held)} samples, the manifest keeps {len(expected)}; they differ")
+            raise IntegrityError(
+                f"the cache holds {len(held)} samples, the manifest keeps {len(expected)}; they differ"
+            )
         return len(held)
 
     check("cached samples", manifest)
@@ -106,7 +112,11 @@ def verify(run: str) -> dict[str, Any]:
         torch.set_num_threads(1)
         try:
             modes = ("mean", "gram") if spec.compose == "gram" else ("mean",)
-            allowed = {names.composed_key(snapshot_digest(sums.compose(m, spec.epsilon))) for m in modes} if sums.weight else set()
+            allowed = (
+                {names.composed_key(snapshot_digest(sums.compose(m, spec.epsilon))) for m in modes}
+                if sums.weight
+                else set()
+            )
         finally:
             torch.set_num_threads(torch_threads)
         found = [info.key for info in store.list(f"{names.COMPOSED_FOLDER}/")]
@@ -133,7 +143,9 @@ def verify(run: str) -> dict[str, Any]:
         left = orphans([info.key for info in store.list()], state, parts, current, manifest_key)
         checks["objects nothing refers to"] = len(left)
         if left:
-            problems.append(f"nothing refers to {', '.join(left[:4])}{' …' if left[4:] else ''}; taft-ray gc removes them")
+            problems.append(
+                f"nothing refers to {', '.join(left[:4])}{' …' if left[4:] else ''}; taft-ray gc removes them"
+            )
     unfinished = [request.request for request in state.requests.values() if request.forgotten is None]
     if unfinished:
         problems.append(f"forget requests {unfinished} are not finished; run a forget again to resume them")

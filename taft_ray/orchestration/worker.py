@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from taft_ray.data import epoch_order
+from taft_ray.errors import IntegrityError, StorageError
 from taft_ray.models import load_model
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import (
@@ -28,7 +29,6 @@ from taft_ray.storage import (
     write_delta,
 )
 from taft_ray.storage import rundir as names
-from taft_ray.errors import IntegrityError, StorageError
 from taft_ray.tangent import (
     Delta,
     Pictures,
@@ -138,9 +138,7 @@ class ShardWorker:
         ]
         return concatenate(parts)
 
-    def fit(
-        self, task: dict[str, Any], progress: Progress | None = None, lane: str = ""
-    ) -> dict[str, Any]:
+    def fit(self, task: dict[str, Any], progress: Progress | None = None, lane: str = "") -> dict[str, Any]:
         """Fit one shard (or everything, for the monolith) and write its delta.
 
         task: {"shard": number or "monolith", "generation": n, "parts": [PartRef JSON]}.
@@ -224,7 +222,11 @@ class ShardWorker:
         return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
 
     def accuracy_by_shards(
-        self, refs: Sequence[dict[str, Any]], weights: Sequence[int], parts: Sequence[dict[str, Any]], counts: Sequence[int]
+        self,
+        refs: Sequence[dict[str, Any]],
+        weights: Sequence[int],
+        parts: Sequence[dict[str, Any]],
+        counts: Sequence[int],
     ) -> list[dict[str, Any]]:
         """Accuracy of the first m shards composed, for each m in ``counts``, by every composition the deltas allow."""
         self._last_use = time.monotonic()

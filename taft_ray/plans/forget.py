@@ -57,7 +57,9 @@ def plan_forget(
         return request
     earlier = sorted({state.tombstones[digest] for name, digest in hashes.items() if name not in found})
     fresh = {name: known for name, known in found.items() if hashes[name] not in state.tombstones}
-    waiting = {shard for name in earlier for shard in state.requests[name].shards if state.shards[shard].state == DROPPED}
+    waiting = {
+        shard for name in earlier for shard in state.requests[name].shards if state.shards[shard].state == DROPPED
+    }
     if not fresh and not (mode == "retrain" and waiting):
         return earlier[0]
     shards = {known.shard for known in fresh.values()}

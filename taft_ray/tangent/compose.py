@@ -9,8 +9,8 @@ exactly, and what is composed is a deterministic function of the sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import torch

@@ -108,7 +108,7 @@ def test_racing_processes_one_winner_a_number(store: Store, tmp_path: Path, coun
             assert process.stdout.readline() == "ready\n"
         go.touch()
         for process in racers:
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=120)
             assert process.returncode == 0
             won += [int(number) for number in out.split()]
     finally:
