@@ -14,8 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from taft_ray.errors import DataError
 
 # Only formats that hold pixels: PIL would start Ghostscript for an EPS.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 89_478_485  # PIL's own limit, 256 MiB of RGB
+Image.init()  # with formats named, Image.open looks only among those loaded already
 _PIL_WARNINGS = threading.Lock()  # the filters of `warnings` are global to the process
 
 

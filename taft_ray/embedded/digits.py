@@ -16,7 +16,7 @@ WRITERS = 40
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _METADATA = {
     "classes": "\n".join(CLASSES),
-    "source": "scikit-learn load_digits: UCI Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998), test part",
+    "source": "scikit-learn load_digits: UCI Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998), its test part",
     "licence": "CC BY 4.0",
 }
 
@@ -30,13 +30,13 @@ def write_digits(folder: Path, *, test_fraction: float = 0.25, seed: int = 0) ->
     The owner is synthetic: the data set does not say who wrote a digit, so the pictures are dealt in order to 40 invented writers
     ("writer-00" to "writer-39", about 45 pictures each), for requests that forget everything of one person.
 
-    Guarantees: each picture is in exactly one file; every label has about ``test_fraction`` of its pictures, and at least one, in the test
-    file; the same files for the same arguments.
+    Guarantees: each picture is in exactly one file; every label has about ``test_fraction`` of its pictures in the test file, and at least
+    one in each; the same files for the same arguments.
     """
     if not 0 < test_fraction < 1:
         raise UsageError(f"expected 0 < test_fraction < 1, got {test_fraction}")
-    digits = load_digits()
-    pictures, labels = digits.images, digits.target
+    flat, target = load_digits(return_X_y=True)
+    pictures, labels = np.asarray(flat).reshape(-1, 8, 8), np.asarray(target)
     in_test = np.zeros(len(labels), bool)
     generator = np.random.default_rng(seed)
     for label in range(len(CLASSES)):

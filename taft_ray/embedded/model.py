@@ -28,7 +28,8 @@ def embedded_config() -> dict[str, Any]:
 def create(num_classes: int | None = None) -> VisionTransformer:
     """The embedded model in eval mode and fp32.
 
-    ``num_classes=None`` keeps the ten CIFAR-10 classes; a number makes a new, untrained head (the same one each time), and 0 none.
+    ``num_classes=None`` keeps the head for the ten CIFAR-10 classes; a number, 10 too, makes a new, untrained head, the same one
+    each time; 0 makes none.
     """
     if num_classes is not None and num_classes < 0:
         raise UsageError(f"expected num_classes >= 0, got {num_classes}; leave it out to keep the model's own head")
@@ -52,8 +53,8 @@ def create(num_classes: int | None = None) -> VisionTransformer:
     with torch.device("meta"):
         model = VisionTransformer(**architecture)
     model.load_state_dict(state, strict=True, assign=True)
-    model.pretrained_cfg = _timm_cfg(config, num_classes=architecture["num_classes"])
-    model.default_cfg = model.pretrained_cfg
+    cfg = _timm_cfg(config, num_classes=architecture["num_classes"])
+    model.pretrained_cfg = model.default_cfg = cfg  # pyright: ignore[reportArgumentType]  # as timm's own factory does
     return model.eval()
 
 

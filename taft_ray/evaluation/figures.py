@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from taft_ray.evaluation.report import first_fits, lookup
 
@@ -90,6 +90,7 @@ def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
         least = min(x for points in lines.values() for x, _ in points)
         if least > 0 and most / least > 50:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most / least < 2000 else (1,)))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         else:
@@ -159,10 +160,13 @@ def timeline(report: dict[str, Any], *, width: int) -> str | None:
         axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(0, busy)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8 if width > 500 else 4))
+        # Beyond a cut the axis is no longer the time since the start: no numbers there.
+        end = cuts[0][0] if cuts else busy
+        ticks = MaxNLocator(nbins=8 if width > 500 else 4).tick_values(0, end)
+        axes.set_xticks([tick for tick in ticks if 0 <= tick <= end])
         axes.grid(axis="x")
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("seconds since the first start" + (", idle gaps cut" if cuts else ""))
+        axes.set_xlabel("seconds since the first start" + (", idle gaps left out" if cuts else ""))
         names = {"fit": "shard fit", "retrain": "retrain", "dropped": "fit, since dropped", "cache": "prefix pass"}
         names["monolith"] = "monolith"
         kinds = [kind for kind in names if any(bar[1] == kind for bar in bars)]
@@ -223,18 +227,21 @@ def speedups(report: dict[str, Any], *, width: int) -> str | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        left = min(values) / 2 if log else 0
+        start = 1 if log else 0  # a bar's length on a log scale means something only from 1× on
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=7 if width > 500 else 4))
-        axes.set_xlim(left, max(values) * (3.2 if log else 1.2))
+        if log:
+            axes.set_xlim(min(values) / 1.3, max(values) * (max(values) / min(values)) ** 0.2)
+        else:
+            axes.set_xlim(0, max(values) * 1.2)
         for y, (text, colour, hatch, name, value) in enumerate(bars):
             axes.barh(
                 y,
-                value - left,
-                left=left,
+                value - start,
+                left=start,
                 height=0.42,
                 hatch=hatch,
                 linewidth=1.5,
@@ -254,7 +261,7 @@ def speedups(report: dict[str, Any], *, width: int) -> str | None:
                     alpha=0.75,
                 )
             axes.annotate(
-                f"{times(value)}×", (value, y), (5, 0), textcoords="offset points", va="center", weight="bold"
+                f"{times(value)}×", (max(value, start), y), (6, 0), textcoords="offset points", va="center", weight="bold"
             )
             axes.text(0, y - 0.29, text, transform=axes.get_yaxis_transform(), va="bottom", fontsize=11.5)
         axes.axvline(1, color=COLOURS["monolith"], linewidth=2, linestyle=(0, (2, 2)))

@@ -25,7 +25,7 @@ h2{font-size:1.2rem;margin:2.5rem 0 .5rem;padding-top:.75rem;border-top:1px soli
 h3{font-size:1rem;margin:1.5rem 0 .25rem} h4,h5,h6{font-size:.95rem;margin:1rem 0 .25rem;color:var(--quiet)}
 p{margin:.4rem 0;max-width:46rem} .quiet,caption,figcaption{color:var(--quiet);font-size:.875rem}
 code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(13.5rem,1fr));gap:.75rem;margin:1.25rem 0;padding:0}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:.75rem;margin:1.25rem 0;padding:0}
 .cards div{background:var(--card);border-radius:.5rem;padding:.75rem .9rem;break-inside:avoid}
 .cards dt{font-size:.875rem;color:var(--quiet);line-height:1.3}
 .cards dd{margin:0;font-size:.8125rem;color:var(--quiet);line-height:1.4;overflow-wrap:anywhere}
@@ -43,12 +43,11 @@ figure svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums;min-width:min(100%,24rem)}
 caption{text-align:left;padding:.25rem 0} th,td{text-align:left;vertical-align:top;padding:.3rem .9rem .3rem 0;
 border-bottom:1px solid var(--rule)} thead th{color:var(--quiet);font-weight:600;vertical-align:bottom}
-th[scope=row]{font-weight:500} .n{text-align:right;white-space:nowrap} td code{overflow-wrap:normal}
-td.wrap code,dd code,.pairs td code{overflow-wrap:anywhere}
-.pairs{width:100%} .pairs th{width:16rem;color:var(--quiet)}
+th[scope=row]{font-weight:500} .n{text-align:right;white-space:nowrap} .scroll code{white-space:nowrap}
+.t{min-width:13rem}
+.pairs{width:100%} .pairs th{width:38%;color:var(--quiet)}
 details{margin:.5rem 0} summary{cursor:pointer;padding:.4rem 0;color:var(--mean);font-weight:550}
-@media (max-width:40rem){.wide{display:none}.narrow{display:block}.pairs th{width:8.5rem}
-.cards{grid-template-columns:1fr 1fr}
+@media (max-width:40rem){.wide{display:none}.narrow{display:block}.cards{grid-template-columns:1fr 1fr}
 .cards .big{font-size:1.45rem}h1{font-size:1.35rem}}
 @media (max-width:22rem){.cards{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light;--paper:#fff;--card:#f4f6f8;--ink:#000;--quiet:#444;--rule:#bbb;--mean:#0072b2;
@@ -88,10 +87,17 @@ def document(title: str, body: str) -> str:
     )
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]], *, numeric: Sequence[int] = ()) -> Raw:
-    """A table that scrolls sideways by itself; folded away if long. ``numeric`` names the right-aligned columns."""
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    numeric: Sequence[int] = (),
+    prose: Sequence[int] = (),
+) -> Raw:
+    """A table that scrolls sideways by itself; folded away if long. ``numeric`` and ``prose`` are column numbers."""
     rows = list(rows)
-    where = [' class="n"' if column in numeric else "" for column in range(len(head))]
+    where = [' class="n"' if i in numeric else ' class="t"' if i in prose else "" for i in range(len(head))]
     top = "".join(f'<th scope="col"{where[i]}>{esc(text)}</th>' for i, text in enumerate(head))
     lines = []
     for row in rows:

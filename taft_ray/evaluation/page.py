@@ -46,34 +46,35 @@ def _header(report: dict[str, Any]) -> Raw:
 
 def _cards(report: dict[str, Any]) -> Raw:
     derived = report["derived"]
-    shown = [
-        ("Accuracy, composed", "accuracy"),
-        ("Accuracy, monolith", "accuracy_monolith"),
-        ("Sharded training, wall clock", "speedup_wall"),
-        ("Retrain after forget, median", "speedup_retrain_median"),
-        ("Critical path, not wall clock", "speedup_critical_path"),
-        ("Shards trained", "shards_trained"),
+
+    def measured(path: str) -> str:
+        return _raw(lookup(report["measurements"], path))
+
+    def margin(name: str) -> str:
+        known = derived[name]["value"] is not None
+        return f"± {derived[name]['value']:.2f} points on {measured('evaluation.n')} samples" if known else ""
+
+    monolith = f"{measured('monolith.seconds')} s"
+    wall = f"{monolith} ÷ {measured('training.wall_seconds')} s, starting the lanes included"
+    critical = f"{monolith} ÷ {_value(derived['critical_path'])}, the slowest shard"
+    retrain = f"{monolith} ÷ each retrain; {derived['speedup_retrain_median']['note']}"
+    states = [f"{derived[f'shards_{state}']['value']:,} {state}" for state in ("dropped", "empty", "pending")]
+    cards = [
+        ("Accuracy, composed", "accuracy", margin("accuracy_margin")),
+        ("Accuracy, monolith", "accuracy_monolith", margin("accuracy_monolith_margin")),
+        ("Shards trained", "shards_trained", ", ".join(states)),
+        ("Sharded training against the monolith, wall clock", "speedup_wall", wall),
+        ("Critical path against the monolith, not wall clock", "speedup_critical_path", critical),
+        ("Retrain after forget against the monolith, median", "speedup_retrain_median", retrain),
     ]
-    return Raw(f'<dl class="cards">\n{chr(10).join(_card(label, derived[name]) for label, name in shown)}\n</dl>')
+    shown = "\n".join(_card(label, derived[name], source) for label, name, source in cards)
+    return Raw(f'<dl class="cards">\n{shown}\n</dl>')
 
 
-def _card(label: str, number: dict[str, Any]) -> str:
+def _card(label: str, number: dict[str, Any], source: str) -> str:
     if number["value"] is None:
         return f'<div><dt>{esc(label)}</dt><dd class="none">{esc(number["reason"])}</dd></div>'
-    return (
-        f'<div><dt>{esc(label)}</dt><dd class="big">{esc(_value(number))}</dd>'
-        f"<dd>{esc(_short_source(number))}</dd></div>"
-    )
-
-
-def _short_source(number: dict[str, Any]) -> str:
-    """The raw numbers in a line: at most the two a card has room for."""
-    sources = list(number["from"].items())
-    if number["unit"] == "×" and len(sources) == 2:
-        return f"{_raw(sources[0][1])} s ÷ {_raw(sources[1][1])} s"
-    if len(sources) == 1:
-        return f"{sources[0][0]} = {_raw(sources[0][1])}"
-    return " · ".join(part for part in (number["formula"], number["note"]) if part)
+    return f'<div><dt>{esc(label)}</dt><dd class="big">{esc(_value(number))}</dd><dd>{esc(source)}</dd></div>'
 
 
 def _notes(report: dict[str, Any]) -> Raw:
@@ -115,7 +116,7 @@ def _accuracy(report: dict[str, Any]) -> Raw:
                     _value(derived[f"{name}_margin"]),
                     _value(derived[f"{name}_gap"]) if c else "",
                     _seconds(c.get("seconds")) if c else "",
-                    code(c["digest"]) if c and c.get("digest") else "",
+                    _digest(c.get("digest")) if c else "",
                 ]
                 for name, label, c in names
                 if name in derived
@@ -295,7 +296,7 @@ def _measurements(report: dict[str, Any]) -> Raw:
         "<h2>Every number and its measurements</h2>\n"
         "<p>Nothing above comes from anything but measurements. Those of the shards are in their table above; "
         "report.json beside this page holds every one in full precision.</p>\n"
-        + table("Derived numbers", head, derived, numeric=(1,))
+        + table("Derived numbers", head, derived, prose=(1, 2, 4))
         + "\n"
         + (table("Raw measurements", ["Measurement", "Recorded"], raw) if raw else "")
     )
@@ -347,6 +348,12 @@ def _value(number: dict[str, Any], *, short: bool = False) -> str:
     if unit == "points":
         return f"{value:+.2f} points" if "margin" not in number["label"] else f"{value:.2f} points"
     return _seconds(value) if unit == "s" else f"{_raw(value)} {unit}".strip()
+
+
+def _digest(value: Any) -> Raw:
+    """Enough of a digest to tell two apart; the raw measurements have it whole."""
+    text = str(value or "–")
+    return code(text if len(text) <= 18 else f"{text[:17]}…")
 
 
 def _percent(value: Any, absent: str = ABSENT) -> str:

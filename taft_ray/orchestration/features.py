@@ -22,16 +22,13 @@ import torch
 from taft_ray.data import (
     SourceFile,
     Stripe,
-    Undecodable,
     build_manifest,
     check_rejected,
     counts,
-    decode_image,
     id_hash,
     index_files,
     open_source,
     place,
-    read_stripe,
     reject,
     resolve_classes,
     sample_keys,
@@ -39,6 +36,7 @@ from taft_ray.data import (
 )
 from taft_ray.errors import ObjectMissing, TaftError
 from taft_ray.models import Preprocess
+from taft_ray.orchestration.pictures import Decode, index_chunk, read_parts
 from taft_ray.orchestration.worker import build_tangent, run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import Store, write_part
@@ -84,54 +82,12 @@ def index_source(
     else:
         indexed = ray.data.from_items(
             [{"files": chunk} for chunk in chunks], override_num_blocks=len(chunks)
-        ).map_batches(_index_chunk, batch_size=1, zero_copy_batch=True)
+        ).map_batches(index_chunk, batch_size=1, zero_copy_batch=True)
         table = pa.concat_tables(list(indexed.iter_batches(batch_size=None, batch_format="pyarrow"))).cast(
             index_files(chunks[0][:1]).schema
         )
     classes = resolve_classes(source.classes, table["label"].to_pylist(), given_classes)
     return source.files, table, classes
-
-
-def _index_chunk(batch: Any) -> pa.Table:
-    return index_files(list(batch["files"][0]))
-
-
-def _read(batch: Any) -> Iterator[dict[str, Any]]:
-    """A stripe's parts, one row each, as Arrow-friendly bytes."""
-    stripe: Stripe = batch["stripe"][0]
-    for part in read_stripe(stripe):
-        yield {
-            "shard": np.array([part["shard"]]),
-            "part": np.array([part["part"]]),
-            "keys": pa.array([b"".join(part["keys"])], pa.large_binary()),
-            "labels": pa.array([part["labels"].astype("<i8").tobytes()], pa.large_binary()),
-            "images": pa.array([[image or b"" for image in part["images"]]], pa.list_(pa.large_binary())),
-        }
-
-
-class Decode:
-    """Encoded pictures to pixels, with the reason of each that cannot be decoded."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __call__(self, batch: Any) -> dict[str, Any]:
-        pixels, reasons = [], []
-        for images in batch["images"]:
-            stack, why = [], []
-            for image in images:
-                try:
-                    if not image:
-                        raise Undecodable("no image")
-                    stack.append(decode_image(image, self.size))
-                    why.append("")
-                except Undecodable as error:
-                    stack.append(np.zeros((3, self.size, self.size), np.uint8))
-                    why.append(error.reason)
-            pixels.append(np.stack(stack).tobytes())
-            reasons.append(json.dumps(why))
-        kept = {name: batch[name] for name in ("shard", "part", "keys", "labels")}
-        return {**kept, "pixels": pa.array(pixels, pa.large_binary()), "reasons": pa.array(reasons)}
 
 
 class PrefixActor:
@@ -360,7 +316,7 @@ def _pass(
     context.target_max_block_size = 1
     dataset = (
         ray.data.from_items([{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces))
-        .map_batches(_read, batch_size=1, num_cpus=TASK_SHARE)
+        .map_batches(read_parts, batch_size=1, num_cpus=TASK_SHARE)
         .map_batches(Decode(size), batch_size=1, num_cpus=TASK_SHARE, zero_copy_batch=True)
         .map_batches(
             PrefixActor,

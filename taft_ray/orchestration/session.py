@@ -21,6 +21,7 @@ def connect() -> None:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # num_gpus=0 must not hide GPUs from a worker
     address = os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what went wrong comes back as an exception
     alone: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(

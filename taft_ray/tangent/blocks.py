@@ -205,4 +205,3 @@ def block_rule(name: str, block: nn.Module, *, rows: int | None, frozen_input: b
     attend = Sequence(name, [*attention, rule_for(f"{name}.ls1", block.ls1)])
     feed = Sequence(name, [rule_for(f"{name}.{part}", block.get_submodule(part)) for part in ("norm2", "mlp", "ls2")])
     return Residual(name, attend, feed, rows, reads_rows_only=short_cut)
-

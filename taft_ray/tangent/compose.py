@@ -47,7 +47,11 @@ def shard_terms(delta: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | 
 def terms_to_delta(terms: Mapping[str, Tensor], dtype: torch.dtype = torch.float64) -> Delta:
     """The shard's delta, as rounded."""
     return Delta(
-        {name[len(_DELTA) :]: from_grid(v, DELTA_BITS).to(dtype) for name, v in terms.items() if name.startswith(_DELTA)}
+        {
+            name[len(_DELTA) :]: from_grid(v, DELTA_BITS).to(dtype)
+            for name, v in terms.items()
+            if name.startswith(_DELTA)
+        }
     )
 
 
@@ -86,7 +90,9 @@ class Sums:
             return
         totals = self.totals or {name: torch.zeros_like(term) for name, term in terms.items()}
         if totals.keys() != terms.keys() or any(totals[n].shape != terms[n].shape for n in totals):
-            differing = sorted(totals.keys() ^ terms.keys()) or sorted(n for n in totals if totals[n].shape != terms[n].shape)
+            differing = sorted(totals.keys() ^ terms.keys()) or sorted(
+                n for n in totals if totals[n].shape != terms[n].shape
+            )
             raise DeltaMismatch(f"shards of different linearisations: {differing[:4]} differ")
         self.totals = {
             name: add_exactly(totals[name], term, sign * (weight if name.startswith(_DELTA) else 1), what=name)

@@ -71,7 +71,9 @@ class Delta(Mapping[str, Tensor]):
         if not self._tensors:
             return torch.zeros((), dtype=torch.float64)
         # float64 sums of each tensor's float32 product: CG's step lengths come from here
-        products = [torch.dot(tensor.flatten().double(), other[name].flatten().double()) for name, tensor in self.items()]
+        products = [
+            torch.dot(tensor.flatten().double(), other[name].flatten().double()) for name, tensor in self.items()
+        ]
         return torch.stack(products).sum()
 
     def norm(self) -> Tensor:

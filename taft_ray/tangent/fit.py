@@ -113,8 +113,9 @@ def fit(
     began = time.perf_counter()
     initial = zero if start is None else Delta({name: start[name].to(value) for name, value in zero.items()})
     if len(labels) == 0:
-        report = FitReport(solver=config.solver, samples=0, iterations=0, seconds=0.0, objective=0.0, residual=0.0,
-                           distance_bound=0.0)
+        report = FitReport(
+            solver=config.solver, samples=0, iterations=0, seconds=0.0, objective=0.0, residual=0.0, distance_bound=0.0
+        )
         return FittedDelta(zero, report)
     if config.solver == "ridge":
         solution = solve(

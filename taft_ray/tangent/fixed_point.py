@@ -18,7 +18,9 @@ def to_grid(values: Tensor, bits: int, *, what: str = "tensor") -> Tensor:
     if not bool(torch.isfinite(scaled).all()):
         raise FixedPointOverflow(f"{what}: values that are not finite; the fit diverged or its input is broken")
     if scaled.numel() and float(scaled.abs().max()) >= _LIMIT / 2:
-        raise FixedPointOverflow(f"{what}: |value| {float(values.abs().max()):.3g} does not fit a 2^-{bits} grid in int64")
+        raise FixedPointOverflow(
+            f"{what}: |value| {float(values.abs().max()):.3g} does not fit a 2^-{bits} grid in int64"
+        )
     return scaled.round().to(torch.int64)
 
 
@@ -33,5 +35,7 @@ def add_exactly(total: Tensor, term: Tensor, weight: int, *, what: str = "sum") 
         return total
     bound = float(total.abs().max()) + abs(weight) * float(term.abs().max())
     if bound >= _LIMIT * (1 - 2**-40):  # a margin above the rounding of float64
-        raise FixedPointOverflow(f"{what}: the sum would leave int64 (bound {bound:.3g}); use smaller weights or shards")
+        raise FixedPointOverflow(
+            f"{what}: the sum would leave int64 (bound {bound:.3g}); use smaller weights or shards"
+        )
     return total + weight * term

@@ -31,7 +31,9 @@ class TangentModel(nn.Module):
     Guarantees: ``jvp`` and ``vjp`` are linear and each other's adjoint; nothing here changes the base weights.
     """
 
-    def __init__(self, network: nn.Module, network_cut: Cut, trained: tuple[str, ...], class_token: nn.Parameter | None):
+    def __init__(
+        self, network: nn.Module, network_cut: Cut, trained: tuple[str, ...], class_token: nn.Parameter | None
+    ):
         super().__init__()
         self.network = network
         self.class_token = class_token
@@ -216,7 +218,9 @@ def linearize(
     class_token = None
     if cls_token:
         if network_cut.class_token_rows is None:
-            raise UsageError(f"cls_token=True: {type(network).__name__} has no class token in front of its last {last_blocks} blocks")
+            raise UsageError(
+                f"cls_token=True: {type(network).__name__} has no class token in front of its last {last_blocks} blocks"
+            )
         shape = network.get_parameter(CLASS_TOKEN).shape
         values = seeded_normal(shape, std=0.02, seed=seed, name=CLASS_TOKEN)
         like = next(network.parameters())

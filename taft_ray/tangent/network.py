@@ -82,7 +82,9 @@ class TwoHeads(Rule):
 def _count(last_blocks: int | str, available: int, unit: str) -> int:
     count = available if last_blocks == "all" else last_blocks
     if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= available:
-        raise UsageError(f'last_blocks={last_blocks!r}: expected "all" or 0..{available} (this model has {available} {unit})')
+        raise UsageError(
+            f'last_blocks={last_blocks!r}: expected "all" or 0..{available} (this model has {available} {unit})'
+        )
     return count
 
 
@@ -120,7 +122,14 @@ def _vision_transformer(model: VisionTransformer, last_blocks: int | str) -> Cut
     return Cut(
         prefix=prefix,
         suffix=Sequence("", [*blocks, rule_for("norm", model.norm), *tail]),
-        units=(*(rule.name for rule in blocks), "norm", *attention_pool, "fc_norm", "head", *(("head_dist",) if distilled else ())),
+        units=(
+            *(rule.name for rule in blocks),
+            "norm",
+            *attention_pool,
+            "fc_norm",
+            "head",
+            *(("head_dist",) if distilled else ()),
+        ),
         heads=("head", "head_dist") if distilled else ("head",),
         class_token_rows=(rows or 1) if model.cls_token is not None and count else None,
         first_rows_only=bool(blocks) and isinstance(blocks[0], Residual) and blocks[0].reads_rows_only,
@@ -130,7 +139,9 @@ def _vision_transformer(model: VisionTransformer, last_blocks: int | str) -> Cut
 def _pooling(model: VisionTransformer) -> Rule:
     skip = 0 if model.pool_include_prefix else model.num_prefix_tokens
     if model.attn_pool is not None:
-        return Sequence("", [Function("attn_pool_tokens", lambda x: x[:, skip:]), Fallback("attn_pool", model.attn_pool)])
+        return Sequence(
+            "", [Function("attn_pool_tokens", lambda x: x[:, skip:]), Fallback("attn_pool", model.attn_pool)]
+        )
     if model.global_pool == "token":
         return FirstToken("pool")
     if model.global_pool == "avg":
@@ -198,4 +209,3 @@ def cut(model: nn.Module, last_blocks: int | str) -> Cut:
         f"{type(model).__name__} cannot be linearised: no rule says where to cut it. Supported: timm VisionTransformer "
         "(vit, deit, augreg, CLIP, DINOv2, …), ResNet, ConvNeXt"
     )
-

@@ -34,7 +34,9 @@ class Prepared:
 
     def nbytes(self) -> int:
         """Bytes of the distinct tensors held."""
-        storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in self.saved.values()}
+        storages = {
+            value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in self.saved.values()
+        }
         return sum(storages.values())
 
 

@@ -93,7 +93,11 @@ class Linear(Rule):
         if weight in trained:
             x = saved[self.key("input")]
             yield LinearInput(
-                weight, bias if bias in trained else None, 0, self.module.out_features, x.reshape(len(x), -1, x.shape[-1])
+                weight,
+                bias if bias in trained else None,
+                0,
+                self.module.out_features,
+                x.reshape(len(x), -1, x.shape[-1]),
             )
 
 
@@ -336,4 +340,3 @@ def rule_for(name: str, module: nn.Module) -> Rule:
     if is_elementwise(module):
         return Elementwise(name, module)
     return Fallback(name, module)
-

@@ -158,7 +158,7 @@ def test_unreachable_and_forbidden_storage_is_a_storage_error(
 
 
 def test_unknown_protocols_are_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="zz://"):
+    with pytest.raises(UsageError, match="address"):
         data.open_source("zz://bucket/data")
 
 
@@ -193,5 +193,5 @@ def test_a_damaged_page_of_pictures_is_refused(three_formats: dict[str, Path]) -
     whole = path.read_bytes()
     path.write_bytes(whole[:4] + b"\xff" * 400 + whole[404:])
     file = data.open_source(str(path)).files[0]
-    with pytest.raises(DataError, match="part-0.parquet"):
+    with pytest.raises(DataError, match=r"part-0\.parquet"):
         data.read_images(file, [0])

@@ -51,6 +51,7 @@ def test_parity_with_torchvision(encode: Callable[..., bytes], shape: tuple[int,
         ("cmyk", _save(_red("CMYK"), "JPEG", quality=100)),
         ("first frame", _save(_red(), "GIF", save_all=True, append_images=[Image.new("RGB", (8, 6))])),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_odd_pictures_are_red(name: str, picture: bytes) -> None:
     pixels = decode_image(picture, 4).reshape(3, -1)
@@ -113,9 +114,10 @@ def test_damage_raises_nothing_but_undecodable(data: st.DataObject) -> None:
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     damaged = damaged[: data.draw(st.integers(1, len(damaged)))]
     try:
-        assert decode_image(bytes(damaged), 8).shape == (3, 8, 8)
-    except Undecodable as error:
-        assert len(error.reason) < 30
+        decoded = decode_image(bytes(damaged), 8)
+    except Undecodable:
+        return
+    assert decoded.shape == (3, 8, 8)
 
 
 def test_real_pictures_decode_fast(assets: Path) -> None:
