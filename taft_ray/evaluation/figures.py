@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from taft_ray.evaluation.report import first_fits, lookup
+from taft_ray.evaluation.measured import first_fits, is_measure, lookup
+from taft_ray.evaluation.notation import duration, times
 
 # Okabe and Ito's colours, safe for colour-blind readers; the page holds a dark value for each name.
 COLOURS = {
@@ -111,10 +112,10 @@ def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
 def accuracy_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The measured points of the accuracy figure, by number of shards."""
     rows = lookup(report["measurements"], "accuracy_by_shards") or []
-    kept = [row for row in rows if isinstance(row, dict) and _measure(row.get("shards"))]
+    kept = [row for row in rows if isinstance(row, dict) and is_measure(row.get("shards"))]
     kept.sort(key=lambda row: row["shards"])
     return [
-        {"shards": row["shards"]} | {m: row[m] if _measure(row.get(m)) else None for m in ("mean", "gram")}
+        {"shards": row["shards"]} | {m: row[m] if is_measure(row.get(m)) else None for m in ("mean", "gram")}
         for row in kept
     ]
 
@@ -132,13 +133,15 @@ def timeline(report: dict[str, Any], *, width: int) -> str | None:
         axes = figure.add_subplot()
         for y, row in enumerate(rows):
             own = [bar for bar in bars if bar[0] == row]
-            # An edge in the paper's colour parts the bars, and would swallow them where they are a pixel wide.
-            edge = 0.8 if len(own) <= width / 12 else 0.0
-            for kind in dict.fromkeys(bar[1] for bar in own):
-                spans = [(place(start), place(stop) - place(start)) for _, k, start, stop, _ in own if k == kind]
-                axes.broken_barh(
-                    spans, (y - 0.4, 0.8), facecolors=COLOURS[kind], edgecolors=COLOURS["paper"], linewidth=edge
-                )
+            spans = [(place(start), place(stop) - place(start)) for _, _, start, stop, _ in own]
+            # An edge in the paper's colour parts the bars, and would swallow those of a pixel or two.
+            edges = [
+                COLOURS["paper" if span / busy * width > 3 else bar[1]]
+                for bar, (_, span) in zip(own, spans, strict=True)
+            ]
+            axes.broken_barh(
+                spans, (y - 0.4, 0.8), facecolors=[COLOURS[bar[1]] for bar in own], edgecolors=edges, linewidth=0.6
+            )
             for _, kind, start, stop, text in own:
                 if pitch >= 14 and (place(stop) - place(start)) / busy * width * 0.8 > 8 * len(text) + 4:
                     ink = COLOURS["ink" if kind == "dropped" else "paper"]
@@ -188,7 +191,7 @@ def timeline_bars(report: dict[str, Any]) -> list[tuple[str, str, float, float, 
 
     def add(row: str, kind: str, entry: Any, text: str) -> None:
         start, stop = lookup(entry, "started"), lookup(entry, "ended")
-        if _measure(start) and _measure(stop) and stop >= start:
+        if is_measure(start) and is_measure(stop) and stop >= start:
             bars.append((row, kind, start, stop, text))
 
     add("prefix", "cache", measurements.get("cache"), "")
@@ -196,7 +199,7 @@ def timeline_bars(report: dict[str, Any]) -> list[tuple[str, str, float, float, 
     trained = lookup(measurements, "training.ended")
     fits = []
     for index, entry in enumerate(measurements["shards"]):
-        again = index not in first or (_measure(trained) and (lookup(entry, "started") or 0) >= trained)
+        again = index not in first or (is_measure(trained) and (lookup(entry, "started") or 0) >= trained)
         kind = "dropped" if lookup(entry, "state") == "dropped" else "retrain" if again else "fit"
         lane = lookup(entry, "lane")
         fits.append((str(lane) if lane is not None else "no lane", kind, entry, str(lookup(entry, "shard"))))
@@ -261,9 +264,22 @@ def speedups(report: dict[str, Any], *, width: int) -> str | None:
                     alpha=0.75,
                 )
             axes.annotate(
-                f"{times(value)}×", (max(value, start), y), (6, 0), textcoords="offset points", va="center", weight="bold"
+                f"{times(value)}×",
+                (max(value, start), y),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                weight="bold",
             )
-            axes.text(0, y - 0.29, text, transform=axes.get_yaxis_transform(), va="bottom", fontsize=11.5)
+            axes.text(
+                0,
+                y - 0.29,
+                text,
+                transform=axes.get_yaxis_transform(),
+                va="bottom",
+                fontsize=11.5,
+                bbox={"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1},
+            )
         axes.axvline(1, color=COLOURS["monolith"], linewidth=2, linestyle=(0, (2, 2)))
         axes.set_ylim(len(bars) - 0.45, -0.75)
         axes.set_yticks([])
@@ -274,27 +290,6 @@ def speedups(report: dict[str, Any], *, width: int) -> str | None:
         axes.set_xlabel(f"times the speed of the monolith (dashed){scale}" if width > 500 else f"× the monolith{scale}")
 
     return _svg(draw, name="speedups", width=width, height=64 + 62 * len(bars))
-
-
-def times(value: float) -> str:
-    """A ratio, at three figures or so."""
-    return (
-        f"{value:,.0f}"
-        if value >= 100
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.2f}"
-        if value >= 0.1
-        else f"{value:.2g}"
-    )
-
-
-def duration(seconds: float) -> str:
-    """A time a person reads at a glance."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def _cut_idle(
@@ -353,10 +348,6 @@ def _inline(svg: str) -> str:
     for colour, value in COLOURS.items():
         svg = re.sub(rf"(?<=[ :\"]){value}\b", f"var(--{colour}, {value})", svg)
     return svg.strip()
-
-
-def _measure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _label(name: str) -> str:

@@ -30,7 +30,7 @@ code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wr
 .cards dt{font-size:.875rem;color:var(--quiet);line-height:1.3}
 .cards dd{margin:0;font-size:.8125rem;color:var(--quiet);line-height:1.4;overflow-wrap:anywhere}
 .cards .big{font-size:1.75rem;font-weight:650;color:var(--ink);line-height:1.35}
-.cards .none{font-size:1rem;font-weight:600;color:var(--ink);padding:.35rem 0}
+.cards .none code{white-space:nowrap}.cards .none{font-size:1rem;font-weight:600;color:var(--ink);padding:.35rem 0}
 .notes{background:var(--card);border-left:4px solid var(--monolith);border-radius:.25rem;padding:.5rem 1rem;
 margin:1rem 0}
 .notes ul{margin:.25rem 0;padding-left:1.1rem}
@@ -140,7 +140,7 @@ def nested(value: Any, *, level: int = 3) -> Raw:
         if all(isinstance(item, dict) and not any(map(_deep, item.values())) for item in value):
             heads = list(dict.fromkeys(str(key) for item in value for key in item))
             rows = [[plain({str(k): v for k, v in item.items()}.get(head, "")) for head in heads] for item in value]
-            return table(f"{len(value):,} entries", [title(head) for head in heads], rows) if heads else plain("")
+            return table("Each entry", [title(head) for head in heads], rows) if heads else plain("")
         items = "\n".join(f"<li>{nested(item, level=level) if _deep(item) else plain(item)}</li>" for item in value)
         inner = f"<ul>\n{items}\n</ul>"
         return folded(f"{len(value):,} entries", inner) if len(value) > LONG else Raw(inner)

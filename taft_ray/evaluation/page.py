@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from taft_ray.evaluation import figures
-from taft_ray.evaluation.figures import NARROW, WIDE, duration, times
+from taft_ray.evaluation.figures import NARROW, WIDE
 from taft_ray.evaluation.markup import Raw, code, document, esc, moment, nested, pairs, plain, table, title
-from taft_ray.evaluation.report import lookup
-
-ABSENT = "not measured"
-NO_MONOLITH_TABLE = "not measured: run with --monolithic"
+from taft_ray.evaluation.measured import lookup
+from taft_ray.evaluation.notation import ABSENT, percent, recorded, seconds, value_of
+from taft_ray.evaluation.report import NO_MONOLITH
 
 
 def render(report: dict[str, Any]) -> str:
@@ -48,7 +47,7 @@ def _cards(report: dict[str, Any]) -> Raw:
     derived = report["derived"]
 
     def measured(path: str) -> str:
-        return _raw(lookup(report["measurements"], path))
+        return recorded(lookup(report["measurements"], path))
 
     def margin(name: str) -> str:
         known = derived[name]["value"] is not None
@@ -56,7 +55,7 @@ def _cards(report: dict[str, Any]) -> Raw:
 
     monolith = f"{measured('monolith.seconds')} s"
     wall = f"{monolith} ÷ {measured('training.wall_seconds')} s, starting the lanes included"
-    critical = f"{monolith} ÷ {_value(derived['critical_path'])}, the slowest shard"
+    critical = f"{monolith} ÷ {value_of(derived['critical_path'])}, the slowest shard"
     retrain = f"{monolith} ÷ each retrain; {derived['speedup_retrain_median']['note']}"
     states = [f"{derived[f'shards_{state}']['value']:,} {state}" for state in ("dropped", "empty", "pending")]
     cards = [
@@ -73,8 +72,12 @@ def _cards(report: dict[str, Any]) -> Raw:
 
 def _card(label: str, number: dict[str, Any], source: str) -> str:
     if number["value"] is None:
-        return f'<div><dt>{esc(label)}</dt><dd class="none">{esc(number["reason"])}</dd></div>'
-    return f'<div><dt>{esc(label)}</dt><dd class="big">{esc(_value(number))}</dd><dd>{esc(source)}</dd></div>'
+        return f'<div><dt>{esc(label)}</dt><dd class="none">{_reason(number["reason"])}</dd></div>'
+    return f'<div><dt>{esc(label)}</dt><dd class="big">{esc(value_of(number))}</dd><dd>{esc(source)}</dd></div>'
+
+
+def _reason(text: str) -> str:
+    return esc(text).replace("--monolithic", "<code>--monolithic</code>")
 
 
 def _notes(report: dict[str, Any]) -> Raw:
@@ -98,7 +101,7 @@ def _accuracy(report: dict[str, Any]) -> Raw:
             table(
                 "Accuracy by number of shards composed",
                 ["Shards", "Mean", "Gram", "Monolith"],
-                [[f"{row['shards']:g}", _percent(row["mean"]), _percent(row["gram"]), _percent(level)] for row in rows],
+                [[f"{row['shards']:g}", percent(row["mean"]), percent(row["gram"]), percent(level)] for row in rows],
                 numeric=(0, 1, 2, 3),
             )
         )
@@ -112,10 +115,10 @@ def _accuracy(report: dict[str, Any]) -> Raw:
             [
                 [
                     label,
-                    _value(derived[name]),
-                    _value(derived[f"{name}_margin"]),
-                    _value(derived[f"{name}_gap"]) if c else "",
-                    _seconds(c.get("seconds")) if c else "",
+                    value_of(derived[name]),
+                    value_of(derived[f"{name}_margin"]),
+                    value_of(derived[f"{name}_gap"]) if c else "",
+                    seconds(c.get("seconds")) if c else "",
                     _digest(c.get("digest")) if c else "",
                 ]
                 for name, label, c in names
@@ -126,7 +129,7 @@ def _accuracy(report: dict[str, Any]) -> Raw:
     )
     evaluation = lookup(report["measurements"], "evaluation")
     told = (
-        f"Measured on {_raw(evaluation.get('n'))} samples of {evaluation.get('data')}."
+        f"Measured on {recorded(evaluation.get('n'))} samples of {evaluation.get('data')}."
         if evaluation
         else derived["accuracy"]["reason"]
     )
@@ -141,15 +144,15 @@ def _timeline(report: dict[str, Any]) -> Raw:
     caption = "Each bar is one fit, from its recorded start to its end. Times of every shard are in its table below."
     measurements = report["measurements"]
     lines = [
-        ("Prefix pass (activation cache), wall clock", _seconds(lookup(measurements, "cache.seconds"))),
+        ("Prefix pass (activation cache), wall clock", seconds(lookup(measurements, "cache.seconds"))),
         (
             "Sharded training, wall clock (starting the lanes included)",
-            _seconds(lookup(measurements, "training.wall_seconds")),
+            seconds(lookup(measurements, "training.wall_seconds")),
         ),
-        ("Sum of all shard fits", _value(derived["sum_of_fits"])),
-        ("Slowest shard (critical path, not wall clock)", _value(derived["critical_path"])),
-        ("Share of the lanes' time spent fitting", _value(derived["lane_use"])),
-        ("Monolith", _seconds(lookup(measurements, "monolith.seconds"), NO_MONOLITH_TABLE)),
+        ("Sum of all shard fits", value_of(derived["sum_of_fits"])),
+        ("Slowest shard (critical path, not wall clock)", value_of(derived["critical_path"])),
+        ("Share of the lanes' time spent fitting", value_of(derived["lane_use"])),
+        ("Monolith", seconds(lookup(measurements, "monolith.seconds"), NO_MONOLITH)),
     ]
     missing = f"Timeline: {ABSENT}; no start and end times are recorded."
     return Raw(f"<h2>Timeline</h2>\n{_figure(figures.timeline, report, alt, caption, missing)}\n{pairs(lines)}")
@@ -164,7 +167,7 @@ def _speed(report: dict[str, Any]) -> Raw:
         "speedup_retrain_median",
         "speedup_end_to_end_median",
     ]
-    rows = [[_capital(n["label"]), _value(n), _sources(n), n["note"] or ""] for n in (derived[name] for name in names)]
+    rows = [[title(n["label"]), value_of(n), _sources(n), n["note"] or ""] for n in (derived[name] for name in names)]
     told = "; ".join(f"{row[0]}: {row[1]}" for row in rows)
     caption = "Dashed: the monolith's speed. Hatched: critical path, no clock showed it. Dots: single forgets."
     missing = f"Speed-up: {derived['speedup_wall']['reason']}."
@@ -176,6 +179,7 @@ def _speed(report: dict[str, Any]) -> Raw:
             ["Speed-up", "Times", "Measured", "How to read it"],
             rows,
             numeric=(1,),
+            prose=(0, 3),
         )
     )
 
@@ -184,16 +188,19 @@ def _forgets(report: dict[str, Any]) -> Raw:
     forgets = lookup(report["measurements"], "forgets") or []
     if not forgets:
         return Raw("<h2>Forgets</h2>\n<p>Not measured: nothing has been forgotten in this run.</p>")
-    steps = list(dict.fromkeys(step for forget in forgets for step in forget.get("seconds") or {}))
+    steps = sorted(
+        dict.fromkeys(step for forget in forgets for step in forget.get("seconds") or {}),
+        key=lambda step: step == "total",
+    )
     head = [
         "Request",
         "Mode",
         "Samples",
         "Shards",
-        *(f"{_capital(step)}, s" for step in steps),
+        *(f"{title(step)}, s" for step in steps),
         "Retrain ×",
         "End to end ×",
-        "Accuracy before",
+        "Before",
         "After",
         "Change",
         "Time",
@@ -209,18 +216,18 @@ def _forgets(report: dict[str, Any]) -> Raw:
             [
                 code(forget.get("request", "")),
                 forget.get("mode", ""),
-                _raw(forget.get("samples")),
-                ", ".join(map(str, shards)) if isinstance(shards, list) else _raw(shards),
-                *(_raw((forget.get("seconds") or {}).get(step), "") for step in steps),
-                *(_value(number, short=True) for number in own[:2]),
-                _percent(forget.get("accuracy_before"), "–"),
-                _percent(forget.get("accuracy_after"), "–"),
-                _value(own[2], short=True),
+                recorded(forget.get("samples")),
+                ", ".join(map(str, shards)) if isinstance(shards, list) else recorded(shards),
+                *(recorded((forget.get("seconds") or {}).get(step), "–") for step in steps),
+                *(value_of(number, short=True) for number in own[:2]),
+                percent(forget.get("accuracy_before"), "–"),
+                percent(forget.get("accuracy_after"), "–"),
+                value_of(own[2], short=True),
                 forget.get("time", ""),
             ]
         )
-    last = len(head) - 1
-    return Raw(f"<h2>Forgets</h2>\n{table('Every forget', head, rows, numeric=(2, *range(4, last)))}")
+    caption = "Every forget: seconds of each step, times the monolith's speed, accuracy before and after"
+    return Raw(f"<h2>Forgets</h2>\n{table(caption, head, rows, numeric=(2, *range(4, len(head))))}")
 
 
 def _shards(report: dict[str, Any]) -> Raw:
@@ -229,17 +236,17 @@ def _shards(report: dict[str, Any]) -> Raw:
     began = figures.timeline_bars(report)
     origin = min((bar[2] for bar in began), default=None)
     columns: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
-        ("Shard", lambda s: _raw(s.get("shard"))),
+        ("Shard", lambda s: recorded(s.get("shard"))),
         ("State", lambda s: s.get("state") or ABSENT),
-        ("Generation", lambda s: _raw(s.get("generation"), "–")),
-        ("Samples", lambda s: _raw(s.get("samples"), "–")),
-        ("Fit, s", lambda s: _raw(s.get("seconds"), "–")),
+        ("Generation", lambda s: recorded(s.get("generation"), "–")),
+        ("Samples", lambda s: recorded(s.get("samples"), "–")),
+        ("Fit, s", lambda s: recorded(s.get("seconds"), "–")),
         ("Lane", lambda s: s.get("lane") or "–"),
         ("From, s", lambda s: _since(s.get("started"), origin)),
         ("To, s", lambda s: _since(s.get("ended"), origin)),
-        ("Iterations", lambda s: _raw(s.get("iterations"), "–")),
-        ("Residual", lambda s: _raw(s.get("residual"), "–")),
-        ("Distance bound", lambda s: _raw(s.get("distance_bound"), "–")),
+        ("Iterations", lambda s: recorded(s.get("iterations"), "–")),
+        ("Residual", lambda s: recorded(s.get("residual"), "–")),
+        ("Distance bound", lambda s: recorded(s.get("distance_bound"), "–")),
     ]
     counted = " · ".join(
         f"{report['derived'][f'shards_{state}']['value']:,} {state}"
@@ -249,14 +256,14 @@ def _shards(report: dict[str, Any]) -> Raw:
     rows = [[cell(s) if isinstance(s, dict) else "" for _, cell in columns] for s in shards]
     zero = f" Times are counted from {moment(origin)}." if origin is not None else ""
     monolith = lookup(measurements, "monolith")
-    told = f"Monolith: {NO_MONOLITH_TABLE}."
+    told = f"Monolith: {NO_MONOLITH}."
     if monolith:
         told = (
-            f"Monolith: {_seconds(monolith.get('seconds'))} on {_raw(monolith.get('samples'))} samples, "
-            f"{_raw(monolith.get('iterations'))} iterations, {monolith.get('lane') or 'lane not recorded'}."
+            f"Monolith: {seconds(monolith.get('seconds'))} on {recorded(monolith.get('samples'))} samples, "
+            f"{recorded(monolith.get('iterations'))} iterations, {monolith.get('lane') or 'lane not recorded'}."
         )
     return Raw(
-        f"<h2>Shards</h2>\n<p>{esc(counted or 'No shard yet.')}.{esc(zero)}</p>\n"
+        f"<h2>Shards</h2>\n<p>{esc(counted or 'No shard yet')}.{esc(zero)}</p>\n"
         + table(
             "Every shard, in the order of shards[0], shards[1], …",
             [name for name, _ in columns],
@@ -277,13 +284,13 @@ def _run(report: dict[str, Any]) -> Raw:
         ("Data", measurements.get("data")),
         ("Environment", measurements.get("environment")),
     ):
-        parts.append(f"<h3>{heading}</h3>\n{nested(value, level=4) if value else f'<p>{ABSENT.capitalize()}.</p>'}")
+        parts.append(f"<h3>{heading}</h3>\n{nested(value, level=4) if value else '<p>Not recorded.</p>'}")
     return Raw("\n".join(parts))
 
 
 def _measurements(report: dict[str, Any]) -> Raw:
     derived = [
-        [code(name), _value(number), number["formula"], _sources(number), number["note"] or ""]
+        [code(name), value_of(number), number["formula"], _sources(number), number["note"] or ""]
         for name, number in report["derived"].items()
     ]
     raw = [
@@ -332,22 +339,7 @@ def _sources(number: dict[str, Any]) -> Raw:
         return Raw("–")
     if len(sources) > 3:
         return Raw(f"{len(sources):,} measurements: {code(sources[0][0])} … {code(sources[-1][0])}")
-    return Raw("<br>".join(f"{code(path)} = {esc(_raw(value))}" for path, value in sources))
-
-
-def _value(number: dict[str, Any], *, short: bool = False) -> str:
-    value, unit = number["value"], number["unit"]
-    if value is None:
-        return "–" if short else number["reason"]
-    if unit == "×":
-        return f"{times(value)}×"
-    if unit == "accuracy":
-        return _percent(value)
-    if unit == "share":
-        return f"{100 * value:.3g} %"
-    if unit == "points":
-        return f"{value:+.2f} points" if "margin" not in number["label"] else f"{value:.2f} points"
-    return _seconds(value) if unit == "s" else f"{_raw(value)} {unit}".strip()
+    return Raw("<br>".join(f"{code(path)} = {esc(recorded(value))}" for path, value in sources))
 
 
 def _digest(value: Any) -> Raw:
@@ -356,28 +348,5 @@ def _digest(value: Any) -> Raw:
     return code(text if len(text) <= 18 else f"{text[:17]}…")
 
 
-def _percent(value: Any, absent: str = ABSENT) -> str:
-    return f"{100 * value:.2f} %" if isinstance(value, int | float) else absent
-
-
-def _seconds(value: Any, absent: str = ABSENT) -> str:
-    if not isinstance(value, int | float):
-        return absent
-    return f"{_raw(value)} s" + (f" ({duration(value)})" if value >= 120 else "")
-
-
 def _since(value: Any, origin: float | None) -> str:
     return f"{value - origin:.3f}" if isinstance(value, int | float) and origin is not None else "–"
-
-
-def _raw(value: Any, absent: str = ABSENT) -> str:
-    """A measurement at the precision a reader can use; the table of raw measurements has every digit."""
-    if value is None:
-        return absent
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _capital(text: str) -> str:
-    return title(text)

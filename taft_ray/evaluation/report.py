@@ -6,24 +6,22 @@ measurement is missing, not finite, negative or a zero divisor is ``None`` with 
 """
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
 from taft_ray.errors import UsageError
+from taft_ray.evaluation.measured import Measured, first_fits, is_measure, lookup
 
 SCHEMA = "taft_ray.report/1"
 NO_MONOLITH = "not measured: run with --monolithic"
 NO_WALL = "not measured: no wall clock of the sharded training is recorded"
 NO_FITS = "not measured: no shard has a recorded fit time"
 NO_FORGET = "not measured: nothing has been forgotten"
-NO_EVALUATION = "not measured: run evaluate"
+NO_EVALUATION = "not measured: no evaluation is recorded"
 
 WALL_NOTE = "wall clock; the sharded side includes starting the lanes and committing"
 CRITICAL_NOTE = "critical path, not wall clock: what as many workers as shards would give"
-
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
 def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +31,7 @@ def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 f"a report needs the facts 'run' and 'shards', got no {part!r}; gather them from the ledger"
             )
-    measured = _Measured(facts)
+    measured = Measured(facts)
     notes: list[str] = []
     derived = {
         **_counts(measured),
@@ -49,69 +47,6 @@ def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
         "not_measured": {name: number["reason"] for name, number in derived.items() if number["value"] is None},
         "measurements": measured.facts,
     }
-
-
-def lookup(measurements: Any, path: str) -> Any:
-    """The measurement at ``path`` (``shards[3].seconds``), or None where there is none."""
-    here = measurements
-    for key, index in _STEP.findall(path):
-        if key:
-            here = here.get(key) if isinstance(here, dict) else None
-        else:
-            here = here[int(index)] if isinstance(here, list) and int(index) < len(here) else None
-    return here
-
-
-def first_fits(measurements: Mapping[str, Any]) -> list[int]:
-    """Positions in ``shards`` of each shard's earliest recorded fit; a later generation is a retrain."""
-    earliest: dict[str, tuple[float, int]] = {}
-    for index, entry in enumerate(measurements["shards"]):
-        if _is_measure(lookup(entry, "seconds")):
-            generation = entry.get("generation")
-            rank = (float(generation) if _is_measure(generation) else 0.0, index)
-            name = str(entry.get("shard", index))
-            earliest[name] = min(rank, earliest.get(name, rank))
-    return sorted(index for _, index in earliest.values())
-
-
-class _Measured:
-    """The facts made fit for JSON, read by path; what cannot be used as a number is named in ``problems``."""
-
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        self.problems: list[str] = []
-        self.facts: dict[str, Any] = self._plain(facts, "")
-
-    def number(self, path: str) -> float | None:
-        value = lookup(self.facts, path)
-        return value if _is_measure(value) else None
-
-    def take(self, paths: Iterable[str]) -> dict[str, float]:
-        return {path: value for path in paths if (value := self.number(path)) is not None}
-
-    def count(self, part: str) -> int:
-        value = self.facts.get(part)
-        return len(value) if isinstance(value, list) else 0
-
-    def _plain(self, value: Any, path: str) -> Any:
-        if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-            value = value.item()  # a numpy or torch scalar
-        if isinstance(value, Mapping):
-            return {str(key): self._plain(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
-        if isinstance(value, set | frozenset):
-            return self._plain(sorted(value, key=str), path)
-        if isinstance(value, float) and not math.isfinite(value):
-            self.problems.append(f"{path} was recorded as {value}: treated as not measured")
-            return None
-        if isinstance(value, int | float) and value < 0 and "seconds" in path:
-            self.problems.append(f"{path} was recorded as {value}: a negative time is treated as not measured")
-            return None
-        return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _is_measure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(
@@ -139,7 +74,7 @@ def _number(
 
 
 def _ratio(
-    measured: _Measured,
+    measured: Measured,
     label: str,
     unit: str,
     top: str,
@@ -161,12 +96,12 @@ def _ratio(
     return _number(label, unit, f"{top} / {bottom}", sources, value, reason=reason, note=note)
 
 
-def _counts(measured: _Measured) -> dict[str, Any]:
+def _counts(measured: Measured) -> dict[str, Any]:
     shards = measured.facts["shards"]
     now: dict[str, tuple[float, int]] = {}
     for i, shard in enumerate(shards):
         generation = lookup(shard, "generation")
-        rank = (float(generation) if _is_measure(generation) else 0.0, i)
+        rank = (float(generation) if is_measure(generation) else 0.0, i)
         name = str(lookup(shard, "shard"))
         now[name] = max(rank, now.get(name, rank))
     states = {
@@ -181,7 +116,7 @@ def _counts(measured: _Measured) -> dict[str, Any]:
     }
 
 
-def _training(measured: _Measured, notes: list[str]) -> dict[str, Any]:
+def _training(measured: Measured, notes: list[str]) -> dict[str, Any]:
     fits = measured.take(f"shards[{i}].seconds" for i in first_fits(measured.facts))
     total = math.fsum(fits.values()) if fits else None
     slowest = max(fits, key=lambda path: fits[path]) if fits else None
@@ -257,7 +192,7 @@ def _training(measured: _Measured, notes: list[str]) -> dict[str, Any]:
     return numbers
 
 
-def _check_wall(measured: _Measured, numbers: dict[str, Any], notes: list[str]) -> None:
+def _check_wall(measured: Measured, numbers: dict[str, Any], notes: list[str]) -> None:
     """A wall clock that leaves out some of the work, or contains the monolith's, must not pass for a fair one."""
     began, ended = measured.number("training.started"), measured.number("training.ended")
     if began is None or ended is None:
@@ -280,7 +215,7 @@ def _check_wall(measured: _Measured, numbers: dict[str, Any], notes: list[str]) 
         )
 
 
-def _accuracy(measured: _Measured, notes: list[str]) -> dict[str, Any]:
+def _accuracy(measured: Measured, notes: list[str]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     wanted = lookup(measured.facts, "run.spec.compose")
     modes = {str(lookup(measured.facts, f"composition[{i}].mode")): i for i in range(measured.count("composition"))}
@@ -326,7 +261,7 @@ def _accuracy(measured: _Measured, notes: list[str]) -> dict[str, Any]:
     return numbers
 
 
-def _forgets(measured: _Measured) -> dict[str, Any]:
+def _forgets(measured: Measured) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     ways = {
         "speedup_retrain": ("retrain after forget against the monolith", "retrain", "no shard was retrained for it"),
@@ -373,7 +308,7 @@ def _forgets(measured: _Measured) -> dict[str, Any]:
     return numbers
 
 
-def _throughput(measured: _Measured) -> dict[str, Any]:
+def _throughput(measured: Measured) -> dict[str, Any]:
     silent = "not measured: the pass through the frozen prefix is not recorded"
     return {
         "cache_rate": _ratio(

@@ -60,15 +60,30 @@ def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorPr
     )
 
 
+def own_error(error: BaseException) -> TaftError | None:
+    """The package's own error inside whatever Ray wrapped around it."""
+    seen: set[int] = set()
+    stack: list[Any] = [error]
+    while stack:
+        current = stack.pop()
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, TaftError):
+            return current
+        stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        stack += list(getattr(current, "worker_failures", {}).values())
+    return None
+
+
 def ask(method: Any, *args: Any, **kwargs: Any) -> Any:
     """Call an actor's method and wait; the package's own errors come back as themselves."""
     try:
         return ray.get(method.remote(*args, **kwargs))
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, TaftError):
-            raise cause from None
-        raise
-    except RayActorError as error:
-        cause = getattr(error, "cause", None)
-        raise StorageError(f"an actor of this run died ({cause or error}); run the same command again") from error
+    except (RayTaskError, RayActorError) as error:
+        own = own_error(error)
+        if own is not None:
+            raise own from None
+        if isinstance(error, RayTaskError):
+            raise
+        raise StorageError(f"an actor of this run died ({error}); run the same command again") from error

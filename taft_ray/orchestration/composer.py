@@ -40,6 +40,7 @@ class Composer:
         self.ledger = Ledger(self.store)
         self.state: RunState = replay(self.ledger.entries())
         self._sums: Sums | None = None
+        self._manifest_parts: dict[str, list[dict[str, Any]]] | None = None
         self._composed: dict[str, str] = {}
         self._leases: dict[int | str, str] = {}
         self._extra: list[dict[str, Any]] = []
@@ -63,6 +64,8 @@ class Composer:
             except CommitConflict:
                 continue  # another composer took the number: read what it wrote, decide again
             self.state.apply(entry)
+            if kind in ("cached", "purged"):
+                self._manifest_parts = None
             return entry.body
         raise CommitConflict(f"{_RETRIES} commits in a row were lost to another writer on {self.store.uri}; try again")
 
@@ -72,7 +75,8 @@ class Composer:
             return
         for entry in fresh:
             self.state.apply(entry)
-        self._sums, self._composed = None, {}  # someone else wrote: the sums are rebuilt when they are needed
+        # someone else wrote: what was derived is made again when it is needed
+        self._sums, self._composed, self._manifest_parts = None, {}, None
 
     def begin(self, environment: Mapping[str, Any]) -> None:
         """The run's first fact. Idempotent."""
@@ -129,18 +133,33 @@ class Composer:
         return {"shard": shard, "generation": generation, "parts": parts}
 
     def _parts(self, shards: Sequence[int]) -> list[dict[str, Any]]:
-        manifest = read_manifest(self.store)
-        if manifest is None:
-            raise StorageError(f"{self.store.uri} has no manifest yet: the activation cache was not finished")
-        parts = manifest[1]["meta"]["parts"]
-        return [part for shard in shards for part in parts.get(str(shard), [])]
+        if self._manifest_parts is None:
+            manifest = read_manifest(self.store)
+            if manifest is None:
+                raise StorageError(f"{self.store.uri} has no manifest yet: the activation cache was not finished")
+            self._manifest_parts = dict(manifest[1]["meta"]["parts"])
+        known = self._manifest_parts
+        return [part for shard in shards for part in known.get(str(shard), [])]
+
+    def _is_stale(self, result: Mapping[str, Any], shards: Sequence[int]) -> bool:
+        """Whether a fit read cache parts that have been purged since: then its delta may hold a forgotten sample."""
+        if list(result["parts"]) == [part["digest"] for part in self._parts(shards)]:
+            return False
+        self.store.delete(result["delta"]["key"])
+        return True
 
     def finished(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Commit a fitted delta: its bytes are checked and it enters the sums. Idempotent by (shard, generation)."""
+        """Commit a fitted delta: its bytes are checked and it enters the sums. Idempotent by (shard, generation).
+
+        A delta fitted on data of which something was forgotten meanwhile is deleted: {"stale": True}; ask for the task again.
+        """
         shard, generation = result["shard"], int(result["generation"])
         if shard == "monolith":
             self._extra = [task for task in self._extra if task["shard"] != "monolith"]
             op = f"monolith-trained/{generation}"
+            if self._is_stale(result, sorted(self.state.shards)):
+                self.want_monolith()
+                return {"stale": True}
             read_delta(self.store, DeltaRef.from_json(result["delta"]))
             return self.commit("monolith-trained", {k: v for k, v in result.items() if k != "shard"}, op)
         op = f"trained/{shard}/{generation}"
@@ -153,6 +172,8 @@ class Composer:
             raise TaftError(
                 f"shard {shard}: generation {generation} is not the next one ({expected}); nothing was added"
             )
+        if self._is_stale(result, [shard]):
+            return {"stale": True}
         weight = self.spec.weight_of(int(result["samples"]))
         tensors, _ = read_delta(self.store, DeltaRef.from_json(result["delta"]))
         sums = self._sums
@@ -327,6 +348,7 @@ class Composer:
 
     def _purge(self, request: str) -> None:
         began = time.perf_counter()
+        self._manifest_parts = None
         removed = purge_request(self.store, self.state, self.state.requests[request])
         self._composed = {}
         body = {"request": request, **removed, "seconds": time.perf_counter() - began}

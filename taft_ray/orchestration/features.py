@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import torch
+from ray.exceptions import RayError
 
 from taft_ray.data import (
     SourceFile,
@@ -36,6 +37,7 @@ from taft_ray.data import (
 )
 from taft_ray.errors import ObjectMissing, TaftError
 from taft_ray.models import Preprocess
+from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.pictures import Decode, index_chunk, read_parts
 from taft_ray.orchestration.worker import build_tangent, run_spec
 from taft_ray.plans.spec import RunSpec
@@ -328,6 +330,12 @@ def _pass(
             num_gpus=1 if on_gpu else 0,
         )
     )
-    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        for answer in batch["answer"]:
-            yield json.loads(answer)
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+            for answer in batch["answer"]:
+                yield json.loads(answer)
+    except RayError as error:
+        own = own_error(error)
+        if own is None:
+            raise
+        raise own from None

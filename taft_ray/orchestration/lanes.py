@@ -19,7 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from taft_ray.errors import TaftError
-from taft_ray.orchestration.actors import actor_name, ask
+from taft_ray.orchestration.actors import actor_name, ask, own_error
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.features import Report
 from taft_ray.orchestration.session import NAMESPACE
@@ -78,7 +78,7 @@ class Lanes:
         status = ask(self.composer.training_status)
         report("shards", status["trained"], status["trained"] + status["left"])
         if status["left"] and self.errors:
-            raise _readable(self.errors[0])
+            raise own_error(self.errors[0]) or TaftError(f"a lane failed {MAX_FAILURES + 1} times: {self.errors[0]}")
         return time.time() - self.started
 
     def send_home(self) -> None:
@@ -120,19 +120,3 @@ def _run_lane(run: str, spec: RunSpec, lane: str, errors: list[BaseException]) -
     except Exception as error:
         # handed to the driver's thread, which raises it when no other lane finishes the work
         errors.append(error)
-
-
-def _readable(error: BaseException) -> BaseException:
-    """The package's own error inside Ray Train's wrapping, if there is one."""
-    seen: set[int] = set()
-    stack: list[BaseException | None] = [error]
-    while stack:
-        current = stack.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, TaftError):
-            return current
-        stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-        stack += list(getattr(current, "worker_failures", {}).values())
-    return TaftError(f"a lane failed {MAX_FAILURES + 1} times: {error}")

@@ -94,8 +94,10 @@ def train(
     if monolithic and ask(composer.want_monolith):
         report("monolith", 0, 1)
         start_lanes(run, spec, composer, 1).wait(silent)
+        if ((ask(composer.snapshot)).monolith or {}).get("delta") is None:
+            raise TaftError("the comparison model was not finished; run the same command again")
         report("monolith", 1, 1)
-    composed = ask(composer.compose)
+    composed = ask(composer.compose) if ask(composer.snapshot).in_model else None
     return {**status(run), "compose": composed, "seconds": time.time() - began}
 
 
@@ -308,7 +310,8 @@ def _carry_out(run: str, spec: RunSpec, composer: Any, asked: Mapping[str, Any],
         began = time.perf_counter()
         for done, shard in enumerate(asked["retrain"]):
             report("retrain", done, len(asked["retrain"]))
-            ask(composer.finished, ask(worker.fit, ask(composer.task_for, shard), None, "retrain"))
+            while "stale" in ask(composer.finished, ask(worker.fit, ask(composer.task_for, shard), None, "retrain")):
+                pass  # another request purged more of this shard meanwhile: fit what is left
         retrain_seconds = time.perf_counter() - began
     return ask(composer.conclude_forget, asked["request"], retrain_seconds)
 

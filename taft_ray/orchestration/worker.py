@@ -178,6 +178,7 @@ class ShardWorker:
             "shard": task["shard"],
             "generation": int(task["generation"]),
             "samples": len(labels),
+            "parts": [part["digest"] for part in task["parts"]],
             "delta": ref.to_json(),
             "facts": {
                 "seconds": ended - started,

@@ -14,6 +14,7 @@ import taft_ray
 from taft_ray.data import METHODS
 from taft_ray.errors import SpecMismatch, UsageError
 from taft_ray.tangent import DEFAULT_EPSILON, FitConfig
+from taft_ray.tangent.model import TRAINABLE
 
 COMPOSITIONS = ("gram", "mean")
 WEIGHTINGS = ("uniform", "samples")
@@ -82,9 +83,16 @@ class RunSpec:
             ("cache_dtype", DTYPES),
             ("precision", PRECISIONS),
             ("device", ("cpu", "cuda")),
+            ("trainable", TRAINABLE),
         ):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        if self.last_blocks != "all" and not (isinstance(self.last_blocks, int) and self.last_blocks >= 0):
+            raise UsageError(f'last_blocks={self.last_blocks!r}: expected a number >= 0, or "all"; set --last-blocks')
+        if not self.epsilon > 0:
+            raise UsageError(f"expected epsilon > 0, got {self.epsilon}; set --epsilon")
+        if self.classes is not None and (not all(self.classes) or len(set(self.classes)) != len(self.classes)):
+            raise UsageError(f"classes={list(self.classes)}: expected different names; set --classes")
         self.fit_config()
 
     def fit_config(self) -> FitConfig:

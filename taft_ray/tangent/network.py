@@ -186,7 +186,7 @@ def _convnext(model: ConvNeXt, last_blocks: int | str) -> Cut:
     before = _chain(model.stages, 0, first)
     trained = tuple(f"stages.{index}" for index in range(first, len(model.stages)))
     rules: list[Rule] = [Fallback(name, model.get_submodule(name)) for name in trained]
-    rules += [rule_for("norm_pre", model.norm_pre), Fallback("head", model.head)]
+    rules += [rule_for("norm_pre", model.get_submodule("norm_pre")), Fallback("head", model.head)]
     return Cut(
         prefix=lambda images: before(model.stem(images)),
         suffix=Sequence("", rules),

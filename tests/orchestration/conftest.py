@@ -1,0 +1,101 @@
+"""Runs trained once a session, through the whole path; and the composer as a plain class, where Ray is not the point."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from folder import plain_forget as forget_without_ray
+from folder import shard_of
+from tiny import SAMPLES, SHARDS, sample_id, write_parquet
+
+# in two shards: two samples of shard 0, one of shard 1
+FORGOTTEN = (*[n for n in range(SAMPLES) if shard_of(sample_id(n), SHARDS) == 0][:2],
+             *[n for n in range(SAMPLES) if shard_of(sample_id(n), SHARDS) == 1][:1])  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _torch_settings() -> Iterator[None]:
+    """A composer or worker in this process sets its own; the next test starts from what was."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture(scope="session")
+def forgotten_ids() -> list[str]:
+    return [sample_id(n) for n in FORGOTTEN]
+
+
+@pytest.fixture(scope="session")
+def without_forgotten(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parquet(tmp_path_factory.mktemp("data") / "without", [n for n in range(SAMPLES) if n not in FORGOTTEN])
+
+
+@pytest.fixture(scope="session")
+def train_once(tmp_path_factory: pytest.TempPathFactory, ray_session: None, spec_of: Callable[..., Any]) -> Any:
+    """Train a run in a new folder: its path, and what `train` answered."""
+    from taft_ray.orchestration.run import train
+
+    def make(data: Path, *, lanes: int = 1, monolithic: bool = False, **changes: Any) -> tuple[Path, dict[str, Any]]:
+        run = tmp_path_factory.mktemp("run") / "run"
+        return run, train(str(run), spec_of(data, **changes), lanes=lanes, monolithic=monolithic)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ridge(train_once: Any, parquet: Path) -> tuple[Path, dict[str, Any]]:
+    """Ridge and Gram, one lane, with the comparison model."""
+    return train_once(parquet, lanes=1, monolithic=True)
+
+
+@pytest.fixture(scope="session")
+def ridge_never_seen(train_once: Any, without_forgotten: Path) -> tuple[Path, dict[str, Any]]:
+    """The same on data that never had the forgotten samples; two lanes."""
+    return train_once(without_forgotten, lanes=2)
+
+
+@pytest.fixture(scope="session")
+def adam(train_once: Any, parquet: Path) -> tuple[Path, dict[str, Any]]:
+    """Adam and the plain mean, two lanes."""
+    return train_once(parquet, lanes=2, solver="adam", compose="mean")
+
+
+@pytest.fixture(scope="session")
+def adam_never_seen(train_once: Any, without_forgotten: Path) -> tuple[Path, dict[str, Any]]:
+    return train_once(without_forgotten, lanes=1, solver="adam", compose="mean")
+
+
+@pytest.fixture
+def forget(ray_session: None) -> Iterator[Callable[..., dict[str, Any]]]:
+    """`forget` on Ray; the warm actors of the runs it touched end with the test."""
+    import ray
+
+    from taft_ray.orchestration import actors, run, session
+
+    touched = []
+
+    def call(folder: Path, ids: list[str], mode: str) -> dict[str, Any]:
+        touched.append(run.run_address(str(folder)))
+        return run.forget(str(folder), ids, mode=mode)
+
+    yield call
+    for address in touched:
+        for role in ("worker-0", "composer"):
+            name = actors.actor_name(address, role)
+            try:
+                actors.stop(ray.get_actor(name, namespace=session.NAMESPACE), name)
+            except ValueError:
+                continue
+
+
+@pytest.fixture
+def plain_forget() -> Callable[..., dict[str, Any]]:
+    """The same steps without Ray: the composer and the worker as plain classes."""
+    return forget_without_ray
+
+

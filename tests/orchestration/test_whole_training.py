@@ -1,0 +1,104 @@
+"""Training through the whole path: Ray Data, lanes, composer."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from folder import delta_digests, files, kinds, shard_of, state_of
+from tiny import SAMPLES, SHARDS, sample_id
+
+from taft_ray.data import sample_key
+from taft_ray.orchestration.run import evaluate, status, train
+from taft_ray.orchestration.verify import verify
+
+Trained = tuple[Path, dict[str, Any]]
+
+
+def test_every_shard_has_a_delta(ridge: Trained) -> None:
+    run, answer = ridge
+    assert [(s["shard"], s["state"], s["generation"]) for s in answer["shards"]] == [
+        (n, "trained", 1) for n in range(SHARDS)
+    ]
+    assert sum(s["samples"] for s in answer["shards"]) == SAMPLES
+    assert answer["composed"] == answer["compose"]["digest"]
+    assert answer["data"] == {"rows": SAMPLES, "kept": SAMPLES, "rejected": 0, "reasons": {}}
+    assert {s["shard"]: s["delta"] for s in answer["shards"]} == delta_digests(run)
+
+
+def test_verify_accepts_a_trained_run(ridge: Trained) -> None:
+    answer = verify(str(ridge[0]))
+    assert answer["problems"] == []
+    assert answer["ok"] is True
+    assert answer["checks"]["cached samples"] == SAMPLES
+    assert answer["checks"]["deltas"] == SHARDS
+
+
+def test_sample_is_in_the_shard_of_its_key(ridge: Trained) -> None:
+    rows = pq.read_table(next((ridge[0] / "manifest").glob("rows-*.parquet")))
+    found = dict(zip(rows["key"].to_pylist(), rows["shard"].to_pylist(), strict=True))
+    assert found == {sample_key(sample_id(n), 0): shard_of(sample_id(n), SHARDS) for n in range(SAMPLES)}
+
+
+def test_no_id_is_written_anywhere(ridge: Trained) -> None:
+    for path in files(ridge[0]):
+        assert b"person-0" not in path.read_bytes(), path
+
+
+def test_training_again_repeats_nothing(ridge: Trained, spec_of: Callable[..., Any], parquet: Path) -> None:
+    run, first = ridge
+    entries, stamps = kinds(run), {path: path.stat().st_mtime_ns for path in files(run)}
+    again = train(str(run), spec_of(parquet), lanes=1, monolithic=True)
+    assert again["composed"] == first["composed"]
+    assert kinds(run) == entries
+    assert {path: path.stat().st_mtime_ns for path in files(run)} == stamps
+
+
+def test_lanes_and_machines_do_not_change_a_bit(ridge: Trained, train_once: Any, parquet: Path) -> None:
+    """Two lanes, other order of the source files' bytes on disk: the same deltas."""
+    run, _ = train_once(parquet, lanes=2)
+    assert delta_digests(run) == delta_digests(ridge[0])
+    assert status(str(run))["composed"] == status(str(ridge[0]))["composed"]
+
+
+def test_evaluate_reports_compositions_shards_and_monolith(ridge: Trained, test_parquet: Path, copy_of: Any) -> None:
+    run = copy_of(ridge[0])
+    answer = evaluate(str(run), str(test_parquet))
+    assert answer["n"] == 48
+    assert answer["composed"] == ridge[1]["composed"]
+    assert set(answer["by_composition"]) == {"gram", "mean"}
+    assert answer["by_composition"]["gram"]["accuracy"] == answer["accuracy"]
+    assert [row["shards"] for row in answer["by_shards"]] == list(range(1, SHARDS + 1))
+    last = answer["by_shards"][-1]
+    for mode in ("gram", "mean"):
+        assert last[mode] == answer["by_composition"][mode]["accuracy"]
+    assert answer["accuracy"] > 0.6, "the classes have colours: even random features tell them apart"
+    assert answer["monolith"] > 0.6
+    entries = kinds(run)
+    assert evaluate(str(run), str(test_parquet))["accuracy"] == answer["accuracy"]
+    assert kinds(run)[: len(entries)] == entries
+    assert verify(str(run))["problems"] == []
+
+
+def test_composer_killed_at_rest_comes_back_right(ridge: Trained, copy_of: Any) -> None:
+    import ray
+
+    from taft_ray.orchestration.actors import ask, composer_for
+
+    run = copy_of(ridge[0])
+    address = str(run.resolve())
+    before = status(address)
+    composer = composer_for(address)
+    for _ in range(2):
+        ray.kill(composer, no_restart=False)
+        shutil.rmtree(run / "composed")
+        assert ask(composer.compose)["digest"] == ridge[1]["composed"]
+        assert status(address) == before
+
+
+def test_monolith_saw_everything(ridge: Trained) -> None:
+    monolith = state_of(ridge[0]).monolith
+    assert monolith is not None
+    assert monolith["samples"] == SAMPLES
+    assert len(files(ridge[0], "deltas/monolith")) == 1

@@ -1,0 +1,52 @@
+"""Ledger entries for the tests of decisions, without a ledger."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Fact:
+    kind: str
+    body: dict[str, Any] = field(default_factory=dict)
+    time: str = "2026-01-01T00:00:00+00:00"
+
+
+def delta_ref(shard: int, generation: int) -> dict[str, Any]:
+    return {"key": f"deltas/shard={shard:05d}/{generation}-d.safetensors", "digest": f"d{shard}.{generation}"}
+
+
+def created() -> Fact:
+    return Fact("created", {"spec": "s", "environment": {}})
+
+
+def cached(samples: Sequence[int]) -> Fact:
+    return Fact("cached", {"samples": list(samples), "manifest": "m", "classes": ["a", "b"]})
+
+
+def trained(shard: int, samples: int, generation: int = 1, seconds: float = 2.0) -> Fact:
+    facts = {"seconds": seconds, "samples": samples}
+    body = {"shard": shard, "generation": generation, "samples": samples, "weight": 1, "facts": facts}
+    return Fact("trained", {**body, "delta": delta_ref(shard, generation)})
+
+
+def requested(request: str, mode: str, hashes: Sequence[str], shards: Sequence[int]) -> Fact:
+    body = {"request": request, "mode": mode, "hashes": list(hashes), "shards": list(shards)}
+    return Fact("forget-requested", {**body, "composed_before": "before", "started": 1.0})
+
+
+def forget_entries(request: str, mode: str, hashes: Sequence[str], left: Mapping[int, int]) -> list[Fact]:
+    """A forget up to its purge; left: samples that remain in each touched shard."""
+    return [
+        requested(request, mode, hashes, list(left)),
+        Fact("dropped", {"request": request, "deltas": [], "seconds": 0.0}),
+        Fact(
+            "purged",
+            {"request": request, "removed": [], "manifest": "m2", "samples": {str(s): n for s, n in left.items()}},
+        ),
+    ]
+
+
+def forgotten(request: str) -> Fact:
+    key = f"certificates/{request}.json"
+    return Fact("forgotten", {"request": request, "certificate": {"key": key, "digest": "c"}, "composed_after": "a"})

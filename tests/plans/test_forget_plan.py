@@ -1,0 +1,135 @@
+"""Whom a forget touches, and what it is estimated to take."""
+
+import pytest
+from history import cached, forget_entries, forgotten, trained
+
+from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.plans.forget import ForgetPlan, Known, estimate, plan_forget, request_id
+from taft_ray.plans.state import RunState, replay
+
+HASHES = {"a": "ha", "b": "hb", "c": "hc"}
+FOUND = {"a": Known(key=b"a" * 16, shard=0), "b": Known(key=b"b" * 16, shard=1), "c": Known(key=b"c" * 16, shard=1)}
+
+
+def plan(state: RunState, ids: str, mode: str, gone: str = "") -> ForgetPlan | str:
+    """gone: the ids that the manifest no longer has."""
+    found = {name: FOUND[name] for name in ids if name in FOUND and name not in gone}
+    return plan_forget(state, mode=mode, hashes={n: HASHES.get(n, f"h{n}") for n in ids}, found=found)
+
+
+def plan_of(state: RunState, ids: str, mode: str, gone: str = "") -> ForgetPlan:
+    answer = plan(state, ids, mode, gone)
+    assert isinstance(answer, ForgetPlan)
+    return answer
+
+
+@pytest.fixture
+def two_shards() -> RunState:
+    return replay([cached([5, 5]), trained(0, 5), trained(1, 5)])
+
+
+@pytest.fixture
+def a_dropped() -> RunState:
+    request = request_id("drop", ["ha"])
+    entries = [cached([5, 5]), trained(0, 5), trained(1, 5), *forget_entries(request, "drop", ["ha"], {0: 4})]
+    return replay([*entries, forgotten(request)])
+
+
+def test_plan_names_the_shards_that_saw_the_samples(two_shards: RunState) -> None:
+    answer = plan_of(two_shards, "bca", "retrain")
+    assert answer.shards == answer.retrain == (0, 1)
+    assert answer.hashes == ("ha", "hb", "hc")
+    assert answer.keys == (b"a" * 16, b"b" * 16, b"c" * 16)
+
+
+def test_drop_retrains_nothing(two_shards: RunState) -> None:
+    assert plan_of(two_shards, "b", "drop").retrain == ()
+
+
+def test_request_does_not_depend_on_the_order_of_ids(two_shards: RunState) -> None:
+    assert plan_of(two_shards, "abc", "drop").request == plan_of(two_shards, "cab", "drop").request
+
+
+def test_request_depends_on_mode_and_ids(two_shards: RunState) -> None:
+    requests = {plan_of(two_shards, ids, mode).request for ids in ("a", "b", "ab") for mode in ("drop", "retrain")}
+    assert len(requests) == 6
+
+
+def test_one_unknown_id_refuses_the_whole_request(two_shards: RunState) -> None:
+    with pytest.raises(UnknownSample, match=r"1 ids are not in this run: 'x'; nothing was forgotten"):
+        plan(two_shards, "ax", "drop")
+
+
+def test_many_unknown_ids_are_counted_and_few_are_shown(two_shards: RunState) -> None:
+    with pytest.raises(UnknownSample, match=r"7 ids .* and 2 more"):
+        plan(two_shards, "tuvwxyz", "drop")
+
+
+@pytest.mark.parametrize("mode", ["", "erase"])
+def test_unknown_mode_is_refused(two_shards: RunState, mode: str) -> None:
+    with pytest.raises(UsageError, match="expected one of drop, retrain, resolve"):
+        plan(two_shards, "a", mode)
+
+
+def test_no_ids_are_refused(two_shards: RunState) -> None:
+    with pytest.raises(UsageError, match="no ids"):
+        plan(two_shards, "", "drop")
+
+
+def test_same_request_again_is_answered_by_the_first(a_dropped: RunState) -> None:
+    assert plan(a_dropped, "a", "drop", gone="a") == request_id("drop", ["ha"])
+
+
+def test_retrain_after_drop_brings_the_shard_back_without_the_sample(a_dropped: RunState) -> None:
+    answer = plan_of(a_dropped, "a", "retrain", gone="a")
+    assert answer.retrain == (0,)
+    assert answer.hashes == ()
+    assert answer.keys == ()
+
+
+def test_retrain_of_another_sample_of_a_dropped_shard_brings_it_back(a_dropped: RunState) -> None:
+    state = a_dropped
+    found = {"d": Known(key=b"d" * 16, shard=0)}
+    answer = plan_forget(state, mode="retrain", hashes={"d": "hd"}, found=found)
+    assert isinstance(answer, ForgetPlan)
+    assert answer.retrain == (0,)
+
+
+def test_mixed_request_touches_only_what_is_new(a_dropped: RunState) -> None:
+    answer = plan_of(a_dropped, "ab", "drop", gone="a")
+    assert answer.shards == (1,)
+    assert answer.hashes == ("hb",)
+
+
+def test_mixed_retrain_brings_back_the_dropped_shard_too(a_dropped: RunState) -> None:
+    assert plan_of(a_dropped, "ab", "retrain", gone="a").retrain == (0, 1)
+
+
+def test_subset_of_a_finished_request_is_answered_by_it(two_shards: RunState) -> None:
+    request = request_id("retrain", ["hb", "hc"])
+    for entry in [*forget_entries(request, "retrain", ["hb", "hc"], {1: 3}), trained(1, 3, 2), forgotten(request)]:
+        two_shards.apply(entry)
+    assert plan(two_shards, "b", "retrain", gone="bc") == request
+    assert plan(two_shards, "b", "drop", gone="bc") == request
+
+
+def test_estimate_is_the_measured_rate_times_what_is_left(two_shards: RunState) -> None:
+    answer = estimate(two_shards, plan_of(two_shards, "bc", "retrain"), bytes_to_purge=77)
+    assert answer == {
+        "mode": "retrain",
+        "samples_to_forget": 2,
+        "shards": [1],
+        "samples_to_retrain": 3,
+        "seconds": pytest.approx(3 * (4.0 / 10)),
+        "bytes_to_purge": 77,
+    }
+
+
+def test_estimate_of_a_drop_retrains_nothing(two_shards: RunState) -> None:
+    answer = estimate(two_shards, plan_of(two_shards, "b", "drop"), bytes_to_purge=0)
+    assert (answer["samples_to_retrain"], answer["seconds"]) == (0, 0.0)
+
+
+def test_estimate_without_a_measurement_says_so() -> None:
+    state = replay([cached([5, 5])])
+    assert estimate(state, plan_of(state, "b", "retrain"), bytes_to_purge=0)["seconds"] is None

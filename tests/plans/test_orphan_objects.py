@@ -1,0 +1,71 @@
+"""Orphans: what nothing refers to, and nothing else."""
+
+from history import Fact, cached, delta_ref, forget_entries, forgotten, requested, trained
+
+from taft_ray.plans.orphans import orphans
+from taft_ray.plans.state import replay
+
+PARTS = {"0": [{"key": "cache/shard=00000/part-000-x.arrow"}]}
+MANIFEST = "manifest/rows-m.parquet"
+WANTED = [
+    "run.json",
+    "keys/id.key",
+    "base/base.safetensors",
+    "ledger/00000000000000000000.json",
+    "manifest/_MANIFEST.json",
+    MANIFEST,
+    "cache/shard=00000/part-000-x.arrow",
+    str(delta_ref(0, 1)["key"]),
+    "composed/now.safetensors",
+    "reports/report.html",
+    "eval/abc/shard=00000/part-000-y.arrow",
+]
+
+
+def left(keys: list[str], *entries: Fact, composed: tuple[str, ...] = ("composed/now.safetensors",)) -> list[str]:
+    return orphans(keys, replay([cached([5, 5]), trained(0, 5), *entries]), PARTS, composed, MANIFEST)
+
+
+def test_nothing_that_is_referred_to_is_an_orphan() -> None:
+    assert left(WANTED) == []
+
+
+def test_leftovers_of_killed_processes_are_orphans() -> None:
+    planted = [
+        "deltas/shard=00000/2-dead.safetensors",
+        "deltas/monolith/1-dead.safetensors",
+        "composed/old.safetensors",
+        "certificates/dead.json",
+        "requests/dead.json",
+        "manifest/rows-old.parquet",
+        "cache/shard=00000/part-000-old.arrow",
+        "cache/shard=00001/part-000.json",
+    ]
+    assert left(WANTED + planted) == planted
+
+
+def test_parts_of_an_unfinished_pass_are_kept_for_the_next_one() -> None:
+    assert orphans(["cache/shard=00000/part-000-z.arrow"], replay([]), {}, [], "") == []
+
+
+def test_monolith_is_wanted_until_a_forget() -> None:
+    key = "deltas/monolith/1-m.safetensors"
+    monolith = Fact("monolith-trained", {"generation": 1, "delta": {"key": key}, "facts": {}})
+    assert left([key], monolith) == []
+    assert left([key], monolith, *forget_entries("r", "drop", ["h"], {0: 4})) == [key]
+
+
+def test_delta_of_a_dropped_shard_is_an_orphan() -> None:
+    key = str(delta_ref(0, 1)["key"])
+    assert left([key], *forget_entries("r", "drop", ["h"], {0: 4})) == [key]
+
+
+def test_certificate_is_wanted_once_it_is_committed() -> None:
+    entries = forget_entries("r", "drop", ["h"], {0: 4})
+    assert left(["certificates/r.json"], *entries) == ["certificates/r.json"]
+    assert left(["certificates/r.json"], *entries, forgotten("r")) == []
+
+
+def test_keys_to_purge_are_wanted_until_they_are_purged() -> None:
+    assert left(["requests/r.json"], requested("r", "drop", ["h"], [0])) == []
+    assert left(["requests/r.json"], *forget_entries("r", "drop", ["h"], {0: 4})) == ["requests/r.json"]

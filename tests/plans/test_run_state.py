@@ -1,0 +1,91 @@
+"""The fold of the ledger: what is true after each kind of entry."""
+
+import pytest
+from history import delta_ref, Fact, cached, created, forget_entries, requested, trained
+
+from taft_ray.plans.state import DROPPED, EMPTY, PENDING, TRAINED, replay
+from taft_ray.plans.train import lanes_for, pending_shards
+
+
+def test_nothing_is_known_of_an_empty_ledger() -> None:
+    state = replay([])
+    assert state.shards == {}
+    assert state.cached is None
+    assert state.in_model == []
+    assert pending_shards(state) == []
+
+
+def test_fold_in_steps_equals_fold_at_once() -> None:
+    entries = [created(), cached([5, 3]), trained(0, 5), trained(1, 3), *forget_entries("r", "retrain", ["h"], {0: 4})]
+    state = replay(entries[:3])
+    for entry in entries[3:]:
+        state.apply(entry)
+    assert state == replay(entries)
+
+
+def test_shard_without_samples_is_empty_and_never_pending() -> None:
+    state = replay([cached([4, 0, 2])])
+    assert [state.shards[n].state for n in range(3)] == [PENDING, EMPTY, PENDING]
+    assert pending_shards(state) == [0, 2]
+
+
+def test_pending_order_is_largest_first_then_by_number() -> None:
+    assert pending_shards(replay([cached([3, 9, 3, 7])])) == [1, 3, 0, 2]
+
+
+def test_trained_shards_are_in_the_model_and_not_pending() -> None:
+    state = replay([cached([3, 9]), trained(1, 9)])
+    assert pending_shards(state) == [0]
+    assert [shard.shard for shard in state.in_model] == [1]
+    assert state.shards[1].delta == delta_ref(1, 1)
+
+
+def test_dropped_shard_leaves_the_model_and_stays_away() -> None:
+    state = replay([cached([3, 9]), trained(0, 3), trained(1, 9), *forget_entries("r", "drop", ["h"], {1: 8})])
+    assert state.shards[1].state == DROPPED
+    assert state.shards[1].delta is None
+    assert state.shards[1].samples == 8
+    assert pending_shards(state) == []
+    assert [shard.shard for shard in state.in_model] == [0]
+
+
+def test_retrained_shard_returns_with_the_next_generation() -> None:
+    entries = [cached([3, 9]), trained(1, 9), *forget_entries("r", "retrain", ["h"], {1: 8}), trained(1, 8, 2)]
+    state = replay(entries)
+    assert state.shards[1].state == TRAINED
+    assert (state.shards[1].generation, state.shards[1].samples) == (2, 8)
+    assert [fit["generation"] for fit in state.fits] == [1, 2]
+
+
+def test_shard_that_loses_its_last_sample_is_empty() -> None:
+    state = replay([cached([1]), trained(0, 1), *forget_entries("r", "retrain", ["h"], {0: 0})])
+    assert state.shards[0].state == EMPTY
+    assert state.in_model == []
+
+
+def test_any_drop_takes_the_monolith_with_it() -> None:
+    monolith = Fact("monolith-trained", {"generation": 1, "delta": {"key": "deltas/monolith/1"}, "facts": {}})
+    state = replay([cached([2, 2]), trained(0, 2), monolith, *forget_entries("r", "drop", ["h"], {0: 1})])
+    assert state.monolith is not None
+    assert state.monolith["delta"] is None
+
+
+def test_tombstone_belongs_to_the_first_request() -> None:
+    state = replay([cached([2]), requested("first", "drop", ["h"], [0]), requested("second", "retrain", ["h"], [0])])
+    assert state.tombstones == {"h": "first"}
+
+
+def test_unknown_entry_is_refused() -> None:
+    with pytest.raises(ValueError, match="newer taft_ray"):
+        replay([Fact("invented", {})])
+
+
+@pytest.mark.parametrize(
+    ("shards", "gpus", "cpus", "threads", "asked", "lanes"),
+    [(10, 0, 4, 1, None, 4), (10, 0, 4, 2, None, 2), (2, 8, 64, 1, None, 2), (10, 4, 64, 1, None, 4),
+     (10, 0, 1, 4, None, 1), (10, 0, 8, 1, 3, 3), (2, 0, 8, 1, 30, 2)],
+)  # fmt: skip
+def test_lanes_fit_the_machine_and_never_exceed_the_shards(
+    shards: int, gpus: int, cpus: int, threads: int, asked: int | None, lanes: int
+) -> None:
+    assert lanes_for(shards, gpus=gpus, cpus=cpus, threads=threads, asked=asked) == lanes
