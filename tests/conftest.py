@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 from tiny import MODEL, SAMPLES, SHARDS, SIZE, write_class_folder, write_parquet
 
+
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
         # Ray's own code, not ours: sockets and logs it leaves to the garbage collector, and notices about its future
@@ -40,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "ignore:subprocess .* is still running:ResourceWarning",
         "ignore::pytest.PytestUnraisableExceptionWarning",
         "ignore:Tip. In future versions of Ray:FutureWarning",
-        "ignore:The 'repr' attribute:Warning",
+        "ignore:The minimum number of concurrent actors:UserWarning",
     ):
         config.addinivalue_line("filterwarnings", line)
 

@@ -344,6 +344,7 @@ def _inline(svg: str) -> str:
     head, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     svg = f'<svg {box.group(0) if box else ""} aria-hidden="true" focusable="false">{rest}'
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every drawing, and nothing refers to them
     svg = svg.replace("xlink:href", "href")
     for colour, value in COLOURS.items():
         svg = re.sub(rf"(?<=[ :\"]){value}\b", f"var(--{colour}, {value})", svg)

@@ -179,6 +179,7 @@ def moment(unix: Any) -> str:
 def _deep(value: Any) -> bool:
     if isinstance(value, dict):
         return bool(value)
-    return isinstance(value, list | tuple) and (
-        len(value) > 8 or any(isinstance(item, dict | list | tuple) for item in value)
-    )
+    if not isinstance(value, list | tuple):
+        return False
+    sentences = any(isinstance(item, str) and item.count(" ") > 2 for item in value)
+    return sentences or len(value) > 8 or any(isinstance(item, dict | list | tuple) for item in value)

@@ -42,15 +42,9 @@ def recorded(value: Any, absent: str = ABSENT) -> str:
 
 def times(value: float) -> str:
     """A ratio, at three figures or so."""
-    return (
-        f"{value:,.0f}"
-        if value >= 100
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.2f}"
-        if value >= 0.1
-        else f"{value:.2g}"
-    )
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:

@@ -170,7 +170,7 @@ def _training(measured: Measured, notes: list[str]) -> dict[str, Any]:
     numbers["lane_use"] = _number(
         "share of the lanes' time spent fitting",
         "share",
-        f"sum of shards[*].seconds / (training.wall_seconds × {lanes})",
+        f"sum of shards[*].seconds / (training.wall_seconds × {lanes or 'lanes'})",
         sources,
         busy,
         reason=_why(wall, NO_WALL, fits, NO_FITS, "not measured: the number of lanes is not recorded"),

@@ -312,6 +312,8 @@ def _pass(
 
     size = load_model(spec.model, spec.weights, spec.image_size).preprocess.size
     on_gpu = spec.device == "cuda"
+    calls = -(-sum(len(piece.parts) for piece in pieces) // PARTS_A_CALL)
+    workers = min(workers, calls)  # an actor that gets no call would still be started, and waited for
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # a part is a block: larger ones would pass through one decoder and one actor, however many there are

@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from taft_ray.evaluation.certificate_page import certificate_page
-from taft_ray.evaluation.page import render
-from taft_ray.evaluation.report import summarise
+from taft_ray.evaluation import certificate_page, render, summarise
 from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState, replay

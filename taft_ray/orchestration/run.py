@@ -24,8 +24,9 @@ from taft_ray.orchestration.worker import build_tangent, run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, pending_shards
-from taft_ray.storage import Store, digest_json, id_key, read_manifest, write_manifest, write_spec
+from taft_ray.storage import Store, digest_bytes, digest_json, id_key, read_manifest, write_manifest, write_spec
 from taft_ray.storage import rundir as names
+from taft_ray.tangent import linearize
 
 BASE_KEY = f"{names.BASE_FOLDER}/base.safetensors"
 
@@ -47,6 +48,8 @@ def train(
     Writes the spec, the activation cache and the deltas that are missing; repeats nothing that the ledger has.
     ``monolithic`` also trains one model over everything, on the same kind of worker, for comparison.
     """
+    if lanes is not None and lanes < 1:
+        raise UsageError(f"expected lanes >= 1, got {lanes}; set --lanes")
     began = time.time()
     run = run_address(run)
     store = Store(run)
@@ -54,6 +57,7 @@ def train(
     if not pinned(store):
         open_source(spec.data)  # before anything is written: a wrong path must leave no run behind
         loaded = load_model(spec.model, spec.weights, spec.image_size)
+        linearize(loaded.network, num_classes=2, **spec.linearize_options())  # refuses what this model cannot do
         spec = replace(spec, weights_digest=loaded.weights_digest)
     else:
         spec = replace(spec, weights_digest=run_spec(store).weights_digest)
@@ -70,14 +74,14 @@ def train(
     work = state.cached is None or bool(pending_shards(state))
     # On CPUs the lanes start beside the prefix pass and wait: their start takes as long as a small run's pass
     running = start_lanes(run, spec, composer, count) if work and not gpus else None
+    trained_from = time.time()
     try:
         if state.cached is None:
-            _cache(store, run, spec, composer, state, secret, workers=gpus or count, report=report)
+            trained_from = _cache(store, run, spec, composer, state, secret, workers=gpus or count, report=report)
     except BaseException:
         if running is not None:
             running.send_home()
         raise
-    trained_from = time.time()
     if work:
         running = running or start_lanes(run, spec, composer, count)
         wall = running.wait(report)
@@ -129,7 +133,8 @@ def _cache(
     *,
     workers: int,
     report: Report,
-) -> None:
+) -> float:
+    """Make the activation cache and commit it; returns when the lanes could begin (unix seconds)."""
     result = build_cache(
         store, run, spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=spec.classes,
         folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state.tombstones, secret=secret,
@@ -137,10 +142,12 @@ def _cache(
     )  # fmt: skip
     described = _write_manifest(store, result)
     tm, _ = build_tangent(spec, len(result.classes))
-    store.write(BASE_KEY, save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())}))
+    base = save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())})
+    store.write(BASE_KEY, base)
     samples = [sum(ref["rows"] for ref in result.parts.get(str(shard), [])) for shard in range(spec.shards)]
     body = {
         "manifest": described["digest"],
+        "base": {"key": BASE_KEY, "digest": digest_bytes(base)},
         "samples": samples,
         "counts": counts(result.table),
         "classes": list(result.classes),
@@ -152,8 +159,10 @@ def _cache(
         "images": result.images,
         "bytes": result.bytes,
     }
+    committing = time.time()
     ask(composer.commit, "cached", body, "cached")
     remove_markers(store, names.CACHE_FOLDER)
+    return committing
 
 
 def _write_manifest(store: Store, result: CacheResult) -> dict[str, Any]:

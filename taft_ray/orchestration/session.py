@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any
 
 import ray
@@ -11,6 +12,7 @@ import ray
 from taft_ray.errors import NoDevice, StorageError
 
 NAMESPACE = "taft_ray"
+_ANSWER_S = 20.0
 # on a cluster the head outlives spot workers: what must not die with one of them runs there
 HEAD = {"node:__internal_head__": 0.001}
 
@@ -22,6 +24,7 @@ def connect() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # num_gpus=0 must not hide GPUs from a worker
     address = os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what went wrong comes back as an exception
+    _check_answers(address)
     alone: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(
@@ -31,6 +34,17 @@ def connect() -> None:
         raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+
+
+def _check_answers(address: str) -> None:
+    """StorageError when nobody listens at host:port: ray.init would try for many minutes before it says so."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
 
 
 def disconnect() -> None:

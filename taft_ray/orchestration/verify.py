@@ -23,6 +23,7 @@ from taft_ray.storage import (
     read_part,
 )
 from taft_ray.storage import rundir as names
+from taft_ray.storage.digest import check_digest
 from taft_ray.tangent import Sums
 
 
@@ -95,6 +96,15 @@ def verify(run: str) -> dict[str, Any]:
         return len(held)
 
     check("cached samples", manifest)
+
+    def base() -> int:
+        ref = (state.cached or {}).get("base")
+        if ref is None:
+            return 0
+        check_digest(store.read(ref["key"]), ref["digest"], f"{ref['key']} in {store.uri}")
+        return 1
+
+    check("linearisation point", base)
     sums = Sums()
 
     def deltas() -> int:

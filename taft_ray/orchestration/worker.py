@@ -288,10 +288,15 @@ def save_snapshot(store: Store, delta: Delta) -> str:
 
 def load_snapshot(store: Store, key: str) -> Delta:
     """A composed model, float32; IntegrityError when its bytes do not have the digest in its name."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    tensors = load(store.read(key))
+    damaged = IntegrityError(f"{key} in {store.uri} is damaged: remove it, it is made again from the ledger")
+    try:
+        tensors = load(store.read(key))
+    except SafetensorError as error:
+        raise damaged from error
     delta = Delta({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
     if names.composed_key(snapshot_digest(delta)) != key:
-        raise IntegrityError(f"{key} in {store.uri} is damaged: remove it, it is made again from the ledger")
+        raise damaged
     return delta

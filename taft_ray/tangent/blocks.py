@@ -142,7 +142,7 @@ class ReadoutAttention(Rule):
         v_in = None
         if z is not None:
             batch, rows, heads, width = z.shape
-            s_dot = torch.bmm(z.flatten(1, 2), n.transpose(1, 2)).view(batch, rows, heads, -1)
+            s_dot = torch.bmm(z.flatten(1, 2), n.transpose(1, 2)).view(batch, rows, heads, n.shape[1])
             if u is not None:
                 at_zero = torch.einsum("brhd,bd->brh", r, u[:, 0])
                 s_dot = torch.cat([(s_dot[..., 0] + at_zero)[..., None], s_dot[..., 1:]], dim=-1)

@@ -169,7 +169,7 @@ def _resnet(model: ResNet, last_blocks: int | str) -> Cut:
         return x
 
     rules: list[Rule] = [Fallback(name, model.get_submodule(name)) for name in trained]
-    rules += [Function("pool", model.global_pool), rule_for("fc", model.fc)]
+    rules += [Function("pool", model.global_pool), rule_for("fc", model.get_submodule("fc"))]
     return Cut(
         prefix=prefix,
         suffix=Sequence("", rules),

@@ -238,7 +238,9 @@ class SelfAttention(Rule):
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, 3·H·E) -> three of (B, H, T or rows, E)."""
         batch, tokens, _ = qkv.shape
-        q, k, v = qkv.reshape(batch, tokens, 3, self.module.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            qkv.reshape(batch, tokens, 3, self.module.num_heads, self.module.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         return q[:, :, : self.rows], k, v
 
     def merge(self, heads: Tensor) -> Tensor:

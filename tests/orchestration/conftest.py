@@ -1,12 +1,12 @@
 """Runs trained once a session, through the whole path; and the composer as a plain class, where Ray is not the point."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
 from folder import plain_forget as forget_without_ray
 from folder import shard_of
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
@@ -93,9 +93,9 @@ def forget(ray_session: None) -> Iterator[Callable[..., dict[str, Any]]]:
                 continue
 
 
-@pytest.fixture
-def plain_forget() -> Callable[..., dict[str, Any]]:
-    """The same steps without Ray: the composer and the worker as plain classes."""
-    return forget_without_ray
-
-
+@pytest.fixture(scope="session")
+def forgotten_once(ridge: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the ridge run that has forgotten a sample by drop."""
+    run = Path(shutil.copytree(ridge[0], tmp_path_factory.mktemp("forgotten") / "run"))
+    forget_without_ray(run, [sample_id(0)], "drop")
+    return run

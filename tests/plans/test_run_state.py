@@ -1,7 +1,7 @@
 """The fold of the ledger: what is true after each kind of entry."""
 
 import pytest
-from history import delta_ref, Fact, cached, created, forget_entries, requested, trained
+from history import Fact, cached, created, delta_ref, forget_entries, requested, trained
 
 from taft_ray.plans.state import DROPPED, EMPTY, PENDING, TRAINED, replay
 from taft_ray.plans.train import lanes_for, pending_shards

@@ -13,6 +13,7 @@ Options = dict[str, Any]
 
 DEPTHS: list[Options] = [{"last_blocks": 1}, {"last_blocks": 2}, {"last_blocks": "all"}]
 BASIC: list[Options] = [*DEPTHS, *({**depth, "cls_token": True} for depth in DEPTHS)]
+MIXED: list[Options] = [{"last_blocks": 1}, {"last_blocks": 2, "cls_token": True}, {"last_blocks": "all"}]
 SELECTED: list[Options] = [
     *BASIC,
     {"last_blocks": 0},
@@ -122,7 +123,7 @@ def test_finite_differences_of_the_real_network(case: Case, options: Options):
     assert relative((ahead - behind) / (2 * step), tangent) < max(1e-6, 1e4 * case.tolerance)
 
 
-@pytest.mark.parametrize(("case", "options"), pairs(BASIC))
+@pytest.mark.parametrize(("case", "options"), pairs(MIXED))
 def test_linearity(case: Case, options: Options):
     tm = linearize(build(case), **options)
     prepared = tm.prepare(tm.prefix(images(case)))
@@ -132,7 +133,7 @@ def test_linearity(case: Case, options: Options):
     assert not tm.tangent(prepared, tm.zero_delta()).any()
 
 
-@pytest.mark.parametrize(("case", "options"), pairs(BASIC))
+@pytest.mark.parametrize(("case", "options"), pairs(MIXED))
 def test_jvp_is_differentiable_in_delta(case: Case, options: Options):
     """∂/∂Δ ½‖JΔ‖² = JᵀJΔ."""
     tm = linearize(build(case), **options)
@@ -145,7 +146,7 @@ def test_jvp_is_differentiable_in_delta(case: Case, options: Options):
         torch.testing.assert_close(torch.zeros_like(leaf) if value is None else value, expected[name])
 
 
-@pytest.mark.parametrize(("case", "options"), pairs(BASIC))
+@pytest.mark.parametrize(("case", "options"), pairs(MIXED))
 def test_prepared_selects_pictures(case: Case, options: Options):
     tm = linearize(build(case), **options)
     tokens = tm.prefix(images(case, count=5))
@@ -171,7 +172,8 @@ def test_serving_path(case: Case, options: Options):
     assert torch.equal(tm(pictures, delta), primal + tangent)
     assert relative(tm(pictures, tm.zero_delta()), reference({})) < case.tolerance
     if tm.class_token is None:
-        assert relative(tm(pictures, tm.zero_delta()), build(case)(pictures)) < case.tolerance
+        with torch.no_grad():
+            assert relative(tm(pictures, tm.zero_delta()), build(case)(pictures)) < case.tolerance
 
 
 @pytest.mark.parametrize(("case", "options"), pairs([{"last_blocks": 1}, {"last_blocks": 2, "cls_token": True}]))
@@ -192,11 +194,11 @@ def test_single_precision(case: Case, options: Options):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("case", "options"), pairs([{"last_blocks": 1}, {"last_blocks": 2, "cls_token": True}]))
-def test_gpu_agrees(case: Case, options: Options):
-    tm = linearize(build(case), **options)
-    tokens, delta = tm.prefix(images(case)), random_delta(tm)
-    expected = tm.jvp(tm.prepare(tokens), delta)
-    tm.to("cuda")
-    for got, wanted in zip(tm.jvp(tm.prepare(tokens), delta.to("cuda")), expected, strict=True):
-        assert relative(got.cpu(), wanted) < case.tolerance
+def test_gpu_agrees():
+    for case in CASES:
+        tm = linearize(build(case))
+        tokens, delta = tm.prefix(images(case)), random_delta(tm)
+        expected = tm.jvp(tm.prepare(tokens), delta)
+        tm.to("cuda")
+        for got, wanted in zip(tm.jvp(tm.prepare(tokens), delta.to("cuda")), expected, strict=True):
+            assert relative(got.cpu(), wanted) < 10 * case.tolerance, case.id

@@ -1,0 +1,7 @@
+"""What a run's measurements say: the report, its figures and pages. Pure functions; no ray, no storage."""
+
+from taft_ray.evaluation.certificate_page import certificate_page
+from taft_ray.evaluation.page import render
+from taft_ray.evaluation.report import summarise
+
+__all__ = ["certificate_page", "render", "summarise"]

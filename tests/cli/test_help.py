@@ -1,0 +1,47 @@
+"""Every command and every job answers --help, and says what its options are."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import ROOT, here
+
+from taft_ray.cli import main
+
+JOBS = sorted(path for path in (ROOT / "jobs").glob("*.py"))
+
+
+def test_the_contract_has_its_commands() -> None:
+    expected = {"demo", "train", "evaluate", "estimate", "forget", "status", "verify", "report", "gc"}
+    assert expected <= set(main.commands)
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_command_answers_help(command: str) -> None:
+    answer = here(command, "--help")
+    assert answer.code == 0
+    assert "--json" in answer.out
+    for parameter in main.commands[command].params:
+        for name in parameter.opts:
+            assert name in answer.out or name.upper() in answer.out
+
+
+def test_version_and_help_of_the_program() -> None:
+    assert here("--version").code == 0
+    answer = here("--help")
+    assert answer.code == 0
+    for name in main.commands:
+        assert name in answer.out
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda path: path.name)
+def test_job_answers_help(job: Path) -> None:
+    done = subprocess.run([sys.executable, job, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout
+    assert len(job.read_text().splitlines()) <= 60
+
+
+def test_there_is_a_job_for_each_verb_of_the_issue() -> None:
+    assert {"shard_train.py", "forget.py", "evaluate.py", "report.py"} <= {job.name for job in JOBS}

@@ -1,0 +1,142 @@
+"""The contract's JSON: one object on stdout and nothing else, with the names that others rely on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import here, spawned
+from tiny import SHARDS, sample_id
+
+STATUS = {"run", "composed", "shards", "requests", "monolith", "data"}
+
+
+@pytest.fixture
+def _ray(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own Ray stays when a command leaves it."""
+    from taft_ray.orchestration import session
+
+    monkeypatch.setattr(session, "disconnect", lambda: None)
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, ray_session: None, spec_of: Callable[..., Any], parquet: Path
+) -> Path:
+    from taft_ray.orchestration.run import train
+
+    run = tmp_path_factory.mktemp("cli") / "run"
+    train(str(run), spec_of(parquet), lanes=1)
+    return run
+
+
+@pytest.mark.usefixtures("_ray")
+def test_train_again_answers_like_status(trained: Path, parquet: Path, model_options: list[str]) -> None:
+    answer = here(
+        "train", trained, "--data", parquet, *model_options, "--shards", SHARDS, "--epochs", 3, "--device", "cpu",
+        "--json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert answer.json.keys() >= STATUS
+    assert answer.json["composed"] == answer.json["compose"]["digest"]
+
+
+@pytest.mark.usefixtures("_ray")
+def test_status(trained: Path) -> None:
+    answer = here("status", trained, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json.keys() == STATUS
+    assert len(answer.json["shards"]) == SHARDS
+    for shard in answer.json["shards"]:
+        assert shard.keys() == {"shard", "generation", "samples", "state", "delta"}
+    assert len(answer.json["composed"]) == 64
+
+
+@pytest.mark.usefixtures("_ray")
+def test_estimate_and_dry_run_change_nothing(trained: Path) -> None:
+    before = sorted(path.name for path in trained.rglob("*"))
+    answer = here("estimate", trained, "--ids", sample_id(3), "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json.keys() == {
+        "mode", "samples_to_forget", "shards", "samples_to_retrain", "seconds", "bytes_to_purge",
+    }  # fmt: skip
+    assert answer.json["samples_to_forget"] == 1
+    assert answer.json["bytes_to_purge"] > 0
+    dry = here("forget", trained, "--ids", sample_id(3), "--mode", "retrain", "--dry-run", "--json")
+    assert dry.json == answer.json
+    assert sorted(path.name for path in trained.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("_ray")
+def test_evaluate(trained: Path, test_parquet: Path) -> None:
+    answer = here("evaluate", trained, "--data", test_parquet, "--json")
+    assert answer.code == 0, answer.err
+    assert {"accuracy", "n", "composed"} <= answer.json.keys()
+    assert answer.json["n"] == 48
+
+
+@pytest.mark.usefixtures("_ray")
+def test_forget_answers_with_the_certificate(trained: Path, copy_of: Callable[..., Path], tmp_path: Path) -> None:
+    run = copy_of(trained)
+    (tmp_path / "ids").write_text(f"{sample_id(0)}\n\n  {sample_id(0)}  \n")
+    answer = here("forget", run, "--ids", f"@{tmp_path / 'ids'}", "--mode", "drop", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["samples"] == 1
+    assert json.loads((run / "certificates" / f"{answer.json['request']}.json").read_text()) == answer.json
+
+
+@pytest.mark.usefixtures("_ray")
+def test_unknown_id_is_wrong_usage(trained: Path) -> None:
+    here("forget", trained, "--ids", "nobody,nothing", "--mode", "drop").complains(2, "'nobody', 'nothing'")
+
+
+@pytest.mark.usefixtures("_ray")
+def test_run_of_another_spec_names_the_fields(trained: Path, parquet: Path, model_options: list[str]) -> None:
+    answer = here(
+        "train", trained, "--data", parquet, *model_options, "--shards", SHARDS + 1, "--kappa", 5, "--device", "cpu"
+    )
+    answer.complains(2, "['epochs', 'kappa', 'shards']")
+
+
+def test_verify_report_and_gc_need_no_ray(trained: Path) -> None:
+    """In one process of their own each, without any Ray to find; stdout has the answer only."""
+    answer = spawned("verify", trained, "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["ok"] is True
+    answer = spawned("report", trained, "--json")
+    assert answer.code == 0, answer.err
+    assert Path(answer.json["page"]).exists()
+    answer = here("gc", trained, "--json")
+    assert (answer.code, answer.json["removed"]) == (0, [])
+
+
+def test_verify_of_a_damaged_run_exits_1_and_still_answers(trained: Path, copy_of: Callable[..., Path]) -> None:
+    run = copy_of(trained)
+    delta = next(run.glob("deltas/*/*.safetensors"))
+    delta.write_bytes(delta.read_bytes()[:-1])
+    answer = here("verify", run, "--json")
+    assert answer.code == 1
+    assert answer.json["ok"] is False
+    assert delta.name in answer.json["problems"][0]
+
+
+def test_answer_for_a_person_is_text(trained: Path) -> None:
+    answer = here("verify", trained)
+    assert answer.code == 0
+    assert "ok: True" in answer.out
+
+
+@pytest.mark.usefixtures("_ray")
+def test_more_shards_than_samples_leaves_some_empty(
+    tmp_path: Path, model_options: list[str], test_parquet: Path
+) -> None:
+    answer = here(
+        "train", tmp_path / "run", "--data", test_parquet, *model_options, "--shards", 60, "--max-iterations", 5,
+        "--lanes", 1, "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    states = [shard["state"] for shard in answer.json["shards"]]
+    assert states.count("empty") >= 12
+    assert states.count("empty") + states.count("trained") == 60
+    assert sum(shard["samples"] for shard in answer.json["shards"]) == 48

@@ -1,0 +1,212 @@
+"""The page: one file, no request, deterministic, accessible, and never a number nobody measured."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+from conftest import run_facts
+
+from taft_ray.evaluation.figures import NARROW, WIDE, accuracy_by_shards, speedups, timeline
+from taft_ray.evaluation.page import render
+from taft_ray.evaluation.report import NO_MONOLITH, summarise
+
+VOID = {"meta", "link", "br", "input", "img", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags that do not nest."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes, self.words, self.open = [], [], [], []
+        self.feed(html)
+        self.close()
+        assert not self.open
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attr) for attr in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *attr) for attr in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "svg"} & set(self.open):
+            self.words.append(data)
+
+
+def page_of(facts):
+    return render(summarise(facts))
+
+
+def test_no_request_and_no_script(facts):
+    html = page_of(facts)
+    page = Page(html)
+    assert not {"script", "iframe", "img", "object", "embed", "base", "form"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("src", "href", "xlink:href", "action", "srcset", "data"):
+            assert value.startswith("#") or value == "data:,", (tag, name, value)
+    assert not re.search(r"https?:|@import|@font-face|url\((?!#)", html)
+    assert "default-src 'none'" in html
+
+
+def test_same_facts_same_bytes(facts):
+    first = page_of(facts)
+    assert page_of(run_facts()) == first
+    assert render(json.loads(json.dumps(summarise(facts)))) == first
+
+
+def test_bytes_do_not_depend_on_the_readers_matplotlib_settings(facts):
+    import matplotlib
+
+    first = page_of(facts)
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
+        assert page_of(facts) == first
+
+
+def test_ids_are_unique(facts):
+    ids = [value for _, name, value in Page(page_of(facts)).attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', page_of(facts))) <= set(ids)
+
+
+def test_text_is_escaped(facts):
+    evil = "<script>alert(1)</script>\"'&"
+    facts["data"]["classes"] = [evil]
+    facts["data"]["reasons"] = {evil: 3}
+    facts["run"]["uri"] = evil
+    facts["run"]["spec"][evil] = evil
+    facts["composition"][0]["mode"] = evil
+    facts["evaluation"]["data"] = evil
+    for shard in facts["shards"]:
+        shard["lane"] = evil
+        shard["state"] = evil
+    for forget in facts["forgets"]:
+        forget |= {"request": evil, "mode": evil, "time": evil}
+        forget["seconds"][evil] = 1.0
+    html = page_of(facts)
+    assert "<script" not in html
+    assert "alert(1)" in html
+    assert "script" not in Page(html).tags
+
+
+@pytest.mark.parametrize("lane", ["$x_{$", "ленa-1", "日本", "a\nb", "", "x" * 200, "\ud800"])
+def test_any_lane_name_can_be_drawn(lane):
+    facts = run_facts(4)
+    for shard in facts["shards"]:
+        shard["lane"] = lane
+    page_of(facts).encode()
+
+
+def test_what_was_not_measured_is_said():
+    text = Page(page_of({"run": {"uri": "/tmp/run"}, "shards": []})).text
+    assert NO_MONOLITH in text
+    assert "Accuracy against shards: not measured" in text
+    assert "Timeline: not measured" in text
+    assert "nothing has been forgotten" in text
+    assert not re.search(r"\b(nan|inf|None)\b", text)
+
+
+def test_any_part_may_be_missing():
+    facts = run_facts(4)
+    for part in sorted(set(facts) - {"run", "shards"}):
+        Page(page_of({key: item for key, item in facts.items() if key != part}))
+    hollow = {key: item for key, item in facts.items() if key in ("run", "monolith", "training")}
+    Page(page_of(hollow | {"shards": [{"shard": 0, "state": "pending"}], "forgets": [{"request": "r"}]}))
+    Page(page_of({"run": {}, "shards": [{}], "composition": [{"mode": "mean"}], "accuracy_by_shards": [{"shards": 1}]}))
+
+
+def test_a_bare_page_shows_no_invented_number():
+    text = Page(page_of({"run": {"uri": "run"}, "shards": []})).text
+    shown = text.split("Every number and its measurements")[0]
+    assert set(re.findall(r"\d+", shown)) <= {
+        "0",
+        "1",
+        "95",
+    }  # counts of shards; "shards[0]", "shards[1]"; "95 % margin"
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "shown"),
+    [
+        ("monolith", "accuracy", 0.55555, "55.55 %"),
+        ("monolith", "seconds", 613.0, "613 s"),
+        ("training", "wall_seconds", 91.5, "91.5 s"),
+        ("evaluation", "n", 7777, "7,777 samples"),
+        ("cache", "seconds", 77.25, "77.25 s"),
+    ],
+)
+def test_the_page_shows_the_measurement(facts, part, key, value, shown):
+    assert shown not in Page(page_of(facts)).text
+    facts[part][key] = value
+    assert shown in Page(page_of(facts)).text
+
+
+def test_critical_path_is_labelled_wherever_it_is_shown(facts):
+    text = Page(page_of(facts)).text
+    assert "Critical path against the monolith, not wall clock" in text
+    assert "what as many workers as shards would give" in text
+    assert "critical path, not wall clock" in (speedups(summarise(facts), width=WIDE) or "")
+
+
+def test_figures_are_described_and_have_tables(facts):
+    html = page_of(facts)
+    page = Page(html)
+    roles = [value for tag, name, value in page.attributes if (tag, name) == ("div", "role")]
+    assert roles.count("img") == 6  # three pictures, each for a wide and a narrow page
+    labels = [value for _, name, value in page.attributes if name == "aria-label"]
+    assert all(labels)
+    assert page.tags.count("table") >= page.tags.count("figure") == 3
+    assert "lang" in {name for tag, name, _ in page.attributes if tag == "html"}
+    assert page.tags.count("h1") == 1
+
+
+def test_colours_follow_the_page(facts):
+    report = summarise(facts)
+    for draw in (accuracy_by_shards, timeline, speedups):
+        for width in (WIDE, NARROW):
+            svg = draw(report, width=width)
+            assert svg is not None
+            assert not re.search(r"(?:fill|stroke): ?#", svg)
+            assert "var(--" in svg
+    html = page_of(facts)
+    for used in set(re.findall(r"var\(--(\w+)", html)):
+        for scheme in (r":root\{color-scheme:light dark;", r"dark\)\{:root\{", r"print\{:root\{"):
+            assert re.search(scheme + r"[^}]*--" + used + ":", html), (used, scheme)
+
+
+def test_long_tables_are_folded(facts):
+    assert "<details><summary>Every shard" in page_of(facts)
+    assert "<details><summary>Every shard" not in page_of(run_facts(6))
+
+
+@pytest.mark.parametrize(("shards", "lanes"), [(1, 1), (1000, 2), (1000, 64)])
+def test_one_shard_and_a_thousand_render_in_three_seconds(shards, lanes):
+    facts = run_facts(shards, lanes)
+    began = time.process_time()
+    Page(page_of(facts))
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_extreme_ratios_can_be_drawn(factor):
+    facts = run_facts(4)
+    facts["monolith"]["seconds"] *= factor
+    facts["monolith"]["ended"] = facts["monolith"]["started"] + facts["monolith"]["seconds"]
+    page_of(facts)
+    facts["accuracy_by_shards"] = [{"shards": 0, "mean": 0.5}, {"shards": 10**6, "mean": 0.5, "gram": None}]
+    page_of(facts)
+    for shard in facts["shards"]:
+        shard["ended"] = shard["started"]
+    del facts["cache"], facts["monolith"]
+    page_of(facts)

@@ -1,0 +1,64 @@
+"""The README cannot rot: its Python runs, its commands parse, and every job is named in it."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from taft_ray.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    taft-ray (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+JOBS = re.findall(r"python (jobs/\w+\.py) (.+)$", README, re.MULTILINE)
+JOB_COMMANDS = {"shard_train": "train", "forget": "forget", "evaluate": "evaluate", "report": "report"}
+
+
+def parse(command: str, arguments: list[str]) -> None:
+    """Parse without running; click raises for an option or a choice that is not there."""
+    found = main.commands[command]
+    found.make_context(command, list(arguments))
+
+
+def test_python_example_runs():
+    example = re.search(r"```python\n(.+?)```", README, re.DOTALL)
+    assert example is not None
+    code = example[1] + "\nassert tangent.shape == (12, 3) and bool(torch.isfinite(primal + tangent).all())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_parse(line):
+    command, *arguments = shlex.split(line)
+    parse(command, arguments)
+
+
+@pytest.mark.parametrize(("job", "rest"), JOBS)
+def test_jobs_parse_as_their_commands(job, rest):
+    parse(JOB_COMMANDS[Path(job).stem], shlex.split(rest))
+
+
+def test_every_command_and_every_job_is_named():
+    named = {line.split()[0] for line in COMMANDS} | {"demo"}
+    assert named == set(main.commands)
+    assert {job for job, _ in JOBS} == {f"jobs/{path.name}" for path in (ROOT / "jobs").glob("*.py")}
+
+
+def test_a_wrong_option_would_be_found():
+    with pytest.raises(click.UsageError):
+        parse("train", ["runs/pets", "--data", "pets", "--no-such-option"])
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda path: path.stem)
+def test_jobs_answer_help_and_are_short(job):
+    assert len(job.read_text(encoding="utf-8").splitlines()) <= 60
+    done = subprocess.run(
+        [sys.executable, str(job), "--help"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
