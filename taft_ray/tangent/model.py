@@ -48,7 +48,7 @@ class TangentModel(nn.Module):
         }
         if self.class_token is not None:
             values[CLASS_TOKEN] = self.class_token.detach()
-        return values
+        return {name: values[name] for name in sorted(values)}  # a Delta's order: torch.func.jvp wants the two alike
 
     @property
     def num_classes(self) -> int:
@@ -171,7 +171,7 @@ def _initialise(module: nn.Module, name: str, seed: int) -> None:
             elif parameter_name.endswith("bias"):
                 parameter.zero_()
             else:
-                fan_in = max(1, parameter[0].numel())
+                fan_in = max(1, parameter[0].numel()) if parameter.ndim else 1
                 parameter.copy_(seeded_normal(parameter.shape, std=fan_in**-0.5, seed=seed, name=full_name))
 
 
@@ -202,7 +202,12 @@ def linearize(
     if isinstance(model, str):
         if not timm.is_model(model):
             raise UnsupportedModel(f"timm {timm.__version__} knows no model {model!r}; see timm.list_models()")
-        model = timm.create_model(model, pretrained=pretrained)
+        try:
+            model = timm.create_model(model, pretrained=pretrained)
+        except RuntimeError as error:
+            if "pretrained tag" not in str(error):  # the network may be down: not the name's fault
+                raise
+            raise UnsupportedModel(f"timm {timm.__version__}: {error} See timm.list_pretrained()") from error
     network = copy.deepcopy(model).eval().requires_grad_(False)
     if num_classes is not None:
         if num_classes < 1:

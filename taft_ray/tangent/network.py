@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from timm.layers import NormMlpClassifierHead
 from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.resnet import ResNet
@@ -153,13 +154,15 @@ def _pooling(model: VisionTransformer) -> Rule:
             lambda x: global_pool_nlc(x, pool_type, num_prefix_tokens=prefix_tokens, reduce_include_prefix=include),
         )
     raise UnsupportedModel(
-        f"global_pool={model.global_pool!r} gives no single vector a picture; create the model with global_pool='token' or 'avg'"
+        f"global_pool={model.global_pool!r} gives no single vector a picture; "
+        "create the model with global_pool='token' or 'avg'"
     )
 
 
 def _resnet(model: ResNet, last_blocks: int | str) -> Cut:
     names = ("layer1", "layer2", "layer3", "layer4")
     count = _count(last_blocks, len(names), "stages")
+    _refuse_unpooled(model.global_pool)
     trained = names[len(names) - count :]
 
     def prefix(images: Tensor) -> Tensor:
@@ -180,13 +183,28 @@ def _resnet(model: ResNet, last_blocks: int | str) -> Cut:
     )
 
 
+def _refuse_unpooled(pool: object) -> None:
+    if getattr(pool, "pool_type", None) == "":
+        raise UnsupportedModel(
+            "global_pool='' gives no single vector a picture; create the model with global_pool='avg'"
+        )
+
+
+def _convnext_head(head: nn.Module) -> list[Rule]:
+    """The classifier layer by layer, so that its linear layers have Gram statistics."""
+    pooled_first = isinstance(head, NormMlpClassifierHead)
+    parts = ("global_pool", "norm", "flatten", "pre_logits", "fc") if pooled_first else ("global_pool", "fc", "flatten")
+    return [rule_for(f"head.{part}", head.get_submodule(part)) for part in parts]
+
+
 def _convnext(model: ConvNeXt, last_blocks: int | str) -> Cut:
     count = _count(last_blocks, len(model.stages), "stages")
+    _refuse_unpooled(model.head.global_pool)
     first = len(model.stages) - count
     before = _chain(model.stages, 0, first)
     trained = tuple(f"stages.{index}" for index in range(first, len(model.stages)))
     rules: list[Rule] = [Fallback(name, model.get_submodule(name)) for name in trained]
-    rules += [rule_for("norm_pre", model.get_submodule("norm_pre")), Fallback("head", model.head)]
+    rules += [rule_for("norm_pre", model.get_submodule("norm_pre")), *_convnext_head(model.head)]
     return Cut(
         prefix=lambda images: before(model.stem(images)),
         suffix=Sequence("", rules),

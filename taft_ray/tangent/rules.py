@@ -207,8 +207,8 @@ class Glu(Rule):
     def primal(self, x: Tensor, saved: Saved) -> Tensor:
         first, second = self.fc1.primal(x, saved).chunk(2, dim=-1)
         gate, value = (second, first) if self.gate_last else (first, second)
+        saved[self.key("value_slope")] = value * slope(self.act, gate)  # before an in-place activation overwrites gate
         saved[self.key("gate")] = gated = self.act(gate)
-        saved[self.key("value_slope")] = value * slope(self.act, gate)
         return self.tail.primal(gated * value, saved)
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
@@ -339,6 +339,8 @@ def rule_for(name: str, module: nn.Module) -> Rule:
         return Sequence(name, [rule_for(f"{name}.{part}", module.get_submodule(part)) for part in parts])
     if kind is GluMlp and type(module.fc1) is nn.Linear and is_elementwise(module.act):  # type: ignore[arg-type]
         return Glu(name, module)  # type: ignore[arg-type]  # narrowed by kind
+    if kind is nn.Sequential:
+        return Sequence(name, [rule_for(f"{name}.{part}", child) for part, child in module.named_children()])
     if is_elementwise(module):
         return Elementwise(name, module)
     return Fallback(name, module)

@@ -37,7 +37,16 @@ class Case:
     tolerance: float = 1e-10  # measured: 1e-15
 
 
-def _vit(id: str, model: str, *, image_size: int = 32, short_cut: bool = False, class_token: bool = True, tolerance: float = 1e-10, **kwargs: Any) -> Case:
+def _vit(
+    id: str,
+    model: str,
+    *,
+    image_size: int = 32,
+    short_cut: bool = False,
+    class_token: bool = True,
+    tolerance: float = 1e-10,
+    **kwargs: Any,
+) -> Case:
     shape = {"img_size": image_size, "embed_dim": 24, "depth": 3, "num_heads": 3, **kwargs}
     return Case(id, model, image_size, shape, short_cut=short_cut, class_token=class_token, tolerance=tolerance)
 
@@ -102,6 +111,8 @@ CASES = [
     _convnext("convnext", "convnext_tiny"),
     _convnext("convnext-v2", "convnextv2_atto"),
     _convnext("convnext-conv-mlp", "convnext_atto"),
+    _convnext("convnext-norm-first-max-pool", "convnext_tiny", head_norm_first=True, global_pool="max"),
+    _convnext("convnext-hidden-head", "convnext_tiny", head_hidden_size=12),
 ]
 BY_ID = {case.id: case for case in CASES}
 

@@ -197,9 +197,7 @@ def test_reset_makes_new_layers_and_keeps_the_prefix():
     own = dict(model.named_parameters())
     for name, value in tm.base.items():
         assert not torch.equal(value, own[name]), name
-    assert all(
-        torch.equal(value, own[name]) for name, value in tm.network.named_parameters() if name not in tm.base
-    )
+    assert all(torch.equal(value, own[name]) for name, value in tm.network.named_parameters() if name not in tm.base)
     assert tm.base["norm.weight"].eq(1).all()
     assert tm.base["head.bias"].eq(0).all()
     assert tm.base["blocks.2.ls1.gamma"].eq(model.blocks[2].ls1.init_values).all()
@@ -285,8 +283,10 @@ def test_model_without_a_head(id: str):
     assert linearize(model, num_classes=4).num_classes == 4
 
 
-def test_no_pooling_is_refused():
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=1, num_heads=3, global_pool="")
+@pytest.mark.parametrize("id", ["vit", "resnet-basic", "convnext", "convnext-norm-first-max-pool"])
+def test_no_pooling_is_refused(id: str):
+    case = BY_ID[id]
+    model = timm.create_model(case.model, **{**case.kwargs, "global_pool": ""})
     with pytest.raises(UnsupportedModel, match="global_pool='' gives no single vector"):
         linearize(model)
 
@@ -355,7 +355,9 @@ def linear_inputs_by_hooks(tm: TangentModel, case: Case, name: str) -> torch.Ten
 def test_gram_matrices_are_those_of_the_layers_inputs(depth: int):
     tm = linearize(build(VIT), last_blocks=depth)
     gram = tm.gram(tm.prepare(tm.prefix(images(VIT))))
-    layers = [f"blocks.{i}.{part}" for i in range(3 - depth, 3) for part in ("attn.proj", "mlp.fc1", "mlp.fc2")] + ["head"]
+    layers = [f"blocks.{i}.{part}" for i in range(3 - depth, 3) for part in ("attn.proj", "mlp.fc1", "mlp.fc2")] + [
+        "head"
+    ]
     for layer in layers:
         rows = dict(tm.base)[f"{layer}.weight"].shape[0]
         x = linear_inputs_by_hooks(tm, VIT, layer)
@@ -388,7 +390,7 @@ def test_gram_matrices_add_up_over_pictures(case: Case):
     tokens = tm.prefix(images(case, count=5))
     whole, first, second = (tm.gram(tm.prepare(part)) for part in (tokens, tokens[:2], tokens[2:]))
     trained = tm.zero_delta()
-    assert whole, "there is a head at least, or a fallback that holds it"
+    assert any("head" in key or "fc" in key for key in whole), "the classifier is linear in every supported family"
     for key, matrix in whole.items():
         weight, bias, _ = key.split("|")
         assert weight in trained
@@ -423,8 +425,8 @@ def test_slope_of_activations(module: nn.Module):
     assert torch.equal(x, before)
     assert not got.requires_grad
     expected = (module(x + step) - module(x - step)) / (2 * step)
-    near_kink = (x.abs() < step) & ~got.isclose(expected)
-    torch.testing.assert_close(got[~near_kink], expected[~near_kink], atol=1e-7, rtol=1e-7)
+    away = (x.abs() > step) | got.isclose(expected)  # a difference across a kink at zero means nothing
+    torch.testing.assert_close(got[away], expected[away], atol=1e-6, rtol=1e-6)
     assert x.grad is None
 
 
@@ -459,7 +461,7 @@ def test_delta_is_a_vector_space():
     assert float(a.norm()) == pytest.approx(float(flat.norm()), rel=1e-12)
     assert float(a.dot(b)) == pytest.approx(float(sum((a[name] * b[name]).sum() for name in a)), rel=1e-9)
     assert a.numel() == len(flat)
-    assert list(Delta(dict(reversed(a.items())))) == list(a)  # the order of names never matters
+    assert list(Delta(dict(reversed(list(a.items()))))) == list(a)  # the order of names never matters
     assert {value.dtype for value in a.to(torch.float32).values()} == {torch.float32}
 
 
