@@ -22,6 +22,7 @@ os.environ.update(
 )
 os.environ.pop("RAY_ADDRESS", None)
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -108,6 +109,8 @@ def ray_session() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
     )
+    for name in ("ray.data", "ray.train"):  # as session.connect does
+        logging.getLogger(name).setLevel(logging.ERROR)
     yield
     ray.shutdown()
 

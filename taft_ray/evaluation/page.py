@@ -54,7 +54,7 @@ def _cards(report: dict[str, Any]) -> Raw:
         return f"± {derived[name]['value']:.2f} points on {measured('evaluation.n')} samples" if known else ""
 
     monolith = f"{measured('monolith.seconds')} s"
-    wall = f"{monolith} ÷ {measured('training.wall_seconds')} s, starting the lanes included"
+    wall = f"{monolith} ÷ {measured('training.wall_seconds')} s, from when the lanes had work"
     critical = f"{monolith} ÷ {value_of(derived['critical_path'])}, the slowest shard"
     retrain = f"{monolith} ÷ each retrain; {derived['speedup_retrain_median']['note']}"
     states = [f"{derived[f'shards_{state}']['value']:,} {state}" for state in ("dropped", "empty", "pending")]
@@ -146,7 +146,7 @@ def _timeline(report: dict[str, Any]) -> Raw:
     lines = [
         ("Prefix pass (activation cache), wall clock", seconds(lookup(measurements, "cache.seconds"))),
         (
-            "Sharded training, wall clock (starting the lanes included)",
+            "Sharded training, wall clock (from when the lanes had work)",
             seconds(lookup(measurements, "training.wall_seconds")),
         ),
         ("Sum of all shard fits", value_of(derived["sum_of_fits"])),

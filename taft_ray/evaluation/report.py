@@ -20,7 +20,7 @@ NO_FITS = "not measured: no shard has a recorded fit time"
 NO_FORGET = "not measured: nothing has been forgotten"
 NO_EVALUATION = "not measured: no evaluation is recorded"
 
-WALL_NOTE = "wall clock; the sharded side includes starting the lanes and committing"
+WALL_NOTE = "wall clock from when the lanes had work (the cache was there) to the last commit, with what was left of starting the lanes"
 CRITICAL_NOTE = "critical path, not wall clock: what as many workers as shards would give"
 
 

@@ -69,7 +69,8 @@ def own_error(error: BaseException) -> TaftError | None:
         if not isinstance(current, BaseException) or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, TaftError):
+        # Ray raises a class that is both its own error and ours, whose text is a remote traceback: ours is its cause
+        if isinstance(current, TaftError) and not isinstance(current, RayTaskError):
             return current
         stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         stack += list(getattr(current, "worker_failures", {}).values())

@@ -36,13 +36,14 @@ def report(run: str) -> dict[str, Any]:
 def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict[str, Any]:
     """The facts that `evaluation.report.summarise` takes, all of them from the ledger."""
     latest = state.evaluations[-1] if state.evaluations else None
+    latest_of = {composition["mode"]: composition for composition in state.compositions}
     created = (state.created or {}).get("environment", {})
     facts: dict[str, Any] = {
         "run": {
             "uri": store.uri,
             "spec": spec.to_json(),
             "spec_digest": digest_json(spec.to_json()),
-            "composed": state.compositions[-1]["digest"] if state.compositions else None,
+            "composed": latest_of[spec.compose]["digest"] if spec.compose in latest_of else None,
             "created": state.created_time,
         },
         "environment": {
@@ -69,7 +70,7 @@ def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict
     }
     facts["composition"] = [
         {**{k: c[k] for k in ("mode", "seconds", "digest")}, "accuracy": accuracy.get(c["digest"])}
-        for c in state.compositions
+        for c in latest_of.values()
     ]
     if latest is not None:
         facts["evaluation"] = {name: latest[name] for name in ("data", "n", "accuracy", "composed")}

@@ -18,7 +18,7 @@ EpochOrder = Callable[[int, int, int], Tensor]  # (count, seed, epoch) -> permut
 
 def index_order(count: int, seed: int, epoch: int) -> Tensor:
     """A permutation that depends on (count, seed, epoch) alone."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed((seed << 20) ^ epoch))
+    return torch.randperm(count, generator=torch.Generator().manual_seed(((seed << 20) ^ epoch) % 2**63))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,12 @@ def shard_terms(delta: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | 
         grid = to_grid(matrix, GRAM_BITS, what=f"Gram matrix of {key}")
         size = len(grid)
         upper = torch.triu_indices(size, size)
+        absent = [name for name in (layer.weight, layer.bias) if name and name not in delta]
+        if absent:
+            raise DeltaMismatch(f"Gram statistics of {absent}, which the delta lacks; take both from one linearisation")
         rows = _augmented({name: terms[_DELTA + name] for name in (layer.weight, layer.bias) if name}, layer)
+        if rows.shape[1] != size:
+            raise DeltaMismatch(f"the Gram matrix of {key} has {size} rows, expected {rows.shape[1]}")
         cross = from_grid(rows, DELTA_BITS) @ from_grid(grid, GRAM_BITS)
         terms[_GRAM + key] = grid[upper[0], upper[1]]
         terms[_CROSS + key] = to_grid(cross, GRAM_BITS, what=f"ΔW·A of {key}")
@@ -123,9 +128,10 @@ class Sums:
         for key in keys:
             layer = GramLayer.parse(key)
             size = self.totals[_CROSS + key].shape[1]
-            upper = torch.triu_indices(size, size)
-            a = torch.zeros(size, size, dtype=torch.float64)
-            a[upper[0], upper[1]] = from_grid(self.totals[_GRAM + key], GRAM_BITS)
+            packed = from_grid(self.totals[_GRAM + key], GRAM_BITS)
+            upper = torch.triu_indices(size, size, device=packed.device)
+            a = packed.new_zeros(size, size)
+            a[upper[0], upper[1]] = packed
             a = a + torch.triu(a, 1).T
             # relative to the mean input energy; the floor keeps a layer whose inputs are all zero solvable
             e = epsilon * float(a.diagonal().mean()) or 1.0
@@ -151,15 +157,18 @@ class Sums:
 
 
 def _whole_weights(weights: Sequence[float]) -> list[int]:
-    """Whole numbers in the proportions of ``weights`` (rationals of denominator up to 2^16)."""
-    if any(not w >= 0 for w in weights):
-        raise UsageError(f"weights={list(weights)}: expected numbers >= 0")
-    fractions = [Fraction(w).limit_denominator(2**16) for w in weights]
+    """Whole numbers in the proportions of ``weights`` (fractions are kept to about 2^-16 of the largest)."""
+    if not all(0 <= w < math.inf for w in weights):
+        raise UsageError(f"weights={list(weights)}: expected finite numbers >= 0")
+    if all(float(w).is_integer() for w in weights):
+        return [int(w) for w in weights]
+    shares = [float(w) / float(max(weights)) for w in weights]  # only proportions count
+    fractions = [Fraction(share).limit_denominator(2**16) for share in shares]
     scale = 1
     for fraction in fractions:
-        scale = scale * fraction.denominator // math.gcd(scale, fraction.denominator)
+        scale = math.lcm(scale, fraction.denominator)
         if scale > 2**20:  # the common denominator would eat the grid's range: round to 2^-16 instead
-            return [round(float(w) * 2**16) for w in weights]
+            return [round(share * 2**16) for share in shares]
     return [int(fraction * scale) for fraction in fractions]
 
 
@@ -169,7 +178,7 @@ def compose(
     statistics: Sequence[Mapping[str, Tensor]] | None = None,
     epsilon: float = DEFAULT_EPSILON,
 ) -> Delta:
-    """Compose shards' deltas (TAFT eq. 13), or by Gram statistics when given. Returns float32 unless given float64.
+    """Compose shards' deltas (TAFT eq. 13), or by Gram statistics when given. Returns the first delta's types.
 
     weights: numbers >= 0 in the shards' proportions (uniform when None); sample counts are exact.
     statistics: ``[tm.gram(prepared_i), …]``, one a delta.

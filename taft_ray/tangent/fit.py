@@ -50,7 +50,7 @@ class FitConfig:
             raise UsageError(f"loss={self.loss!r} is not least squares; use solver='adam', or loss='rsl' or 'mse'")
         if self.solver == "ridge" and not self.penalty > 0:
             raise UsageError(f"penalty={self.penalty}: ridge needs > 0, or the optimum is not unique")
-        if self.penalty < 0 or self.tolerance <= 0 or self.learning_rate <= 0:
+        if not (self.penalty >= 0 and self.tolerance > 0 and self.learning_rate > 0):  # false for NaN, too
             raise UsageError("penalty must be >= 0, tolerance and learning_rate > 0")
         if min(self.max_iterations, self.epochs, self.batch_size) < 1:
             raise UsageError("max_iterations, epochs and batch_size must be >= 1")

@@ -34,7 +34,7 @@ class Answer:
     def complains(self, code: int, *words: str) -> None:
         """One clear line on stderr, nothing on stdout, no traceback."""
         assert self.code == code, (self.code, self.err)
-        assert self.out == ""
+        assert self.out == "", self.out
         assert "Traceback" not in self.err
         lines = [line for line in self.err.splitlines() if line.strip() and not line.startswith("[")]
         assert len(lines) == 1, self.err

@@ -1,6 +1,6 @@
 """A picture's tokens depend on the picture alone, bit for bit: else a forgotten neighbour would leave a trace."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,14 @@ def cache_dtype(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=[1, 2])
-def tokens_of(
-    request: pytest.FixtureRequest, precision: str, cache_dtype: str, spec_of: Callable[..., Any]
-) -> Iterator[Tokens]:
+def tokens_of(request: pytest.FixtureRequest, precision: str, cache_dtype: str, spec_of: Callable[..., Any]) -> Tokens:
     """`prefix_tokens` of the tiny model with one thread and with two."""
     spec = spec_of("/nowhere", precision=precision, cache_dtype=cache_dtype, threads=request.param)
     torch.set_num_threads(request.param)
     torch.use_deterministic_algorithms(True)
     tm, _ = build_tangent(spec, 3)
     preprocess = Preprocess.of(tm.network)
-    yield lambda pixels: prefix_tokens(tm, preprocess, pixels, spec)
+    return lambda pixels: prefix_tokens(tm, preprocess, pixels, spec)
 
 
 @pytest.fixture(scope="module")

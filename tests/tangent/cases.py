@@ -9,12 +9,12 @@ import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import timm
 import torch
-from timm.layers import GluMlp, Mlp, RmsNorm, SwiGLU
+from timm.layers import GluMlp, RmsNorm, SwiGLU
 from timm.models.vision_transformer import DiffParallelScalingBlock, ParallelThingsBlock, ResPostBlock
 from torch import Tensor, nn
 
@@ -133,7 +133,7 @@ def perturb(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-@lru_cache(maxsize=None)
+@cache
 def build(case: Case) -> nn.Module:
     """The case's network in float64 and evaluation mode. Shared between tests: not to be changed."""
     torch.manual_seed(0)

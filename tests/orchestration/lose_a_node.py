@@ -1,0 +1,42 @@
+"""Train on a cluster of a head without CPUs for lanes and two workers, and lose a worker after the first delta."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+
+import ray
+from folder import kinds
+from ray.cluster_utils import Cluster
+from tiny import MODEL, SHARDS, SIZE
+
+from taft_ray.orchestration import session
+from taft_ray.orchestration.run import train
+from taft_ray.plans.spec import RunSpec
+
+run, data, weights = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+doomed = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, namespace=session.NAMESPACE, log_to_driver=False, logging_level="ERROR")
+
+
+def lose() -> None:
+    while "trained" not in kinds(run):
+        time.sleep(0.02)
+    cluster.add_node(num_cpus=1)
+    cluster.remove_node(doomed, allow_graceful=False)
+    print("removed", flush=True)
+
+
+thread = threading.Thread(target=lose)
+thread.start()
+spec = RunSpec(data=data, model=MODEL, weights=weights, image_size=SIZE, shards=SHARDS, epochs=3)
+train(str(run), spec, lanes=1)
+thread.join()
+ray.shutdown()
+cluster.shutdown()
+os._exit(0)
