@@ -1,10 +1,16 @@
-"""One training step on the class-token short cut against `torch.func.jvp` on the same cached tokens, in one run.
+"""One training step on the class-token short cut against the same step through torch.func.jvp, in one run.
 
-    python -m benchmarks.step [--model vit_small_patch16_224] [--json]
+    python -m benchmarks.step [--json] [--model vit_small_patch16_224] [--model ...]
 
-A step is forward, backward and Adam on a batch of cached tokens; the last block, final norm and a head of 10 classes are
-trained. The two are timed in turns and their medians compared: on a shared machine read the ratio, not the times.
+A step is: take a batch of cached tokens, forward, backward, Adam. Trained are the last block, the final norm and the head.
+Both ways start from the same cached tokens at the entrance of the last block, so that the frozen prefix counts for neither,
+and both use the same loss, optimizer and batches. The repetitions are interleaved and the median is taken: on a shared
+machine the times move, their ratio hardly.
+
+Weights and pictures are random: nothing is downloaded, and the time of a step does not depend on the values.
 """
+
+# B batch, T tokens, D width, K classes
 
 from __future__ import annotations
 
@@ -12,108 +18,168 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from taft_ray import linearize
-from taft_ray.tangent.loss import Loss
+from taft_ray.tangent import Loss, TangentModel, linearize
 
-CLASSES = 10
+DEFAULT_MODEL = "vit_small_patch16_224"
+POOL = 2  # batches' worth of pictures that batches are drawn from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What one model gave. Times are medians of ``repetitions``, in milliseconds a step."""
+
+    model: str
+    batch: int
+    tokens: int
+    threads: int
+    repetitions: int
+    short_cut_ms: float
+    func_jvp_ms: float
+    ratio: float  # median over median
+    ratio_range: tuple[float, float]  # quartiles of the ratio of neighbouring repetitions
+    prepare_ms: float  # once a batch of pictures, before the first epoch
+    difference: float  # of the two ways' tangents, relative to the largest value
+    torch: str
+    timm: str
 
 
 class Suffix(nn.Module):
-    """timm's own last block, norm and head, from tokens on: what `torch.func.jvp` is taken of."""
+    """timm's own last block, final norm and head."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, tokens: Tensor) -> Tensor:
-        network = self.network
-        return network.forward_head(network.norm(network.blocks[-1](tokens)))  # type: ignore[operator]  # a timm ViT
+        blocks = self.network.get_submodule("blocks")
+        last = blocks.get_submodule(str(len(list(blocks.children())) - 1))
+        x = self.network.get_submodule("norm")(last(tokens))
+        return self.network.forward_head(x)  # type: ignore[operator]  # every timm vision transformer has it
 
 
-def step_of(
-    tangent: Callable[[dict[str, Tensor]], Tensor], start: dict[str, Tensor], labels: Tensor
-) -> Callable[[], None]:
-    leaves = {name: value.clone().requires_grad_() for name, value in start.items()}
+class FuncJvp:
+    """(f_w(x), J_w f(x)·Δ) by torch.func.jvp over the suffix; `linearize` has switched its fused attention off."""
+
+    def __init__(self, tm: TangentModel) -> None:
+        self.suffix = Suffix(tm.network)
+        self.base = {f"network.{name}": value for name, value in tm.base.items()}
+
+    def __call__(self, tokens: Tensor, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        def forward(parameters: dict[str, Tensor]) -> Tensor:
+            return torch.func.functional_call(self.suffix, parameters, (tokens,))
+
+        return torch.func.jvp(forward, (self.base,), ({f"network.{name}": delta[name] for name in delta},))
+
+
+def training_step(
+    tm: TangentModel, logits: Callable[[Tensor, Mapping[str, Tensor]], Tensor], labels: Tensor, batch: int
+) -> Callable[[], float]:
+    """A function that makes one step on the next batch and returns its seconds. ``logits(index, delta)`` -> (B, K)."""
+    leaves = {name: value.requires_grad_() for name, value in tm.zero_delta().items()}
     optimizer = torch.optim.Adam(leaves.values(), lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
     loss = Loss()
 
-    def step() -> None:
+    def step() -> float:
+        index = torch.randperm(len(labels), generator=generator)[:batch]
+        began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        loss.per_sample(tangent(leaves), labels).mean().backward()
+        loss.per_sample(logits(index, leaves), labels[index]).mean().backward()
         optimizer.step()
+        return time.perf_counter() - began
 
     return step
 
 
-def measure(model: str, *, batch: int, repeats: int, threads: int) -> dict[str, object]:
+def measure(model: str, *, batch: int, classes: int, threads: int, repetitions: int) -> Measurement:
+    """Both ways on one model, interleaved."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    tm = linearize(timm.create_model(model), num_classes=CLASSES)
-    with torch.no_grad():
-        tokens = tm.prefix(torch.randn(batch, 3, 224, 224))
-    labels = torch.arange(batch) % CLASSES
-    start = dict(tm.zero_delta())
+    tm = linearize(timm.create_model(model, num_classes=classes))
+    width, height = tm.network.patch_embed.img_size  # type: ignore[union-attr, misc]  # a timm vision transformer
+    count = POOL * batch
+    tokens = torch.cat([tm.prefix(torch.randn(batch, 3, width, height)) for _ in range(POOL)])
+    labels = torch.randint(classes, (count,))
+    began = time.perf_counter()
     prepared = tm.prepare(tokens)
-    suffix = Suffix(tm.network)  # its last block already has fused attention off: it has no forward-mode rule
-    base = {f"network.{name}": value for name, value in tm.base.items() if name in start}
+    prepare_seconds = (time.perf_counter() - began) / POOL
 
-    def short_cut(leaves: dict[str, Tensor]) -> Tensor:
-        return prepared.primal + tm.tangent(prepared, leaves)
+    reference = FuncJvp(tm)
+    probe = tm.zero_delta().map(lambda value: torch.randn_like(value) * 0.02)
+    expected = reference(tokens[:batch], probe)[1]
+    difference = float((tm.tangent(prepared[:batch], probe) - expected).abs().max() / expected.abs().max())
+    if not difference < 1e-3:
+        raise AssertionError(f"the two ways disagree by {difference:.2g}: there is nothing to compare")
 
-    def forward_mode(leaves: dict[str, Tensor]) -> Tensor:
-        moved = {f"network.{name}": value for name, value in leaves.items()}
-        primal, tangent = torch.func.jvp(lambda p: torch.func.functional_call(suffix, p, (tokens,)), (base,), (moved,))
-        return primal + tangent
-
-    probe = {name: torch.randn_like(value) for name, value in start.items()}
-    with torch.no_grad():
-        left, right = short_cut(probe), forward_mode(probe)
-    difference = float((left - right).norm() / right.norm())
-    steps = {"short_cut": step_of(short_cut, start, labels), "func_jvp": step_of(forward_mode, start, labels)}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(repeats):
-        for name, step in steps.items():
-            inner = 10 if name == "short_cut" else 1
-            began = time.perf_counter()
-            for _ in range(inner):
-                step()
-            times[name].append((time.perf_counter() - began) / inner)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return {
-        "model": model,
-        "batch": batch,
-        "threads": threads,
-        "repeats": repeats,
-        "relative_difference": difference,
-        "short_cut_ms": 1e3 * medians["short_cut"],
-        "func_jvp_ms": 1e3 * medians["func_jvp"],
-        "ratio": medians["func_jvp"] / medians["short_cut"],
-    }
+    short_cut = training_step(
+        tm, lambda index, delta: (part := prepared[index]).primal + tm.tangent(part, delta), labels, batch
+    )
+    func_jvp = training_step(tm, lambda index, delta: sum_of(reference(tokens[index], delta)), labels, batch)
+    for step in (short_cut, func_jvp):
+        step()  # warm-up: Adam's state, torch.func's decompositions
+    seconds = [(short_cut(), func_jvp()) for _ in range(repetitions)]
+    fast, slow = (statistics.median(column) for column in zip(*seconds, strict=True))
+    quartiles = statistics.quantiles([b / a for a, b in seconds], n=4)
+    return Measurement(
+        model=model,
+        batch=batch,
+        tokens=tokens.shape[1],
+        threads=threads,
+        repetitions=repetitions,
+        short_cut_ms=round(1e3 * fast, 2),
+        func_jvp_ms=round(1e3 * slow, 1),
+        ratio=round(slow / fast, 1),
+        ratio_range=(round(quartiles[0], 1), round(quartiles[2], 1)),
+        prepare_ms=round(1e3 * prepare_seconds, 1),
+        difference=difference,
+        torch=torch.__version__,
+        timm=timm.__version__,
+    )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vit_small_patch16_224", help="a plain timm ViT of 224 px")
+def sum_of(pair: tuple[Tensor, Tensor]) -> Tensor:
+    """primal + tangent."""
+    return pair[0] + pair[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--model", action="append", help=f"a timm vision transformer with a class token ({DEFAULT_MODEL})"
+    )
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    row = measure(options.model, batch=options.batch, repeats=options.repeats, threads=options.threads)
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args(arguments)
+    measured = [
+        measure(
+            model,
+            batch=options.batch,
+            classes=options.classes,
+            threads=options.threads,
+            repetitions=options.repetitions,
+        )
+        for model in options.model or [DEFAULT_MODEL]
+    ]
     if options.json:
-        print(json.dumps(row))
-    else:
+        print(json.dumps({"step": [asdict(result) for result in measured]}))
+        return
+    print(f"one step (forward, backward, Adam), batch {options.batch}, {options.threads} threads, medians")
+    print(f"{'model':28} {'short cut':>12} {'torch.func.jvp':>16} {'ratio (quartiles)':>22}")
+    for result in measured:
+        low, high = result.ratio_range
         print(
-            f"{row['model']}: short cut {row['short_cut_ms']:.1f} ms, torch.func.jvp {row['func_jvp_ms']:.0f} ms, "
-            f"{row['ratio']:.0f} times (outputs differ by {row['relative_difference']:.1e})"
+            f"{result.model:28} {result.short_cut_ms:9.1f} ms {result.func_jvp_ms:13.0f} ms "
+            f"{result.ratio:10.1f} ({low:.1f}-{high:.1f})"
         )
 
 

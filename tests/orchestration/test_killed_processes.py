@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from folder import delta_digests, files, kinds, only_cached, state_of
+from processes import descendants, end, named
 from tiny import MODEL, SHARDS, SIZE, sample_id
 
 from taft_ray.orchestration.run import status, train
@@ -22,16 +22,9 @@ Trained = tuple[Path, dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def lane_workers() -> list[psutil.Process]:
+def lane_workers() -> list[int]:
     """The processes of lanes of this process's own Ray."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return named(descendants(os.getpid()), "RayTrainWorker")
 
 
 def wait_until(what: Callable[[], Any], seconds: float = 120, every: float = 0.02) -> Any:
@@ -52,9 +45,9 @@ def test_lane_killed_in_the_middle_ends_with_the_same_digest(
 
     def killer() -> None:
         wait_until(lambda: "trained" in kinds(run))  # some shards are done, others are not
-        for process in lane_workers():
-            process.kill()
-            killed.append(process.pid)
+        for pid in lane_workers():
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
 
     # a fault between two shards must not be too late: the first delta's commit starts the killer
     thread = threading.Thread(target=killer)
@@ -115,7 +108,6 @@ class Driver:
         self.command = [sys.executable, "-m", "taft_ray.cli", "train", run, "--data", data, *options]
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
-        self.started: list[psutil.Process] = []
 
     def start(self) -> None:
         with self.log.open("wb") as log:
@@ -123,23 +115,13 @@ class Driver:
                 [str(part) for part in self.command], cwd=ROOT, stdout=log, stderr=log, start_new_session=True
             )
 
-    def children(self) -> list[psutil.Process]:
-        assert self.process is not None
-        try:
-            self.started = psutil.Process(self.process.pid).children(recursive=True) or self.started
-        except psutil.NoSuchProcess:
-            pass
-        return self.started
-
     def kill(self) -> None:
         """Kill -9 the driver alone; its Ray notices, and what is left of it after that is ended by id."""
         assert self.process is not None
-        left = self.children()
+        left = descendants(self.process.pid)
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        _, alive = psutil.wait_procs(left, timeout=30)
-        for process in alive:
-            process.kill()
+        end(left)
 
     def finish(self) -> int:
         self.start()

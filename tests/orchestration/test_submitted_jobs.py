@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from folder import state_of
+from processes import descendants, end
 from tiny import SHARDS
 
 from taft_ray.orchestration.verify import verify
@@ -75,11 +75,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
                 time.sleep(0.5)
         yield Head(address)
     finally:
-        started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        started = descendants(process.pid)
         process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs([*started], timeout=20)
-        for left in alive:
-            left.kill()
+        end(started, patience=20)
         process.wait(20)
         shutil.rmtree(scratch, ignore_errors=True)
 
