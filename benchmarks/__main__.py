@@ -1,19 +1,13 @@
-"""Run every benchmark in this folder, one after the other: ``python -m benchmarks [options of the benchmarks]``.
+"""Run the benchmarks that need nothing from outside: ``python -m benchmarks [--json]``.
 
-A benchmark is a module with ``main(arguments)``. Modules named ``make_*`` build files of the package and measure nothing.
+``figures`` needs weights and data sets and is started by itself; ``make_embedded_vit`` builds a file of the package.
 """
 
-import importlib
-import pkgutil
 import sys
-from pathlib import Path
 
+from benchmarks import step
 
-def main(arguments: list[str]) -> None:
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if not module.name.startswith(("make_", "__")):
-            importlib.import_module(f"benchmarks.{module.name}").main(arguments)
-
+MODELS = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    step.main([*(f"--model={model}" for model in MODELS), *sys.argv[1:]])

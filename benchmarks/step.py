@@ -5,7 +5,7 @@
 A step is: take a batch of cached tokens, forward, backward, Adam. Trained are the last block, the final norm and the head.
 Both ways start from the same cached tokens at the entrance of the last block, so that the frozen prefix counts for neither,
 and both use the same loss, optimizer and batches. The repetitions are interleaved and the median is taken: on a shared
-machine the times move, their ratio hardly.
+machine the times move a lot, their ratio less: the load average and the quartiles of the ratio are given with it.
 
 Weights and pictures are random: nothing is downloaded, and the time of a step does not depend on the values.
 """
@@ -16,10 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+
+# On a machine busy with other things a thread that spins at a barrier waits for one that is not scheduled, and the way with
+# the smaller matrices suffers most. To be set before torch is loaded; it holds for both ways. OMP_WAIT_POLICY=active undoes it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import timm
 import torch
@@ -39,6 +44,8 @@ class Measurement:
     batch: int
     tokens: int
     threads: int
+    wait_policy: str  # OMP_WAIT_POLICY
+    load: float  # the machine's load average when the measurement began
     repetitions: int
     short_cut_ms: float
     func_jvp_ms: float
@@ -100,12 +107,13 @@ def training_step(
 
 def measure(model: str, *, batch: int, classes: int, threads: int, repetitions: int) -> Measurement:
     """Both ways on one model, interleaved."""
+    load = os.getloadavg()[0]
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     tm = linearize(timm.create_model(model, num_classes=classes))
-    width, height = tm.network.patch_embed.img_size  # type: ignore[union-attr, misc]  # a timm vision transformer
+    height, width = map(int, tm.network.get_submodule("patch_embed").img_size)  # type: ignore[arg-type]  # timm's own
     count = POOL * batch
-    tokens = torch.cat([tm.prefix(torch.randn(batch, 3, width, height)) for _ in range(POOL)])
+    tokens = torch.cat([tm.prefix(torch.randn(batch, 3, height, width)) for _ in range(POOL)])
     labels = torch.randint(classes, (count,))
     began = time.perf_counter()
     prepared = tm.prepare(tokens)
@@ -132,6 +140,8 @@ def measure(model: str, *, batch: int, classes: int, threads: int, repetitions: 
         batch=batch,
         tokens=tokens.shape[1],
         threads=threads,
+        wait_policy=os.environ["OMP_WAIT_POLICY"],
+        load=round(load, 1),
         repetitions=repetitions,
         short_cut_ms=round(1e3 * fast, 2),
         func_jvp_ms=round(1e3 * slow, 1),
@@ -150,7 +160,9 @@ def sum_of(pair: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step", description="one training step: the short cut against torch.func.jvp"
+    )
     parser.add_argument(
         "--model", action="append", help=f"a timm vision transformer with a class token ({DEFAULT_MODEL})"
     )

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -36,7 +37,8 @@ def _answers(function: Verb) -> Verb:
         from taft_ray.orchestration import session
 
         try:
-            with ProgressReport() as report:
+            # Ray prints warnings of its own on stdout, which belongs to the answer
+            with contextlib.redirect_stdout(sys.stderr), ProgressReport() as report:
                 answer = function(*args, report=report, **kwargs)
         except TaftError as error:
             if debug:
@@ -52,7 +54,8 @@ def _answers(function: Verb) -> Verb:
             click.echo(f"taft-ray: {type(error).__name__}: {error} (--debug shows where)", err=True)
             sys.exit(1)
         finally:
-            session.disconnect()
+            with contextlib.redirect_stdout(sys.stderr):
+                session.disconnect()
         if as_json:
             click.echo(json.dumps(answer))
         else:

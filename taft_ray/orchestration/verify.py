@@ -11,7 +11,7 @@ from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.orchestration.worker import load_snapshot, run_spec, snapshot_digest
 from taft_ray.plans.orphans import orphans
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import EMPTY, TRAINED, RunState, replay
+from taft_ray.plans.state import RunState, replay
 from taft_ray.storage import (
     DeltaRef,
     Ledger,
@@ -108,9 +108,7 @@ def verify(run: str) -> dict[str, Any]:
     sums = Sums()
 
     def deltas() -> int:
-        for shard in state.in_model:
-            tensors, _ = read_delta(store, DeltaRef.from_json(shard.delta or {}))
-            sums.add({name: torch.from_numpy(value) for name, value in tensors.items()}, shard.weight)
+        _add_deltas(store, state, sums)
         if state.monolith is not None and state.monolith.get("delta") is not None:
             read_delta(store, DeltaRef.from_json(state.monolith["delta"]))
         return len(state.in_model)
@@ -118,17 +116,7 @@ def verify(run: str) -> dict[str, Any]:
     current: set[str] = set()
 
     def snapshots() -> int:
-        torch_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            modes = ("mean", "gram") if spec.compose == "gram" else ("mean",)
-            allowed = (
-                {names.composed_key(snapshot_digest(sums.compose(m, spec.epsilon))) for m in modes}
-                if sums.weight
-                else set()
-            )
-        finally:
-            torch.set_num_threads(torch_threads)
+        allowed = _snapshots_of(spec, sums)
         found = [info.key for info in store.list(f"{names.COMPOSED_FOLDER}/")]
         for key in found:
             load_snapshot(store, key)
@@ -168,6 +156,25 @@ def verify(run: str) -> dict[str, Any]:
     }
 
 
+def _add_deltas(store: Store, state: RunState, sums: Sums) -> None:
+    for shard in state.in_model:
+        tensors, _ = read_delta(store, DeltaRef.from_json(shard.delta or {}))
+        sums.add({name: torch.from_numpy(value) for name, value in tensors.items()}, shard.weight)
+
+
+def _snapshots_of(spec: RunSpec, sums: Sums) -> set[str]:
+    """The keys of the snapshots that these sums compose to; every other one is of another set of shards."""
+    if not sums.weight:
+        return set()
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        modes = ("mean", "gram") if spec.compose == "gram" else ("mean",)
+        return {names.composed_key(snapshot_digest(sums.compose(mode, spec.epsilon))) for mode in modes}
+    finally:
+        torch.set_num_threads(torch_threads)
+
+
 def _manifest_digest(state: RunState) -> str | None:
     """The digest of the manifest last committed: by the prefix pass, or by the latest purge."""
     purges = [request.purged for request in state.requests.values() if request.purged is not None]
@@ -179,15 +186,15 @@ def _manifest_digest(state: RunState) -> str | None:
 def gc(run: str) -> dict[str, Any]:
     """Remove what nothing refers to: {"removed": [keys], "bytes": n}. Not while a run is training."""
     store = Store(run)
-    run_spec(store)
+    spec = run_spec(store)
     state = replay(Ledger(store).entries())
     found = read_manifest(store)
     parts = {} if found is None else found[1]["meta"]["parts"]
     key = "" if found is None else found[1]["key"]
     listed = {info.key: info.size for info in store.list()}
-    snapshots = [name for name in listed if name.startswith(f"{names.COMPOSED_FOLDER}/")]
-    current = {names.composed_key(c["digest"]) for c in state.compositions} if _is_settled(state) else set()
-    left = orphans(listed, state, parts, current & set(snapshots), key)
+    sums = Sums()
+    _add_deltas(store, state, sums)
+    left = orphans(listed, state, parts, _snapshots_of(spec, sums), key)
     for name in left:
         try:
             store.delete(name)
@@ -195,7 +202,3 @@ def gc(run: str) -> dict[str, Any]:
             continue
     store.sweep()
     return {"removed": left, "bytes": sum(listed[name] for name in left)}
-
-
-def _is_settled(state: RunState) -> bool:
-    return all(shard.state in (TRAINED, EMPTY) for shard in state.shards.values())

@@ -36,7 +36,11 @@ class Answer:
         assert self.code == code, (self.code, self.err)
         assert self.out == "", self.out
         assert "Traceback" not in self.err
-        lines = [line for line in self.err.splitlines() if line.strip() and not line.startswith("[")]
+        lines = [
+            line
+            for line in self.err.splitlines()
+            if line.strip() and not line.startswith("[") and "(raylet)" not in line
+        ]
         assert len(lines) == 1, self.err
         assert lines[0].startswith("taft-ray: ")
         for word in words:

@@ -220,10 +220,12 @@ class TestWithRay:
         (tmp_path / "file").write_text("here lies a file")
         here("train", tmp_path / "file" / "run", "--data", parquet, *model_options).complains(1, "file")
 
+    @pytest.mark.slow
     def test_grouped_without_owners(self, run: Path, class_folder: Path, model_options: list[str]) -> None:
         answer = here("train", run, "--data", class_folder, *model_options, "--assignment", "grouped")
         answer.complains(2, "owner")
 
+    @pytest.mark.slow
     def test_disk_that_is_full(self, tmp_path: Path, parquet: Path, model_options: list[str]) -> None:
         disk = tmp_path / "disk"
         disk.mkdir()

@@ -121,6 +121,7 @@ def test_answer_for_a_person_is_text(trained: Path) -> None:
     assert "ok: True" in answer.out
 
 
+@pytest.mark.slow
 def test_more_shards_than_samples_leaves_some_empty(
     tmp_path: Path, model_options: list[str], test_parquet: Path
 ) -> None:

@@ -88,7 +88,7 @@ def forget(ray_session: None) -> Iterator[Callable[..., dict[str, Any]]]:
         for role in ("worker-0", "composer"):
             name = actors.actor_name(address, role)
             try:
-                actors.stop(ray.get_actor(name, namespace=session.NAMESPACE), name)
+                ray.kill(ray.get_actor(name, namespace=session.NAMESPACE))
             except ValueError:
                 continue
 

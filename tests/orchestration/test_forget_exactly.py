@@ -352,13 +352,16 @@ def test_gc_removes_planted_orphans_and_nothing_else(forgotten_once: Path, copy_
     assert verify(str(run))["problems"] == []
 
 
-def test_snapshot_that_holds_a_forgotten_shard_is_found(ridge: Trained, copy_of: Copy) -> None:
+@pytest.mark.parametrize("mode", ["drop", "retrain"])
+def test_snapshot_that_holds_a_forgotten_shard_is_found_and_collected(ridge: Trained, copy_of: Copy, mode: str) -> None:
     """Law 1: a snapshot from before the forget, put back, is not what the deltas compose to."""
     run = copy_of(ridge[0])
     old = next((run / "composed").iterdir())
     content = old.read_bytes()
-    plain_forget(run, [sample_id(0)], "drop")
+    plain_forget(run, [sample_id(0)], mode)
     old.write_bytes(content)
     answer = verify(str(run))
     assert answer["ok"] is False
     assert any(old.name in problem for problem in answer["problems"])
+    assert gc(str(run))["removed"] == [f"composed/{old.name}"]
+    assert verify(str(run))["problems"] == []
