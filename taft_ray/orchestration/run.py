@@ -98,6 +98,8 @@ def train(
     if monolithic and ask(composer.want_monolith):
         report("monolith", 0, 1)
         start_lanes(run, spec, composer, 1).wait(silent)
+        if ask(composer.want_monolith):  # a composer that was killed meanwhile has forgotten the queue, not the ledger
+            start_lanes(run, spec, composer, 1).wait(silent)
         if ((ask(composer.snapshot)).monolith or {}).get("delta") is None:
             raise TaftError("the comparison model was not finished; run the same command again")
         report("monolith", 1, 1)

@@ -57,6 +57,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "--dashboard-host=127.0.0.1",
         f"--ray-client-server-port={free_port()}",
     ]
+    # another Ray on this machine has the default ports; an agent that cannot have its own starts no jobs
+    command += [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}"]
     command += [f"--temp-dir={scratch}", "--num-cpus=2", "--disable-usage-stats"]
     with log.open("wb") as out:
         process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=out, start_new_session=True)
@@ -73,7 +75,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
-        yield Head(address)
+        head, nothing = Head(address), tmp_path_factory.mktemp("nothing")
+        # the dashboard answers before the agent that starts jobs is there
+        while "No available agent" in (said := head.submit("true", directory=nothing)).stderr:
+            assert time.monotonic() < deadline, said.stderr
+            time.sleep(1)
+        yield head
     finally:
         started = descendants(process.pid)
         process.send_signal(signal.SIGTERM)

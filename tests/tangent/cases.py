@@ -166,19 +166,19 @@ class Reference:
     def __init__(self, network: nn.Module, tm: TangentModel, pictures: Tensor) -> None:
         self.network = copy.deepcopy(network).eval()
         if tm.num_classes != self.network.num_classes:
-            self.network.reset_classifier(tm.num_classes)
+            self.network.reset_classifier(tm.num_classes)  # type: ignore[operator]
             self.network.double()
         self.network.requires_grad_(False)
         for module in self.network.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = False
+                module.fused_attn = False  # type: ignore[assignment]
         self.base = dict(tm.base)
         self.trained = {name: self.base[name] for name in tm.zero_delta()}
         self.pictures = pictures
         self.token_block = None
         if tm.class_token is not None:
             first = min(int(name.split(".")[1]) for name in self.base if name.startswith("blocks."))
-            self.token_block = self.network.blocks[first]
+            self.token_block = self.network.get_submodule(f"blocks.{first}")
 
     def __call__(self, trained: Mapping[str, Tensor]) -> Tensor:
         values = {**self.base, **trained}
@@ -196,7 +196,8 @@ class Reference:
 
     def jvp(self, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(f_w(x), J_w f(x)·Δ), each (B, K), by torch.func.jvp over the whole network."""
-        return torch.func.jvp(self, (self.trained,), (dict(delta),))
+        primal, tangent, *_ = torch.func.jvp(self, (self.trained,), (dict(delta),))
+        return primal, tangent
 
 
 def relative(got: Tensor, expected: Tensor) -> float:

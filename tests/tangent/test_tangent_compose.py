@@ -332,7 +332,7 @@ def dense_gram(deltas: list[Delta], grams: list[dict[str, Tensor]], counts: list
     """(Σ ΔWᵢAᵢ + e Σ wᵢΔWᵢ)(Σ Aᵢ + e Σ wᵢ I)⁻¹ with e = ε · mean diag(Σ Aᵢ) / Σ wᵢ, by an explicit inverse."""
     rows = [np.column_stack([delta["fc.weight"].numpy(), delta["fc.bias"].numpy()]) for delta in deltas]
     matrices = [gram[KEY].numpy() for gram in grams]
-    total, whole = sum(matrices), sum(counts)
+    total, whole = np.sum(matrices, axis=0), sum(counts)
     e = epsilon * np.trace(total) / len(total) / whole
     left = sum(row @ matrix + e * n * row for row, matrix, n in zip(rows, matrices, counts, strict=True))
     return left @ np.linalg.inv(total + e * whole * np.eye(len(total)))
