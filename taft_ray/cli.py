@@ -9,8 +9,10 @@ import contextlib
 import functools
 import json
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,30 +196,97 @@ def evaluate(run: str, data: str, report: ProgressReport) -> Any:
     return verbs.evaluate(run, data, report=report)
 
 
+def selection_options(function: Verb) -> Verb:
+    """The options that say what to forget, for `forget` and `estimate`."""
+    options = [
+        click.option("--ids", metavar="IDS", help="Comma-separated sample ids, or @file with one id a line."),
+        click.option("--owner", "owners", multiple=True, help="Everything of an owner (the data's owner column)."),
+        click.option("--shard", "shards", type=int, multiple=True, help="Everything in a shard, by number."),
+        click.option("--gpu-hour-price", type=float, help="What an hour of a worker costs, for the cost of the fits."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _selection(ids: str | None, owners: tuple[str, ...], shards: tuple[int, ...]) -> Any:
+    from taft_ray.orchestration.requests import Selection
+
+    return Selection(ids=tuple(dict.fromkeys(_ids(ids))) if ids is not None else (), owners=owners, shards=shards)
+
+
+def _deadline(text: str | None) -> float | None:
+    """A deadline as unix seconds: a date or time (ISO 8601), or how long from now: 30d, 12h, 90m, 60s."""
+    if text is None:
+        return None
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    try:
+        if text[-1:] in units:
+            return time.time() + float(text[:-1]) * units[text[-1]]
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except ValueError as error:
+        raise UsageError(
+            f"--deadline {text!r}: expected 30d, 12h, 90m, 60s, or a time such as 2027-01-31T12:00"
+        ) from error
+
+
 @main.command()
 @click.argument("run")
-@click.option("--ids", required=True, metavar="IDS", help="Comma-separated, or @file with one id a line.")
+@selection_options
 @click.option("--mode", type=click.Choice(MODES), default="retrain", show_default=True)
 @_answers
-def estimate(run: str, ids: str, mode: str, report: ProgressReport) -> Any:
+def estimate(
+    run: str,
+    ids: str | None,
+    owners: tuple[str, ...],
+    shards: tuple[int, ...],
+    gpu_hour_price: float | None,
+    mode: str,
+    report: ProgressReport,
+) -> Any:
     """What a forget would touch and take; nothing happens."""
-    from taft_ray.orchestration import run as verbs
+    from taft_ray.orchestration import requests
 
-    return verbs.estimate(run, _ids(ids), mode)
+    return requests.estimate(run, _selection(ids, owners, shards), mode, gpu_hour_price=gpu_hour_price)
 
 
 @main.command()
 @click.argument("run")
-@click.option("--ids", required=True, metavar="IDS", help="Comma-separated, or @file with one id a line.")
-@click.option("--mode", type=click.Choice(MODES), required=True)
+@selection_options
+@click.option("--mode", type=click.Choice(MODES), help="drop, retrain or resolve.")
 @click.option("--dry-run", is_flag=True, help="Only estimate.")
+@click.option(
+    "--deadline",
+    metavar="WHEN",
+    help="Gather with other requests and run in time for this: 30d, 12h, or an ISO time; then --due carries it out.",
+)
+@click.option("--due", is_flag=True, help="Carry out the requests whose time has come; nothing else is given.")
 @_answers
-def forget(run: str, ids: str, mode: str, dry_run: bool, report: ProgressReport) -> Any:
+def forget(
+    run: str,
+    ids: str | None,
+    owners: tuple[str, ...],
+    shards: tuple[int, ...],
+    gpu_hour_price: float | None,
+    mode: str | None,
+    dry_run: bool,
+    deadline: str | None,
+    due: bool,
+    report: ProgressReport,
+) -> Any:
     """Forget samples of RUN; answers with the certificate."""
-    from taft_ray.orchestration import run as verbs
+    from taft_ray.orchestration import requests
 
-    names = _ids(ids)
-    return verbs.estimate(run, names, mode) if dry_run else verbs.forget(run, names, mode=mode, report=report)
+    if due:
+        if ids or owners or shards or mode or deadline or dry_run:
+            raise UsageError("--due carries out what was asked before; leave the other options out")
+        return requests.forget_due(run, gpu_hour_price=gpu_hour_price, report=report)
+    if mode is None:
+        raise UsageError(f"how to forget? set --mode to one of {', '.join(MODES)}")
+    chosen, when = _selection(ids, owners, shards), _deadline(deadline)
+    if dry_run:
+        return requests.estimate(run, chosen, mode, gpu_hour_price=gpu_hour_price)
+    return requests.forget(run, chosen, mode=mode, deadline=when, gpu_hour_price=gpu_hour_price, report=report)
 
 
 @main.command()

@@ -30,6 +30,11 @@ def id_hash(id: str, secret: bytes) -> str:
     return hashlib.blake2b(id.encode(), digest_size=KEY_BYTES, key=secret).hexdigest()
 
 
+def owner_hash(owner: str, secret: bytes) -> str:
+    """What the ledger calls an owner: never the hash of a sample's id, even of the same name."""
+    return id_hash(f"owner {owner}", secret)
+
+
 def epoch_order(keys: Sequence[bytes], *, seed: int, epoch: int) -> np.ndarray:
     """The permutation that sorts the samples by BLAKE2b(their key; seed, epoch), as int64 positions in ``keys``."""
     key = _number(seed, "seed") + _number(epoch, "epoch")

@@ -60,6 +60,14 @@ def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorPr
     )
 
 
+def release_worker(run: str, index: int = 0) -> None:
+    """Let the warm shard actor, if there is one, drop the pictures that it keeps between calls."""
+    try:
+        ask(ray.get_actor(actor_name(run, f"worker-{index}"), namespace=NAMESPACE).release)
+    except (ValueError, StorageError):
+        return  # none is there, or it has just left: then nothing is kept
+
+
 def own_error(error: BaseException) -> TaftError | None:
     """The package's own error inside whatever Ray wrapped around it."""
     seen: set[int] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from taft_ray.plans.spec import RunSpec
@@ -12,25 +13,25 @@ from taft_ray.storage import Ledger
 
 
 def certificate_of(
-    run: RunState, ledger: Ledger, spec: RunSpec, request: str, after: str | None, retrain_seconds: float | None
+    run: RunState, ledger: Ledger, spec: RunSpec, request: str, after: str | None, told: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What happened in a forget, from the ledger's own facts."""
+    """What happened in a forget, from the ledger's own facts and what its driver measured (see `Forgetting.conclude`)."""
     state = run.requests[request]
     chain = {
         step: {"number": entry.number, "digest": entry.digest, "time": entry.time}
-        for step in ("requested", "dropped", "purged")
-        if (entry := ledger.find(f"{request}/{step}")) is not None
+        for step in ("requested", "dropped", "purged", "start-purged")
+        if (entry := ledger.known_op(f"{request}/{step}")) is not None
     }
-    dropped, purged = state.dropped or {}, state.purged or {}
+    dropped, purged, starts = state.dropped or {}, state.purged or {}, state.start_purged or {}
     retrained = [
         {"shard": number, "generation": shard.generation, "delta": shard.delta, "facts": shard.facts}
         for number in state.shards
         if (shard := run.shards[number]).state == TRAINED
     ]
     seconds = {
-        "drop": dropped.get("seconds"),
+        "drop": purged.get("drop_seconds"),
         "purge": purged.get("seconds"),
-        "retrain": retrain_seconds,
+        "retrain": told.get("retrain_seconds"),
         "total": time.time() - state.started,
     }
     return {
@@ -44,8 +45,11 @@ def certificate_of(
         "composed_after": after,
         "composition": spec.compose,
         "deltas_removed": dropped.get("deltas", []),
-        "objects_removed": purged.get("removed", []),
-        "still_listed_after_purge": purged.get("still_listed", []),
+        "objects_removed": [*purged.get("removed", []), *starts.get("removed", [])],
+        "older_versions_removed": purged.get("older_versions", 0) + starts.get("older_versions", 0),
+        "still_listed_after_purge": [*purged.get("still_listed", []), *starts.get("still_listed", [])],
+        "beyond_reach": [text for text in (purged.get("beyond_reach"), starts.get("beyond_reach")) if text],
+        "local_copies_removed": told.get("local_copies"),
         "manifest_after": purged.get("manifest"),
         "retrained": retrained,
         "ledger": chain,

@@ -13,7 +13,8 @@ import torch
 from taft_ray.data import assign, sample_keys
 from taft_ray.embedded import EMBEDDED_NAME, write_digits
 from taft_ray.orchestration.reporting import report as write_report
-from taft_ray.orchestration.run import Report, evaluate, forget, silent, train
+from taft_ray.orchestration.requests import Selection, forget
+from taft_ray.orchestration.run import Report, evaluate, silent, train
 from taft_ray.orchestration.verify import verify
 from taft_ray.plans.spec import RunSpec
 
@@ -35,9 +36,9 @@ def demo(
     trained = train(str(run), spec, monolithic=True, report=report)
     before = evaluate(str(run), str(test_uri), report=report)
     ids = _ids_of_two_shards(str(train_uri))
-    dropped = forget(str(run), ids[:3], mode="drop", report=report)
+    dropped = forget(str(run), Selection(ids=tuple(ids[:3])), mode="drop", report=report)
     after_drop = evaluate(str(run), str(test_uri), report=report)
-    retrained = forget(str(run), ids[3:6], mode="retrain", report=report)
+    retrained = forget(str(run), Selection(ids=tuple(ids[3:6])), mode="retrain", report=report)
     after_retrain = evaluate(str(run), str(test_uri), report=report)
     checked = verify(str(run))
     page = write_report(str(run))

@@ -29,6 +29,7 @@ from taft_ray.data import (
     id_hash,
     index_files,
     open_source,
+    owner_hash,
     place,
     reject,
     resolve_classes,
@@ -41,6 +42,7 @@ from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.pictures import Decode, index_chunk, read_parts
 from taft_ray.orchestration.worker import build_tangent, run_spec
 from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
 from taft_ray.storage import Store, write_part
 from taft_ray.tangent import TangentModel
 
@@ -71,6 +73,7 @@ class CacheResult:
     ended: float
     images: int
     bytes: int
+    forgotten: int  # rows of the source that were left out because they are forgotten
 
 
 def index_source(
@@ -196,14 +199,15 @@ def build_cache(
     assignment: str,
     classes: Sequence[str] | None,
     folders: str,
-    tombstones: Mapping[str, str],
-    secret: bytes,
+    tombstones: RunState,
+    secret: bytes | None,
     workers: int,
     report: Report,
 ) -> CacheResult:
     """Index the data, assign shards, run the prefix, write the parts; parts that a killed pass finished are not redone."""
     started = time.time()
     files, index, names = index_source(data, classes)
+    indexed = index.num_rows
     index = _without_forgotten(index, tombstones, secret)
     planned = build_manifest(index, classes=names, seed=spec.seed, shards=shards, method=assignment)  # type: ignore[arg-type]
     check_rejected(counts(planned), spec.max_rejected)
@@ -245,6 +249,7 @@ def build_cache(
         ended=ended,
         images=len(table) - counts(table)["rejected"],
         bytes=sum(ref["bytes"] for refs in parts.values() for ref in refs),
+        forgotten=indexed - index.num_rows,
     )
 
 
@@ -255,19 +260,20 @@ def remove_markers(store: Store, prefix: str) -> None:
             store.delete(info.key)
 
 
-def _without_forgotten(index: pa.Table, tombstones: Mapping[str, str], secret: bytes) -> pa.Table:
-    """Forgotten ids stay out of every later ingest of this run."""
-    if not tombstones:
+def _without_forgotten(index: pa.Table, state: RunState, secret: bytes | None) -> pa.Table:
+    """The index without forgotten samples and those of forgotten owners: not even as rejected rows do they come back."""
+    if secret is None or not (state.tombstones or state.owner_tombstones):
         return index
-    reasons = [
-        "forgotten" if reason is None and id_hash(name, secret) in tombstones else reason
-        for name, reason in zip(index["id"].to_pylist(), index["reason"].to_pylist(), strict=True)
+    owners = {owner for owner in set(index["owner"].to_pylist()) if owner is not None}
+    gone = {owner for owner in owners if owner_hash(owner, secret) in state.owner_tombstones}
+    keep = [
+        name is None or (owner not in gone and id_hash(name, secret) not in state.tombstones)
+        for name, owner in zip(index["id"].to_pylist(), index["owner"].to_pylist(), strict=True)
     ]
-    position = index.schema.get_field_index("reason")
-    return index.set_column(position, index.schema.field(position), pa.array(reasons, pa.string()))
+    return index.filter(pa.array(keep))
 
 
-def _with_hashes(table: pa.Table, index: pa.Table, seed: int, secret: bytes) -> pa.Table:
+def _with_hashes(table: pa.Table, index: pa.Table, seed: int, secret: bytes | None) -> pa.Table:
     """Adds ``id_hash``, so that `verify` can look for forgotten samples without knowing their ids."""
     ids = [
         name

@@ -18,7 +18,7 @@ from ray.actor import ActorProxy
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from taft_ray.errors import TaftError
+from taft_ray.errors import ObjectMissing, TaftError
 from taft_ray.orchestration.actors import actor_name, ask, own_error
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.features import Report
@@ -36,7 +36,7 @@ _PROGRESS_S = 1.0
 def lane_loop(config: Mapping[str, Any]) -> None:
     """What a lane's worker runs."""
     composer = ray.get_actor(actor_name(config["run"], "composer"), namespace=NAMESPACE)
-    lane, worker = config["lane"], None
+    lane, worker, missed = config["lane"], None, None
     said = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -54,7 +54,13 @@ def lane_loop(config: Mapping[str, Any]) -> None:
             continue
         if worker is None:
             worker = ShardWorker(config["run"], ask(composer.class_count))
-        ask(composer.finished, worker.fit(task, progress, lane))
+        try:
+            ask(composer.finished, worker.fit(task, progress, lane))
+        except ObjectMissing:
+            # a forget purged what the task names: the next one names what is left. Twice the same: it is truly missing
+            if task == missed:
+                raise
+            missed = task
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import torch
 from safetensors.numpy import save
 
 from taft_ray.data import check_rejected, counts, open_source
-from taft_ray.errors import DataError, StorageError, TaftError, UsageError
+from taft_ray.errors import DataError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.models import load_model
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, worker_for
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
 from taft_ray.orchestration.lanes import start_lanes
 from taft_ray.orchestration.worker import build_tangent, run_spec
+from taft_ray.plans.gather import planned_start
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, pending_shards
@@ -64,12 +65,12 @@ def train(
     session.connect()
     session.check_device(spec.device)
     write_spec(store, spec.to_json())
-    secret = id_key(store, create=True)
     composer = composer_for(run)
+    secret = _secret(store, ask(composer.snapshot))
     cpus, gpus = session.resources()
     gpus = (gpus or int(os.environ.get("TAFT_RAY_AUTOSCALED_GPUS", "0"))) if spec.device == "cuda" else 0
     count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes)
-    ask(composer.begin, environment(count))
+    ask(composer.begin, environment(count), secret and digest_bytes(secret))
     state: RunState = ask(composer.snapshot)
     work = state.cached is None or bool(pending_shards(state))
     # On CPUs the lanes start beside the prefix pass and wait: their start takes as long as a small run's pass
@@ -112,6 +113,19 @@ def pinned(store: Store) -> bool:
     return store.exists(names.SPEC_KEY)
 
 
+def _secret(store: Store, state: RunState) -> bytes | None:
+    """The key of the id hashes: made with the run, None once it was destroyed."""
+    try:
+        return id_key(store, create=state.created is None)
+    except ObjectMissing:
+        if state.cached is None:
+            raise TaftError(
+                f"{names.ID_KEY} in {store.uri} is gone, and without it nobody can tell which samples were forgotten: "
+                "nothing may be read into this run any more; restore the key or make another run"
+            ) from None
+        return None
+
+
 def environment(lanes: int) -> dict[str, Any]:
     """Where a run was made."""
     cpus, gpus = session.resources()
@@ -131,7 +145,7 @@ def _cache(
     spec: RunSpec,
     composer: Any,
     state: RunState,
-    secret: bytes,
+    secret: bytes | None,
     *,
     workers: int,
     report: Report,
@@ -139,15 +153,24 @@ def _cache(
     """Make the activation cache and commit it; returns when the lanes could begin (unix seconds)."""
     result = build_cache(
         store, run, spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=spec.classes,
-        folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state.tombstones, secret=secret,
+        folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state, secret=secret,
         workers=workers, report=report,
     )  # fmt: skip
+    body = cached_facts(store, spec, result)
+    committing = time.time()
+    ask(composer.commit, "cached", body, "cached")
+    remove_markers(store, names.CACHE_FOLDER)
+    return committing
+
+
+def cached_facts(store: Store, spec: RunSpec, result: CacheResult) -> dict[str, Any]:
+    """Write the manifest and the linearisation point of a finished pass; what the ledger says of them."""
     described = _write_manifest(store, result)
     tm, _ = build_tangent(spec, len(result.classes))
     base = save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())})
     store.write(BASE_KEY, base)
     samples = [sum(ref["rows"] for ref in result.parts.get(str(shard), [])) for shard in range(spec.shards)]
-    body = {
+    return {
         "manifest": described["digest"],
         "base": {"key": BASE_KEY, "digest": digest_bytes(base)},
         "samples": samples,
@@ -160,11 +183,8 @@ def _cache(
         "ended": result.ended,
         "images": result.images,
         "bytes": result.bytes,
+        "forgotten": result.forgotten,
     }
-    committing = time.time()
-    ask(composer.commit, "cached", body, "cached")
-    remove_markers(store, names.CACHE_FOLDER)
-    return committing
 
 
 def _write_manifest(store: Store, result: CacheResult) -> dict[str, Any]:
@@ -187,8 +207,9 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     spec = run_spec(store)
     session.connect()
     composer = composer_for(run)
-    parts, n_rejected = _eval_parts(store, run, spec, data, ask(composer.class_names), report)
+    ask(composer.recover)
     state: RunState = ask(composer.snapshot)
+    parts, n_rejected = _eval_parts(store, run, spec, data, state, ask(composer.class_names), report)
     if not state.in_model:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     worker = worker_for(run, spec, ask(composer.class_count))
@@ -225,7 +246,7 @@ def _milestones(shards: int) -> list[int]:
 
 
 def _eval_parts(
-    store: Store, run: str, spec: RunSpec, data: str, classes: Sequence[str], report: Report
+    store: Store, run: str, spec: RunSpec, data: str, state: RunState, classes: Sequence[str], report: Report
 ) -> tuple[list[dict[str, Any]], int]:
     """Cached tokens of evaluation data; made once for a data set of this name and content."""
     prefix = names.eval_prefix(data)
@@ -239,7 +260,8 @@ def _eval_parts(
         )
         result = build_cache(
             store, run, spec, data=data, shards=1, assignment="hash", classes=classes,
-            folders=f"{prefix}/shard={{shard:05d}}", tombstones={}, secret=b"", workers=workers, report=report,
+            folders=f"{prefix}/shard={{shard:05d}}", tombstones=state, secret=_secret(store, state), workers=workers,
+            report=report,
         )  # fmt: skip
         meta = {
             "parts": result.parts,
@@ -283,48 +305,16 @@ def status(run: str) -> dict[str, Any]:
             for _, shard in sorted(state.shards.items())
         ],
         "requests": [
-            {"request": r.request, "mode": r.mode, "samples": len(r.hashes), "done": r.forgotten is not None}
+            {
+                "request": r.request,
+                "mode": r.mode,
+                "samples": len(r.hashes),
+                "done": r.forgotten is not None,
+                "deadline": r.deadline,
+                "runs_at": planned_start(state, r),
+            }
             for r in state.requests.values()
         ],
         "monolith": None if state.monolith is None else {"purged": state.monolith.get("delta") is None},
         "data": (state.cached or {}).get("counts"),
     }
-
-
-def estimate(run: str, ids: Sequence[str], mode: str = "retrain") -> dict[str, Any]:
-    """What a forget would touch and take; nothing happens."""
-    run = run_address(run)
-    run_spec(Store(run))
-    session.connect()
-    return ask(composer_for(run).estimate, list(ids), mode)
-
-
-def forget(run: str, ids: Sequence[str], *, mode: str, report: Report = silent) -> dict[str, Any]:
-    """Forget samples: drop at once, purge, retrain if asked, and the certificate. Resumes what a crash interrupted."""
-    run = run_address(run)
-    spec = run_spec(Store(run))
-    session.connect()
-    composer = composer_for(run)
-    for unfinished in ask(composer.unfinished_requests):
-        _carry_out(run, spec, composer, ask(composer.resume_forget, unfinished), report)
-    asked = ask(composer.request_forget, list(dict.fromkeys(ids)), mode)
-    if asked["done"]:
-        return {**ask(composer.certificate, asked["request"]), "repeated": True}
-    return _carry_out(run, spec, composer, asked, report)
-
-
-def _carry_out(run: str, spec: RunSpec, composer: Any, asked: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    retrain_seconds = None
-    if asked["mode"] == "retrain":
-        worker = worker_for(run, spec, ask(composer.class_count))
-        ask(worker.ready)  # the actor's start is not the retrain's time
-        began = time.perf_counter()
-        for done, shard in enumerate(asked["retrain"]):
-            report("retrain", done, len(asked["retrain"]))
-            while "stale" in ask(composer.finished, ask(worker.fit, ask(composer.task_for, shard), None, "retrain")):
-                pass  # another request purged more of this shard meanwhile: fit what is left
-        retrain_seconds = time.perf_counter() - began
-    return ask(composer.conclude_forget, asked["request"], retrain_seconds)
-
-
-__all__: Sequence[str] = ("estimate", "evaluate", "forget", "status", "train")

@@ -74,7 +74,8 @@ def verify(run: str) -> dict[str, Any]:
         if committed is not None and described["digest"] != committed:
             raise IntegrityError(f"the manifest {described['key']} is not the one that the ledger committed")
         parts, manifest_key = described["meta"]["parts"], described["key"]
-        forgotten = set(table["id_hash"].to_pylist()) & state.tombstones.keys()
+        promised = {digest for request in state.requests.values() if request.waiting for digest in request.hashes}
+        forgotten = set(table["id_hash"].to_pylist()) & (state.tombstones.keys() - promised)
         if forgotten:
             raise IntegrityError(f"{len(forgotten)} forgotten samples are still in {described['key']}")
         expected = {
@@ -144,7 +145,7 @@ def verify(run: str) -> dict[str, Any]:
             problems.append(
                 f"nothing refers to {', '.join(left[:4])}{' …' if left[4:] else ''}; taft-ray gc removes them"
             )
-    unfinished = [request.request for request in state.requests.values() if request.forgotten is None]
+    unfinished = [r.request for r in state.requests.values() if r.forgotten is None and not r.waiting]
     if unfinished:
         problems.append(f"forget requests {unfinished} are not finished; run a forget again to resume them")
     return {
@@ -177,10 +178,9 @@ def _snapshots_of(spec: RunSpec, sums: Sums) -> set[str]:
 
 def _manifest_digest(state: RunState) -> str | None:
     """The digest of the manifest last committed: by the prefix pass, or by the latest purge."""
-    purges = [request.purged for request in state.requests.values() if request.purged is not None]
     if any(request.purged is None and request.dropped is not None for request in state.requests.values()):
         return None  # a purge is under way: either manifest may be there
-    return purges[-1]["manifest"] if purges else (state.cached or {}).get("manifest")
+    return state.manifest
 
 
 def gc(run: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from taft_ray.data import epoch_order
-from taft_ray.errors import IntegrityError, StorageError
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.models import load_model
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import (
@@ -46,6 +47,8 @@ from taft_ray.tangent import (
 
 PREPARE_CHUNK = 128  # pictures a prepare call: part of what fixes the last bits of a delta
 PREPARED_BUDGET = 4 << 30  # bytes of constants kept in memory; beyond it they are recomputed batch by batch
+RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 can reach
+RESOLVE_ITERATIONS = 2000  # at most
 
 Progress = Callable[[int, int], None]
 
@@ -141,10 +144,12 @@ class ShardWorker:
     def fit(self, task: dict[str, Any], progress: Progress | None = None, lane: str = "") -> dict[str, Any]:
         """Fit one shard (or everything, for the monolith) and write its delta.
 
-        task: {"shard": number or "monolith", "generation": n, "parts": [PartRef JSON]}.
+        task: {"shard": number or "monolith", "generation": n, "parts": [PartRef JSON]}; with "resolve": {"start": DeltaRef JSON
+        or None} the fit starts from that delta instead of zero and goes on to RESOLVE_TOLERANCE.
         Returns what the composer commits: {"shard", "generation", "samples", "delta": DeltaRef JSON, "facts": {…}}.
         """
         self._last_use = time.monotonic()
+        self.release()
         monolith = task["shard"] == "monolith"
         started = time.time()
         keys, labels, arrays = self.read(task["parts"])
@@ -159,7 +164,13 @@ class ShardWorker:
         def by_key(count: int, seed: int, epoch: int) -> Tensor:
             return torch.from_numpy(epoch_order(keys, seed=seed, epoch=epoch))
 
-        delta = fit(self.tm, pictures, labels, self.spec.fit_config(), order=by_key, progress=progress)
+        config, resolve = self.spec.fit_config(), task.get("resolve")
+        start = None
+        if resolve is not None:
+            tolerance = min(config.tolerance, RESOLVE_TOLERANCE)
+            config = replace(config, tolerance=tolerance, max_iterations=max(config.max_iterations, RESOLVE_ITERATIONS))
+            start = self._start(resolve["start"])
+        delta = fit(self.tm, pictures, labels, config, order=by_key, start=start, progress=progress)
         gram = None
         gram_started = time.time()
         if self.spec.compose == "gram" and not monolith:
@@ -197,8 +208,23 @@ class ShardWorker:
                 "objective": report.objective,
                 "converged": report.converged,
                 "norm": float(delta.norm()),
+                **({} if resolve is None else {"resolved": True, "warm": start is not None}),
             },
         }
+
+    def _start(self, ref: dict[str, Any] | None) -> Delta | None:
+        """The warm start of a resolve; None when another request has purged it: then zero does, with more iterations."""
+        if ref is None:
+            return None
+        try:
+            tensors, _ = read_delta(self.store, DeltaRef.from_json(ref))
+        except ObjectMissing:
+            return None
+        return terms_to_delta({name: torch.from_numpy(value) for name, value in tensors.items()}, torch.float32)
+
+    def release(self) -> None:
+        """Drop the pictures that are kept between calls: some of them may have to be forgotten."""
+        self._prepared_eval = None
 
     def _gram(self, pictures: Pictures) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}

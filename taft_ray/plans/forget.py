@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.state import DROPPED, RunState
 
 MODES = ("drop", "retrain", "resolve")
+MOST_IDS = 100_000  # a request: what one ledger entry may hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,8 @@ class ForgetPlan:
     keys: tuple[bytes, ...]  # sample keys to purge, sorted
     shards: tuple[int, ...]
     retrain: tuple[int, ...]  # shards to fit again afterwards
+    owners: tuple[str, ...] = ()  # hashes of the owners asked for
+    whole_shards: tuple[int, ...] = ()  # shards asked for by number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +38,18 @@ class Known:
 
 
 def plan_forget(
-    state: RunState, *, mode: str, hashes: Mapping[str, str], found: Mapping[str, Known]
+    state: RunState,
+    *,
+    mode: str,
+    hashes: Mapping[str, str],
+    found: Mapping[str, Known],
+    owners: Sequence[str] = (),
+    whole_shards: Sequence[int] = (),
 ) -> ForgetPlan | str:
     """The plan of a forget, or the request whose certificate already answers it.
 
-    hashes: id -> id hash, for every id asked. found: id -> what the manifest has of it.
+    hashes: id -> id hash, for every sample asked (those asked by owner or shard may be named by their hash). found: what the
+    manifest has of each. owners, whole_shards: how they were asked for, to be kept with the request.
 
     UnknownSample names ids that are neither in the manifest nor forgotten. A retrain of ids that were forgotten by drop
     brings their shards back without them.
@@ -46,7 +57,10 @@ def plan_forget(
     if mode not in MODES:
         raise UsageError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
     if not hashes:
-        raise UsageError("no ids were given; expected a comma-separated list or @file with one id a line")
+        earlier = _earlier(state, owners, whole_shards)
+        if earlier is None:
+            raise UsageError("no ids were given, and no owner or shard that holds samples; nothing was forgotten")
+        return earlier
     unknown = [name for name, digest in hashes.items() if name not in found and digest not in state.tombstones]
     if unknown:
         shown = ", ".join(repr(name) for name in unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
@@ -55,15 +69,16 @@ def plan_forget(
     request = request_id(mode, asked)
     if request in state.requests:
         return request
-    earlier = sorted({state.tombstones[digest] for name, digest in hashes.items() if name not in found})
+    earlier = sorted({state.tombstones[digest] for digest in hashes.values() if digest in state.tombstones})
     fresh = {name: known for name, known in found.items() if hashes[name] not in state.tombstones}
     waiting = {
         shard for name in earlier for shard in state.requests[name].shards if state.shards[shard].state == DROPPED
     }
-    if not fresh and not (mode == "retrain" and waiting):
+    fits = mode != "drop"
+    if not fresh and not (fits and waiting):
         return earlier[0]
     shards = {known.shard for known in fresh.values()}
-    if mode == "retrain":
+    if fits:
         shards |= waiting
     return ForgetPlan(
         request=request,
@@ -71,8 +86,17 @@ def plan_forget(
         hashes=tuple(sorted(hashes[name] for name in fresh)),
         keys=tuple(sorted(known.key for known in fresh.values())),
         shards=tuple(sorted(shards)),
-        retrain=tuple(sorted(shards)) if mode == "retrain" else (),
+        retrain=tuple(sorted(shards)) if fits else (),
+        owners=tuple(sorted(owners)),
+        whole_shards=tuple(sorted(whole_shards)),
     )
+
+
+def _earlier(state: RunState, owners: Sequence[str], whole_shards: Sequence[int]) -> str | None:
+    """The latest request that left nothing of these owners and shards."""
+    asked = [state.owner_tombstones[owner] for owner in owners if owner in state.owner_tombstones]
+    asked += [r.request for r in state.requests.values() if set(whole_shards) & set(r.whole_shards)]
+    return asked[-1] if asked else None
 
 
 def request_id(mode: str, hashes: Sequence[str]) -> str:
@@ -80,21 +104,33 @@ def request_id(mode: str, hashes: Sequence[str]) -> str:
     return hashlib.blake2b("\n".join([mode, *hashes]).encode(), digest_size=8).hexdigest()
 
 
-def estimate(state: RunState, plan: ForgetPlan, *, bytes_to_purge: int) -> dict[str, Any]:
-    """What a forget will take, from this run's own measurements. Seconds are None where nothing was measured yet."""
+def estimate(
+    state: RunState, plan: ForgetPlan, *, bytes_to_purge: int, gpu_hour_price: float | None = None
+) -> dict[str, Any]:
+    """What a forget will take, from this run's own measurements. Seconds are None where nothing was measured yet.
+
+    seconds: drop and purge as earlier forgets of this run took (nothing before the first), and a fit at the rate of this
+    run's fits. cost: the fits' seconds at ``gpu_hour_price``, in its currency; None without a price.
+    """
     samples = {shard: state.shards[shard].samples for shard in plan.shards}
-    measured = [shard for shard in state.shards.values() if shard.facts.get("seconds") and shard.facts.get("samples")]
-    rate = (
-        sum(shard.facts["seconds"] for shard in measured) / sum(shard.facts["samples"] for shard in measured)
-        if measured
-        else None
-    )
-    left = sum(samples.values()) - len(plan.keys)
+    left = (sum(samples.values()) - len(plan.keys)) if plan.retrain else 0
+    rate = _seconds_a_sample(state)
+    fit_seconds = 0.0 if not left else None if rate is None else rate * left
+    purges = [request.purged["seconds"] for request in state.requests.values() if request.purged]
     return {
         "mode": plan.mode,
         "samples_to_forget": len(plan.keys),
         "shards": list(plan.shards),
-        "samples_to_retrain": left if plan.mode == "retrain" else 0,
-        "seconds": None if rate is None else (rate * left if plan.mode == "retrain" else 0.0),
+        "samples_to_retrain": left,
+        "seconds": None if fit_seconds is None else fit_seconds + (median(purges) if purges else 0.0),
         "bytes_to_purge": bytes_to_purge,
+        "gpu_hour_price": gpu_hour_price,
+        "cost": None if gpu_hour_price is None or fit_seconds is None else fit_seconds / 3600 * gpu_hour_price,
     }
+
+
+def _seconds_a_sample(state: RunState) -> float | None:
+    measured = [shard for shard in state.shards.values() if shard.facts.get("seconds") and shard.facts.get("samples")]
+    if not measured:
+        return None
+    return sum(shard.facts["seconds"] for shard in measured) / sum(shard.facts["samples"] for shard in measured)

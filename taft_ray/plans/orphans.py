@@ -16,11 +16,8 @@ def orphans(
     parts: the manifest's parts by shard. composed: the keys of the snapshots that are current.
     """
     wanted: set[str] = {part["key"] for refs in parts.values() for part in refs} | set(composed) | {manifest_key}
-    wanted |= {str(shard.delta["key"]) for shard in state.in_model if shard.delta}
-    if state.monolith is not None and state.monolith.get("delta") is not None:
-        wanted.add(state.monolith["delta"]["key"])
+    wanted |= state.delta_keys() | state.start_keys()
     wanted |= {request.forgotten["certificate"]["key"] for request in state.requests.values() if request.forgotten}
-    wanted |= {f"requests/{request.request}.json" for request in state.requests.values() if request.purged is None}
-    folders = ("deltas/", "composed/", "certificates/", "requests/", "manifest/rows-")
+    folders = ("deltas/", "composed/", "certificates/", "manifest/rows-")
     watched = (*folders, "cache/") if state.cached is not None else folders
     return [key for key in keys if key.startswith(watched) and key not in wanted]

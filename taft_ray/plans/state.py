@@ -6,9 +6,11 @@ Kinds of entries, and the facts they commit:
     trained             a shard's delta of one generation
     monolith-trained    the comparison model over everything
     training-finished   wall clock of a training pass
-    forget-requested    a forget: hashes of ids, mode, shards (tombstones from here on)
+    forget-requested    a forget: hashes of ids, mode, shards, perhaps a deadline (tombstones from here on)
     dropped             the shards of a request left the sums
-    purged              what was removed, and the manifest after it
+    purged              what was removed, and the manifest after it; again, should an older copy of the run come back
+    key-destroyed       the secret of the id hashes is gone: nobody can tell any more whom a tombstone names
+    start-purged        the deltas that a resolve started from, removed after it
     forgotten           the certificate's digest
     evaluated           an accuracy
     composed            how long a composition took, and its digest
@@ -54,9 +56,19 @@ class RequestState:
     time: str
     composed_before: str | None
     started: float = 0.0
+    owners: tuple[str, ...] = ()  # hashes of the owners asked for
+    whole_shards: tuple[int, ...] = ()  # shards asked for by number
+    deadline: float | None = None  # unix seconds; None: at once
+    runs_at: float | None = None
     dropped: Mapping[str, Any] | None = None
     purged: Mapping[str, Any] | None = None
+    start_purged: Mapping[str, Any] | None = None
     forgotten: Mapping[str, Any] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is gathered with others until its time comes: so far it is a promise and a tombstone."""
+        return self.deadline is not None and self.dropped is None
 
 
 @dataclass
@@ -64,6 +76,9 @@ class RunState:
     shards: dict[int, ShardState] = field(default_factory=dict)
     requests: dict[str, RequestState] = field(default_factory=dict)
     tombstones: dict[str, str] = field(default_factory=dict)  # id hash -> the request that forgot it
+    owner_tombstones: dict[str, str] = field(default_factory=dict)  # owner hash -> the request that forgot them
+    manifest: str | None = None  # the digest of the manifest last committed
+    key_destroyed: bool = False
     fits: list[Mapping[str, Any]] = field(default_factory=list)  # every fit of a shard, first ones and retrains
     monolith: Mapping[str, Any] | None = None  # the last one trained; its "delta" is None once purged
     created: Mapping[str, Any] | None = None
@@ -78,6 +93,34 @@ class RunState:
         """Shards whose deltas are in the sums, by number."""
         return [shard for _, shard in sorted(self.shards.items()) if shard.state == TRAINED]
 
+    def being_purged(self, shard: int) -> bool:
+        """Whether samples of this shard are asked to go and may still be in its cache: no fit of it counts meanwhile."""
+        return any(
+            request.purged is None and not request.waiting and shard in request.shards
+            for request in self.requests.values()
+        )
+
+    def delta_keys(self) -> set[str]:
+        """The keys of all deltas that a record names: those in the model, and the monolith's."""
+        refs = [shard.delta for shard in self.in_model] + [(self.monolith or {}).get("delta")]
+        return {str(ref["key"]) for ref in refs if ref}
+
+    def start_keys(self) -> set[str]:
+        """The keys of the deltas that a resolve under way starts from."""
+        open_ones = [
+            r for r in self.requests.values() if r.mode == "resolve" and r.forgotten is None and r.start_purged is None
+        ]
+        return {str(ref["key"]) for r in open_ones for ref in (r.dropped or {}).get("starts", {}).values()}
+
+    def warm_start(self, shard: int) -> Mapping[str, Any] | None:
+        """The delta that a resolve of this shard starts from, None when there is none: then it starts from zero."""
+        for request in reversed(self.requests.values()):
+            if request.mode == "resolve" and request.start_purged is None and request.dropped is not None:
+                start = request.dropped.get("starts", {}).get(str(shard))
+                if start is not None:
+                    return start
+        return None
+
     def apply(self, entry: Fact) -> None:
         """Fold one more entry in."""
         body = entry.body
@@ -85,7 +128,7 @@ class RunState:
             case "created":
                 self.created, self.created_time = body, entry.time
             case "cached":
-                self.cached = body
+                self.cached, self.manifest = body, body["manifest"]
                 for number, samples in enumerate(body["samples"]):
                     self.shards[number] = ShardState(number, samples, state=PENDING if samples else EMPTY)
             case "trained":
@@ -110,11 +153,16 @@ class RunState:
                     self.monolith = {**self.monolith, "delta": None}
             case "purged":
                 self.requests[body["request"]].purged = body
+                self.manifest = body["manifest"] or self.manifest
                 for number, samples in body["samples"].items():
                     shard = self.shards[int(number)]
                     shard.samples = samples
                     if not samples:
                         shard.state = EMPTY
+            case "start-purged":
+                self.requests[body["request"]].start_purged = body
+            case "key-destroyed":
+                self.key_destroyed = True
             case "forgotten":
                 self.requests[body["request"]].forgotten = body
             case "evaluated":
@@ -134,10 +182,16 @@ class RunState:
             time=entry.time,
             composed_before=body.get("composed_before"),
             started=body.get("started", 0.0),
+            owners=tuple(body.get("owners", ())),
+            whole_shards=tuple(body.get("whole_shards", ())),
+            deadline=body.get("deadline"),
+            runs_at=body.get("runs_at"),
         )
         self.requests[request.request] = request
         for digest in request.hashes:
             self.tombstones.setdefault(digest, request.request)
+        for digest in request.owners:
+            self.owner_tombstones.setdefault(digest, request.request)
 
 
 def replay(entries: Iterable[Fact]) -> RunState:

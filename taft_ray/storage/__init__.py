@@ -1,12 +1,14 @@
 """What is kept and how it is checked: objects, ledger, activation cache, deltas, manifest, run folder."""
 
 from taft_ray.storage.cache import CachePart, PartRef, read_part, rewrite_part, write_part
+from taft_ray.storage.copies import sweep_copies
 from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta
 from taft_ray.storage.digest import canonical_json, digest_bytes, digest_json, digest_tensors
 from taft_ray.storage.ledger import Entry, Ledger, entry_key
 from taft_ray.storage.manifest import read_manifest, write_manifest
 from taft_ray.storage.objects import ObjectInfo, Store
 from taft_ray.storage.rundir import id_key, read_spec, write_spec
+from taft_ray.storage.tombstones import Tombstones
 
 __all__ = [
     "CachePart",
@@ -16,6 +18,7 @@ __all__ = [
     "ObjectInfo",
     "PartRef",
     "Store",
+    "Tombstones",
     "canonical_json",
     "digest_bytes",
     "digest_json",
@@ -27,6 +30,7 @@ __all__ = [
     "read_part",
     "read_spec",
     "rewrite_part",
+    "sweep_copies",
     "write_delta",
     "write_manifest",
     "write_part",

@@ -62,6 +62,16 @@ class Ledger:
         with self._lock:
             return list(self._known)
 
+    def since(self, number: int) -> list[Entry]:
+        """The entries read so far from this number on, without asking the storage."""
+        with self._lock:
+            return self._known[number:]
+
+    def known_op(self, op: str) -> Entry | None:
+        """The first entry of operation `op` among those read so far, without asking the storage."""
+        with self._lock:
+            return self._by_op.get(op)
+
     def entries(self) -> list[Entry]:
         """The whole chain from 0, read again from storage and verified."""
         with self._lock:

@@ -13,7 +13,8 @@ from taft_ray.storage.objects import Store
 FOLDER = "manifest"
 MANIFEST_KEY = f"{FOLDER}/_MANIFEST.json"
 
-_ROWS = f"{FOLDER}/rows-"
+ROWS = f"{FOLDER}/rows-"
+"""What the keys of rows files start with."""
 _SEAL = "self"
 _ATTEMPTS = 3
 
@@ -30,11 +31,11 @@ def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> dic
     pq.write_table(rows, sink, compression="zstd")
     data = memoryview(sink.getvalue())
     digest = digest_bytes(data)
-    key = f"{_ROWS}{digest[:16]}.parquet"
+    key = f"{ROWS}{digest[:16]}.parquet"
     store.write(key, data)
     document = seal({"key": key, "digest": digest, "rows": rows.num_rows, "meta": dict(meta)}, _SEAL)
     store.write(MANIFEST_KEY, document)
-    for info in store.list(_ROWS):
+    for info in store.list(ROWS):
         if info.key != key:
             store.delete(info.key)
     return unseal(document, _SEAL, MANIFEST_KEY)

@@ -14,6 +14,7 @@ from taft_ray.errors import UsageError
 from taft_ray.storage.faults import redact
 from taft_ray.storage.local import TEMPORARY, LocalFolder
 from taft_ray.storage.remote import RemoteFolder
+from taft_ray.storage.versions import Erasure
 
 _LOCAL = ("file", "local")
 _COPIES: dict[int, Path] = {}
@@ -62,6 +63,17 @@ class Store:
         """Whether objects are files of this machine, so that reading one needs no copy."""
         return self._folder.local
 
+    def beside(self, suffix: str) -> "Store | None":
+        """The store at this one's root with ``suffix`` added to its name; None where the root has no name (a bucket)."""
+        root = self._given.rstrip("/")
+        if not self.local and "/" not in root.partition("://")[2]:
+            return None
+        return Store(f"{root}{suffix}", **self._options)
+
+    def inside(self, folder: str) -> "Store":
+        """The store whose root is this folder of this one."""
+        return Store(f"{self._given.rstrip('/')}/{_checked(folder)}", **self._options)
+
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
@@ -98,6 +110,20 @@ class Store:
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens when it is not there."""
         self._folder.delete(_checked(key))
+
+    def erase(self, keys: Sequence[str]) -> Erasure:
+        """Remove these objects."""
+        for key in keys:
+            self.delete(key)
+        return Erasure()
+
+    def remaining(self, keys: Sequence[str]) -> Sequence[str]:
+        """Which of these keys still have an object."""
+        return [key for key in sorted(set(keys)) if self.exists(key)]
+
+    def traces(self, prefix: str = "") -> Sequence[str]:
+        """Every key with this prefix that has an object."""
+        return [info.key for info in self.list(prefix)]
 
     def fetch(self, key: str, into: Path | None = None) -> Path:
         """A local file with the object: the file itself when local, else a fresh copy at `into`/key.

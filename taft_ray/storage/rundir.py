@@ -14,6 +14,7 @@ SPEC_KEY = "run.json"
 ID_KEY = "keys/id.key"
 BASE_FOLDER = "base"
 MANIFEST_FOLDER = manifest.FOLDER
+MANIFEST_ROWS = manifest.ROWS
 CACHE_FOLDER = "cache"
 DELTAS_FOLDER = "deltas"
 MONOLITH_FOLDER = f"{DELTAS_FOLDER}/monolith"
@@ -46,9 +47,9 @@ def composed_key(digest: str) -> str:
     return f"{COMPOSED_FOLDER}/{digest}.safetensors"
 
 
-def certificate_key(request: str) -> str:
-    """The key of the certificate of a forget request."""
-    return f"{CERTIFICATES_FOLDER}/{request}.json"
+def certificate_key(request: str, digest: str) -> str:
+    """The key of the certificate of a forget request: named by content, for two writers may each write one."""
+    return f"{CERTIFICATES_FOLDER}/{request}-{digest[:16]}.json"
 
 
 def report_key(name: str) -> str:

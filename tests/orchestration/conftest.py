@@ -75,13 +75,13 @@ def forget(ray_session: None) -> Iterator[Callable[..., dict[str, Any]]]:
     """`forget` on Ray; the warm actors of the runs it touched end with the test."""
     import ray
 
-    from taft_ray.orchestration import actors, run, session
+    from taft_ray.orchestration import actors, requests, run, session
 
     touched = []
 
     def call(folder: Path, ids: list[str], mode: str) -> dict[str, Any]:
         touched.append(run.run_address(str(folder)))
-        return run.forget(str(folder), ids, mode=mode)
+        return requests.forget(str(folder), requests.Selection(ids=tuple(ids)), mode=mode)
 
     yield call
     for address in touched:

@@ -8,6 +8,7 @@ from typing import Any
 
 from taft_ray.data import assign, sample_keys
 from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.forgetting import Selection
 from taft_ray.orchestration.worker import ShardWorker, snapshot_digest
 from taft_ray.plans.state import RunState, replay
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta
@@ -67,22 +68,27 @@ def only_cached(run: Path) -> Path:
     return run
 
 
-def finish(composer: Composer, asked: dict[str, Any], run: Path) -> dict[str, Any]:
-    """Retrain and conclude, as `run.forget` does."""
+def finish(composer: Composer, asked: dict[str, Any], worker: ShardWorker | None = None) -> dict[str, Any]:
+    """Purge, fit again and conclude, as `requests.forget` does."""
     if asked["done"]:
         return composer.certificate(asked["request"])
-    if asked["retrain"]:
-        worker = ShardWorker(str(run), composer.class_count())
-        for shard in asked["retrain"]:
-            composer.finished(worker.fit(composer.task_for(shard)))
-    return composer.conclude_forget(asked["request"], 0.0)
+    asked = composer.resume_forget(asked["request"])
+    for shard in asked["retrain"]:
+        task = composer.task_for(shard, asked["mode"] == "resolve")
+        if task is not None:
+            worker = worker or ShardWorker(str(composer.record.store.fetch("run.json").parent), composer.class_count())
+            composer.finished(worker.fit(task))
+    return composer.conclude_forget(asked["request"], {"retrain_seconds": 0.0})
 
 
-def plain_forget(run: Path, ids: list[str], mode: str) -> dict[str, Any]:
+def plain_forget(run: Path, ids: list[str], mode: str, **selection: Any) -> dict[str, Any]:
+    """A forget without Ray: of these ids, or of ``owners`` or ``shards``."""
     composer = Composer(str(run))
-    for request in composer.unfinished_requests():
-        finish(composer, composer.resume_forget(request), run)
-    return finish(composer, composer.request_forget(ids, mode), run)
+    asked = composer.request_forget(Selection(ids=tuple(ids), **selection), mode)
+    answers = {
+        name: finish(composer, composer.forgetting.answer(name)) for name in composer.due_requests([asked["request"]])
+    }
+    return answers.get(asked["request"]) or composer.certificate(asked["request"])
 
 
 def flip_a_byte(path: Path) -> None:

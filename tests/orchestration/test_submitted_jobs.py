@@ -129,7 +129,7 @@ def test_failing_job_exits_non_zero(head: Head, checkout: Path, tmp_path: Path, 
 
 def test_upload_leaves_environment_and_runs_out(head: Head, checkout: Path) -> None:
     listing = "import pathlib; print('HERE', *sorted(str(p) for p in pathlib.Path().glob('*')))"
-    done = head.submit("python", "-c", f'"{listing}"', directory=checkout)
+    done = head.submit("python", "-c", listing, directory=checkout)
     found = next((line for line in done.stdout.splitlines() if line.startswith("HERE")), "")
     assert "jobs" in found, done.stdout + done.stderr
     assert ".venv" not in found

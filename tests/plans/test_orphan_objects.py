@@ -1,6 +1,6 @@
 """Orphans: what nothing refers to, and nothing else."""
 
-from history import Fact, cached, delta_ref, forget_entries, forgotten, requested, trained
+from history import Fact, cached, delta_ref, forget_entries, forgotten, trained
 
 from taft_ray.plans.orphans import orphans
 from taft_ray.plans.state import replay
@@ -36,7 +36,6 @@ def test_leftovers_of_killed_processes_are_orphans() -> None:
         "deltas/monolith/1-dead.safetensors",
         "composed/old.safetensors",
         "certificates/dead.json",
-        "requests/dead.json",
         "manifest/rows-old.parquet",
         "cache/shard=00000/part-000-old.arrow",
         "cache/shard=00001/part-000.json",
@@ -64,8 +63,3 @@ def test_certificate_is_wanted_once_it_is_committed() -> None:
     entries = forget_entries("r", "drop", ["h"], {0: 4})
     assert left(["certificates/r.json"], *entries) == ["certificates/r.json"]
     assert left(["certificates/r.json"], *entries, forgotten("r")) == []
-
-
-def test_keys_to_purge_are_wanted_until_they_are_purged() -> None:
-    assert left(["requests/r.json"], requested("r", "drop", ["h"], [0])) == []
-    assert left(["requests/r.json"], *forget_entries("r", "drop", ["h"], {0: 4})) == ["requests/r.json"]

@@ -262,7 +262,7 @@ def test_keys_of_the_run_folder() -> None:
     assert rundir.delta_folder(17) == "deltas/shard=00017"
     assert rundir.MONOLITH_FOLDER == "deltas/monolith"
     assert rundir.composed_key("ab") == "composed/ab.safetensors"
-    assert rundir.certificate_key("r1") == "certificates/r1.json"
+    assert rundir.certificate_key("r1", "d" * 64) == f"certificates/r1-{'d' * 16}.json"
     assert rundir.report_key("a.html") == "reports/a.html"
     assert "secret" not in rundir.eval_prefix("s3://secret/data")
 

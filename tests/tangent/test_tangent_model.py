@@ -473,4 +473,4 @@ def test_delta_mismatch():
         with pytest.raises(DeltaMismatch, match=r"missing \['y'\], unexpected \['z'\]"):
             operation()
     with pytest.raises(DeltaMismatch, match=r"x is \(3,\), expected \(2,\)"):
-        a + Delta({"x": torch.ones(3), "y": torch.ones(1)})
+        _ = a + Delta({"x": torch.ones(3), "y": torch.ones(1)})

@@ -1,0 +1,151 @@
+"""The exact sums of the shards in the model, kept level with the ledger, and the snapshots composed from them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taft_ray.errors import ObjectMissing
+from taft_ray.orchestration.record import Record
+from taft_ray.orchestration.worker import save_snapshot, snapshot_digest
+from taft_ray.plans.state import ShardState
+from taft_ray.storage import DeltaRef, Store, read_delta
+from taft_ray.storage import rundir as names
+from taft_ray.tangent import Delta, Sums
+
+TERMS_BUDGET = 1 << 30  # bytes of shards' terms kept in memory, so that a drop need not read them
+
+
+class Terms:
+    """Deltas by key, checked by digest when read; the latest used stay in memory up to a budget."""
+
+    def __init__(self, store: Store, budget: int = TERMS_BUDGET) -> None:
+        self._store, self._budget = store, budget
+        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, ref: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The int64 terms of a delta; IntegrityError when its bytes are not those of the ledger."""
+        key = str(ref["key"])
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        tensors, _ = read_delta(self._store, DeltaRef.from_json(ref))
+        terms = {name: torch.from_numpy(value) for name, value in tensors.items()}
+        self._kept[key] = terms
+        self._bytes += _size(terms)
+        while self._bytes > self._budget and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return terms
+
+    def discard(self, keys: set[str]) -> None:
+        """Forget these deltas: they are being purged."""
+        for key in keys & self._kept.keys():
+            self._bytes -= _size(self._kept.pop(key))
+
+
+class Composition:
+    """The sums over the shards in the model, and what they compose to.
+
+    Guarantees: the sums are those of the ledger's state whenever they are asked for, whoever wrote it; their bits do not
+    depend on the way there.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.terms = Terms(record.store)
+        self._sums = Sums()
+        self._members: dict[int, tuple[Mapping[str, Any], int]] = {}  # shard: (delta, weight), as summed
+        self._composed: dict[str, tuple[Delta, str]] = {}  # mode: the model, and its digest
+
+    def sums(self) -> Sums:
+        """The sums, level with the ledger as last read."""
+        wanted = {shard.shard: _member(shard) for shard in self.record.state.in_model}
+        leaving = [shard for shard, member in self._members.items() if wanted.get(shard) != member]
+        entering = [shard for shard, member in wanted.items() if self._members.get(shard) != member]
+        if leaving or entering:
+            self._composed = {}
+        for shard in leaving:
+            ref, weight = self._members[shard]
+            try:
+                terms = self.terms.read(ref)
+            except ObjectMissing:  # purged by another writer: what is left is summed anew
+                self._sums, self._members = Sums(), {}
+                return self.sums()
+            self._sums.subtract(terms, weight)
+            del self._members[shard]
+        for shard in entering:
+            ref, weight = wanted[shard]
+            self._sums.add(self.terms.read(ref), weight)
+            self._members[shard] = wanted[shard]
+        return self._sums
+
+    def admit(self, shard: int, ref: Mapping[str, Any], weight: int) -> None:
+        """Add a delta that is about to be committed: an overflow must refuse the fact, not follow it.
+
+        Should the commit fail, the next `sums` takes it out again.
+        """
+        self.sums()
+        if shard not in self._members:
+            self._sums.add(self.terms.read(ref), weight)
+            self._members[shard] = (dict(ref), weight)
+            self._composed = {}
+
+    def model(self, mode: str | None = None) -> tuple[Delta, str] | None:
+        """The composed model in memory and its digest; None when no shard with samples is in it."""
+        mode = mode or self.record.spec.compose
+        sums = self.sums()
+        if not sums.weight:
+            return None
+        if mode not in self._composed:
+            delta = sums.compose(mode, self.record.spec.epsilon)
+            self._composed[mode] = (delta, snapshot_digest(delta))
+        return self._composed[mode]
+
+    def digest(self) -> str | None:
+        """The digest of the composed model, None when no shard is in it."""
+        composed = self.model()
+        return None if composed is None else composed[1]
+
+    def compose(self, mode: str | None = None) -> dict[str, Any]:
+        """Compose and keep a snapshot: {"mode", "digest", "key", "seconds", "shards"}."""
+        mode = mode or self.record.spec.compose
+        self.record.refresh()
+        sums = self.sums()
+        fresh = mode not in self._composed
+        began = time.perf_counter()
+        composed = self.model(mode)
+        if composed is None:
+            sums.mean()  # says that there is nothing to compose
+            raise AssertionError("an empty sum was composed")
+        delta, digest = composed
+        key = names.composed_key(digest)
+        if fresh or not self.record.store.exists(key):
+            save_snapshot(self.record.store, delta)
+            fresh = True
+        seconds = time.perf_counter() - began if fresh else 0.0
+        self._remove_old_snapshots()
+        if fresh:
+            body = {"mode": mode, "digest": digest, "seconds": seconds, "shards": sums.count}
+            self.record.commit("composed", f"composed/{mode}/{digest}", lambda: body)
+        return {"mode": mode, "digest": digest, "key": key, "seconds": seconds, "shards": sums.count}
+
+    def _remove_old_snapshots(self) -> None:
+        """An old snapshot may hold what has been forgotten."""
+        current = {names.composed_key(digest) for _, digest in self._composed.values()}
+        for info in self.record.store.list(f"{names.COMPOSED_FOLDER}/"):
+            if info.key not in current:
+                self.record.store.delete(info.key)
+
+
+def _member(shard: ShardState) -> tuple[Mapping[str, Any], int]:
+    return dict(shard.delta or {}), shard.weight
+
+
+def _size(terms: Mapping[str, Tensor]) -> int:
+    return sum(term.nbytes for term in terms.values())

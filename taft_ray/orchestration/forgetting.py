@@ -1,0 +1,359 @@
+"""Forgetting, step by step, each a commit: requested → dropped → purged → (fits, by others) → certificate → forgotten.
+
+Guarantees: every step is done once, whoever repeats it; a crash between any two is resumed; a request's samples are tombstones
+from its first commit on, also where an older copy of the run's folder is put back.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taft_ray.data import id_hash, owner_hash, sample_key
+from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UnknownSample, UsageError
+from taft_ray.orchestration.certificate import certificate_of
+from taft_ray.orchestration.composition import Composition
+from taft_ray.orchestration.purge import keys_of, purge_request, purge_starts
+from taft_ray.orchestration.record import Record
+from taft_ray.plans.forget import MOST_IDS, ForgetPlan, Known, estimate, plan_forget
+from taft_ray.plans.gather import due, planned_start, runs_at, together
+from taft_ray.plans.state import TRAINED, RequestState
+from taft_ray.storage import Tombstones, digest_bytes, id_key
+from taft_ray.storage import rundir as names
+from taft_ray.storage.digest import canonical_json
+
+_PURGE_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is to be forgotten: samples by id, everything of an owner, everything in a shard."""
+
+    ids: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    shards: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ids) > MOST_IDS:
+            raise UsageError(
+                f"expected at most {MOST_IDS:,} ids a request, got {len(self.ids):,}; make several requests"
+            )
+        if not (self.ids or self.owners or self.shards):
+            raise UsageError("nothing to forget was given; set --ids, --owner or --shard")
+
+
+class Forgetting:
+    """The forget requests of one run."""
+
+    def __init__(self, record: Record, composition: Composition) -> None:
+        self.record, self.composition = record, composition
+        self.store = record.store
+        self._tombstones: Tombstones | None = None
+        self._drop_seconds: dict[str, float] = {}
+
+    # --- whom a request means
+
+    def _secret(self) -> bytes | None:
+        try:
+            return id_key(self.store, create=False)
+        except ObjectMissing:
+            return None  # destroyed: the hashes of samples that are still there are in the manifest
+
+    def _found(self, selection: Selection) -> tuple[dict[str, str], dict[str, Known], list[str]]:
+        """name -> id hash of everything asked; what the manifest has of it; the hashes of the owners."""
+        spec, secret = self.record.spec, self._secret()
+        if self.record.state.cached is None:
+            raise UsageError(
+                f"the activation cache of {self.store.uri} is not finished, so it has no samples to forget yet; "
+                "leave them out of the data, or ask again when `taft-ray status` shows its shards"
+            )
+        table = self.record.manifest()[0]
+        by_key = {sample_key(name, spec.seed): name for name in selection.ids}
+        by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
+        hashes: dict[str, str] = {}
+        found: dict[str, Known] = {}
+        owned: set[str] = set()
+        columns = (table[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
+        for key, shard, digest, owner in zip(*columns, strict=True):
+            if shard < 0:
+                continue
+            name = by_key.get(key)
+            if owner in by_owner:
+                owned.add(by_owner[owner])
+            if name is None and owner not in by_owner and shard not in selection.shards:
+                continue
+            name = name or digest
+            hashes[name], found[name] = digest, Known(key=key, shard=shard)
+        self._name_the_rest(selection, secret, hashes)
+        owners = {name: owner_hash(name, secret) for name in selection.owners} if secret else {}
+        self._check_owners(selection, owned, owners)
+        return hashes, found, list(owners.values())
+
+    def _name_the_rest(self, selection: Selection, secret: bytes | None, hashes: dict[str, str]) -> None:
+        missing = [name for name in selection.ids if name not in hashes]
+        if missing and secret is None:
+            raise UnknownSample(
+                f"{len(missing)} ids are not in this run, such as {missing[0]!r}; whether they were forgotten "
+                "cannot be told: the key of the id hashes was destroyed. Nothing was forgotten"
+            )
+        for name in missing:
+            hashes[name] = id_hash(name, secret or b"")
+
+    def _check_owners(self, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:
+        state = self.record.state
+        unknown = [n for n in selection.owners if n not in owned and owners.get(n) not in state.owner_tombstones]
+        if unknown:
+            raise UnknownSample(f"owners {unknown[:5]} have no samples in this run; nothing was forgotten")
+        wrong = [shard for shard in selection.shards if shard not in state.shards]
+        if wrong:
+            raise UsageError(f"shards {wrong[:5]} are not in this run: it has 0 to {len(state.shards) - 1}")
+
+    def plan(self, selection: Selection, mode: str) -> ForgetPlan | str:
+        """What a request would touch, or the request that answers it already."""
+        hashes, found, owners = self._found(selection)
+        return plan_forget(
+            self.record.state, mode=mode, hashes=hashes, found=found, owners=owners, whole_shards=selection.shards
+        )
+
+    def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
+        """What a forget would touch and cost; nothing happens."""
+        self.record.refresh()
+        plan = self.plan(selection, mode)
+        if isinstance(plan, str):
+            return {"already_forgotten": True, "request": plan, "mode": mode}
+        touched = (
+            *(f"{names.shard_prefix(shard)}/" for shard in plan.shards),
+            *(f"{names.delta_folder(shard)}/" for shard in plan.shards),
+            f"{names.MONOLITH_FOLDER}/",
+            f"{names.COMPOSED_FOLDER}/",
+        )
+        size = sum(info.size for info in self.store.list() if info.key.startswith(touched))
+        return estimate(self.record.state, plan, bytes_to_purge=size, gpu_hour_price=gpu_hour_price)
+
+    # --- the steps
+
+    def request(self, selection: Selection, mode: str, deadline: float | None = None) -> str:
+        """Commit a request, or find the one that answers it: its name. From here on its samples are tombstones."""
+        self.record.refresh()
+        if mode == "resolve" and self.record.spec.solver != "ridge":
+            raise UsageError(
+                f"mode resolve needs the ridge problem, whose optimum is unique, and this run's solver is "
+                f"{self.record.spec.solver}; use retrain or drop"
+            )
+        if deadline is not None and mode == "drop":
+            raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")
+        plan = self.plan(selection, mode)
+        if isinstance(plan, str):
+            return plan
+        started = time.time()
+        seconds = estimate(self.record.state, plan, bytes_to_purge=0)["seconds"]
+        times = {} if deadline is None else {"deadline": deadline, "runs_at": runs_at(deadline, started, seconds)}
+        self.tombstones().write(
+            plan.request,
+            {"mode": mode, "hashes": list(plan.hashes), "owners": list(plan.owners), "requested": started, **times},
+        )
+
+        def decide() -> Mapping[str, Any] | None:
+            now = self.plan(selection, mode)  # another writer may have forgotten some of it meanwhile
+            if isinstance(now, str):
+                return None
+            return {**self._asked(now.request, mode, now.hashes, now.owners, now.shards, started), **times,
+                    "whole_shards": list(now.whole_shards)}  # fmt: skip
+
+        if self.record.commit("forget-requested", f"{plan.request}/requested", decide) is None:
+            answered = self.plan(selection, mode)
+            return answered if isinstance(answered, str) else answered.request
+        return plan.request
+
+    def _asked(
+        self,
+        request: str,
+        mode: str,
+        hashes: Sequence[str],
+        owners: Sequence[str],
+        shards: Sequence[int],
+        started: float,
+    ) -> dict[str, Any]:
+        return {
+            "request": request,
+            "mode": mode,
+            "hashes": list(hashes),
+            "owners": list(owners),
+            "shards": list(shards),
+            "composed_before": self.composition.digest(),
+            "started": started,
+        }
+
+    def resume(self, request: str) -> dict[str, Any]:
+        """Drop and purge, whatever of it is not done; then say which shards wait for a fit."""
+        self.record.refresh()
+        if self._request(request).dropped is None:
+            self.drop(request)
+        if self._request(request).purged is None:
+            self.purge(request)
+        return self.answer(request)
+
+    def answer(self, request: str) -> dict[str, Any]:
+        """Where a request stands: {"request", "mode", "done", "waiting", "deadline", "runs_at", "runs_with", "retrain"}.
+
+        retrain: the shards that wait for a fit. runs_with: the waiting requests that will be carried out with it.
+        """
+        state = self._request(request)
+        shards = [self.record.state.shards[number] for number in state.shards]
+        to_fit = [s.shard for s in shards if s.samples and s.state != TRAINED]
+        return {
+            "request": request,
+            "mode": state.mode,
+            "done": state.forgotten is not None,
+            "waiting": state.waiting,
+            "deadline": state.deadline,
+            "runs_at": planned_start(self.record.state, state),
+            "runs_with": together(self.record.state, state),
+            "retrain": to_fit if state.mode != "drop" and not state.waiting else [],
+        }
+
+    def due(self, first: Sequence[str] = ()) -> list[str]:
+        """The requests to carry out now: see `plans.gather.due`."""
+        self.record.refresh()
+        return due(self.record.state, time.time(), first)
+
+    def finish_purges(self) -> None:
+        """Finish the drops and purges that a crash cut off, so that their shards can be fitted again."""
+        for request in list(self.record.state.requests.values()):
+            if request.purged is None and not request.waiting:
+                self.resume(request.request)
+
+    def drop(self, request: str) -> None:
+        """Take the request's shards out of the model, and compose what is left, in memory."""
+        began = time.perf_counter()
+
+        def decide() -> Mapping[str, Any]:
+            state = self.record.state
+            leaving = {
+                s: state.shards[s].delta for s in state.requests[request].shards if state.shards[s].state == TRAINED
+            }
+            monolith = (state.monolith or {}).get("delta")
+            gone = [*leaving.values(), *([monolith] if monolith else [])]
+            starts = {str(s): ref for s, ref in leaving.items()} if state.requests[request].mode == "resolve" else {}
+            return {"request": request, "deltas": gone, "starts": starts}
+
+        self.composition.sums()  # of what is in the model until now: a drop is a subtraction, not a sum anew
+        self.record.commit("dropped", f"{request}/dropped", decide)
+        self.composition.model()
+        self._drop_seconds[request] = time.perf_counter() - began
+
+    def purge(self, request: str) -> None:
+        """Remove what saw the request's samples."""
+        began = time.perf_counter()
+        drop_seconds = self._drop_seconds.pop(request, None)  # None when a process that has died dropped it
+        state = self._request(request)
+        self.composition.terms.discard({ref["key"] for ref in (state.dropped or {})["deltas"]})
+        removed = self._purged(state)
+        body = {**removed, "request": request, "seconds": time.perf_counter() - began, "drop_seconds": drop_seconds}
+        self.record.commit("purged", f"{request}/purged", lambda: body)
+
+    def _purged(self, request: RequestState) -> dict[str, Any]:
+        for attempt in range(_PURGE_TRIES):
+            try:
+                manifest = None if self.record.state.cached is None else self.record.manifest()
+                return purge_request(self.store, self.record.state, request, manifest)
+            except ObjectMissing:
+                # another composer purges too and was quicker: look again
+                if attempt + 1 == _PURGE_TRIES:
+                    raise
+                time.sleep(0.1 * (attempt + 1))
+                self.record.refresh()
+            finally:
+                self.record.forget_manifest()
+        raise AssertionError("the last attempt returns or raises")
+
+    def conclude(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the certificate and commit its digest; the certificate is returned. Idempotent.
+
+        told: what the driver measured: "retrain_seconds", "local_copies", "gpu_hour_price".
+        """
+        self.record.refresh()
+        state = self._request(request)
+        if state.forgotten is not None:
+            return self.certificate(request)
+        where = self.answer(request)
+        if state.purged is None or where["retrain"]:
+            raise TaftError(
+                f"request {request} is not finished: shards {where['retrain']} wait for a fit; run it again"
+            )
+        if state.mode == "resolve" and state.start_purged is None:
+            body = {**purge_starts(self.store, self.record.state, state), "request": request}
+            self.record.commit("start-purged", f"{request}/start-purged", lambda: body)
+        after = None if self.composition.digest() is None else self.composition.compose()["digest"]
+        certificate = certificate_of(self.record.state, self.record.ledger, self.record.spec, request, after, told)
+        data = canonical_json(certificate)
+        digest = digest_bytes(data)
+        key = names.certificate_key(request, digest)
+        self.store.write(key, data)
+        body = {
+            "request": request,
+            "certificate": {"key": key, "digest": digest},
+            "composed_after": after,
+            "seconds": certificate["seconds"],
+        }
+        committed = self.record.commit("forgotten", f"{request}/forgotten", lambda: body) or body
+        if committed["certificate"]["key"] != key:  # another writer certified it first: that one stands
+            self.store.delete(key)
+        return self.certificate(request)
+
+    def certificate(self, request: str) -> dict[str, Any]:
+        """The certificate of a finished request, checked by digest."""
+        ref = (self._request(request).forgotten or {})["certificate"]
+        data = self.store.read(ref["key"])
+        if digest_bytes(data) != ref["digest"]:
+            raise IntegrityError(f"{ref['key']} in {self.store.uri} was changed: its digest is not the ledger's")
+        return json.loads(data)
+
+    def _request(self, request: str) -> RequestState:
+        return self.record.state.requests[request]
+
+    # --- an older copy of the run's folder was put back
+
+    def tombstones(self) -> Tombstones:
+        """The requests kept beside the run."""
+        if self._tombstones is None:
+            identity = (self.record.state.created or {}).get("id_key") or digest_bytes(id_key(self.store, create=False))
+            self._tombstones = Tombstones(self.store, identity)
+        return self._tombstones
+
+    def recover(self) -> None:
+        """Forget again what an older copy of the run's folder has brought back."""
+        self.record.refresh()
+        state = self.record.state
+        if state.created is None:
+            return
+        for request, facts in self.tombstones().read().items():
+            if request not in state.requests:
+                self._request_again(request, facts)
+        if state.cached is None:
+            return
+        table, described = self.record.manifest()
+        if described["digest"] == state.manifest:
+            return
+        back = set(table["id_hash"].to_pylist()) & state.tombstones.keys()
+        for name in sorted({state.tombstones[digest] for digest in back}):
+            request = state.requests[name]
+            if request.purged is not None:
+                body = {**self._purged(request), "request": name, "seconds": 0.0, "drop_seconds": None}
+                self.record.commit("purged", f"{name}/purged/{described['digest']}", lambda body=body: body)
+
+    def _request_again(self, request: str, facts: Mapping[str, Any]) -> None:
+        def decide() -> Mapping[str, Any]:
+            shards: set[int] = set()
+            if self.record.state.cached is not None:
+                shards = {shard for shard in keys_of(self.record.manifest()[0], facts["hashes"]).values() if shard >= 0}
+            times = {name: facts[name] for name in ("deadline", "runs_at") if name in facts}
+            asked = self._asked(
+                request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), facts["requested"]
+            )
+            return {**asked, **times, "whole_shards": [], "restored": True}
+
+        self.record.commit("forget-requested", f"{request}/requested", decide)

@@ -1,0 +1,150 @@
+"""The queue of fits: which shard a lane or a retrain should fit next, and the commit of what was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taft_ray.errors import ObjectMissing, TaftError
+from taft_ray.orchestration.composition import Composition
+from taft_ray.orchestration.record import Record
+from taft_ray.plans.state import TRAINED
+from taft_ray.plans.train import pending_shards
+from taft_ray.storage import DeltaRef, read_delta
+
+STALE = {"stale": True}
+
+
+class Queue:
+    """Tasks for workers. Who holds which shard is known in memory only: a lost lease costs a fit, never a fact."""
+
+    def __init__(self, record: Record, composition: Composition) -> None:
+        self.record, self.composition = record, composition
+        self._leases: dict[int | str, str] = {}
+        self._extra: list[dict[str, Any]] = []
+        self._closed = False
+
+    def take(self, lane: str) -> dict[str, Any] | None:
+        """The next task for a lane: a shard without a delta, largest first; None when there is nothing left.
+
+        A lane that asks again gives up what it held (it has finished it, or it died and was restarted).
+        """
+        self.record.refresh()
+        for held in [shard for shard, holder in self._leases.items() if holder == lane]:
+            del self._leases[held]
+        if self._closed:
+            return None
+        for number in pending_shards(self.record.state):
+            if number not in self._leases:
+                self._leases[number] = lane
+                return self._task(number, self.record.parts([number]))
+        for task in self._extra:
+            if task["shard"] not in self._leases:
+                self._leases[task["shard"]] = lane
+                return task
+        # lanes start beside the prefix pass: there will be work
+        return {"wait": True} if self.record.state.cached is None else None
+
+    def close(self, closed: bool = True) -> None:
+        """Send the lanes home (the run failed), or open the queue again."""
+        self._closed = closed
+
+    def waiting(self) -> int:
+        """How many fits are left."""
+        return len(pending_shards(self.record.state)) + len(self._extra)
+
+    def want_monolith(self) -> bool:
+        """Queue the comparison model, unless it has been trained and no forget has removed it since."""
+        self.record.refresh()
+        monolith = self.record.state.monolith
+        if monolith is not None and monolith.get("delta") is not None:
+            return False
+        generation = 1 + (monolith["generation"] if monolith else 0)
+        everything = self.record.parts(sorted(self.record.state.shards))
+        if not any(extra["shard"] == "monolith" for extra in self._extra):
+            self._extra.append(self._task("monolith", everything, generation))
+        return True
+
+    def task_for(self, shard: int, resolve: bool = False) -> dict[str, Any] | None:
+        """The task of fitting ``shard`` again, as the next generation, from what the cache holds now.
+
+        None when it needs none: another process has fitted it meanwhile, or no sample is left. With ``resolve`` the task
+        carries a warm start: the delta that the latest drop took out, while it is still there.
+        """
+        self.record.refresh()
+        state = self.record.state.shards[shard]
+        if state.state == TRAINED or not state.samples:
+            return None
+        task = self._task(shard, self.record.parts([shard]))
+        if resolve:
+            task["resolve"] = {"start": self.record.state.warm_start(shard)}
+        return task
+
+    def _task(self, shard: int | str, parts: list[dict[str, Any]], generation: int | None = None) -> dict[str, Any]:
+        if generation is None:
+            generation = self.record.state.shards[int(shard)].generation + 1
+        return {"shard": shard, "generation": generation, "parts": parts}
+
+    def _is_stale(self, result: Mapping[str, Any], shards: Sequence[int]) -> bool:
+        """Whether a fit may have seen what is forgotten: it read parts that are no more, or a purge is under way."""
+        state = self.record.state
+        if any(state.being_purged(shard) for shard in shards):
+            return True
+        return list(result["parts"]) != [part["digest"] for part in self.record.parts(shards)]
+
+    def _throw_away(self, ref: Mapping[str, Any]) -> dict[str, Any]:
+        """Delete a delta that will not be committed, unless it is, to the byte, one that was."""
+        if ref["key"] not in self.record.state.delta_keys():
+            self.record.store.erase([ref["key"]])
+        return dict(STALE)
+
+    def finished(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit a fitted delta: its bytes are checked and it enters the sums. Idempotent by (shard, generation).
+
+        A delta fitted on data of which something was forgotten meanwhile is deleted: {"stale": True}; ask for the task again.
+        """
+        if result["shard"] == "monolith":
+            return self._finished_monolith(result)
+        shard, generation, ref = int(result["shard"]), int(result["generation"]), result["delta"]
+        weight = self.record.spec.weight_of(int(result["samples"]))
+
+        def decide() -> Mapping[str, Any] | None:
+            state = self.record.state.shards[shard]
+            if self._is_stale(result, [shard]) or generation <= state.generation or state.state == TRAINED:
+                return None
+            if generation != state.generation + 1:
+                raise TaftError(
+                    f"shard {shard}: generation {generation} is not the next one ({state.generation + 1}); "
+                    "nothing was added"
+                )
+            try:
+                self.composition.admit(shard, ref, weight)
+            except ObjectMissing:
+                return None  # a purge or gc took it for a leftover: it is fitted again
+            return {**result, "weight": weight}
+
+        body = self.record.commit("trained", f"trained/{shard}/{generation}", decide)
+        if body is None:
+            return self._throw_away(ref)
+        if body["delta"]["digest"] != ref["digest"]:  # another process was first; ours differs: another kind of machine
+            self._throw_away(ref)
+        return body
+
+    def _finished_monolith(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        self._extra = [task for task in self._extra if task["shard"] != "monolith"]
+
+        def decide() -> Mapping[str, Any] | None:
+            if self._is_stale(result, sorted(self.record.state.shards)):
+                return None
+            try:
+                read_delta(self.record.store, DeltaRef.from_json(result["delta"]))
+            except ObjectMissing:
+                return None
+            return {name: value for name, value in result.items() if name != "shard"}
+
+        body = self.record.commit("monolith-trained", f"monolith-trained/{result['generation']}", decide)
+        if body is None:
+            self._throw_away(result["delta"])
+            self.want_monolith()
+            return dict(STALE)
+        return body

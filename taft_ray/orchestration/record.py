@@ -1,0 +1,102 @@
+"""What the composer knows of a run: the ledger, the state folded from it, the manifest; and commits that other writers may race.
+
+Every decision is a function of the state, made again whenever another writer took the number it was to be committed under.
+So two composers, an old one that wakes up, or a method that Ray runs twice cannot commit on stale ground.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from taft_ray.errors import CommitConflict, CommitUnknown, StorageError
+from taft_ray.orchestration.worker import run_spec
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
+from taft_ray.storage import Ledger, Store, read_manifest
+
+_TRIES = 24  # lost races in a row before a commit gives up: with 32 writers one of them is still quick
+_PAUSE_S = 0.05
+
+Decision = Callable[[], Mapping[str, Any] | None]
+
+
+class Record:
+    """The run's facts, for one writer.
+
+    Guarantees: an operation (``op``) is committed once, whoever repeats it; the body of a commit was decided on exactly
+    the entries before it.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.store = Store(run)
+        self.spec: RunSpec = run_spec(self.store)
+        self.ledger = Ledger(self.store)
+        self.state = RunState()
+        self._applied = 0
+        self._manifest: tuple[pa.Table, Mapping[str, Any]] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what others committed, and fold it in."""
+        self.ledger.refresh()
+        self._apply()
+
+    def _apply(self) -> None:
+        for entry in self.ledger.since(self._applied):
+            self.state.apply(entry)
+            self._applied += 1
+            if entry.kind in ("cached", "purged"):
+                self._manifest = None
+
+    def commit(self, kind: str, op: str, decide: Decision) -> dict[str, Any] | None:
+        """Commit what ``decide`` says, once: the body of the entry of ``op`` when there is one already.
+
+        ``decide`` looks at the state as it is then, and is asked again after a lost race; None (nothing to commit) comes back
+        as None, and what it raises is raised.
+        """
+        fault: StorageError | None = None
+        for attempt in range(_TRIES):
+            self.refresh()
+            done = self.ledger.known_op(op)
+            if done is not None:
+                return done.body
+            body = decide()
+            if body is None:
+                return None
+            try:
+                entry = self.ledger.append(kind, dict(body), op)
+            except (CommitConflict, CommitUnknown) as error:
+                # another writer has the number, or nobody knows: read, decide again
+                fault = error
+                time.sleep(random.uniform(0, _PAUSE_S) * min(attempt, 8))
+                continue
+            self._apply()
+            return entry.body
+        raise CommitConflict(
+            f"{_TRIES} commits in a row were lost to other writers on {self.store.uri}; run it again"
+        ) from fault
+
+    def manifest(self) -> tuple[pa.Table, Mapping[str, Any]]:
+        """The manifest's rows and description; StorageError when the cache has not been made yet."""
+        if self._manifest is None:
+            found = read_manifest(self.store)
+            if found is None:
+                raise StorageError(
+                    f"{self.store.uri} has no manifest yet: its activation cache is not finished; run taft-ray train"
+                )
+            self._manifest = found
+        return self._manifest
+
+    def forget_manifest(self) -> None:
+        """The manifest is being rewritten: read it again when it is needed."""
+        self._manifest = None
+
+    def parts(self, shards: Sequence[int]) -> list[dict[str, Any]]:
+        """The cache parts of these shards, as the manifest lists them."""
+        known = self.manifest()[1]["meta"]["parts"]
+        return [part for shard in shards for part in known.get(str(shard), [])]

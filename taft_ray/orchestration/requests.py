@@ -1,0 +1,136 @@
+"""The verbs of forgetting: ask the composer to drop and purge, have the shards fitted again, and fetch the certificate.
+
+The driver holds no truth: killed at any instant, the next forget (of anything) finishes what it left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from taft_ray.errors import ObjectMissing, TaftError
+from taft_ray.orchestration import session
+from taft_ray.orchestration.actors import ask, composer_for, release_worker, worker_for
+from taft_ray.orchestration.features import Report
+from taft_ray.orchestration.forgetting import Selection
+from taft_ray.orchestration.run import run_address, silent
+from taft_ray.orchestration.worker import run_spec
+from taft_ray.plans.spec import RunSpec
+from taft_ray.storage import Store, sweep_copies
+
+__all__ = ["Selection", "estimate", "forget", "forget_due"]
+
+_FITS = 5  # tries of one shard that other requests keep changing
+
+
+def estimate(
+    run: str, selection: Selection, mode: str = "retrain", *, gpu_hour_price: float | None = None
+) -> dict[str, Any]:
+    """What a forget would touch and take; nothing happens."""
+    run = run_address(run)
+    run_spec(Store(run))
+    session.connect()
+    return ask(composer_for(run).estimate, selection, mode, gpu_hour_price)
+
+
+def forget(
+    run: str,
+    selection: Selection,
+    *,
+    mode: str,
+    deadline: float | None = None,
+    gpu_hour_price: float | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Forget samples: drop at once, purge, fit again if asked, and the certificate.
+
+    With a deadline (unix seconds) the request is kept and runs later, together with others that touch its shards; the answer
+    says when: {"request", "waiting": True, "runs_at", "deadline", "runs_with": [requests]}.
+    Finishes what a crash interrupted, and what is due, on the way.
+    """
+    run = run_address(run)
+    spec = run_spec(Store(run))
+    session.connect()
+    composer = composer_for(run)
+    asked = ask(composer.request_forget, selection, mode, deadline)
+    if asked["done"]:
+        return {**ask(composer.certificate, asked["request"]), "repeated": True}
+    if asked["waiting"]:
+        return _promise(asked)
+    due = ask(composer.due_requests, [asked["request"]])
+    return _carry_out(run, spec, composer, due, gpu_hour_price, report)[asked["request"]]
+
+
+def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report = silent) -> dict[str, Any]:
+    """Carry out every request whose time has come or that was interrupted: for a timer to call. {"certificates": [...]}"""
+    run = run_address(run)
+    spec = run_spec(Store(run))
+    session.connect()
+    composer = composer_for(run)
+    due = ask(composer.due_requests)
+    return {"certificates": list(_carry_out(run, spec, composer, due, gpu_hour_price, report).values())}
+
+
+def _promise(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: asked[name] for name in ("request", "mode", "waiting", "runs_with")},
+        **{name: datetime.fromtimestamp(asked[name], UTC).isoformat() for name in ("runs_at", "deadline")},
+    }
+
+
+def _carry_out(
+    run: str, spec: RunSpec, composer: Any, requests: Sequence[str], price: float | None, report: Report
+) -> dict[str, dict[str, Any]]:
+    """Carry out these requests together: every shard is fitted once, whoever waits for it. Certificates by request."""
+    standing = [ask(composer.resume_forget, request) for request in requests]
+    copies = _sweep_workers(run) if standing else {}
+    began = time.perf_counter()
+    to_fit: dict[int, bool] = {}  # shard: whether a warm start will do
+    for asked in standing:
+        for shard in asked["retrain"]:
+            to_fit[shard] = to_fit.get(shard, True) and asked["mode"] == "resolve"
+    if to_fit:
+        worker = worker_for(run, spec, ask(composer.class_count))
+        ask(worker.ready)  # the actor's start is not the retrain's time
+        began = time.perf_counter()
+        for done, (shard, resolve) in enumerate(sorted(to_fit.items())):
+            report("retrain", done, len(to_fit))
+            _fit_again(composer, worker, shard, resolve)
+        report("retrain", len(to_fit), len(to_fit))
+    told = {
+        "retrain_seconds": time.perf_counter() - began if to_fit else None,
+        "local_copies": copies,
+        "gpu_hour_price": price,
+    }
+    return {asked["request"]: ask(composer.conclude_forget, asked["request"], told) for asked in standing}
+
+
+def _fit_again(composer: Any, worker: Any, shard: int, resolve: bool) -> None:
+    for _ in range(_FITS):
+        task = ask(composer.task_for, shard, resolve)
+        if task is None:
+            return
+        try:
+            if "stale" not in ask(composer.finished, ask(worker.fit, task, None, "retrain")):
+                return
+        except ObjectMissing:
+            continue  # another request purged what the task names: ask again, and fit what is left
+    raise TaftError(
+        f"shard {shard} changed under {_FITS} fits in a row: others forget in it; run the same command again"
+    )
+
+
+def _sweep_workers(run: str) -> dict[str, Any]:
+    """Remove what processes that have died left of remote objects on the nodes' disks; let the warm worker drop what it keeps."""
+    release_worker(run)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    sweep = ray.remote(num_cpus=0)(sweep_copies)
+    swept = ray.get(
+        [sweep.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)).remote() for node in nodes]
+    )
+    return {"nodes": len(nodes), "removed": sum(len(names) for names in swept)}

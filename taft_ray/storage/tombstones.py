@@ -1,0 +1,51 @@
+"""Tombstones beside a run: what must stay forgotten even when an older copy of the run's folder is put back.
+
+They lie in ``<run>.tombstones/``, outside the folder that a backup of the run holds. A request is written there before it
+enters the ledger, and never changed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from taft_ray.errors import CommitConflict, CommitUnknown
+from taft_ray.storage.digest import seal, unseal
+from taft_ray.storage.objects import Store
+
+SUFFIX = ".tombstones"
+_SEAL = "self"
+
+
+class Tombstones:
+    """The forget requests of one run, as JSON objects beside its folder.
+
+    ``identity`` (the digest of the key of the id hashes) tells runs apart that one address held one after the other:
+    tombstones of another are neither read nor touched. A run in the root of a bucket has no place beside it: then nothing
+    is kept.
+    """
+
+    def __init__(self, store: Store, identity: str) -> None:
+        self.store = store.beside(SUFFIX)
+        self._run = identity[:32]
+
+    def write(self, request: str, facts: Mapping[str, Any]) -> None:
+        """Keep a request; the same one again changes nothing."""
+        if self.store is None:
+            return
+        data = seal({**facts, "request": request, "run": self._run}, _SEAL)
+        try:
+            self.store.create(self._key(request), data)
+        except (CommitConflict, CommitUnknown):
+            if request not in self.read():
+                self.store.write(self._key(request), data)
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """All requests of this run by name, oldest first; IntegrityError for a changed one."""
+        if self.store is None:
+            return {}
+        store = self.store
+        listed = [info.key for info in store.list(f"{self._run}/")]
+        found = [unseal(store.read(key), _SEAL, f"{key} in {store.uri}") for key in listed]
+        return {facts["request"]: facts for facts in sorted(found, key=lambda f: (f["requested"], f["request"]))}
+
+    def _key(self, request: str) -> str:
+        return f"{self._run}/{request}.json"

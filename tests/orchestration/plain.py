@@ -1,0 +1,72 @@
+"""A whole training without Ray: the same functions and classes, called one after the other in this process."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from taft_ray.orchestration import features
+from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.pictures import Decode, read_parts
+from taft_ray.orchestration.run import cached_facts, silent
+from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.plans.spec import RunSpec
+from taft_ray.storage import Store, digest_bytes, id_key, write_spec
+from taft_ray.storage import rundir as names
+
+
+def inline_pass(
+    pieces: Sequence[Any], run: str, spec: RunSpec, classes: int, folders: str, workers: int
+) -> Iterator[dict[str, Any]]:
+    """What `features._pass` does through Ray Data, in a loop."""
+    import json
+
+    actor = features.PrefixActor(run, classes, folders)
+    decode = Decode(actor.preprocess.size)
+    for piece in pieces:
+        for row in read_parts({"stripe": [piece]}):
+            batch = {
+                "shard": row["shard"],
+                "part": row["part"],
+                "keys": np.array(row["keys"].to_pylist(), object),
+                "labels": np.array(row["labels"].to_pylist(), object),
+                "images": row["images"].to_pylist(),
+            }
+            decoded = decode(batch)
+            decoded["pixels"] = decoded["pixels"].to_pylist()
+            decoded["reasons"] = decoded["reasons"].to_pylist()
+            yield from (json.loads(answer) for answer in actor(decoded)["answer"])
+
+
+def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
+    """Build and commit the activation cache, unless the ledger has it."""
+    store, spec, state = Store(str(run)), composer.record.spec, composer.snapshot()
+    if state.cached is not None:
+        return
+    with mock.patch.object(features, "_pass", inline_pass):
+        result = features.build_cache(
+            store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=spec.classes,
+            folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state, secret=secret, workers=1, report=silent,
+        )  # fmt: skip
+    composer.commit("cached", cached_facts(store, spec, result), "cached")
+    features.remove_markers(store, names.CACHE_FOLDER)
+
+
+def plain_train(run: Path | str, spec: RunSpec, worker: ShardWorker | None = None, lanes: int = 1) -> Composer:
+    """Train whatever has no delta yet, and compose; the composer. ``lanes`` workers take turns."""
+    store = Store(str(run))
+    write_spec(store, spec.to_json())
+    composer = Composer(str(run))
+    secret = id_key(store, create=composer.snapshot().created is None)
+    composer.begin({}, digest_bytes(secret))
+    plain_cache(run, composer, secret)
+    workers = [worker or ShardWorker(str(run), composer.class_count()) for _ in range(lanes)]
+    turn = 0
+    while (task := composer.take(f"lane-{turn % lanes}")) is not None:
+        composer.finished(workers[turn % lanes].fit(task))
+        turn += 1
+    if composer.snapshot().in_model:
+        composer.compose()
+    return composer
