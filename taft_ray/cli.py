@@ -21,7 +21,7 @@ import click
 from taft_ray import __version__
 from taft_ray.errors import TaftError, UsageError
 from taft_ray.plans.forget import MODES
-from taft_ray.plans.spec import COMPOSITIONS, DTYPES, PRECISIONS, WEIGHTINGS, RunSpec
+from taft_ray.plans.spec import COMPOSITIONS, DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
 from taft_ray.progress import ProgressReport
 from taft_ray.tangent.loss import LOSSES
 from taft_ray.tangent.model import TRAINABLE
@@ -141,7 +141,13 @@ def spec_options(function: Verb) -> Verb:
         click.option("--compose", type=click.Choice(COMPOSITIONS), default="gram", show_default=True),
         click.option("--epsilon", type=float, default=0.02, show_default=True, help="Of the Gram composition."),
         click.option("--weighting", type=click.Choice(WEIGHTINGS), default="uniform", show_default=True),
-        click.option("--precision", type=click.Choice(PRECISIONS), default="bfloat16", show_default=True),
+        click.option(
+            "--precision",
+            type=click.Choice(("auto", *PRECISIONS)),
+            default="auto",
+            show_default=True,
+            help="Of the frozen prefix; bfloat16 where the machine has it.",
+        ),
         click.option("--cache-dtype", type=click.Choice(DTYPES), default="float16", show_default=True),
         click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True),
         click.option("--threads", type=int, default=1, show_default=True, help="CPU threads a worker."),
@@ -152,17 +158,28 @@ def spec_options(function: Verb) -> Verb:
     return function
 
 
-def spec_from(options: dict[str, Any]) -> RunSpec:
-    """A RunSpec from `spec_options`; what it does not know stays in ``options``."""
+def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
+    """A RunSpec from `spec_options`; what it does not know stays in ``options``.
+
+    "auto" is what RUN has where it exists already: it may be continued on another kind of machine.
+    """
     import torch
+
+    from taft_ray.orchestration.run import run_address
+    from taft_ray.storage import Store, read_spec
 
     names = set(RunSpec.__dataclass_fields__) & options.keys()
     values = {name: options.pop(name) for name in names}
     values["last_blocks"] = _last_blocks(values["last_blocks"])
     if values["classes"] is not None:
         values["classes"] = tuple(name.strip() for name in values["classes"].split(","))
+    pinned = {}
+    if "auto" in (values["device"], values["precision"]):
+        pinned = read_spec(Store(run_address(run))) or {}
     if values["device"] == "auto":
-        values["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+        values["device"] = pinned.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if values["precision"] == "auto":
+        values["precision"] = pinned.get("precision") or fastest_precision(values["device"])
     return RunSpec(**values)
 
 
@@ -182,7 +199,7 @@ def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None,
     """Train every shard of RUN that has no delta yet, and compose."""
     from taft_ray.orchestration import run as verbs
 
-    return verbs.train(run, spec_from(options), monolithic=monolithic, lanes=lanes, report=report)
+    return verbs.train(run, spec_from(run, options), monolithic=monolithic, lanes=lanes, report=report)
 
 
 @main.command()

@@ -16,7 +16,7 @@ from taft_ray.orchestration.reporting import report as write_report
 from taft_ray.orchestration.requests import Selection, forget
 from taft_ray.orchestration.run import Report, evaluate, silent, train
 from taft_ray.orchestration.verify import verify
-from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.spec import RunSpec, fastest_precision
 
 SHARDS = 10
 
@@ -32,7 +32,8 @@ def demo(
         shutil.rmtree(run)
     train_uri, test_uri = write_digits(root / "data")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    spec = RunSpec(data=str(train_uri), model=model, weights=weights, shards=SHARDS, device=device)
+    precision = fastest_precision(device)
+    spec = RunSpec(data=str(train_uri), model=model, weights=weights, shards=SHARDS, device=device, precision=precision)
     trained = train(str(run), spec, monolithic=True, report=report)
     before = evaluate(str(run), str(test_uri), report=report)
     ids = _ids_of_two_shards(str(train_uri))
