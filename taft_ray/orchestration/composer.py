@@ -17,7 +17,8 @@ from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.forgetting import Forgetting, Selection
 from taft_ray.orchestration.queue import Queue
 from taft_ray.orchestration.record import Record
-from taft_ray.plans.state import TRAINED, RunState
+from taft_ray.plans.state import RunState
+from taft_ray.plans.train import pending_shards
 from taft_ray.storage import digest_bytes
 from taft_ray.storage.digest import canonical_json
 
@@ -77,6 +78,10 @@ class Composer:
         self.forgetting.finish_purges()
         return self.queue.take(lane)
 
+    def give_up(self, lane: str) -> None:
+        """A lane has failed for good."""
+        self.queue.give_up(lane)
+
     def close_queue(self, closed: bool = True) -> None:
         self.queue.close(closed)
 
@@ -95,10 +100,12 @@ class Composer:
 
     def training_status(self) -> dict[str, Any]:
         """For the driver's progress line."""
-        states = [shard.state for shard in self.record.state.shards.values()]
+        left = pending_shards(self.record.state)
+        trained = len(self.record.state.in_model)
         return {
-            "shards": len(states),
-            "trained": sum(state == TRAINED for state in states),
+            "shards": trained + len(left),
+            "trained": trained,
+            "monolith": self.queue.monolith_done(),
             "left": self.queue.waiting(),
             "lanes": dict(self._progress),
         }

@@ -73,19 +73,22 @@ class Lanes:
     started: float
     count: int
 
-    def wait(self, report: Report) -> float:
-        """Seconds since the lanes were started; the first lane's error when work is left that no lane can do."""
+    def wait(self, report: Report) -> None:
+        """Raises the first lane's error when work is left that no lane can do."""
         while any(thread.is_alive() for thread in self.threads):
-            status = ask(self.composer.training_status)
-            report("shards", status["trained"], status["trained"] + status["left"])
+            self._say(report)
             if self.errors and len(self.errors) == self.count:
                 break
             self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
-        status = ask(self.composer.training_status)
-        report("shards", status["trained"], status["trained"] + status["left"])
-        if status["left"] and self.errors:
+        if self._say(report)["left"] and self.errors:
             raise own_error(self.errors[0]) or TaftError(f"a lane failed {MAX_FAILURES + 1} times: {self.errors[0]}")
-        return time.time() - self.started
+
+    def _say(self, report: Report) -> dict[str, Any]:
+        status = ask(self.composer.training_status)
+        report("shards", status["trained"], status["shards"])
+        if status["monolith"] is not None:
+            report("monolith", int(status["monolith"]), 1)
+        return status
 
     def send_home(self) -> None:
         """Stop the lanes after what they are doing: the run failed elsewhere."""
@@ -101,13 +104,13 @@ def start_lanes(run: str, spec: RunSpec, composer: ActorProxy[Composer], count: 
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if spec.device == "cuda" else "0")
     lanes = Lanes(composer, [], [], time.time(), count)
     for number in range(count):
-        thread = threading.Thread(target=_run_lane, args=(run, spec, f"lane-{number}", lanes.errors), daemon=True)
+        thread = threading.Thread(target=_run_lane, args=(run, spec, f"lane-{number}", lanes), daemon=True)
         thread.start()
         lanes.threads.append(thread)
     return lanes
 
 
-def _run_lane(run: str, spec: RunSpec, lane: str, errors: list[BaseException]) -> None:
+def _run_lane(run: str, spec: RunSpec, lane: str, lanes: Lanes) -> None:
     on_gpu = spec.device == "cuda"
     try:
         with tempfile.TemporaryDirectory(prefix="taft-ray-lane-") as scratch:  # Train wants a folder; nothing is kept
@@ -125,4 +128,5 @@ def _run_lane(run: str, spec: RunSpec, lane: str, errors: list[BaseException]) -
             ).fit()
     except Exception as error:
         # handed to the driver's thread, which raises it when no other lane finishes the work
-        errors.append(error)
+        lanes.errors.append(error)
+        lanes.composer.give_up.remote(lane)

@@ -23,15 +23,16 @@ class Queue:
         self._leases: dict[int | str, str] = {}
         self._extra: list[dict[str, Any]] = []
         self._closed = False
+        self._compares = False
 
     def take(self, lane: str) -> dict[str, Any] | None:
         """The next task for a lane: a shard without a delta, largest first; None when there is nothing left.
 
-        A lane that asks again gives up what it held (it has finished it, or it died and was restarted).
+        A lane that asks again gives up what it held (it has finished it, or it died and was restarted). The comparison
+        model comes after the last shard.
         """
         self.record.refresh()
-        for held in [shard for shard, holder in self._leases.items() if holder == lane]:
-            del self._leases[held]
+        self.give_up(lane)
         if self._closed:
             return None
         for number in pending_shards(self.record.state):
@@ -40,10 +41,16 @@ class Queue:
                 return self._task(number, self.record.parts([number]))
         for task in self._extra:
             if task["shard"] not in self._leases:
+                if self._leases:  # it is compared with the shards' fits: it must not run beside them
+                    return {"wait": True}
                 self._leases[task["shard"]] = lane
                 return task
         # lanes start beside the prefix pass: there will be work
         return {"wait": True} if self.record.state.cached is None else None
+
+    def give_up(self, lane: str) -> None:
+        """What this lane held is free for others."""
+        self._leases = {shard: holder for shard, holder in self._leases.items() if holder != lane}
 
     def close(self, closed: bool = True) -> None:
         """Send the lanes home (the run failed), or open the queue again."""
@@ -53,12 +60,17 @@ class Queue:
         """How many fits are left."""
         return len(pending_shards(self.record.state)) + len(self._extra)
 
+    def monolith_done(self) -> bool | None:
+        """Whether the comparison model that was wanted is trained; None when none was."""
+        return not self._extra if self._compares else None
+
     def want_monolith(self) -> bool:
         """Queue the comparison model, unless it has been trained and no forget has removed it since."""
         self.record.refresh()
         monolith = self.record.state.monolith
         if monolith is not None and monolith.get("delta") is not None:
             return False
+        self._compares = True
         generation = 1 + (monolith["generation"] if monolith else 0)
         everything = self.record.parts(sorted(self.record.state.shards))
         if not any(extra["shard"] == "monolith" for extra in self._extra):

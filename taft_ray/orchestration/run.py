@@ -83,27 +83,28 @@ def train(
         if running is not None:
             running.send_home()
         raise
+    compare = monolithic and ask(composer.want_monolith)
+    if work or compare:
+        running = running or start_lanes(run, spec, composer, count if work else 1)
+        running.wait(report)
+    state = ask(composer.snapshot)
+    _check_all_trained(state)
     if work:
-        running = running or start_lanes(run, spec, composer, count)
-        wall = running.wait(report)
+        fitted = [fit["facts"]["ended"] for fit in state.fits if fit["facts"]["ended"] >= trained_from]
+        ended = max(fitted, default=time.time())  # the comparison model, trained after the shards, is not in it
         body = {
-            "wall_seconds": time.time() - trained_from,
+            "wall_seconds": ended - trained_from,
             "lanes": count,
             "started": trained_from,
-            "ended": time.time(),
-            "lanes_started": running.started,
-            "seconds_since_lanes_start": wall,
+            "ended": ended,
+            "lanes_started": running and running.started,
         }
         ask(composer.commit, "training-finished", body, f"training-finished/{trained_from}")
-    _check_all_trained(ask(composer.snapshot))
-    if monolithic and ask(composer.want_monolith):
-        report("monolith", 0, 1)
-        start_lanes(run, spec, composer, 1).wait(silent)
-        if ask(composer.want_monolith):  # a composer that was killed meanwhile has forgotten the queue, not the ledger
-            start_lanes(run, spec, composer, 1).wait(silent)
+    if compare and ask(composer.want_monolith):
+        # a composer that was killed meanwhile has forgotten the queue, not the ledger
+        start_lanes(run, spec, composer, 1).wait(report)
         if ((ask(composer.snapshot)).monolith or {}).get("delta") is None:
             raise TaftError("the comparison model was not finished; run the same command again")
-        report("monolith", 1, 1)
     composed = ask(composer.compose) if ask(composer.snapshot).in_model else None
     return {**status(run), "compose": composed, "seconds": time.time() - began}
 
