@@ -147,6 +147,11 @@ def is_transient(error: BaseException) -> bool:
     )
 
 
+def is_passing(code: str) -> bool:
+    """`is_transient` for a bare error code, as S3 gives one for each key of a request ("": no answer came)."""
+    return not code or code in _TRANSIENT_CODES
+
+
 def is_without_effect(error: BaseException) -> bool:
     """Whether a failed write certainly did not happen: refused by the server, or no connection was ever made."""
     code = server_code(error)
@@ -184,6 +189,12 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return _DENIED
     return "the storage refused"
+
+
+def reason(error: BaseException) -> str:
+    """The cause in a few words, with S3's code, without advice: for a sentence in a report."""
+    code = server_code(error)
+    return _cause(error).partition(";")[0] + (f", {code}" if code else "")
 
 
 def storage_error(error: BaseException, doing: str, uri: str, options: object = None) -> StorageError:
