@@ -8,7 +8,7 @@ from typing import Any
 
 from taft_ray.errors import UsageError
 from taft_ray.storage.copies import copies
-from taft_ray.storage.faults import redact
+from taft_ray.storage.faults import redact, secrets_in
 from taft_ray.storage.local import TEMPORARY, LocalFolder
 from taft_ray.storage.remote import RemoteFolder
 from taft_ray.storage.versions import Erasure
@@ -32,15 +32,15 @@ class Store:
 
     Guarantees: a reader sees a whole object or none, also after a crash; `create` succeeds for one caller only;
     listings are fresh. Every error of a backend is a `StorageError` that names the URI, the cause and the fix, never a
-    credential; an endpoint that cannot be reached fails in about 20 s at most. Picklable; safe for threads and
-    processes.
+    credential; an endpoint that cannot be reached fails in about 20 s at most. Safe for threads and processes;
+    picklable, unless it was given credentials (they would travel in the pickle: it refuses).
     """
 
     def __init__(self, uri: str, **storage_options: Any) -> None:
         uri = os.fspath(uri)
         if not uri or "::" in uri:
             raise UsageError(
-                f"expected one folder as a path or URI, got {uri!r}; give for example ./run or s3://bucket/run"
+                f"expected one folder as a path or URI, got {redact(uri)!r}; give for example ./run or s3://bucket/run"
             )
         self._given = uri
         self._options = storage_options
@@ -73,6 +73,12 @@ class Store:
         return f"Store({self.uri!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._given != self.uri or any(True for _ in secrets_in(self._options)):
+            # a pickle is kept by Ray's object store, on disk when memory is short, and by whoever logs it
+            raise UsageError(
+                f"expected a store without credentials in its URI or options, got {self!r} to pickle; put them into the "
+                "environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role) of every process and leave them out here"
+            )
         return _reopen, (self._given, self._options)
 
     def read(self, key: str) -> bytes:

@@ -23,10 +23,9 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 4
 READ_TIMEOUT_S = 15
-ATTEMPTS = 4
-LAST_START_S = (
-    14.0  # no attempt begins later than this: with the connect timeout, an unreachable endpoint fails in < 20 s
-)
+ATTEMPTS = 6  # of a store that fails each twentieth call, one call in 60 million fails for good
+PAUSE_S = 0.2  # after the first attempt; doubled after each, times a random half to one
+LAST_CONNECT_S = 14.0  # an attempt to connect begins no later: an unreachable endpoint fails in < 20 s
 
 _S3 = ("s3", "s3a")
 _PARALLEL = 16  # requests at a time, where each costs a round trip
@@ -65,7 +64,7 @@ def _open_file_system(protocol: str, options: dict[str, Any]) -> Any:
 class RemoteFolder:
     """Objects under `root` (a path of that file system); `uri` is what messages call it.
 
-    Guarantees: an object appears whole or not at all. Calls that may be repeated are, up to 4 times with a growing
+    Guarantees: an object appears whole or not at all. Calls that may be repeated are, up to 6 attempts with a growing
     pause, after an overload, a timeout or a broken connection; a create is repeated only if it certainly had no effect.
     """
 
@@ -92,10 +91,11 @@ class RemoteFolder:
             except StorageError:
                 raise
             except Exception as error:  # every backend has its own classes; `storage_error` tells them apart
-                late = attempt == ATTEMPTS or time.monotonic() - started > LAST_START_S
-                if late or not may_repeat(error):
+                # one that was reached and did not answer in time gets its attempts, however long they take
+                late = faults.is_unconnected(error) and time.monotonic() - started > LAST_CONNECT_S
+                if late or attempt == ATTEMPTS or not may_repeat(error):
                     self._fail(error, doing)
-                time.sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))
+                time.sleep(PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("the last attempt returns or raises")
 
     def _fail(self, error: Exception, doing: str) -> None:

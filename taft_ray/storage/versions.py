@@ -75,9 +75,7 @@ class Versions:
         """Whether the bucket keeps versions, or did once (suspended); None when it does not say."""
         try:
             answer = self._call("see whether versions are kept", "get_bucket_versioning", Bucket=self._bucket)
-        except StorageError as error:
-            if faults.is_transient(error):
-                raise
+        except StorageError:
             return None
         return "Status" in answer
 
