@@ -18,6 +18,8 @@ import s3fs
 
 ACCESS_KEY = "taftrayaccesskey"
 SECRET_KEY = "taftraysecretkey0123456789"
+READER_KEY = "taftrayreaderkey"
+READER_SECRET = "taftrayreadersecret0123456"
 BUCKET = "taft"
 GRPC_OFFSET = 10_000
 
@@ -56,9 +58,15 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     folder.mkdir(parents=True, exist_ok=True)
     identities = folder / "identities.json"
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
     identities.write_text(
-        json.dumps({"identities": [{"name": "test", "credentials": credentials, "actions": actions}]})
+        json.dumps(
+            {
+                "identities": [
+                    _identity("test", ACCESS_KEY, SECRET_KEY, actions),
+                    _identity("reader", READER_KEY, READER_SECRET, ["Read", "List"]),
+                ]
+            }
+        )
     )
     (folder / "data").mkdir(exist_ok=True)
     master, volume, filer, s3 = (_free_port() for _ in range(4))
@@ -79,6 +87,10 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _identity(name: str, key: str, secret: str, actions: list[str]) -> dict[str, object]:
+    return {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
 
 
 _taken: set[int] = set()

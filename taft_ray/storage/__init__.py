@@ -9,11 +9,13 @@ from taft_ray.storage.manifest import read_manifest, write_manifest
 from taft_ray.storage.objects import ObjectInfo, Store
 from taft_ray.storage.rundir import id_key, read_spec, write_spec
 from taft_ray.storage.tombstones import Tombstones
+from taft_ray.storage.versions import Erasure
 
 __all__ = [
     "CachePart",
     "DeltaRef",
     "Entry",
+    "Erasure",
     "Ledger",
     "ObjectInfo",
     "PartRef",

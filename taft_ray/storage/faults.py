@@ -92,19 +92,20 @@ _TRANSIENT_CLASSES = frozenset(
 
 def redact(text: str, options: object = None) -> str:
     """`text` without credentials: the AWS environment's, those among `options` (storage options), a URI's user part."""
-    secrets = [os.environ.get(name, "") for name in SECRET_ENVIRONMENT] + list(_secrets_in(options))
+    secrets = [os.environ.get(name, "") for name in SECRET_ENVIRONMENT] + list(secrets_in(options))
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "***")
     return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
-def _secrets_in(options: object) -> Iterator[str]:
+def secrets_in(options: object) -> Iterator[str]:
+    """The values among storage options whose names say that they are credentials."""
     if isinstance(options, dict):
         for name, value in options.items():
             if isinstance(value, str) and SECRET_OPTIONS.search(str(name)):
                 yield value
             else:
-                yield from _secrets_in(value)
+                yield from secrets_in(value)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -142,9 +143,16 @@ def is_transient(error: BaseException) -> bool:
     code = server_code(error)
     if code:
         return code in _TRANSIENT_CODES
-    return isinstance(error, (ConnectionError, TimeoutError, asyncio.TimeoutError)) or any(
-        name in _TRANSIENT_CLASSES for cause in _causes(error) for name in _class_names(cause)
+    return any(
+        isinstance(cause, (ConnectionError, TimeoutError, asyncio.TimeoutError))
+        or not _TRANSIENT_CLASSES.isdisjoint(_class_names(cause))
+        for cause in _causes(error)
     )
+
+
+def is_passing(code: str) -> bool:
+    """`is_transient` for a bare error code, as S3 gives one for each key of a request ("": no answer came)."""
+    return not code or code in _TRANSIENT_CODES
 
 
 def is_without_effect(error: BaseException) -> bool:
@@ -152,8 +160,11 @@ def is_without_effect(error: BaseException) -> bool:
     code = server_code(error)
     if code:
         return code in _REFUSALS or code not in _TRANSIENT_CODES
-    if not is_transient(error):
-        return True
+    return not is_transient(error) or is_unconnected(error)
+
+
+def is_unconnected(error: BaseException) -> bool:
+    """Whether no connection to the server was ever made."""
     # aiobotocore's EndpointConnectionError also stands for a connection broken in the middle: look at what caused it
     for cause in _causes(error):
         inner = getattr(cause, "kwargs", {}).get("error") if isinstance(getattr(cause, "kwargs", None), dict) else None
@@ -184,6 +195,12 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, PermissionError):
         return _DENIED
     return "the storage refused"
+
+
+def reason(error: BaseException) -> str:
+    """The cause in a few words, with S3's code, without advice: for a sentence in a report."""
+    code = server_code(error)
+    return _cause(error).partition(";")[0] + (f", {code}" if code else "")
 
 
 def storage_error(error: BaseException, doing: str, uri: str, options: object = None) -> StorageError:

@@ -12,6 +12,7 @@ from typing import IO
 
 from taft_ray.errors import CommitConflict, CommitUnknown, ObjectMissing
 from taft_ray.storage.faults import storage_error
+from taft_ray.storage.versions import Erasure
 
 TEMPORARY = ".taft-"
 """Names of unfinished files start with this; no key may."""
@@ -117,7 +118,8 @@ class LocalFolder:
                     yield f"{prefix}{entry.name}", entry.stat().st_size
 
     def delete(self, key: str) -> None:
-        with self._translated(f"delete {key}"), suppress(FileNotFoundError, NotADirectoryError):
+        # a folder is no object, as on S3
+        with self._translated(f"delete {key}"), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
             os.unlink(self._path(key))
             _sync_folder(self._path(key).parent)
 
@@ -125,6 +127,20 @@ class LocalFolder:
         if not self.exists(key):
             raise ObjectMissing(f"cannot fetch {key} in {self.uri}: there is no such object")
         return self._path(key)
+
+    def versioned(self) -> bool | None:
+        return False
+
+    def erase(self, keys: Sequence[str]) -> Erasure:
+        for key in keys:
+            self.delete(key)
+        return Erasure()
+
+    def remaining(self, keys: Sequence[str]) -> Sequence[str]:
+        return [key for key in sorted(set(keys)) if self.exists(key)]
+
+    def traces(self, prefix: str) -> Sequence[str]:
+        return sorted(key for key, _ in self.list(prefix))
 
     def sweep(self, older_than_s: float) -> Sequence[str]:
         swept = []

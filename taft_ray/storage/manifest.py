@@ -25,7 +25,8 @@ def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> dic
     The JSON holds `key`, `digest` and `rows` (their number) of the rows file, `meta`, and `self`, its own digest.
 
     Guarantees: a reader, also after a crash at any instant, finds the old manifest or the new one. When this returns,
-    no rows of an earlier manifest are left (a crash just before leaves them until the next call).
+    no rows of an earlier manifest are left, older versions included as far as they can be erased (a crash just before
+    leaves them until the next call).
     """
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")
@@ -35,9 +36,7 @@ def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> dic
     store.write(key, data)
     document = seal({"key": key, "digest": digest, "rows": rows.num_rows, "meta": dict(meta)}, _SEAL)
     store.write(MANIFEST_KEY, document)
-    for info in store.list(ROWS):
-        if info.key != key:
-            store.delete(info.key)
+    store.erase([trace for trace in store.traces(ROWS) if trace != key])
     return unseal(document, _SEAL, MANIFEST_KEY)
 
 

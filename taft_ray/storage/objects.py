@@ -1,24 +1,19 @@
 """Objects by key under one root, on a local folder or any fsspec file system."""
 
-import atexit
 import os
-import shutil
-import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taft_ray.errors import UsageError
-from taft_ray.storage.faults import redact
+from taft_ray.storage.copies import copies
+from taft_ray.storage.faults import redact, secrets_in
 from taft_ray.storage.local import TEMPORARY, LocalFolder
 from taft_ray.storage.remote import RemoteFolder
 from taft_ray.storage.versions import Erasure
 
 _LOCAL = ("file", "local")
-_COPIES: dict[int, Path] = {}
-_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -37,15 +32,15 @@ class Store:
 
     Guarantees: a reader sees a whole object or none, also after a crash; `create` succeeds for one caller only;
     listings are fresh. Every error of a backend is a `StorageError` that names the URI, the cause and the fix, never a
-    credential; an endpoint that cannot be reached fails in about 20 s at most. Picklable; safe for threads and
-    processes.
+    credential; an endpoint that cannot be reached fails in about 20 s at most. Safe for threads and processes;
+    picklable, unless it was given credentials (they would travel in the pickle: it refuses).
     """
 
     def __init__(self, uri: str, **storage_options: Any) -> None:
         uri = os.fspath(uri)
         if not uri or "::" in uri:
             raise UsageError(
-                f"expected one folder as a path or URI, got {uri!r}; give for example ./run or s3://bucket/run"
+                f"expected one folder as a path or URI, got {redact(uri)!r}; give for example ./run or s3://bucket/run"
             )
         self._given = uri
         self._options = storage_options
@@ -78,6 +73,12 @@ class Store:
         return f"Store({self.uri!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._given != self.uri or any(True for _ in secrets_in(self._options)):
+            # a pickle is kept by Ray's object store, on disk when memory is short, and by whoever logs it
+            raise UsageError(
+                f"expected a store without credentials in its URI or options, got {self!r} to pickle; put them into the "
+                "environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role) of every process and leave them out here"
+            )
         return _reopen, (self._given, self._options)
 
     def read(self, key: str) -> bytes:
@@ -112,27 +113,43 @@ class Store:
         self._folder.delete(_checked(key))
 
     def erase(self, keys: Sequence[str]) -> Erasure:
-        """Remove these objects."""
-        for key in keys:
-            self.delete(key)
-        return Erasure()
+        """Remove these objects, and every older version of exactly these keys where the bucket has (or had) versioning.
+
+        Guarantees: when it returns, no reader sees any of the objects. What could not be removed beyond that is said in
+        `Erasure.beyond` and raises nothing. Idempotent: after a crash call it with the same keys; a key whose object
+        is gone already loses its older versions all the same.
+        """
+        return self._folder.erase(_checked_all(keys))
 
     def remaining(self, keys: Sequence[str]) -> Sequence[str]:
-        """Which of these keys still have an object."""
-        return [key for key in sorted(set(keys)) if self.exists(key)]
+        """Which of these keys have an object or an older version with content, sorted; delete markers have none.
+
+        Older versions that may not be listed are not seen: `erase` says so.
+        """
+        return list(self._folder.remaining(_checked_all(keys)))
 
     def traces(self, prefix: str = "") -> Sequence[str]:
-        """Every key with this prefix that has an object."""
-        return [info.key for info in self.list(prefix)]
+        """Every key with this prefix that has an object or an older version with content, sorted.
+
+        What `list` shows, and what a plain `delete` left behind in a bucket with versioning.
+        """
+        if prefix:
+            _checked(prefix.removesuffix("/"))
+        return list(self._folder.traces(prefix))
+
+    def versioned(self) -> bool | None:
+        """Whether older versions are kept here, or were once; None when the storage does not say."""
+        return self._folder.versioned()
 
     def fetch(self, key: str, into: Path | None = None) -> Path:
         """A local file with the object: the file itself when local, else a fresh copy at `into`/key.
 
-        Without `into` the copy lies in a temporary folder of this process, removed when it exits (not when killed).
+        Without `into` the copy lies in a temporary folder of this process, removed when it exits; when it was killed,
+        by `sweep_copies`.
         """
         if isinstance(self._folder, LocalFolder):
             return self._folder.fetch(_checked(key))
-        return self._folder.fetch(_checked(key), into if into is not None else _copies())
+        return self._folder.fetch(_checked(key), into if into is not None else copies())
 
     def upload(self, path: Path, key: str) -> None:
         """Put a local file as the object, replacing one that is there."""
@@ -166,16 +183,5 @@ def _checked(key: str) -> str:
     return key
 
 
-def _copies() -> Path:
-    with _LOCK:
-        if os.getpid() not in _COPIES:
-            folder = Path(tempfile.mkdtemp(prefix="taft-ray-"))
-            _COPIES[os.getpid()] = folder
-            atexit.register(_remove_copies, os.getpid())
-        return _COPIES[os.getpid()]
-
-
-def _remove_copies(pid: int) -> None:
-    # a forked child inherits the registration, not the folder
-    if pid == os.getpid():
-        shutil.rmtree(_COPIES.pop(pid), ignore_errors=True)
+def _checked_all(keys: Sequence[str]) -> list[str]:
+    return [_checked(key) for key in dict.fromkeys(keys)]

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,16 +17,18 @@ import fsspec
 
 from taft_ray.errors import CommitConflict, CommitUnknown, ObjectMissing, StorageError
 from taft_ray.storage import faults
+from taft_ray.storage.versions import Erasure, Version, Versions, prefixes_of
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 4
 READ_TIMEOUT_S = 15
-ATTEMPTS = 4
-LAST_START_S = (
-    14.0  # no attempt begins later than this: with the connect timeout, an unreachable endpoint fails in < 20 s
-)
+ATTEMPTS = 6  # of a store that fails each twentieth call, one call in 60 million fails for good
+PAUSE_S = 0.2  # after the first attempt; doubled after each, times a random half to one
+LAST_CONNECT_S = 14.0  # an attempt to connect begins no later: an unreachable endpoint fails in < 20 s
 
+_S3 = ("s3", "s3a")
+_PARALLEL = 16  # requests at a time, where each costs a round trip
 _FILE_SYSTEMS: dict[str, Any] = {}
 _OPENING = threading.Lock()
 _CREATING = threading.Lock()  # memory:// has no create-if-absent of its own; it is only for the threads of one process
@@ -43,7 +46,7 @@ def _file_system(protocol: str, options: dict[str, Any]) -> Any:
 
 
 def _open_file_system(protocol: str, options: dict[str, Any]) -> Any:
-    if protocol not in ("s3", "s3a"):
+    if protocol not in _S3:
         return fsspec.filesystem(protocol, **options)
     config = {
         "connect_timeout": CONNECT_TIMEOUT_S,
@@ -61,7 +64,7 @@ def _open_file_system(protocol: str, options: dict[str, Any]) -> Any:
 class RemoteFolder:
     """Objects under `root` (a path of that file system); `uri` is what messages call it.
 
-    Guarantees: an object appears whole or not at all. Calls that may be repeated are, up to 4 times with a growing
+    Guarantees: an object appears whole or not at all. Calls that may be repeated are, up to 6 attempts with a growing
     pause, after an overload, a timeout or a broken connection; a create is repeated only if it certainly had no effect.
     """
 
@@ -88,10 +91,11 @@ class RemoteFolder:
             except StorageError:
                 raise
             except Exception as error:  # every backend has its own classes; `storage_error` tells them apart
-                late = attempt == ATTEMPTS or time.monotonic() - started > LAST_START_S
-                if late or not may_repeat(error):
+                # one that was reached and did not answer in time gets its attempts, however long they take
+                late = faults.is_unconnected(error) and time.monotonic() - started > LAST_CONNECT_S
+                if late or attempt == ATTEMPTS or not may_repeat(error):
                     self._fail(error, doing)
-                time.sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))
+                time.sleep(PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("the last attempt returns or raises")
 
     def _fail(self, error: Exception, doing: str) -> None:
@@ -105,7 +109,7 @@ class RemoteFolder:
 
     def read(self, key: str) -> bytes:
         # one stream: with more, s3fs first asks for the size, a second round trip
-        extra = {"max_concurrency": 1} if self.protocol in ("s3", "s3a") else {}
+        extra = {"max_concurrency": 1} if self.protocol in _S3 else {}
         return bytes(
             self._repeated(f"read {key}", lambda: self._fs.cat_file(self._path(key), **extra), faults.is_transient)
         )
@@ -141,7 +145,7 @@ class RemoteFolder:
 
     def list(self, prefix: str) -> list[tuple[str, int]]:
         folder, _, start = prefix.rpartition("/")
-        extra = {"prefix": start} if start and self.protocol in ("s3", "s3a") else {}
+        extra = {"prefix": start} if start and self.protocol in _S3 else {}
 
         def call() -> dict[str, dict[str, Any]]:
             try:
@@ -181,8 +185,57 @@ class RemoteFolder:
             staged.unlink(missing_ok=True)
         return target
 
+    def _versions(self) -> Versions | None:
+        """None where the protocol has none that could be asked for."""
+        if self.protocol not in _S3:
+            return None
+        bucket, _, root = self.root.partition("/")
+
+        def call(doing: str, operation: str, **arguments: Any) -> dict[str, Any]:
+            return self._repeated(doing, lambda: self._fs.call_s3(operation, **arguments), faults.is_transient)
+
+        return Versions(call, self.delete, bucket, root, self.uri)
+
+    def versioned(self) -> bool | None:
+        versions = self._versions()
+        if versions is None:
+            return False if self.protocol == "memory" else None
+        return versions.kept()
+
+    def erase(self, keys: Sequence[str]) -> Erasure:
+        versions = self._versions()
+        if versions is None:
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                list(pool.map(self.delete, keys))
+            unknown = f"whether {self.protocol}:// keeps older versions of deleted objects was not looked at"
+            return Erasure(beyond=None if self.protocol == "memory" else unknown)
+        if versions.kept() is False:
+            versions.hide(keys)
+            return Erasure()
+        return versions.erase(keys)
+
+    def remaining(self, keys: Sequence[str]) -> Sequence[str]:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            current = {key for found in pool.map(self.list, prefixes_of(keys)) for key, _ in found}
+        return sorted(current.union(self._kept(lambda versions: versions.of(keys))).intersection(keys))
+
+    def traces(self, prefix: str) -> Sequence[str]:
+        return sorted({key for key, _ in self.list(prefix)}.union(self._kept(lambda versions: versions.walk(prefix))))
+
+    def _kept(self, ask: Callable[[Versions], Sequence[Version]]) -> set[str]:
+        """The keys of the versions with content that `ask` finds; none where they may not be listed."""
+        versions = self._versions()
+        if versions is None or versions.kept() is False:
+            return set()
+        try:
+            return {version.key for version in ask(versions) if not version.marker}
+        except StorageError as error:
+            if faults.is_transient(error):
+                raise
+            return set()  # `erase` says so
+
     def sweep(self, older_than_s: float) -> Sequence[str]:
-        if self.protocol not in ("s3", "s3a"):
+        if self.protocol not in _S3:
             return []
         bucket, _, root = self.root.partition("/")
         prefix = f"{root}/" if root else ""

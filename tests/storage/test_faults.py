@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError, ReadTimeoutError
 
 from taft_ray.errors import CommitConflict, CommitUnknown, ObjectMissing, StorageError
-from taft_ray.storage import Store
+from taft_ray.storage import Store, remote
 from taft_ray.storage.faults import is_transient, is_without_effect, redact, storage_error
 
 KEY_ID = "AKIAVERYSECRETID"
@@ -193,12 +193,13 @@ def test_calls_without_risk_are_repeated(credentials: None, fault: int) -> None:
         assert requests == ["PUT"] * 2
 
 
-def test_repeating_ends(credentials: None) -> None:
+def test_repeating_ends(credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "PAUSE_S", 0.01)
     with scripted([503]) as (endpoint, requests):
         with pytest.raises(StorageError, match="overloaded") as caught:
             Store("s3://bucket/run", endpoint_url=endpoint).read("x")
         check_message(caught.value, "s3://bucket/run")
-        assert len(requests) == 4
+        assert len(requests) == remote.ATTEMPTS
 
 
 @pytest.mark.parametrize(("fault", "sent"), [(0, 2), (500, 1)])

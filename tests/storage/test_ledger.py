@@ -87,37 +87,37 @@ def test_writer_that_saw_an_empty_ledger_gets_a_conflict(store: Store) -> None:
         late.append("kind", {}, op="late")
 
 
-@pytest.mark.parametrize("count", [1, 12])
-def test_racing_processes_one_winner_a_number(store: Store, tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize(("processes", "facts"), [(2, 1), (6, 2), pytest.param(32, 2, marks=pytest.mark.slow)])
+def test_racing_processes_commit_every_fact_once(store: Store, tmp_path: Path, processes: int, facts: int) -> None:
     go = tmp_path / "go"
     racer = [sys.executable, str(Path(__file__).with_name("racer.py")), store.uri]
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1"}
     racers = [
         subprocess.Popen(
-            [*racer, name, str(go), str(count)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": paths},
+            [*racer, f"racer{number}", str(go), str(facts)], stdout=subprocess.PIPE, text=True, env=environment
         )
-        for name in "ab"
+        for number in range(processes)
     ]
-    won: list[int] = []
+    won: dict[str, list[int]] = {}
     try:
         for process in racers:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         go.touch()
-        for process in racers:
-            out, _ = process.communicate(timeout=120)
+        for number, process in enumerate(racers):
+            out, _ = process.communicate(timeout=540)
             assert process.returncode == 0
-            won += [int(number) for number in out.split()]
+            won[f"racer{number}"] = [int(entry) for entry in out.split()]
     finally:
         for process in racers:
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-    assert sorted(won) == list(range(count))
-    assert len(Ledger(store).entries()) == count
+    chain = Ledger(store).entries()  # no gap, and every link verified
+    assert sorted(entry.op for entry in chain) == sorted(f"{name}-{n}" for name in won for n in range(facts))
+    assert {name: [e.number for e in chain if e.body["by"] == name] for name in won} == won
+    assert sorted(number for numbers in won.values() for number in numbers) == list(range(processes * facts))
 
 
 def _damage(data: bytes, how: str) -> bytes:
