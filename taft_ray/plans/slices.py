@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from taft_ray.data import slice_of
+
 Ref = Mapping[str, Any]
 
 
@@ -20,6 +22,14 @@ class Survival:
 
     kept: tuple[Ref, ...]
     purged: tuple[Ref, ...]
+
+
+def lost_slices(lost: Mapping[bytes, int], *, slices: int, seed: int) -> dict[str, list[int]]:
+    """The slices that lose a sample, by shard, as the ledger has them; lost: sample key -> shard."""
+    out: dict[str, set[int]] = {}
+    for shard, part in zip(lost.values(), slice_of(list(lost), slices=slices, seed=seed).tolist(), strict=True):
+        out.setdefault(str(shard), set()).add(part)
+    return {shard: sorted(parts) for shard, parts in sorted(out.items())}
 
 
 def after_loss(checkpoints: Iterable[Ref], lost: Collection[int]) -> Survival:

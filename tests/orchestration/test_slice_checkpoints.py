@@ -27,12 +27,13 @@ class Shard:
     def __init__(self, folder: Path, spec: RunSpec) -> None:
         self.folder, self.spec = folder, spec
         self.store = Store(str(folder))
+        torch.set_num_threads(1)
         write_spec(self.store, spec.to_json())
         tm, self.fingerprint = build_tangent(spec, CLASSES)
         self.keys = sample_keys(NAMES, spec.seed)
         self.slices = slice_of(self.keys, slices=spec.slices, seed=spec.seed)
         images = torch.randn(SAMPLES, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-        self.tokens = torch.cat([tm.prefix(image[None]) for image in images]).half().numpy()
+        self.tokens = tm.prefix(images).half().numpy()
         self.worker = ShardWorker(str(folder), CLASSES)
 
     def parts(self, gone: Collection[int] = ()) -> list[dict[str, Any]]:
