@@ -157,6 +157,18 @@ def test_checkpoints_are_in_the_shards_folder_and_nowhere_else(shard: Shard) -> 
         assert not any(key in content or key.hex().encode() in content for key in shard.keys)
 
 
+def test_no_pass_prepares_pictures_of_two_slices(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On kernels whose last bits depend on the pass a checkpoint would else depend on later slices."""
+    passes: list[int] = []
+    prepare = shard.worker.tm.prepare
+    monkeypatch.setattr(shard.worker.tm, "prepare", lambda tokens: passes.append(len(tokens)) or prepare(tokens))
+    monkeypatch.setattr(worker_module, "PREPARE_CHUNK", 4)
+    shard.fit()
+    sizes = [len(shard.of_slice(part)) for part in range(SLICES)]
+    assert passes == [min(4, size - at) for size in sizes for at in range(0, size, 4)]
+    assert len(passes) > SLICES
+
+
 def test_comparison_model_has_no_slices(shard_of_spec: Callable[..., Shard]) -> None:
     shard = shard_of_spec(compose="mean")
     result = shard.fit(shard="monolith")

@@ -4,10 +4,14 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from history import Fact, cached, delta_ref
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taft_ray.plans.slices import after_fit, after_loss, expected_visits, resume_from, visits_left
+from taft_ray.data import sample_keys, slice_of
+from taft_ray.plans.orphans import orphans
+from taft_ray.plans.slices import after_fit, after_loss, expected_visits, lost_slices, resume_from, visits_left
+from taft_ray.plans.state import RunState, replay
 
 
 def ref(stage: int, of: str = "a") -> dict[str, Any]:
@@ -76,3 +80,42 @@ def test_visits_left_by_counting(sizes: list[int]) -> None:
 def test_random_loss_never_saves_more_than_a_third(slices: int) -> None:
     assert expected_visits(slices) == Fraction(2 * slices + 1, 3 * slices)
     assert expected_visits(slices) > Fraction(2, 3)
+
+
+@given(st.lists(st.text(), unique=True, max_size=20), st.integers(1, 5), st.integers(1, 4))
+def test_lost_slices_are_those_of_the_lost_samples(names: list[str], slices: int, shards: int) -> None:
+    keys = sample_keys(names, 3)
+    lost = {key: number % shards for number, key in enumerate(keys)}
+    by_shard = lost_slices(lost, slices=slices, seed=3)
+    expected = {
+        (str(shard), int(part))
+        for shard, part in zip(lost.values(), slice_of(keys, slices=slices, seed=3), strict=True)
+    }
+    assert {(shard, part) for shard, parts in by_shard.items() for part in parts} == expected
+
+
+def test_state_keeps_checkpoints_through_training_a_loss_and_a_retrain() -> None:
+    def fitted(generation: int, *checkpoints: dict[str, Any]) -> Fact:
+        body = {"shard": 0, "generation": generation, "samples": 9, "weight": 1, "facts": {}}
+        return Fact("trained", {**body, "delta": delta_ref(0, generation), "checkpoints": list(checkpoints)})
+
+    asked = {"request": "r", "mode": "retrain", "hashes": ["h"], "shards": [0]}
+    entries = [
+        cached([9, 0]),
+        fitted(1, ref(1), ref(2), ref(3)),
+        Fact("forget-requested", asked),
+        Fact("dropped", {"request": "r", "deltas": [], "slices": {"0": [2]}}),
+        Fact("purged", {"request": "r", "manifest": "m2", "samples": {"0": 8}, "checkpoints": {"0": [ref(1), ref(2)]}}),
+        fitted(2, ref(3, "b")),
+    ]
+
+    def kept(state: RunState) -> list[str]:
+        return [one["digest"] for one in state.shards[0].checkpoints]
+
+    assert [kept(replay(entries[:n])) for n in range(1, 7)] == [
+        [], ["a1", "a2", "a3"], ["a1", "a2", "a3"], ["a1", "a2", "a3"], ["a1", "a2"], ["a1", "a2", "b3"],
+    ]  # fmt: skip
+    state = replay(entries)
+    named = [ref(1)["key"], ref(2)["key"], ref(3, "b")["key"]]
+    assert state.checkpoint_keys() == set(named)
+    assert orphans([*named, ref(3)["key"], "eval/x"], state, {}, (), "m") == [ref(3)["key"]]
