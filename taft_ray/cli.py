@@ -138,6 +138,13 @@ def spec_options(function: Verb) -> Verb:
         click.option("--epochs", type=int, default=30, show_default=True, help="Of adam."),
         click.option("--batch-size", type=int, default=32, show_default=True, help="Of adam."),
         click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Of adam."),
+        click.option(
+            "--slices",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Of adam: checkpoints inside a shard, so that a retrain starts at the slice that lost a sample.",
+        ),
         click.option("--compose", type=click.Choice(COMPOSITIONS), default="gram", show_default=True),
         click.option("--epsilon", type=float, default=0.02, show_default=True, help="Of the Gram composition."),
         click.option("--weighting", type=click.Choice(WEIGHTINGS), default="uniform", show_default=True),

@@ -2,7 +2,7 @@
 
 from taft_ray.data.classes import label_column, label_index, resolve_classes
 from taft_ray.data.decode import Undecodable, decode_image
-from taft_ray.data.keys import epoch_order, id_hash, owner_hash, sample_key, sample_keys
+from taft_ray.data.keys import epoch_order, id_hash, owner_hash, sample_key, sample_keys, slice_of
 from taft_ray.data.manifest import (
     MANIFEST_SCHEMA,
     build_manifest,
@@ -46,5 +46,6 @@ __all__ = [
     "resolve_classes",
     "sample_key",
     "sample_keys",
+    "slice_of",
     "stripes",
 ]

@@ -1,7 +1,8 @@
-"""The two names of a sample that are not its id, and the order an epoch visits the samples in.
+"""The two names of a sample that are not its id, its slice, and the order an epoch visits the samples in.
 
 Formal guarantees: ``sample_key`` and ``id_hash`` depend on nothing but their arguments, on any machine; the order of
-two samples in an epoch depends on their keys, the seed and the epoch, and on no other sample.
+two samples in an epoch depends on their keys, the seed and the epoch, and on no other sample; a sample's slice depends on
+its key, the seed and the number of slices.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import numpy as np
 from taft_ray.errors import UsageError
 
 KEY_BYTES = 16
+_SLICE = b"taft_ray slice"  # BLAKE2 personalisation: slices are drawn apart from shards and from every epoch's order
 
 
 def sample_key(id: str, seed: int) -> bytes:
@@ -40,6 +42,18 @@ def epoch_order(keys: Sequence[bytes], *, seed: int, epoch: int) -> np.ndarray:
     key = _number(seed, "seed") + _number(epoch, "epoch")
     drawn = [hashlib.blake2b(k, digest_size=KEY_BYTES, key=key).digest() for k in keys]
     return order_of(drawn)
+
+
+def slice_of(keys: Sequence[bytes], *, slices: int, seed: int) -> np.ndarray:
+    """The slice of its shard that each sample is in: BLAKE2b(its key; seed) modulo ``slices``, int64.
+
+    Independent of the shard (a shard's slices are as even as draws are) and of which other samples exist.
+    """
+    if slices < 1:
+        raise UsageError(f"expected slices >= 1, got {slices}; set --slices")
+    key = _number(seed, "seed")
+    drawn = [hashlib.blake2b(k, digest_size=KEY_BYTES, key=key, person=_SLICE).digest() for k in keys]
+    return (words(drawn)[0] % np.uint64(slices)).astype(np.int64)
 
 
 def order_of(keys: Sequence[bytes]) -> np.ndarray:

@@ -16,7 +16,7 @@ from taft_ray.data import id_hash, owner_hash, sample_key
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UnknownSample, UsageError
 from taft_ray.orchestration.certificate import certificate_of
 from taft_ray.orchestration.composition import Composition
-from taft_ray.orchestration.purge import keys_of, purge_request, purge_starts
+from taft_ray.orchestration.purge import keys_of, purge_request, purge_starts, slices_lost
 from taft_ray.orchestration.record import Record
 from taft_ray.plans.forget import MOST_IDS, ForgetPlan, Known, estimate, plan_forget
 from taft_ray.plans.gather import due, planned_start, runs_at, together
@@ -127,6 +127,7 @@ class Forgetting:
         touched = (
             *(f"{names.shard_prefix(shard)}/" for shard in plan.shards),
             *(f"{names.delta_folder(shard)}/" for shard in plan.shards),
+            *(f"{names.checkpoint_folder(shard)}/" for shard in plan.shards),
             f"{names.MONOLITH_FOLDER}/",
             f"{names.COMPOSED_FOLDER}/",
         )
@@ -238,7 +239,11 @@ class Forgetting:
             monolith = (state.monolith or {}).get("delta")
             gone = [*leaving.values(), *([monolith] if monolith else [])]
             starts = {str(s): ref for s, ref in leaving.items()} if state.requests[request].mode == "resolve" else {}
-            return {"request": request, "deltas": gone, "starts": starts}
+            body = {"request": request, "deltas": gone, "starts": starts}
+            if self.record.spec.slices > 1 and state.cached is not None:
+                # before the purge, which may be cut off with the manifest's rows gone and the checkpoints not
+                body["slices"] = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
+            return body
 
         self.composition.sums()  # of what is in the model until now: a drop is a subtraction, not a sum anew
         self.record.commit("dropped", f"{request}/dropped", decide)

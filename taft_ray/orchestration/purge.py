@@ -1,4 +1,4 @@
-"""Removing what saw a sample: its cache rows, the deltas of its shards, the monolith, snapshots, evaluation caches that hold it.
+"""Removing what saw a sample: its cache rows, the deltas of its shards, checkpoints from its slice on, the monolith, snapshots, evaluation caches that hold it.
 
 Guarantees: idempotent; what is removed is decided by listing (older versions too), so that the leftovers of an interrupted
 purge, or of a killed worker, in a touched shard go as well; at every instant the manifest names only parts that exist.
@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.errors import StorageError
+from taft_ray.plans.slices import Survival, after_loss, lost_slices
+from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
 from taft_ray.storage import PartRef, Store, read_manifest, rewrite_part, write_manifest
 from taft_ray.storage import rundir as names
@@ -27,11 +29,17 @@ def keys_of(table: pa.Table, hashes: Collection[str]) -> dict[bytes, int]:
     return dict(zip(rows["key"].to_pylist(), rows["shard"].to_pylist(), strict=True))
 
 
+def slices_lost(manifest: Manifest, request: RequestState, spec: RunSpec) -> dict[str, list[int]]:
+    """The slices of each shard that lose a sample by this request."""
+    lost = {key: shard for key, shard in keys_of(manifest[0], request.hashes).items() if shard >= 0}
+    return lost_slices(lost, slices=spec.slices, seed=spec.seed)
+
+
 def purge_request(store: Store, state: RunState, request: RequestState, manifest: Manifest | None) -> dict[str, Any]:
     """Purge what a request forgets, everything but the deltas that a resolve under way starts from.
 
     Returns {"removed": [{"key", "digest"|None}], "still_listed": [], "older_versions": n, "beyond_reach": text|None,
-    "manifest": digest|None, "samples": {shard: how many are left}}.
+    "manifest": digest|None, "samples": {shard: how many are left}, "checkpoints": {shard: [the slice checkpoints that stay]}}.
     """
     digests = {ref["key"]: ref["digest"] for ref in (request.dropped or {}).get("deltas", [])}
     doomed: list[str] = []
@@ -46,6 +54,11 @@ def purge_request(store: Store, state: RunState, request: RequestState, manifest
         doomed += _evaluation_caches(store, request.hashes)
     needed = state.delta_keys() | (state.start_keys() if request.mode == "resolve" else set())
     doomed += _deltas(store, request.shards, needed)
+    survivals = {shard: _survival(state, request, shard, samples.get(shard)) for shard in request.shards}
+    for shard, survival in survivals.items():
+        digests |= {ref["key"]: ref["digest"] for ref in survival.purged}
+        stay = {ref["key"] for ref in survival.kept}
+        doomed += [key for key in store.traces(f"{names.checkpoint_folder(shard)}/") if key not in stay]
     doomed += store.traces(f"{names.MONOLITH_FOLDER}/")
     doomed += store.traces(f"{names.COMPOSED_FOLDER}/")
     body = remove(store, doomed, digests)
@@ -54,7 +67,20 @@ def purge_request(store: Store, state: RunState, request: RequestState, manifest
         **body,
         "manifest": described and described["digest"],
         "samples": {str(shard): samples[shard] for shard in request.shards if shard in samples},
+        "checkpoints": {
+            str(shard): [dict(ref) for ref in survival.kept]
+            for shard, survival in survivals.items()
+            if survival.kept or survival.purged
+        },
     }
+
+
+def _survival(state: RunState, request: RequestState, shard: int, left: int | None) -> Survival:
+    """What becomes of a shard's checkpoints; left: its samples after the purge."""
+    known = (request.dropped or {}).get("slices")
+    # a shard that is empty, or of which nobody wrote down what it loses, keeps none: as if slice 0 had lost a sample
+    lost = {0} if known is None or left == 0 else known.get(str(shard), ())
+    return after_loss(state.shards[shard].checkpoints if shard in state.shards else (), lost)
 
 
 def purge_starts(store: Store, state: RunState, request: RequestState) -> dict[str, Any]:

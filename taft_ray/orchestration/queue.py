@@ -8,6 +8,7 @@ from typing import Any
 from taft_ray.errors import ObjectMissing, TaftError
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.record import Record
+from taft_ray.plans.slices import resume_from
 from taft_ray.plans.state import TRAINED
 from taft_ray.plans.train import pending_shards
 from taft_ray.storage import DeltaRef, read_delta
@@ -95,7 +96,9 @@ class Queue:
     def _task(self, shard: int | str, parts: list[dict[str, Any]], generation: int | None = None) -> dict[str, Any]:
         if generation is None:
             generation = self.record.state.shards[int(shard)].generation + 1
-        return {"shard": shard, "generation": generation, "parts": parts}
+        task = {"shard": shard, "generation": generation, "parts": parts}
+        checkpoint = None if shard == "monolith" else resume_from(self.record.state.shards[int(shard)].checkpoints)
+        return task if checkpoint is None else {**task, "resume": dict(checkpoint)}
 
     def _is_stale(self, result: Mapping[str, Any], shards: Sequence[int]) -> bool:
         """Whether a fit may have seen what is forgotten: it read parts that are no more, or a purge is under way."""
@@ -104,10 +107,11 @@ class Queue:
             return True
         return list(result["parts"]) != [part["digest"] for part in self.record.parts(shards)]
 
-    def _throw_away(self, ref: Mapping[str, Any]) -> dict[str, Any]:
-        """Delete a delta that will not be committed, unless it is, to the byte, one that was."""
-        if ref["key"] not in self.record.state.delta_keys():
-            self.record.store.erase([ref["key"]])
+    def _throw_away(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Delete a delta and checkpoints that will not be committed, unless they are, to the byte, ones that were."""
+        named = self.record.state.delta_keys() | self.record.state.checkpoint_keys()
+        written = [ref["key"] for ref in (result["delta"], *result.get("checkpoints", ()))]
+        self.record.store.erase([key for key in written if key not in named])
         return dict(STALE)
 
     def finished(self, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,13 +137,15 @@ class Queue:
                 self.composition.admit(shard, ref, weight)
             except ObjectMissing:
                 return None  # a purge or gc took it for a leftover: it is fitted again
+            if not all(self.record.store.exists(kept["key"]) for kept in result.get("checkpoints", ())):
+                return None  # the same
             return {**result, "weight": weight}
 
         body = self.record.commit("trained", f"trained/{shard}/{generation}", decide)
         if body is None:
-            return self._throw_away(ref)
+            return self._throw_away(result)
         if body["delta"]["digest"] != ref["digest"]:  # another process was first; ours differs: another kind of machine
-            self._throw_away(ref)
+            self._throw_away(result)
         return body
 
     def _finished_monolith(self, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +162,7 @@ class Queue:
 
         body = self.record.commit("monolith-trained", f"monolith-trained/{result['generation']}", decide)
         if body is None:
-            self._throw_away(result["delta"])
+            self._throw_away(result)
             self.want_monolith()
             return dict(STALE)
         return body

@@ -13,11 +13,13 @@ from taft_ray.plans.orphans import orphans
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState, replay
 from taft_ray.storage import (
+    CheckpointRef,
     DeltaRef,
     Ledger,
     PartRef,
     Store,
     digest_bytes,
+    read_checkpoint,
     read_delta,
     read_manifest,
     read_part,
@@ -126,6 +128,13 @@ def verify(run: str) -> dict[str, Any]:
         current.update(found)
         return len(found)
 
+    def checkpoints() -> int:
+        refs = [CheckpointRef.from_json(ref) for shard in state.shards.values() for ref in shard.checkpoints]
+        for ref in refs:
+            read_checkpoint(store, ref)
+        return len(refs)
+
+    check("slice checkpoints", checkpoints)
     if check("deltas", deltas):
         check("snapshots", snapshots)
 

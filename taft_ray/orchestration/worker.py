@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taft_ray.data import epoch_order
+from taft_ray.data import epoch_order, slice_of
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.models import load_model
+from taft_ray.orchestration.checkpoints import SliceCheckpoints
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import (
     DeltaRef,
@@ -130,47 +131,68 @@ class ShardWorker:
         tokens = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0]))
         return tokens.view(torch.bfloat16) if self.spec.cache_dtype == "bfloat16" else tokens
 
-    def prepare(self, tokens: Tensor) -> Pictures:
-        """Constants of all pictures in memory while they fit the budget, else recomputed batch by batch."""
-        first = self.tm.prepare(tokens[:PREPARE_CHUNK])
+    def prepare(self, tokens: Tensor, sizes: Sequence[int] = ()) -> Pictures:
+        """Constants of all pictures in memory while they fit the budget, else recomputed batch by batch.
+
+        sizes: of consecutive groups (slices); no pass has pictures of two, so that the last bits of a group's constants
+            do not depend on the others. One group by default.
+        """
+        passes = []
+        for size in sizes or (len(tokens),):
+            at = passes[-1].stop if passes else 0
+            passes += [slice(i, min(i + PREPARE_CHUNK, at + size)) for i in range(at, at + size, PREPARE_CHUNK)]
+        first = self.tm.prepare(tokens[passes[0]])
         if first.nbytes() / len(first) * len(tokens) > PREPARED_BUDGET:
             return Recomputed(self.tm.prepare, tokens)
-        parts = [first]
-        parts += [
-            self.tm.prepare(tokens[at : at + PREPARE_CHUNK]) for at in range(PREPARE_CHUNK, len(tokens), PREPARE_CHUNK)
-        ]
-        return concatenate(parts)
+        return concatenate([first, *(self.tm.prepare(tokens[part]) for part in passes[1:])])
 
     def fit(self, task: dict[str, Any], progress: Progress | None = None, lane: str = "") -> dict[str, Any]:
         """Fit one shard (or everything, for the monolith) and write its delta.
 
         task: {"shard": number or "monolith", "generation": n, "parts": [PartRef JSON]}; with "resolve": {"start": DeltaRef JSON
-        or None} the fit starts from that delta instead of zero and goes on to RESOLVE_TOLERANCE.
-        Returns what the composer commits: {"shard", "generation", "samples", "delta": DeltaRef JSON, "facts": {…}}.
+        or None} the fit starts from that delta instead of zero and goes on to RESOLVE_TOLERANCE; with "resume": CheckpointRef
+        JSON it goes on from that checkpoint, and from zero, for the same bits, where that cannot be used.
+        Returns what the composer commits: {"shard", "generation", "samples", "delta": DeltaRef JSON, "facts": {…}}, and of a
+        shard in slices "checkpoints": [CheckpointRef JSON], those of the stages that this fit made.
         """
         self._last_use = time.monotonic()
         self.release()
         monolith = task["shard"] == "monolith"
+        # the comparison model is the paper's recipe: it keeps no checkpoints, so slices would only cost it accuracy
+        config = replace(self.spec.fit_config(), slices=1) if monolith else self.spec.fit_config()
         started = time.time()
         keys, labels, arrays = self.read(task["parts"])
-        order = sorted(range(len(keys)), key=keys.__getitem__)  # a monolith's parts come shard by shard
+        slices = slice_of(keys, slices=config.slices, seed=config.seed)
+        # by slice, then by key (a monolith's parts come shard by shard)
+        order = sorted(range(len(keys)), key=lambda i: (slices[i], keys[i]))
         keys = [keys[i] for i in order]
-        labels = labels[order]
+        labels, slices = labels[order], slices[order]
         tokens = self._tokens(arrays)[order] if arrays else torch.zeros(0)
         read_s = time.time() - started
-        pictures: Pictures = self.prepare(tokens) if len(labels) else _nothing(self.tm)
+        sizes = np.bincount(slices, minlength=config.slices).tolist()
+        pictures: Pictures = self.prepare(tokens, sizes) if len(labels) else _nothing(self.tm)
         prepare_s = time.time() - started - read_s
 
         def by_key(count: int, seed: int, epoch: int) -> Tensor:
             return torch.from_numpy(epoch_order(keys, seed=seed, epoch=epoch))
 
-        config, resolve = self.spec.fit_config(), task.get("resolve")
-        start = None
+        start, resolve = None, task.get("resolve")
         if resolve is not None:
             tolerance = min(config.tolerance, RESOLVE_TOLERANCE)
             config = replace(config, tolerance=tolerance, max_iterations=max(config.max_iterations, RESOLVE_ITERATIONS))
             start = self._start(resolve["start"])
-        delta = fit(self.tm, pictures, labels, config, order=by_key, start=start, progress=progress)
+        checkpoints = None
+        if config.slices > 1:
+            # recomputed constants differ in their last bits from kept ones, and a shard that shrinks may change between them
+            constants = "kept" if isinstance(pictures, Prepared) else "recomputed"
+            made_of = {"fingerprint": self.fingerprint, "slices": str(config.slices), "constants": constants}
+            checkpoints = SliceCheckpoints(self.store, int(task["shard"]), made_of)
+            start = checkpoints.begin(task.get("resume"))
+        delta = fit(
+            self.tm, pictures, labels, config, order=by_key, slice_of=torch.from_numpy(slices),
+            start=start, done=checkpoints.resumed if checkpoints else 0,
+            checkpoint=checkpoints.keep if checkpoints else None, progress=progress,
+        )  # fmt: skip
         gram = None
         gram_started = time.time()
         if self.spec.compose == "gram" and not monolith:
@@ -191,6 +213,7 @@ class ShardWorker:
             "samples": len(labels),
             "parts": [part["digest"] for part in task["parts"]],
             "delta": ref.to_json(),
+            **({"checkpoints": [written.to_json() for written in checkpoints.written]} if checkpoints else {}),
             "facts": {
                 "seconds": ended - started,
                 "fit_seconds": report.seconds,
@@ -209,6 +232,7 @@ class ShardWorker:
                 "converged": report.converged,
                 "norm": float(delta.norm()),
                 **({} if resolve is None else {"resolved": True, "warm": start is not None}),
+                **({"stages": config.slices, "slice_samples": sizes, **checkpoints.facts()} if checkpoints else {}),
             },
         }
 

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.plans.slices import visits_left
 from taft_ray.plans.state import DROPPED, RunState
 
 MODES = ("drop", "retrain", "resolve")
@@ -110,7 +111,7 @@ def estimate(
     """What a forget will take, from this run's own measurements. Seconds are None where nothing was measured yet.
 
     seconds: drop and purge as earlier forgets of this run took (nothing before the first), and a fit at the rate of this
-    run's fits. cost: the fits' seconds at ``gpu_hour_price``, in its currency; None without a price.
+    run's fits (of a shard in slices a whole one: it may be less). cost: the fits' seconds at ``gpu_hour_price``, in its currency; None without a price.
     """
     samples = {shard: state.shards[shard].samples for shard in plan.shards}
     left = (sum(samples.values()) - len(plan.keys)) if plan.retrain else 0
@@ -133,4 +134,11 @@ def _seconds_a_sample(state: RunState) -> float | None:
     measured = [shard for shard in state.shards.values() if shard.facts.get("seconds") and shard.facts.get("samples")]
     if not measured:
         return None
-    return sum(shard.facts["seconds"] for shard in measured) / sum(shard.facts["samples"] for shard in measured)
+    return sum(shard.facts["seconds"] for shard in measured) / sum(_samples_worth(shard.facts) for shard in measured)
+
+
+def _samples_worth(facts: Mapping[str, Any]) -> float:
+    """Of how many samples a whole fit would have taken as long; a fit that went on from a slice checkpoint saw fewer."""
+    if not facts.get("resumed_stage"):
+        return facts["samples"]
+    return facts["samples"] * float(visits_left(facts["slice_samples"], facts["resumed_stage"]))

@@ -41,6 +41,8 @@ class RunSpec:
     threads: CPU threads of every lane and every prefix actor; the last bits of a sum depend on it, so it is fixed here
         and not taken from the machine.
     weighting: "uniform" is the paper's plain mean of shards; "samples" weighs a shard by its number of samples.
+    slices: of adam; checkpoints are kept between this many parts of a shard, and a retrain starts at the part that lost a
+        sample. 1 is the paper's recipe; more is another recipe (`tangent.slices`).
     max_rejected: the fraction of source rows that may be rejected before the run fails.
     precision: of the frozen prefix's passes; see `fastest_precision`.
     """
@@ -69,6 +71,7 @@ class RunSpec:
     batch_size: int = 32
     learning_rate: float = 1e-3
     milestones: tuple[int, ...] = (15, 25)
+    slices: int = 1
     compose: str = "gram"
     epsilon: float = DEFAULT_EPSILON
     weighting: str = "uniform"

@@ -7,8 +7,8 @@ Kinds of entries, and the facts they commit:
     monolith-trained    the comparison model over everything
     training-finished   wall clock of a training pass
     forget-requested    a forget: hashes of ids, mode, shards, perhaps a deadline (tombstones from here on)
-    dropped             the shards of a request left the sums
-    purged              what was removed, and the manifest after it; again, should an older copy of the run come back
+    dropped             the shards of a request left the sums; which of their slices lose samples
+    purged              what was removed, the slice checkpoints that were not, and the manifest after it; again, should an older copy of the run come back
     key-destroyed       the secret of the id hashes is gone: nobody can tell any more whom a tombstone names
     start-purged        the deltas that a resolve started from, removed after it
     forgotten           the certificate's digest
@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from taft_ray.plans.slices import after_fit
 
 PENDING, TRAINED, DROPPED, EMPTY = "pending", "trained", "dropped", "empty"
 
@@ -45,6 +47,7 @@ class ShardState:
     delta: Mapping[str, Any] | None = None  # a DeltaRef as JSON, while the shard is in the model
     weight: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    checkpoints: tuple[Mapping[str, Any], ...] = ()  # CheckpointRefs as JSON, by stage; they outlive a drop, not a loss
 
 
 @dataclass
@@ -105,6 +108,10 @@ class RunState:
         refs = [shard.delta for shard in self.in_model] + [(self.monolith or {}).get("delta")]
         return {str(ref["key"]) for ref in refs if ref}
 
+    def checkpoint_keys(self) -> set[str]:
+        """The keys of all slice checkpoints that a fit may go on from."""
+        return {str(ref["key"]) for shard in self.shards.values() for ref in shard.checkpoints}
+
     def start_keys(self) -> set[str]:
         """The keys of the deltas that a resolve under way starts from."""
         open_ones = [
@@ -135,6 +142,7 @@ class RunState:
                 shard = self.shards[body["shard"]]
                 shard.generation, shard.samples, shard.weight = body["generation"], body["samples"], body["weight"]
                 shard.delta, shard.facts, shard.state = body["delta"], body["facts"], TRAINED
+                shard.checkpoints = after_fit(shard.checkpoints, body.get("checkpoints", ()))
                 self.fits.append(body)
             case "monolith-trained":
                 self.monolith = body
@@ -159,6 +167,8 @@ class RunState:
                     shard.samples = samples
                     if not samples:
                         shard.state = EMPTY
+                for number, refs in body.get("checkpoints", {}).items():
+                    self.shards[int(number)].checkpoints = tuple(refs)
             case "start-purged":
                 self.requests[body["request"]].start_purged = body
             case "key-destroyed":

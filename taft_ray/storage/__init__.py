@@ -1,6 +1,7 @@
-"""What is kept and how it is checked: objects, ledger, activation cache, deltas, manifest, run folder."""
+"""What is kept and how it is checked: objects, ledger, activation cache, deltas, checkpoints, manifest, run folder."""
 
 from taft_ray.storage.cache import CachePart, PartRef, read_part, rewrite_part, write_part
+from taft_ray.storage.checkpoints import CheckpointRef, read_checkpoint, write_checkpoint
 from taft_ray.storage.copies import sweep_copies
 from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta
 from taft_ray.storage.digest import canonical_json, digest_bytes, digest_json, digest_tensors
@@ -13,6 +14,7 @@ from taft_ray.storage.versions import Erasure
 
 __all__ = [
     "CachePart",
+    "CheckpointRef",
     "DeltaRef",
     "Entry",
     "Erasure",
@@ -27,12 +29,14 @@ __all__ = [
     "digest_tensors",
     "entry_key",
     "id_key",
+    "read_checkpoint",
     "read_delta",
     "read_manifest",
     "read_part",
     "read_spec",
     "rewrite_part",
     "sweep_copies",
+    "write_checkpoint",
     "write_delta",
     "write_manifest",
     "write_part",

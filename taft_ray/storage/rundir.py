@@ -18,6 +18,7 @@ MANIFEST_ROWS = manifest.ROWS
 CACHE_FOLDER = "cache"
 DELTAS_FOLDER = "deltas"
 MONOLITH_FOLDER = f"{DELTAS_FOLDER}/monolith"
+CHECKPOINTS_FOLDER = "checkpoints"
 LEDGER_FOLDER = ledger.FOLDER
 COMPOSED_FOLDER = "composed"
 EVAL_FOLDER = "eval"
@@ -35,6 +36,11 @@ def shard_prefix(shard: int) -> str:
 def delta_folder(shard: int) -> str:
     """Where the deltas of a shard lie: ``deltas/shard=00017``."""
     return f"{DELTAS_FOLDER}/shard={shard:05d}"
+
+
+def checkpoint_folder(shard: int) -> str:
+    """Where the slice checkpoints of a shard lie: ``checkpoints/shard=00017``."""
+    return f"{CHECKPOINTS_FOLDER}/shard={shard:05d}"
 
 
 def eval_prefix(data_name: str) -> str:

@@ -22,6 +22,18 @@ def index_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How Adam descends. ``milestones``: the epochs at which the learning rate is divided by ten."""
+
+    penalty: float
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    milestones: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Descent:
     delta: Delta
     steps: int
@@ -34,26 +46,25 @@ def descend(
     pictures: Pictures,
     labels: Tensor,
     loss: Loss,
+    recipe: Recipe,
     *,
-    penalty: float,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    milestones: tuple[int, ...],
-    seed: int,
     order: EpochOrder,
     start: Delta,
     progress: Callable[[int, int], None] | None = None,
 ) -> Descent:
-    """Minimise mean loss + penalty · ‖Δw‖² by Adam. Deterministic given (order, seed, start) and the thread count."""
+    """Minimise mean loss + penalty · ‖Δw‖² by Adam. Deterministic given (order, seed, start) and the thread count.
+
+    order may leave pictures out, the same number in every epoch and never all: they are then not seen at all.
+    """
     leaves = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-    optimizer = torch.optim.Adam(leaves.values(), lr=learning_rate)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(milestones), gamma=0.1)
-    count = len(labels)
-    steps_a_epoch = -(-count // batch_size)
+    optimizer = torch.optim.Adam(leaves.values(), lr=recipe.learning_rate)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), gamma=0.1)
+    penalty, batch_size = recipe.penalty, recipe.batch_size
+    steps_a_epoch = 0
     history: list[float] = []
-    for epoch in range(epochs):
-        permutation = order(count, seed, epoch)
+    for epoch in range(recipe.epochs):
+        permutation = order(len(labels), recipe.seed, epoch)
+        steps_a_epoch = -(-len(permutation) // batch_size)
         total = 0.0
         for step in range(steps_a_epoch):
             index = permutation[step * batch_size : (step + 1) * batch_size]
@@ -69,13 +80,13 @@ def descend(
             optimizer.step()
             total += float(value.detach()) * len(index)
             if progress is not None:
-                progress(epoch * steps_a_epoch + step + 1, epochs * steps_a_epoch)
+                progress(epoch * steps_a_epoch + step + 1, recipe.epochs * steps_a_epoch)
         scheduler.step()
-        history.append(total / count)
+        history.append(total / len(permutation))
     delta = Delta({name: leaf.detach() for name, leaf in leaves.items()})
     return Descent(
         delta=delta,
-        steps=epochs * steps_a_epoch,
+        steps=recipe.epochs * steps_a_epoch,
         objective=history[-1] + penalty * float(delta.dot(delta)),
         history=history,
     )

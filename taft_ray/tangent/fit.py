@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from taft_ray.errors import UsageError
-from taft_ray.tangent.adam import EpochOrder, descend, index_order
+from taft_ray.tangent.adam import EpochOrder, Recipe, index_order
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.loss import Loss, check_labels
 from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.prepared import Pictures
 from taft_ray.tangent.ridge import solve
+from taft_ray.tangent.slices import KeepCheckpoint, descend_by_slices
 
 SOLVERS = ("ridge", "adam")
 Progress = Callable[[int, int], None]  # (steps done, steps at most)
@@ -27,7 +28,8 @@ class FitConfig:
 
     solver "ridge": conjugate gradient to ``tolerance`` (relative residual), at most ``max_iterations``; loss rsl or mse.
     solver "adam": the paper's recipe (appendix A): ``epochs`` with ``batch_size``, ``learning_rate`` divided by ten at
-    each of ``milestones``, no augmentation.
+    each of ``milestones``, no augmentation. ``slices`` > 1 trains in stages over parts of the shard (`tangent.slices`), so
+    that a retrain can start in the middle; 1 is the paper's recipe.
     """
 
     solver: str = "ridge"
@@ -41,6 +43,7 @@ class FitConfig:
     batch_size: int = 32
     learning_rate: float = 1e-3
     milestones: tuple[int, ...] = (15, 25)
+    slices: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,9 +57,22 @@ class FitConfig:
             raise UsageError("penalty must be >= 0, tolerance and learning_rate > 0")
         if min(self.max_iterations, self.epochs, self.batch_size) < 1:
             raise UsageError("max_iterations, epochs and batch_size must be >= 1")
+        if self.slices < 1:
+            raise UsageError(f"expected slices >= 1, got {self.slices}; set --slices")
+        if self.slices > 1 and self.solver != "adam":
+            raise UsageError(
+                f"slices={self.slices}: solver={self.solver!r} has no stages to keep checkpoints of; "
+                "use --slices 1, or --solver adam"
+            )
 
     def as_loss(self) -> Loss:
         return Loss(kind=self.loss, kappa=self.kappa, alpha=self.alpha)
+
+    def as_recipe(self) -> Recipe:
+        return Recipe(
+            penalty=self.penalty, epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
+            milestones=self.milestones, seed=self.seed,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +112,29 @@ def fit(
     *,
     order: EpochOrder = index_order,
     start: Mapping[str, Tensor] | None = None,
+    slice_of: Tensor | None = None,
+    done: int = 0,
+    checkpoint: KeepCheckpoint | None = None,
     progress: Progress | None = None,
 ) -> FittedDelta:
     """Fit Δw on the pictures; labels (B,) in 0..K-1. Zero pictures give Δw = 0.
 
     order: ``order(count, seed, epoch) -> permutation`` for adam; `data.epoch_order` of the sample keys makes it stable
         under removal of samples. start: a warm start (zero otherwise). DataError for labels outside the classes.
+
+    With ``config.slices`` = R > 1, slice_of: the slice of each picture, (B,) int64 in 0..R-1, needed.
+        checkpoint: ``checkpoint(stage, delta)`` is called after each stage but the last; the delta is not written to later.
+        done: go on after this many stages, from ``start``, which must be their checkpoint.
     """
     config = config or FitConfig()
     labels = check_labels(torch.as_tensor(labels), tm.num_classes).to(tm.device)
     if len(labels) != len(prepared):
         raise UsageError(f"{len(prepared)} pictures, but {len(labels)} labels")
+    slice_of = _check_slices(slice_of, len(labels), config.slices)
+    if not 0 <= done < config.slices:
+        raise UsageError(f"expected 0 <= done < {config.slices} (the slices), got {done}")
+    if done and start is None:
+        raise UsageError(f"done={done} needs start, the checkpoint of stage {done}")
     zero = tm.zero_delta()
     if start is not None:
         zero.check_like(start, what="warm start")
@@ -131,10 +159,9 @@ def fit(
             "history": solution.history,
         }  # fmt: skip
     else:
-        descent = descend(
-            tm, prepared, labels, config.as_loss(), penalty=config.penalty, epochs=config.epochs,
-            batch_size=config.batch_size, learning_rate=config.learning_rate, milestones=config.milestones,
-            seed=config.seed, order=order, start=initial, progress=progress,
+        descent = descend_by_slices(
+            tm, prepared, labels, config.as_loss(), config.as_recipe(), slice_of=slice_of, slices=config.slices,
+            done=done, order=order, start=initial, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
         delta, facts = descent.delta, {
             "iterations": descent.steps,
@@ -143,6 +170,18 @@ def fit(
         }  # fmt: skip
     seconds = time.perf_counter() - began
     return FittedDelta(delta, FitReport(solver=config.solver, samples=len(labels), seconds=seconds, **facts))
+
+
+def _check_slices(slice_of: Tensor | None, count: int, slices: int) -> Tensor:
+    if slice_of is None:
+        if slices > 1:
+            raise UsageError(f"slices={slices} needs slice_of, the slice of each picture")
+        return torch.zeros(count, dtype=torch.int64)
+    if len(slice_of) != count:
+        raise UsageError(f"{count} pictures, but the slices of {len(slice_of)}")
+    if count and not 0 <= int(slice_of.min()) <= int(slice_of.max()) < slices:
+        raise UsageError(f"slice_of has values {int(slice_of.min())}..{int(slice_of.max())}, expected 0..{slices - 1}")
+    return slice_of.cpu()
 
 
 __all__: Sequence[str] = ("FitConfig", "FitReport", "FittedDelta", "fit")

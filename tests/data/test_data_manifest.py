@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taft_ray import data
-from taft_ray.errors import DataError
+from taft_ray.errors import DataError, UsageError
 
 CLASSES = ["ant", "bee", "cat"]
 
@@ -105,11 +105,54 @@ def test_order_and_shards_depend_on_seed_and_epoch() -> None:
     )
 
 
+@given(ids=IDS, slices=st.integers(1, 9), seed=st.integers(0, 2**64 - 1), data_=st.data())
+@settings(deadline=None)
+def test_removing_samples_moves_no_other_to_another_slice(
+    ids: list[str], slices: int, seed: int, data_: st.DataObject
+) -> None:
+    keys = data.sample_keys(ids, seed)
+    drawn = data.slice_of(keys, slices=slices, seed=seed)
+    assert all(0 <= part < slices for part in drawn)
+    left = data_.draw(st.lists(st.sampled_from(range(len(ids))), unique=True))
+    assert data.slice_of([keys[i] for i in left], slices=slices, seed=seed).tolist() == drawn[left].tolist()
+    assert not data.slice_of(keys, slices=1, seed=seed).any()
+
+
+@pytest.mark.parametrize(("shards", "slices"), [(2, 2), (4, 4), (8, 2), (4, 6), (5, 7)])
+def test_slices_of_a_shard_are_even(shards: int, slices: int) -> None:
+    """Pearson's statistic of the slices within each shard; drawn as shards are, slices would fail it by far."""
+    keys = data.sample_keys(map(str, range(400 * shards * slices)), 0)
+    shard = data.assign(keys, shards=shards)
+    freedom = shards * (slices - 1)
+    limit = freedom + 5 * (2 * freedom) ** 0.5
+
+    def unevenness(parts: np.ndarray) -> float:
+        counted = np.zeros((shards, slices))
+        np.add.at(counted, (shard, parts), 1)
+        expected = counted.sum(1, keepdims=True) / slices
+        return float(((counted - expected) ** 2 / expected).sum())
+
+    assert unevenness(data.slice_of(keys, slices=slices, seed=0)) < limit
+    if shards != 5:  # no common divisor: then the shard says nothing about the same number modulo slices
+        assert unevenness(data.assign(keys, shards=slices)) > 10 * limit
+
+
+def test_slices_depend_on_the_seed_and_not_on_an_epochs_order() -> None:
+    keys = data.sample_keys(map(str, range(400)), 0)
+    drawn = data.slice_of(keys, slices=4, seed=0)
+    assert 0.15 < np.mean(data.slice_of(keys, slices=4, seed=1) == drawn) < 0.35
+    rank = np.argsort(data.epoch_order(keys, seed=0, epoch=0))
+    assert abs(np.corrcoef(rank, drawn)[0, 1]) < 0.2
+    with pytest.raises(UsageError, match="expected slices >= 1, got 0; set --slices"):
+        data.slice_of(keys, slices=0, seed=0)
+
+
 def test_keys_are_the_recorded_ones() -> None:
     """Shards, caches and ledgers in storage hold these: they may never change."""
     assert data.sample_key("cats/17.jpg", 0).hex() == "34c759f9866e1ae6e1b13ea6e38d6862"
     assert data.id_hash("cats/17.jpg", bytes(range(32))) == "50c184f1e06cf5f46181f8655db9ac72"
     assert data.epoch_order(data.sample_keys("abcdef", 7), seed=7, epoch=1).tolist() == [4, 3, 1, 2, 5, 0]
+    assert data.slice_of(data.sample_keys("abcdef", 7), slices=4, seed=7).tolist() == [2, 1, 3, 2, 2, 2]
 
 
 @pytest.mark.parametrize("method", ["equal", "stratified"])

@@ -1,7 +1,7 @@
 """Whom a forget touches, and what it is estimated to take."""
 
 import pytest
-from history import cached, forget_entries, forgotten, trained
+from history import Fact, cached, forget_entries, forgotten, trained
 
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.forget import ForgetPlan, Known, estimate, plan_forget, request_id
@@ -125,6 +125,15 @@ def test_estimate_is_the_measured_rate_times_what_is_left(two_shards: RunState) 
         "gpu_hour_price": None,
         "cost": None,
     }
+
+
+def test_estimate_counts_what_a_fit_from_a_checkpoint_left_out() -> None:
+    """Two slices of 4 and 2 samples: stage 2 makes 6 of the 10 visits, so 3 s for it are 5 s for all."""
+    facts = {"seconds": 3.0, "samples": 6, "slice_samples": [4, 2], "resumed_stage": 1}
+    state = replay([cached([6, 5])])
+    state.apply(Fact("trained", {"shard": 0, "generation": 1, "samples": 6, "weight": 1, "facts": facts, "delta": {}}))
+    answer = estimate(state, plan_of(state, "b", "retrain"), bytes_to_purge=0)
+    assert answer["seconds"] == pytest.approx(4 * 5.0 / 6)
 
 
 def test_estimate_of_a_drop_retrains_nothing(two_shards: RunState) -> None:

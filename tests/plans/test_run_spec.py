@@ -34,6 +34,8 @@ def spec(**changes: object) -> RunSpec:
         ({"penalty": -1.0, "solver": "adam"}, "penalty must be >= 0"),
         ({"epochs": 0, "solver": "adam"}, "must be >= 1"),
         ({"batch_size": 0, "solver": "adam"}, "must be >= 1"),
+        ({"slices": 0}, "expected slices >= 1, got 0; set --slices"),
+        ({"slices": 4}, "slices=4: solver='ridge' .* use --slices 1, or --solver adam"),
         ({"trainable": "lora"}, "lora"),
         ({"last_blocks": -1}, "last_blocks"),
         ({"last_blocks": "some"}, "last_blocks"),
@@ -48,7 +50,14 @@ def test_impossible_spec_is_refused_when_it_is_made(changes: dict[str, object], 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"classes": ("a", "b")}, {"last_blocks": "all"}, {"solver": "adam", "loss": "ce"}, {"milestones": (3, 4, 5)}],
+    [
+        {},
+        {"classes": ("a", "b")},
+        {"last_blocks": "all"},
+        {"solver": "adam", "loss": "ce"},
+        {"milestones": (3, 4, 5)},
+        {"solver": "adam", "slices": 4},
+    ],
 )
 def test_json_round_trip_changes_nothing(changes: dict[str, object]) -> None:
     made = spec(**changes)

@@ -12,16 +12,19 @@ import pytest
 
 from taft_ray.errors import IntegrityError, ObjectMissing, SpecMismatch, UsageError
 from taft_ray.storage import (
+    CheckpointRef,
     DeltaRef,
     PartRef,
     Store,
     id_key,
+    read_checkpoint,
     read_delta,
     read_manifest,
     read_part,
     read_spec,
     rewrite_part,
     rundir,
+    write_checkpoint,
     write_delta,
     write_manifest,
     write_part,
@@ -34,6 +37,8 @@ LABELS = np.arange(6, dtype=np.int64) - 2
 PREFIX = rundir.shard_prefix(17)
 FOLDER = rundir.delta_folder(17)
 DELTA = {"w.b": np.arange(-3, 3).reshape(2, 3), "w.a": np.array(2**62), "empty": np.zeros((0, 4), np.int64)}
+BITS = np.random.default_rng(1).integers(0, 2**32, (3, 5), dtype=np.uint32)  # NaN, -0 and denormals among them
+CHECKPOINT = {"w.b": BITS.view(np.float32), "w.a": np.array(-0.0, np.float32), "empty": np.zeros((0, 4), np.float32)}
 META = {name: name * 2 for name in "zyxwvutsrq"}
 ROWS = pa.table({"sample_key": KEYS, "shard": [1, 2, 3, 4, 5, 6]})
 
@@ -189,6 +194,30 @@ def test_delta_must_be_on_the_grid(tmp_path: Path) -> None:
         write_delta(Store(str(tmp_path)), FOLDER, 0, {}, {"x": 1})  # pyright: ignore[reportArgumentType]
 
 
+def test_checkpoint_comes_back_bit_for_bit(store: Store) -> None:
+    folder = rundir.checkpoint_folder(17)
+    ref = write_checkpoint(store, folder, 3, CHECKPOINT, META)
+    assert ref.key == f"checkpoints/shard=00017/003-{ref.digest[:16]}.safetensors"
+    assert CheckpointRef.from_json(ref.to_json()) == ref
+    assert ref.bytes == len(store.read(ref.key))
+    tensors, meta = read_checkpoint(store, ref)
+    assert meta == META
+    assert list(tensors) == sorted(CHECKPOINT)
+    for name, tensor in tensors.items():
+        assert tensor.dtype == np.float32
+        assert tensor.shape == CHECKPOINT[name].shape
+        assert tensor.tobytes() == CHECKPOINT[name].tobytes()
+    assert write_checkpoint(store, folder, 3, CHECKPOINT, META) == ref
+    assert len(store.list()) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64])
+def test_checkpoint_must_be_float32(tmp_path: Path, dtype: type) -> None:
+    with pytest.raises(UsageError, match="expected float32 tensors"):
+        write_checkpoint(Store(str(tmp_path)), FOLDER, 1, {"w": np.zeros(2, dtype)}, {})
+    assert Store(str(tmp_path)).list() == []
+
+
 def test_manifest_comes_back(store: Store) -> None:
     assert read_manifest(store) is None
     written = write_manifest(store, ROWS, {"rejected": {"corrupt": 2}})
@@ -260,6 +289,7 @@ def test_id_key_is_made_once(store: Store) -> None:
 def test_keys_of_the_run_folder() -> None:
     assert rundir.shard_prefix(17) == "cache/shard=00017"
     assert rundir.delta_folder(17) == "deltas/shard=00017"
+    assert rundir.checkpoint_folder(17) == "checkpoints/shard=00017"
     assert rundir.MONOLITH_FOLDER == "deltas/monolith"
     assert rundir.composed_key("ab") == "composed/ab.safetensors"
     assert rundir.certificate_key("r1", "d" * 64) == f"certificates/r1-{'d' * 16}.json"
@@ -275,6 +305,11 @@ def _part(store: Store) -> tuple[str, Callable[[], object]]:
 def _delta(store: Store) -> tuple[str, Callable[[], object]]:
     ref = write_delta(store, FOLDER, 0, DELTA, META)
     return ref.key, lambda: read_delta(store, ref)
+
+
+def _checkpoint(store: Store) -> tuple[str, Callable[[], object]]:
+    ref = write_checkpoint(store, rundir.checkpoint_folder(17), 1, CHECKPOINT, META)
+    return ref.key, lambda: read_checkpoint(store, ref)
 
 
 def _manifest(store: Store) -> tuple[str, Callable[[], object]]:
@@ -296,7 +331,7 @@ def _secret(store: Store) -> tuple[str, Callable[[], object]]:
     return rundir.ID_KEY, lambda: id_key(store, create=True)
 
 
-@pytest.mark.parametrize("make", [_part, _delta, _manifest, _rows, _spec, _secret])
+@pytest.mark.parametrize("make", [_part, _delta, _checkpoint, _manifest, _rows, _spec, _secret])
 def test_every_damage_is_found_and_named(store: Store, make: Callable) -> None:
     key, read = make(store)
     data = store.read(key)
