@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taft_ray.errors import ObjectMissing
+from taft_ray.errors import ObjectMissing, UsageError
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.worker import save_snapshot, snapshot_digest
 from taft_ray.plans.state import ShardState
@@ -61,7 +62,8 @@ class Composition:
         self.terms = Terms(record.store)
         self._sums = Sums()
         self._members: dict[int, tuple[Mapping[str, Any], int]] = {}  # shard: (delta, weight), as summed
-        self._composed: dict[str, tuple[Delta, str]] = {}  # mode: the model, and its digest
+        self._composed: dict[str, Delta] = {}  # by mode
+        self._digests: dict[str, str] = {}
 
     def sums(self) -> Sums:
         """The sums, level with the ledger as last read."""
@@ -69,7 +71,7 @@ class Composition:
         leaving = [shard for shard, member in self._members.items() if wanted.get(shard) != member]
         entering = [shard for shard, member in wanted.items() if self._members.get(shard) != member]
         if leaving or entering:
-            self._composed = {}
+            self._composed, self._digests = {}, {}
         for shard in leaving:
             ref, weight = self._members[shard]
             try:
@@ -94,40 +96,41 @@ class Composition:
         if shard not in self._members:
             self._sums.add(self.terms.read(ref), weight)
             self._members[shard] = (dict(ref), weight)
-            self._composed = {}
+            self._composed, self._digests = {}, {}
 
-    def model(self, mode: str | None = None) -> tuple[Delta, str] | None:
-        """The composed model in memory and its digest; None when no shard with samples is in it."""
+    def model(self, mode: str | None = None) -> Delta | None:
+        """The composed model, in memory; None when no shard with samples is in it."""
         mode = mode or self.record.spec.compose
         sums = self.sums()
         if not sums.weight:
             return None
         if mode not in self._composed:
-            delta = sums.compose(mode, self.record.spec.epsilon)
-            self._composed[mode] = (delta, snapshot_digest(delta))
+            self._composed[mode] = sums.compose(mode, self.record.spec.epsilon, os.cpu_count() or 1)
         return self._composed[mode]
 
-    def digest(self) -> str | None:
+    def digest(self, mode: str | None = None) -> str | None:
         """The digest of the composed model, None when no shard is in it."""
-        composed = self.model()
-        return None if composed is None else composed[1]
+        mode = mode or self.record.spec.compose
+        delta = self.model(mode)
+        if delta is None:
+            return None
+        if mode not in self._digests:
+            self._digests[mode] = snapshot_digest(delta)
+        return self._digests[mode]
 
     def compose(self, mode: str | None = None) -> dict[str, Any]:
         """Compose and keep a snapshot: {"mode", "digest", "key", "seconds", "shards"}."""
         mode = mode or self.record.spec.compose
         self.record.refresh()
         sums = self.sums()
-        fresh = mode not in self._composed
         began = time.perf_counter()
-        composed = self.model(mode)
-        if composed is None:
-            sums.mean()  # says that there is nothing to compose
-            raise AssertionError("an empty sum was composed")
-        delta, digest = composed
+        delta, digest = self.model(mode), self.digest(mode)
+        if delta is None or digest is None:
+            raise UsageError(f"no shard with samples is in the model of {self.record.store.uri}; train first")
         key = names.composed_key(digest)
-        if fresh or not self.record.store.exists(key):
+        fresh = not self.record.store.exists(key)
+        if fresh:
             save_snapshot(self.record.store, delta)
-            fresh = True
         seconds = time.perf_counter() - began if fresh else 0.0
         self._remove_old_snapshots()
         if fresh:
@@ -137,7 +140,7 @@ class Composition:
 
     def _remove_old_snapshots(self) -> None:
         """An old snapshot may hold what has been forgotten."""
-        current = {names.composed_key(digest) for _, digest in self._composed.values()}
+        current = {names.composed_key(digest) for digest in self._digests.values()}
         for info in self.record.store.list(f"{names.COMPOSED_FOLDER}/"):
             if info.key not in current:
                 self.record.store.delete(info.key)

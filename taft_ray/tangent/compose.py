@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from taft_ray.errors import DeltaMismatch, UsageError
 from taft_ray.tangent.delta import Delta
-from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, add_exactly, from_grid, to_grid
+from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, check_sum, from_grid, largest, to_grid
 from taft_ray.tangent.gram import GramLayer
 
 DEFAULT_EPSILON = 0.02
+ROWS = 256  # of a layer's ΔW a solve: part of what fixes the last bits of a composition
 _DELTA, _GRAM, _CROSS = "delta/", "gram/", "cross/"
 
 
@@ -79,6 +82,7 @@ class Sums:
         self.totals: dict[str, Tensor] = {}
         self.weight = 0
         self.count = 0
+        self._bounds: dict[str, int] = {}  # no value of a total is larger: spares a pass over it for every shard
 
     def add(self, terms: Mapping[str, Tensor], weight: int = 1) -> None:
         """Add a shard's terms; deltas count ``weight`` times, Gram statistics once (they grow with the samples)."""
@@ -99,10 +103,19 @@ class Sums:
                 n for n in totals if totals[n].shape != terms[n].shape
             )
             raise DeltaMismatch(f"shards of different linearisations: {differing[:4]} differ")
-        self.totals = {
-            name: add_exactly(totals[name], term, sign * (weight if name.startswith(_DELTA) else 1), what=name)
-            for name, term in terms.items()
-        }
+        factors = {name: sign * (weight if name.startswith(_DELTA) else 1) for name in terms}
+        bounds = {}
+        for name, term in terms.items():
+            step = abs(factors[name]) * largest(term)
+            bounds[name] = self._bounds.get(name, 0) + step
+            if bounds[name] >= 2**63:
+                bounds[name] = largest(totals[name]) + step
+            check_sum(bounds[name], what=name)
+        # nothing has changed so far; from here on nothing can fail
+        for name, term in terms.items():
+            if bounds[name]:  # else all is zero, and a factor of any size would do
+                totals[name].add_(term, alpha=factors[name])
+        self.totals, self._bounds = totals, bounds
         self.weight += sign * weight
         self.count += sign
 
@@ -111,45 +124,69 @@ class Sums:
         self._need_shards()
         return Delta(
             {
-                name[len(_DELTA) :]: from_grid(total, DELTA_BITS) / self.weight
+                name[len(_DELTA) :]: from_grid(total, DELTA_BITS).div_(self.weight)
                 for name, total in self.totals.items()
                 if name.startswith(_DELTA)
             }
         )
 
-    def gram(self, epsilon: float = DEFAULT_EPSILON) -> Delta:
-        """The Gram composition in float64; layers without statistics are the mean. Needs terms with statistics."""
+    def gram(self, epsilon: float = DEFAULT_EPSILON, workers: int = 1) -> Delta:
+        """The Gram composition in float64; layers without statistics are the mean. Needs terms with statistics.
+
+        workers: layers solved at once, each on one thread.
+
+        Guarantees: the bits do not depend on ``workers``, nor on the threads that torch uses elsewhere.
+        """
         if not epsilon > 0:
             raise UsageError(f"epsilon={epsilon}: expected > 0")
-        composed = {name: value.clone() for name, value in self.mean().items()}
+        composed = self.mean()
         keys = [name[len(_GRAM) :] for name in self.totals if name.startswith(_GRAM)]
         if not keys:
             raise DeltaMismatch("the shards carry no Gram statistics; compose by mean, or fit with statistics")
-        for key in keys:
-            layer = GramLayer.parse(key)
-            size = self.totals[_CROSS + key].shape[1]
-            packed = from_grid(self.totals[_GRAM + key], GRAM_BITS)
-            upper = torch.triu_indices(size, size, device=packed.device)
-            a = packed.new_zeros(size, size)
-            a[upper[0], upper[1]] = packed
-            a = a + torch.triu(a, 1).T
-            # relative to the mean input energy; the floor keeps a layer whose inputs are all zero solvable
-            e = epsilon * float(a.diagonal().mean()) or 1.0
-            a.diagonal().add_(e)
-            tensors = {_DELTA + name: self.totals[_DELTA + name] for name in (layer.weight, layer.bias) if name}
-            summed = _augmented({name[len(_DELTA) :]: from_grid(t, DELTA_BITS) for name, t in tensors.items()}, layer)
-            right = from_grid(self.totals[_CROSS + key], GRAM_BITS) + (e / self.weight) * summed
-            solved = torch.cholesky_solve(right.T, torch.linalg.cholesky(a)).T
-            composed[layer.weight][layer.start : layer.stop] = solved[:, : composed[layer.weight].shape[1]]
-            if layer.bias is not None:
-                composed[layer.bias][layer.start : layer.stop] = solved[:, -1]
-        return Delta(composed)
+        keys.sort(key=lambda key: -self.totals[_GRAM + key].numel())  # the longest must not start last
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            factors = pool.map(partial(self._factor, epsilon), keys)
+            solved = []
+            for key, (factor, e) in zip(keys, factors, strict=True):
+                rows = self.totals[_CROSS + key].shape[0]
+                solved += [
+                    (key, at, pool.submit(self._solve, key, slice(at, min(at + ROWS, rows)), factor, e))
+                    for at in range(0, rows, ROWS)
+                ]
+            for key, at, answer in solved:
+                layer, part = GramLayer.parse(key), answer.result()
+                where = slice(layer.start + at, layer.start + at + len(part))
+                composed[layer.weight][where] = part[:, : composed[layer.weight].shape[1]]
+                if layer.bias is not None:
+                    composed[layer.bias][where] = part[:, -1]
+        return composed
 
-    def compose(self, mode: str, epsilon: float = DEFAULT_EPSILON) -> Delta:
+    def _factor(self, epsilon: float, key: str) -> tuple[Tensor, float]:
+        """The upper Cholesky factor of Σ Aᵢ + e Σ wᵢ I of a layer, and e."""
+        size = self.totals[_CROSS + key].shape[1]
+        packed = self.totals[_GRAM + key]
+        a = torch.zeros(size, size, dtype=torch.float64, device=packed.device)
+        upper = torch.ones(size, size, dtype=torch.bool, device=packed.device).triu_()
+        a.masked_scatter_(upper, from_grid(packed, GRAM_BITS))
+        # relative to the mean input energy; the floor keeps a layer whose inputs are all zero solvable
+        e = epsilon * float(a.diagonal().mean()) or 1.0
+        a.diagonal().add_(e)
+        return torch.linalg.cholesky(a, upper=True), e
+
+    def _solve(self, key: str, rows: slice, factor: Tensor, e: float) -> Tensor:
+        """These rows of [ΔW, Δb] of a layer."""
+        layer = GramLayer.parse(key)
+        part = layer._replace(start=layer.start + rows.start, stop=layer.start + rows.stop)
+        tensors = {name: self.totals[_DELTA + name] for name in (layer.weight, layer.bias) if name}
+        summed = from_grid(_augmented(tensors, part), DELTA_BITS).mul_(e / self.weight)
+        right = from_grid(self.totals[_CROSS + key][rows], GRAM_BITS).add_(summed)
+        return torch.cholesky_solve(right.T, factor, upper=True).T
+
+    def compose(self, mode: str, epsilon: float = DEFAULT_EPSILON, workers: int = 1) -> Delta:
         """`mean` or `gram` by name; UsageError for another."""
         if mode not in ("mean", "gram"):
             raise UsageError(f"compose={mode!r}: expected mean or gram")
-        return self.mean() if mode == "mean" else self.gram(epsilon)
+        return self.mean() if mode == "mean" else self.gram(epsilon, workers)
 
     def _need_shards(self) -> None:
         if self.weight <= 0:

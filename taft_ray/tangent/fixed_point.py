@@ -26,16 +26,20 @@ def to_grid(values: Tensor, bits: int, *, what: str = "tensor") -> Tensor:
 
 def from_grid(grid: Tensor, bits: int) -> Tensor:
     """The float64 values of a grid (exact while |grid| < 2^53)."""
-    return grid.double() / float(2**bits)
+    return grid.double().mul_(2.0**-bits)
 
 
-def add_exactly(total: Tensor, term: Tensor, weight: int, *, what: str = "sum") -> Tensor:
-    """total + weight·term in int64. FixedPointOverflow, with nothing changed, if any value could leave the range."""
-    if total.numel() == 0:
-        return total
-    bound = float(total.abs().max()) + abs(weight) * float(term.abs().max())
-    if bound >= _LIMIT * (1 - 2**-40):  # a margin above the rounding of float64
+def largest(grid: Tensor) -> int:
+    """max |value|, exactly; 0 for an empty tensor."""
+    if grid.numel() == 0:
+        return 0
+    least, most = (int(value) for value in grid.aminmax())
+    return max(-least, most)
+
+
+def check_sum(bound: int, *, what: str) -> None:
+    """FixedPointOverflow when a sum that may reach ±``bound`` could leave int64."""
+    if bound >= 2**63:
         raise FixedPointOverflow(
             f"{what}: the sum would leave int64 (bound {bound:.3g}); use smaller weights or shards"
         )
-    return total + weight * term

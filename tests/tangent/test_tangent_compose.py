@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taft_ray.errors import DeltaMismatch, FixedPointOverflow, UsageError
 from taft_ray.tangent import Delta, Sums, compose, linearize, shard_terms, terms_to_delta
-from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, add_exactly, from_grid, to_grid
+from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, from_grid, to_grid
 from taft_ray.tangent.gram import GramLayer
 
 KEY = "fc.weight|fc.bias|0:4"
@@ -198,15 +198,34 @@ def test_overflow_changes_nothing():
 
 
 @laws
-@given(st.integers(-(2**62), 2**62), st.integers(-(2**62), 2**62), st.integers(-4, 4))
-def test_exact_addition_never_wraps(total, term, weight):
-    tensors = torch.tensor([total]), torch.tensor([term])
+@given(st.lists(st.tuples(st.integers(-(2**62), 2**62), st.integers(-4, 4)), min_size=1, max_size=5))
+def test_sums_never_wrap_and_refuse_only_what_could(shards):
+    sums, exact = Sums(), 0
+    for value, weight in shards:
+        terms = {"delta/x": torch.tensor([value])}
+        change = sums.add if weight >= 0 else sums.subtract
+        try:
+            change(terms, abs(weight))
+        except FixedPointOverflow:
+            assert abs(exact) + abs(weight * value) >= 2**63
+        else:
+            exact += weight * value
+        if sums.totals:
+            assert int(sums.totals["delta/x"]) == exact
+
+
+def test_gram_bits_depend_on_neither_workers_nor_threads():
+    sums = Sums()
+    for shard in range(3):
+        sums.add(shard_terms(a_delta(shard), a_gram(shard)))
+    threads = torch.get_num_threads()
     try:
-        result = int(add_exactly(*tensors, weight))
-    except FixedPointOverflow:
-        assert abs(total) + abs(weight * term) >= 2**63 * (1 - 2**-30)
-    else:
-        assert result == total + weight * term
+        torch.set_num_threads(1)
+        alone = sums.gram(workers=1)
+        torch.set_num_threads(2)
+        assert same(sums.gram(workers=4), alone)
+    finally:
+        torch.set_num_threads(threads)
 
 
 # --- mismatches
