@@ -1,11 +1,11 @@
 """What slices inside a shard cost in accuracy and save in a retrain: one run's worker with 1, 2, 4 and 8 slices.
 
-    python -m benchmarks.slices --assets FOLDER [--slices 1 2 4 8] [--shards 10] [--retrains 8] [--json]
+    python -m benchmarks.slices --assets FOLDER [--slices 1 2 4 8] [--shards 10] [--fitted 3] [--retrains 4] [--json]
 
 Sign-Digits, DeiT-Tiny, last block, Adam's recipe of 30 epochs. The shards are those that a run on the same file has. Tokens
-are made once; then `ShardWorker`, the class that lanes and retrains run, fits every shard (accuracy on the test set: the mean
-over single shards, and all of them composed) and, of the shard whose size is nearest the mean, forgets one sample of each
-slice: once from the checkpoint that survives and once from zero, on the same rewritten cache, and the two deltas must have the
+are made once; then `ShardWorker`, the class that lanes and retrains run, fits the first shards of them (accuracy on the test
+set: the mean over single shards, and those composed) and, of the one whose size is nearest the mean, forgets at least one sample
+of each slice: once from the checkpoint that survives and once from zero, on the same rewritten cache, and the two deltas must have the
 same digest. A random sample is in slice j with probability n_j/n: the means weigh so. A fit's seconds hold reading, preparing,
 Gram statistics and writing, checkpoints too. CPU seconds come first: other programs on the machine disturb them less.
 """
@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 
 from taft_ray.data import assign, decode_image, sample_keys, slice_of
 from taft_ray.models import Preprocess
@@ -56,7 +55,8 @@ class Row:
 
     slices: int
     shard_samples: int
-    accuracy_of_shards: float  # mean over the shards, each alone
+    shards_fitted: int
+    accuracy_of_shards: float  # mean over the fitted shards, each alone
     accuracy_gram: float
     accuracy_mean: float
     train_cpu_s: float  # of the shard that samples are forgotten from; mean a fit
@@ -74,19 +74,22 @@ class Row:
 def spec_of(assets: Path, shards: int, slices: int) -> RunSpec:
     return RunSpec(
         data=str(assets / TRAIN), model="deit_tiny_patch16_224", weights=str(assets / WEIGHTS), shards=shards,
-        solver="adam", slices=slices, device="cpu", threads=1,
+        solver="adam", slices=slices, device="cpu", threads=1, precision="float32",
     )  # fmt: skip
 
 
-def tokens_of(assets: Path, file: str) -> Tokens:
-    """As the prefix pass makes them."""
-    spec = spec_of(assets, 1, 1)
+def tokens_of(assets: Path, file: str, shards: int, fitted: int | None = None) -> Tokens:
+    """As the prefix pass makes them, of the pictures in the first ``fitted`` shards."""
+    spec = spec_of(assets, shards, 1)
     tm, _ = build_tangent(spec, CLASSES)
     preprocess = Preprocess.of(tm.network)
     table = pq.read_table(assets / file)
+    keys = sample_keys([f"{file}#{row}" for row in range(len(table))], spec.seed)
+    rows = np.flatnonzero(assign(keys, shards=shards) < (shards if fitted is None else fitted))
+    table = table.take(rows)
     pixels = np.stack([decode_image(picture, preprocess.size) for picture in table["image"].to_pylist()])
     return Tokens(
-        keys=sample_keys([f"{file}#{row}" for row in range(len(table))], spec.seed),
+        keys=[keys[row] for row in rows],
         labels=table["label"].to_numpy().astype(np.int64),
         tokens=prefix_tokens(tm, preprocess, pixels, spec),
     )
@@ -123,11 +126,11 @@ class Run:
 
 
 def measure(run: Run, retrains: int) -> Row:
-    """Fit every shard, then forget from the one nearest the mean size."""
+    """Fit every shard there is, then forget from the one nearest the mean size."""
     load, slices = os.getloadavg()[0], run.spec.slices
-    sizes = np.bincount(run.shard_of, minlength=run.spec.shards)
+    sizes = np.bincount(run.shard_of)
     chosen = int(np.argmin(np.abs(sizes - sizes.mean())))
-    fits = [run.fit(shard) for shard in range(run.spec.shards)]
+    fits = [run.fit(shard) for shard in range(len(sizes))]
     refs = [result["delta"] for result, _ in fits]
     alone = [run.worker.evaluate(None, run.test, ref)["accuracy"] for ref in refs]
     together = run.worker.accuracy_by_shards(refs, [1] * len(refs), run.test, [len(refs)])[-1]
@@ -148,6 +151,7 @@ def measure(run: Run, retrains: int) -> Row:
     return Row(
         slices=slices,
         shard_samples=len(members),
+        shards_fitted=len(sizes),
         accuracy_of_shards=float(np.mean(alone)),
         accuracy_gram=together["gram"],
         accuracy_mean=together["mean"],
@@ -169,15 +173,15 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--slices", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--shards", type=int, default=10)
-    parser.add_argument("--retrains", type=int, default=8, help="for each number of slices; at least one a slice")
+    parser.add_argument("--fitted", type=int, default=3, help="how many of the shards are fitted")
+    parser.add_argument("--retrains", type=int, default=4, help="for each number of slices; at least one a slice")
     parser.add_argument("--json", action="store_true", help="one JSON array on stdout")
     options = parser.parse_args()
     missing = [file for file in (WEIGHTS, TRAIN, TEST) if not (options.assets / file).is_file()]
     if missing:
         parser.error(f"{options.assets} lacks {', '.join(missing)}")
     assets = options.assets.absolute()
-    torch.set_num_threads(1)
-    train, test = tokens_of(assets, TRAIN), tokens_of(assets, TEST)
+    train, test = tokens_of(assets, TRAIN, options.shards, options.fitted), tokens_of(assets, TEST, options.shards)
     rows = []
     for slices in options.slices:
         with tempfile.TemporaryDirectory(prefix="taft-ray-slices-") as folder:
