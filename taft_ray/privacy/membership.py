@@ -163,8 +163,8 @@ def auc_interval(auc: float, asked: int, reference: int, confidence: float = 0.9
         variance = theta * (1 - theta) * (1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta))
         return abs(auc - theta) - z * math.sqrt(variance / (asked * reference))
 
-    low = 0.0 if auc <= 0 else float(brentq(excess, 0.0, auc))  # type: ignore[arg-type]
-    high = 1.0 if auc >= 1 else float(brentq(excess, auc, 1.0))  # type: ignore[arg-type]
+    low = 0.0 if auc <= 0 else float(brentq(excess, 0.0, min(auc, 1 - _ROUNDING)))  # type: ignore[arg-type]
+    high = 1.0 if auc >= 1 else float(brentq(excess, max(auc, _ROUNDING), 1.0))  # type: ignore[arg-type]
     return low, high
 
 

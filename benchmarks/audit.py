@@ -1,0 +1,122 @@
+"""Does the audit tell an honest forget from a faked one on real pictures?
+
+    python -m benchmarks.audit --assets FOLDER [--solver ridge] [--forget 60] [--shards 10] [--json]
+
+Sign-Digits, DeiT-Tiny. A run is trained; a copy of it forgets samples of three shards by retrain, another copy says it did
+and keeps the old deltas under the next generation (its ledger, its certificate and `verify` are in order), and a third
+drops the three shards. Each is attacked against the test pictures. Starts a Ray of its own on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from benchmarks.figures import SIGNS, WEIGHTS
+from taft_ray.data import assign, sample_keys
+from taft_ray.orchestration import session
+from taft_ray.orchestration.audit import examine
+from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.run import train
+from taft_ray.orchestration.verify import verify
+from taft_ray.orchestration.worker import ShardWorker, run_spec
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import replay
+from taft_ray.storage import DeltaRef, Ledger, Store, read_delta, write_delta
+
+TOUCHED = 3  # shards
+
+
+def ids_of(data: Path, shards: int, count: int) -> list[str]:
+    """As many samples of each of the first shards."""
+    ids = [f"{data.name}#{row}" for row in range(pq.read_metadata(data).num_rows)]
+    home = assign(sample_keys(ids, 0), shards=shards)
+    each = [[name for name, shard in zip(ids, home, strict=True) if shard == wanted] for wanted in range(TOUCHED)]
+    return [name for names in each for name in names[: count // TOUCHED]]
+
+
+def forget(run: Path, ids: list[str], mode: str, *, faked: bool) -> None:
+    """Without Ray, on the plain classes; faked: what is committed as a retrained delta is the old one."""
+    store = Store(str(run))
+    old = {shard.shard: shard.delta for shard in replay(Ledger(store).entries()).in_model}
+    kept = {shard: read_delta(store, DeltaRef.from_json(ref or {})) for shard, ref in old.items() if faked}
+    composer = Composer(str(run))
+    asked = composer.request_forget(ids, mode)
+    worker = ShardWorker(str(run), composer.class_count())
+    for shard in asked["retrain"]:
+        answer = worker.fit(composer.task_for(shard))
+        if faked:
+            folder = answer["delta"]["key"].rpartition("/")[0]
+            store.delete(answer["delta"]["key"])
+            answer = {**answer, "delta": write_delta(store, folder, answer["generation"], *kept[shard]).to_json()}
+        composer.finished(answer)
+    composer.conclude_forget(asked["request"], None)
+
+
+def attacked(run: Path, data: Path, never_seen: Path) -> dict[str, Any]:
+    store = Store(str(run))
+    state = replay(Ledger(store).entries())
+    worker = ShardWorker(str(run), len((state.cached or {})["classes"]))
+    began = time.perf_counter()
+    answer = examine(
+        store, run_spec(store), state, worker.sample_values, data=str(data), never_seen=str(never_seen), ids=None,
+        level=0.01,
+    )  # fmt: skip
+    return {**answer, "seconds": time.perf_counter() - began, "verify": verify(str(run))["ok"]}
+
+
+def measure(options: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
+    data, never_seen = (options.assets.absolute() / name for name in SIGNS)
+    spec = RunSpec(
+        data=str(data), model="deit_tiny_patch16_224", weights=str(options.assets.absolute() / WEIGHTS),
+        shards=options.shards, solver=options.solver, precision=options.precision,
+    )  # fmt: skip
+    train(str(out / "run"), spec)
+    session.disconnect()
+    ids = ids_of(data, options.shards, options.forget)
+    rows = []
+    for name, mode, faked in (
+        ("honest retrain", "retrain", False),
+        ("faked retrain", "retrain", True),
+        ("drop", "drop", False),
+    ):
+        copy = Path(shutil.copytree(out / "run", out / name.replace(" ", "-")))
+        forget(copy, ids, mode, faked=faked)
+        answer = attacked(copy, data, never_seen)
+        print(f"{name}: {answer['verdict']}", file=sys.stderr)
+        rows.append({"forget": name, "solver": options.solver, **answer})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--solver", choices=("ridge", "adam"), default="ridge")
+    parser.add_argument("--shards", type=int, default=10)
+    parser.add_argument("--forget", type=int, default=60, help="samples, in three shards")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of the prefix pass")
+    parser.add_argument("--out", type=Path, help="where the runs go; a temporary folder by default")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    missing = [file for file in (WEIGHTS, *SIGNS) if not (options.assets / file).is_file()]
+    if missing:
+        parser.error(f"{options.assets} lacks {', '.join(missing)}")
+    out = (options.out or Path(tempfile.mkdtemp(prefix="taft-ray-audit-"))).absolute()
+    rows = measure(options, out)
+    if options.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(json.dumps(row, indent=1))
+
+
+if __name__ == "__main__":
+    main()
