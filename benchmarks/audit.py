@@ -1,6 +1,6 @@
 """Does the audit tell an honest forget from a faked one on real pictures?
 
-    python -m benchmarks.audit --assets FOLDER [--solver ridge] [--forget 60] [--shards 10] [--json]
+    python -m benchmarks.audit --assets FOLDER [--solver ridge] [--forget 60] [--run RUN] [--json]
 
 Sign-Digits, DeiT-Tiny. A run is trained; a copy of it forgets samples of three shards by retrain, another copy says it did
 and keeps the old deltas under the next generation (its ledger, its certificate and `verify` are in order), and a third
@@ -75,24 +75,29 @@ def attacked(run: Path, data: Path, never_seen: Path) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     data, never_seen = (options.assets.absolute() / name for name in SIGNS)
-    spec = RunSpec(
-        data=str(data), model="deit_tiny_patch16_224", weights=str(options.assets.absolute() / WEIGHTS),
-        shards=options.shards, solver=options.solver, precision=options.precision,
-    )  # fmt: skip
-    train(str(out / "run"), spec)
-    session.disconnect()
-    ids = ids_of(data, options.shards, options.forget)
+    run = options.run
+    if run is None:
+        run = out / "run"
+        weights = str(options.assets.absolute() / WEIGHTS)
+        spec = RunSpec(
+            data=str(data), model="deit_tiny_patch16_224", weights=weights, shards=10, solver=options.solver,
+            precision=options.precision,
+        )  # fmt: skip
+        train(str(run), spec)
+        session.disconnect()
+    spec = run_spec(Store(str(run)))
+    ids = ids_of(data, spec.shards, options.forget)
     rows = []
     for name, mode, faked in (
         ("honest retrain", "retrain", False),
         ("faked retrain", "retrain", True),
         ("drop", "drop", False),
     ):
-        copy = Path(shutil.copytree(out / "run", out / name.replace(" ", "-")))
+        copy = Path(shutil.copytree(run, out / name.replace(" ", "-")))
         forget(copy, ids, mode, faked=faked)
         answer = attacked(copy, data, never_seen)
         print(f"{name}: {answer['verdict']}", file=sys.stderr)
-        rows.append({"forget": name, "solver": options.solver, **answer})
+        rows.append({"forget": name, "solver": spec.solver, **answer})
     return rows
 
 
@@ -100,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--solver", choices=("ridge", "adam"), default="ridge")
-    parser.add_argument("--shards", type=int, default=10)
+    parser.add_argument("--run", type=Path, help="a trained run of the Sign-Digits, left as it is; else one is trained")
     parser.add_argument("--forget", type=int, default=60, help="samples, in three shards")
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of the prefix pass")
     parser.add_argument("--out", type=Path, help="where the runs go; a temporary folder by default")

@@ -336,7 +336,9 @@ def verify(run: str, report: ProgressReport) -> Any:
 
 @main.command()
 @click.argument("run")
-@click.option("--data", required=True, metavar="URI", help="The forgotten samples, from their owner: RUN has them no more.")
+@click.option(
+    "--data", required=True, metavar="URI", help="The forgotten samples, from their owner: RUN has them no more."
+)
 @click.option("--never-seen", required=True, metavar="URI", help="Data of the same kind that RUN never saw.")
 @click.option("--ids", metavar="IDS", help="Forgotten samples of DATA; all of them by default.")
 @click.option("--level", type=float, default=0.01, show_default=True, help="How likely a false alarm may be.")

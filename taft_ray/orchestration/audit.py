@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from taft_ray.data import Stripe, build_manifest, id_hash, sample_keys, stripes
+from taft_ray.data import Stripe, build_manifest, id_hash, open_source, sample_keys, stripes
 from taft_ray.data.manifest import KEPT
 from taft_ray.errors import StorageError, UnknownSample, UsageError
 from taft_ray.orchestration import session
@@ -49,7 +49,10 @@ def audit(
     store = Store(run)
     spec = run_spec(store)
     state = replay(Ledger(store).entries())
-    _check_state(store, state)
+    _check_state(store, state, level)
+    data, never_seen = run_address(data), run_address(never_seen)
+    for uri in (data, never_seen):
+        open_source(uri)  # a wrong path must not take the start of Ray to be told
     session.connect()
     worker = worker_for(run, spec, len((state.cached or {})["classes"]))
 
@@ -57,8 +60,7 @@ def audit(
         return ask(worker.sample_values, *args, **kwargs)
 
     return examine(
-        store, spec, state, values, data=run_address(data), never_seen=run_address(never_seen), ids=ids, level=level,
-        report=report,
+        store, spec, state, values, data=data, never_seen=never_seen, ids=ids, level=level, report=report
     )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def examine(
     report: Report = silent,
 ) -> dict[str, Any]:
     """The audit, with the pictures' values from any worker: `judge`'s answer, what was examined and what was left out."""
-    _check_state(store, state)
+    _check_state(store, state, level)
     classes = list((state.cached or {})["classes"])
     secret = id_key(store, create=False)
     found = read_manifest(store)
@@ -163,7 +165,7 @@ def _index(uri: str, classes: list[str]) -> _Index:
     return _Index(files=files, table=table, classes=classes, uri=uri)
 
 
-def _check_state(store: Store, state: RunState) -> None:
+def _check_state(store: Store, state: RunState, level: float) -> None:
     if not state.tombstones:
         raise UsageError(f"{store.uri} has forgotten nothing: there is nothing to audit; taft-ray forget comes first")
     unfinished = [request.request for request in state.requests.values() if request.forgotten is None]

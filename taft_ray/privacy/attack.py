@@ -77,11 +77,7 @@ def judge(
     Guarantees: an honest forget of samples that are exchangeable with the never-seen ones of their class "remembers" with
     probability at most ``level``.
     """
-    if not 0 < level < 0.5:
-        raise UsageError(f"expected 0 < level < 0.5, got {level}; set --level")
-    shards = forgotten.by_shard.shape[1]
-    if shards < 2:
-        raise UsageError(f"an audit compares shards with one another, and {shards} is in the model; it needs 2 or more")
+    check(level=level, shards=forgotten.by_shard.shape[1])
     retrained = forgotten.take(forgotten.home != NO_SHARD)
     for asked in filter(len, (forgotten, retrained)):
         if not np.isin(asked.labels, never_seen.labels).any():
@@ -130,6 +126,14 @@ def judge(
         "forgotten": len(forgotten),
         "never_seen": len(never_seen),
     }
+
+
+def check(*, level: float, shards: int) -> None:
+    """UsageError where no audit can be made, whatever the samples."""
+    if not 1 / PERMUTATIONS <= level / 2 < 0.25:
+        raise UsageError(f"expected {2 / PERMUTATIONS:.2g} <= level < 0.5, got {level}; set --level")
+    if shards < 2:
+        raise UsageError(f"an audit compares shards with one another: {shards} in the model, expected 2 or more")
 
 
 def by_shard_scores(samples: Samples) -> Rows:

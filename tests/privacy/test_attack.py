@@ -165,9 +165,9 @@ def test_bad_input_says_what_is_needed() -> None:
     with pytest.raises(UsageError, match=r"cannot reach level 0\.005; give 199 never-seen samples a class"):
         audit(forgotten={"count": 1}, never_seen={"count": 20})
     one = {name: {"shards": 1, "homes": (0,)} for name in ("forgotten", "members")}
-    with pytest.raises(UsageError, match="it needs 2 or more"):
+    with pytest.raises(UsageError, match="1 in the model, expected 2 or more"):
         audit(never_seen={"shards": 1}, **one)
-    with pytest.raises(UsageError, match=r"0 < level < 0\.5"):
+    with pytest.raises(UsageError, match=r"0\.0002 <= level < 0\.5, got 0"):
         audit(level=0.0)
     generator = np.random.default_rng(0)
     made = samples(generator, 30, homes=(0,))
