@@ -25,10 +25,11 @@ from taft_ray.data import assign, sample_keys
 from taft_ray.orchestration import session
 from taft_ray.orchestration.audit import examine
 from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.forgetting import Selection
 from taft_ray.orchestration.run import train
 from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.worker import ShardWorker, run_spec
-from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import replay
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta, write_delta
 
@@ -49,7 +50,8 @@ def forget(run: Path, ids: list[str], mode: str, *, faked: bool) -> None:
     old = {shard.shard: shard.delta for shard in replay(Ledger(store).entries()).in_model}
     kept = {shard: read_delta(store, DeltaRef.from_json(ref or {})) for shard, ref in old.items() if faked}
     composer = Composer(str(run))
-    asked = composer.request_forget(ids, mode)
+    asked = composer.request_forget(Selection(ids=tuple(ids)), mode)
+    asked = composer.resume_forget(asked["request"])
     worker = ShardWorker(str(run), composer.class_count())
     for shard in asked["retrain"]:
         answer = worker.fit(composer.task_for(shard))
@@ -58,7 +60,7 @@ def forget(run: Path, ids: list[str], mode: str, *, faked: bool) -> None:
             store.delete(answer["delta"]["key"])
             answer = {**answer, "delta": write_delta(store, folder, answer["generation"], *kept[shard]).to_json()}
         composer.finished(answer)
-    composer.conclude_forget(asked["request"], None)
+    composer.conclude_forget(asked["request"], {"retrain_seconds": None})
 
 
 def attacked(run: Path, data: Path, never_seen: Path) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def measure(options: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
         weights = str(options.assets.absolute() / WEIGHTS)
         spec = RunSpec(
             data=str(data), model="deit_tiny_patch16_224", weights=weights, shards=10, solver=options.solver,
-            precision=options.precision,
+            precision=fastest_precision("cpu"),
         )  # fmt: skip
         train(str(run), spec)
         session.disconnect()
@@ -107,7 +109,6 @@ def main() -> None:
     parser.add_argument("--solver", choices=("ridge", "adam"), default="ridge")
     parser.add_argument("--run", type=Path, help="a trained run of the Sign-Digits, left as it is; else one is trained")
     parser.add_argument("--forget", type=int, default=60, help="samples, in three shards")
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of the prefix pass")
     parser.add_argument("--out", type=Path, help="where the runs go; a temporary folder by default")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -24,7 +24,7 @@ from taft_ray.orchestration.run import run_address, silent
 from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState, replay
-from taft_ray.privacy import NO_SHARD, Samples, judge
+from taft_ray.privacy import NO_SHARD, Samples, check, judge
 from taft_ray.storage import Ledger, Store, id_key, read_manifest
 from taft_ray.storage import rundir as names
 
@@ -166,13 +166,15 @@ def _index(uri: str, classes: list[str]) -> _Index:
 
 
 def _check_state(store: Store, state: RunState, level: float) -> None:
-    if not state.tombstones:
-        raise UsageError(f"{store.uri} has forgotten nothing: there is nothing to audit; taft-ray forget comes first")
-    unfinished = [request.request for request in state.requests.values() if request.forgotten is None]
-    if unfinished:
+    waiting = sorted(request.request for request in state.requests.values() if request.forgotten is None)
+    if len(waiting) == len(state.requests):
+        more = f" (requests {waiting} are not finished)" if waiting else ""
         raise UsageError(
-            f"forget requests {unfinished} are not finished; run a forget again to resume them, then audit"
+            f"{store.uri} has forgotten nothing{more}: there is nothing to audit; taft-ray forget comes first"
         )
+    if state.key_destroyed:
+        raise UsageError(f"the id key of {store.uri} was destroyed: nobody can tell any more what was forgotten")
+    check(level=level, shards=len(state.in_model))
 
 
 def _forgotten(
@@ -184,13 +186,17 @@ def _forgotten(
     trained_on: set[bytes],
 ) -> _Source:
     there = index.ids()
+    done = {digest for digest, request in state.tombstones.items() if state.requests[request].forgotten is not None}
     if ids is None:
-        chosen = {name for name in there if id_hash(name, secret) in state.tombstones}
+        chosen = {name for name in there if id_hash(name, secret) in done}
         if not chosen:
             raise UsageError(f"none of the {len(there)} samples of {index.uri} was forgotten by this run; check --data")
     else:
         chosen = set(ids)
-        kept = [n for n in ids if id_hash(n, secret) not in state.tombstones]
+        asked = [n for n in ids if id_hash(n, secret) in state.tombstones.keys() - done]
+        if asked:
+            raise UsageError(f"{_named(asked)} asked to be forgotten, and not yet; finish their forget, then audit")
+        kept = [n for n in ids if id_hash(n, secret) not in done]
         members = [n for n, key in zip(kept, sample_keys(kept, spec.seed), strict=True) if key in trained_on]
         if members:
             raise UsageError(f"{_named(members)} not forgotten: the run was trained on them; forget them, then audit")

@@ -292,28 +292,23 @@ class ShardWorker:
             rows.append(row)
         return rows
 
-    # --- audit: what several models say of single samples
-
     def sample_values(
         self,
         models: Sequence[dict[str, Any] | str],
         stripes: Sequence[Stripe] = (),
         parts: Sequence[dict[str, Any]] = (),
     ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-        """Keys, labels (n,) and −log loss (n, models) of the stripes' pictures, then of the cached parts.
+        """Keys, labels (n,) and −log loss (n, models) of the cached parts, or of the stripes' pictures.
 
         models: a DeltaRef as JSON, or the key of a composed snapshot. Nothing of the pictures is kept or written.
         """
         self._last_use = time.monotonic()
         deltas = [self._model(model).to(self.tm.device) for model in models]
-        keys, labels, values = picture_values(self.tm, self.spec, stripes, deltas)
-        if parts:
-            cached, known, arrays = self.read(parts)
-            of_parts = minus_log_loss(self.tm, self.prepare(self._tokens(arrays)), known, self.spec, deltas)
-            keys, labels = keys + cached, np.concatenate([labels, known.numpy()])
-            values = np.concatenate([values, of_parts])
-        self._last_use = time.monotonic()
-        return keys, labels, values
+        if not parts:
+            return picture_values(self.tm, self.spec, stripes, deltas)
+        keys, labels, arrays = self.read(parts)
+        pictures = self.prepare(self._tokens(arrays))
+        return keys, labels.numpy(), minus_log_loss(self.tm, pictures, labels, self.spec, deltas)
 
     def _model(self, model: dict[str, Any] | str) -> Delta:
         if isinstance(model, str):

@@ -9,7 +9,7 @@ import folder
 import numpy as np
 import pytest
 from folder import files, plain_forget, shard_of, state_of
-from plain_run import plain_train
+from plain import plain_train
 from tiny import CLASSES, SAMPLES, SHARDS, sample_id, write_class_folder, write_parquet
 
 from taft_ray.data import sample_keys
@@ -38,7 +38,8 @@ def plain_runs(
 
     def get(solver: str) -> Path:
         if solver not in made:
-            made[solver] = plain_train(tmp_path_factory.mktemp(solver) / "run", spec_of(parquet, **SPECS[solver]))
+            made[solver] = tmp_path_factory.mktemp(solver) / "run"
+            plain_train(made[solver], spec_of(parquet, **SPECS[solver]))
         return made[solver]
 
     return get
@@ -199,7 +200,7 @@ def test_bad_input_is_told(
     half = copy_of(retrained)
     for entry in sorted((half / "ledger").iterdir())[-1:]:
         entry.unlink()  # the ledger's last entry is the certificate
-    with pytest.raises(UsageError, match="not finished"):
+    with pytest.raises(UsageError, match=r"has forgotten nothing .requests .* are not finished"):
         audited(half, parquet, others)
     lost = copy_of(retrained, "lost")
     (lost / names.ID_KEY).unlink()
@@ -216,7 +217,8 @@ def write_strangers(folder: Path) -> Path:
 def test_assignment_that_depends_on_other_samples_needs_requests_of_one_shard(
     tmp_path: Path, parquet: Path, others: Path, spec_of: Callable[..., Any]
 ) -> None:
-    run = plain_train(tmp_path / "run", spec_of(parquet, assignment="equal"))
+    run = tmp_path / "run"
+    plain_train(run, spec_of(parquet, assignment="equal"))
     found = read_manifest(Store(str(run)))
     assert found is not None
     names_of = dict(zip(sample_keys(map(sample_id, range(SAMPLES)), 0), map(sample_id, range(SAMPLES)), strict=True))
