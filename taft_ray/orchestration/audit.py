@@ -84,7 +84,7 @@ def examine(
     if found is None:
         raise StorageError(f"{store.uri} has no manifest; restore it from a copy")
     table, described = found
-    trained_on = set(table["key"].to_pylist())
+    trained_on = set(table.filter(pc.equal(table["status"], KEPT))["key"].to_pylist())  # type: ignore[attr-defined]  # made at import
     asked = _forgotten(_index(data, classes), state, secret, ids, spec, trained_on)
     others, known = _never_seen(_index(never_seen, classes), state, secret, spec, trained_on)
     homes = _homes(asked, state, spec)
@@ -97,10 +97,10 @@ def examine(
     examined = {key for key, shard in homes.items() if shard in column or shard not in present}
 
     def measured(what: str, source: _Source, wanted: set[bytes] | None) -> tuple[Samples, int]:
-        report(what, 0, 2)
+        report(what, 0, 1)
         chosen = source.some(wanted, spec.seed)
         keys, labels, phi = values(models, stripes=chosen.stripes())
-        report(what, 1, 2)
+        report(what, 1, 1)
         home = np.array([column.get(homes.get(key, NO_SHARD), NO_SHARD) for key in keys], np.int64)
         return _samples(phi, labels, home), len(chosen.table) - len(keys)
 
@@ -210,7 +210,7 @@ def _forgotten(
     # the shard of any other assignment depends on samples that are gone
     method = spec.assignment if spec.assignment in ("hash", "grouped") else "hash"
     table = build_manifest(rows, classes=index.classes, seed=spec.seed, shards=spec.shards, method=method)  # type: ignore[arg-type]
-    table = table.filter(pc.equal(table["status"], KEPT))  # type: ignore[attr-defined]  # made at import
+    table = table.filter(pc.equal(table["status"], KEPT))  # type: ignore[attr-defined]
     by_key = dict(zip(sample_keys(chosen, spec.seed), chosen, strict=True))
     requests = {key: state.tombstones[id_hash(by_key[key], secret)] for key in table["key"].to_pylist()}
     return _Source(table=table, files=index.files, requests=requests)
