@@ -1,10 +1,11 @@
 """Does the audit tell an honest forget from a faked one on real pictures?
 
-    python -m benchmarks.audit --assets FOLDER [--solver ridge] [--forget 60] [--run RUN] [--json]
+    python -m benchmarks.audit [--assets FOLDER] [--solver ridge] [--forget 60] [--run RUN] [--json]
 
-Sign-Digits, DeiT-Tiny. A run is trained; a copy of it forgets samples of three shards by retrain, another copy says it did
-and keeps the old deltas under the next generation (its ledger, its certificate and `verify` are in order), and a third
-drops the three shards. Each is attacked against the test pictures. Starts a Ray of its own on this machine.
+scikit-learn's digits and the embedded model; with --assets the Sign-Digits and DeiT-Tiny. A run is trained; a copy of it
+forgets samples of three shards by retrain, another copy says it did and keeps the old deltas under the next generation (its
+ledger, its certificate and `verify` are in order), and a third drops the three shards. Each is attacked against the test
+pictures. Starts a Ray of its own on this machine.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from benchmarks.figures import SIGNS, WEIGHTS
-from taft_ray.data import assign, sample_keys
+from taft_ray.data import assign, index_files, open_source, sample_keys
+from taft_ray.embedded import EMBEDDED_NAME, write_digits
 from taft_ray.orchestration import session
 from taft_ray.orchestration.audit import examine
 from taft_ray.orchestration.composer import Composer
@@ -36,12 +36,13 @@ from taft_ray.storage import DeltaRef, Ledger, Store, read_delta, write_delta
 TOUCHED = 3  # shards
 
 
-def ids_of(data: Path, shards: int, count: int) -> list[str]:
-    """As many samples of each of the first shards."""
-    ids = [f"{data.name}#{row}" for row in range(pq.read_metadata(data).num_rows)]
-    home = assign(sample_keys(ids, 0), shards=shards)
-    each = [[name for name, shard in zip(ids, home, strict=True) if shard == wanted] for wanted in range(TOUCHED)]
-    return [name for names in each for name in names[: count // TOUCHED]]
+def ids_of(data: str, shards: int, count: int) -> list[str]:
+    """As many samples of each of the first shards, in the order of their keys: any other order may be one of kinds."""
+    ids = index_files(open_source(data).files)["id"].to_pylist()
+    keys = sample_keys(ids, 0)
+    by_key = sorted(zip(keys, assign(keys, shards=shards), ids, strict=True))
+    in_shard = [[name for _, shard, name in by_key if shard == wanted] for wanted in range(TOUCHED)]
+    return [name for names in in_shard for name in names[: count // TOUCHED]]
 
 
 def forget(run: Path, ids: list[str], mode: str, *, faked: bool) -> None:
@@ -63,27 +64,31 @@ def forget(run: Path, ids: list[str], mode: str, *, faked: bool) -> None:
     composer.conclude_forget(asked["request"], {"retrain_seconds": None})
 
 
-def attacked(run: Path, data: Path, never_seen: Path) -> dict[str, Any]:
+def attacked(run: Path, data: str, never_seen: str) -> dict[str, Any]:
     store = Store(str(run))
     state = replay(Ledger(store).entries())
     worker = ShardWorker(str(run), len((state.cached or {})["classes"]))
     began = time.perf_counter()
     answer = examine(
-        store, run_spec(store), state, worker.sample_values, data=str(data), never_seen=str(never_seen), ids=None,
+        store, run_spec(store), state, worker.sample_values, data=data, never_seen=never_seen, ids=None,
         level=0.01,
     )  # fmt: skip
     return {**answer, "seconds": time.perf_counter() - began, "verify": verify(str(run))["ok"]}
 
 
 def measure(options: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
-    data, never_seen = (options.assets.absolute() / name for name in SIGNS)
-    run = options.run
+    run: Path | None = options.run
+    if options.assets is None:
+        data, never_seen = write_digits(out / "data")
+        model, weights = EMBEDDED_NAME, None
+    else:
+        data, never_seen = (str(options.assets.absolute() / name) for name in SIGNS)
+        model, weights = "deit_tiny_patch16_224", str(options.assets.absolute() / WEIGHTS)
     if run is None:
         run = out / "run"
-        weights = str(options.assets.absolute() / WEIGHTS)
+        precision = fastest_precision("cpu")
         spec = RunSpec(
-            data=str(data), model="deit_tiny_patch16_224", weights=weights, shards=10, solver=options.solver,
-            precision=fastest_precision("cpu"),
+            data=data, model=model, weights=weights, shards=10, solver=options.solver, precision=precision
         )  # fmt: skip
         train(str(run), spec)
         session.disconnect()
@@ -105,14 +110,14 @@ def measure(options: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--assets", type=Path, help="a folder with the files named in benchmarks.figures")
     parser.add_argument("--solver", choices=("ridge", "adam"), default="ridge")
-    parser.add_argument("--run", type=Path, help="a trained run of the Sign-Digits, left as it is; else one is trained")
+    parser.add_argument("--run", type=Path, help="a trained run on the same data, left as it is; else one is trained")
     parser.add_argument("--forget", type=int, default=60, help="samples, in three shards")
     parser.add_argument("--out", type=Path, help="where the runs go; a temporary folder by default")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    missing = [file for file in (WEIGHTS, *SIGNS) if not (options.assets / file).is_file()]
+    missing = [file for file in (WEIGHTS, *SIGNS) if options.assets and not (options.assets / file).is_file()]
     if missing:
         parser.error(f"{options.assets} lacks {', '.join(missing)}")
     out = (options.out or Path(tempfile.mkdtemp(prefix="taft-ray-audit-"))).absolute()

@@ -13,8 +13,10 @@ for those whose shard was dropped). Three kinds of samples: forgotten, never see
 this run, members: kept samples of the touched shards. As a control for a difference between the two sets that is not
 membership, the same forgotten and never-seen samples are compared on shards that saw neither.
 
-What it cannot see: power is measured on the present models. A shard that lost much of its data fits the rest more closely than
-its old model did, so that a fake of a large part of a shard is a little harder to find than the power says.
+What it cannot see: power is measured on the present models. A shard that lost much of its data fits the rest more closely
+than its old model did, so that a fake of a large part of a shard is a little harder to find than the power says. And an AUC
+well below ½ is no sign of memory: samples of one kind (an owner's, say) were forgotten, and the shard that lost them knows
+that kind less well than the others do.
 
 Legend: R samples, S shards in the model.
 """
