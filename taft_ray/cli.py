@@ -336,6 +336,22 @@ def verify(run: str, report: ProgressReport) -> Any:
 
 @main.command()
 @click.argument("run")
+@click.option(
+    "--data", required=True, metavar="URI", help="The forgotten samples, from their owner: RUN has them no more."
+)
+@click.option("--never-seen", required=True, metavar="URI", help="Data of the same kind that RUN never saw.")
+@click.option("--ids", metavar="IDS", help="Forgotten samples of DATA; all of them by default.")
+@click.option("--level", type=float, default=0.01, show_default=True, help="How likely a false alarm may be.")
+@_answers
+def audit(run: str, data: str, never_seen: str, ids: str | None, level: float, report: ProgressReport) -> Any:
+    """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."""
+    from taft_ray.orchestration.audit import audit as attack
+
+    return attack(run, data, never_seen, ids=_ids(ids) if ids is not None else None, level=level, report=report)
+
+
+@main.command()
+@click.argument("run")
 @_answers
 def gc(run: str, report: ProgressReport) -> Any:
     """Remove what killed processes left in RUN and nothing refers to."""

@@ -36,18 +36,16 @@ from taft_ray.data import (
     sample_keys,
     stripes,
 )
-from taft_ray.errors import ObjectMissing, TaftError
+from taft_ray.errors import ObjectMissing
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.pictures import Decode, index_chunk, read_parts
+from taft_ray.orchestration.prefix import prefix_tokens
 from taft_ray.orchestration.worker import build_tangent, run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.storage import Store, write_part
-from taft_ray.tangent import TangentModel
 
-# Pictures a forward pass, always padded to it: a picture's tokens must not depend on its neighbours
-PREFIX_BATCH = {"cpu": 16, "cuda": 128}
 PART_ROWS = 64  # samples a cache part: what travels through the pipeline as one row
 PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
 STRIPE_BYTES = 256 << 20  # encoded pictures held by a reading task
@@ -156,33 +154,6 @@ class PrefixActor:
         )
         self.store.write(_marker(folder, part), answer.encode())
         return answer
-
-
-def prefix_tokens(tm: TangentModel, preprocess: Preprocess, pixels: np.ndarray, spec: RunSpec) -> np.ndarray:
-    """uint8 (n, 3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits.
-
-    Guarantees: a picture's tokens do not depend on the pictures around it: every pass has the same shape.
-    """
-    out = []
-    device = torch.device(spec.device)
-    target = torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16
-    size = PREFIX_BATCH[spec.device]
-    for at in range(0, len(pixels), size):
-        chunk = torch.from_numpy(np.array(pixels[at : at + size]))
-        count = len(chunk)
-        if count < size:
-            chunk = torch.cat([chunk, torch.zeros(size - count, *chunk.shape[1:], dtype=torch.uint8)])
-        images = preprocess(chunk.to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            tokens = tm.prefix(images)[:count]
-        stored = tokens.to(target)
-        if not bool(torch.isfinite(stored).all()):
-            raise TaftError(f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16")
-        out.append(stored.cpu())
-    if not out:
-        return np.zeros((0, 1, 1), np.float16 if spec.cache_dtype == "float16" else np.uint16)
-    tokens = torch.cat(out)
-    return tokens.numpy() if target is torch.float16 else tokens.view(torch.int16).numpy().view(np.uint16)
 
 
 def _marker(folder: str, part: int) -> str:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taft_ray.data import epoch_order, slice_of
+from taft_ray.data import Stripe, epoch_order, slice_of
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.models import load_model
 from taft_ray.orchestration.checkpoints import SliceCheckpoints
+from taft_ray.orchestration.probe import minus_log_loss, picture_values
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import (
     DeltaRef,
@@ -264,11 +265,7 @@ class ShardWorker:
         self._last_use = time.monotonic()
         began = time.perf_counter()
         pictures, labels = self._eval_set(parts)
-        if delta_ref is not None:
-            tensors, _ = read_delta(self.store, DeltaRef.from_json(delta_ref))
-            delta = terms_to_delta({n: torch.from_numpy(v) for n, v in tensors.items()}, torch.float32)
-        else:
-            delta = load_snapshot(self.store, str(delta_key))
+        delta = self._model(delta_ref if delta_ref is not None else str(delta_key))
         correct = self._correct(pictures, labels, delta)
         return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
 
@@ -294,6 +291,30 @@ class ShardWorker:
                 row[mode] = self._correct(pictures, labels, composed) / max(1, len(labels))
             rows.append(row)
         return rows
+
+    def sample_values(
+        self,
+        models: Sequence[dict[str, Any] | str],
+        stripes: Sequence[Stripe] = (),
+        parts: Sequence[dict[str, Any]] = (),
+    ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+        """Keys, labels (n,) and −log loss (n, models) of the cached parts, or of the stripes' pictures.
+
+        models: a DeltaRef as JSON, or the key of a composed snapshot. Nothing of the pictures is kept or written.
+        """
+        self._last_use = time.monotonic()
+        deltas = [self._model(model).to(self.tm.device) for model in models]
+        if not parts:
+            return picture_values(self.tm, self.spec, stripes, deltas)
+        keys, labels, arrays = self.read(parts)
+        pictures = self.prepare(self._tokens(arrays))
+        return keys, labels.numpy(), minus_log_loss(self.tm, pictures, labels, self.spec, deltas)
+
+    def _model(self, model: dict[str, Any] | str) -> Delta:
+        if isinstance(model, str):
+            return load_snapshot(self.store, model)
+        tensors, _ = read_delta(self.store, DeltaRef.from_json(model))
+        return terms_to_delta({name: torch.from_numpy(value) for name, value in tensors.items()}, torch.float32)
 
     def _eval_set(self, parts: Sequence[dict[str, Any]]) -> tuple[Pictures, Tensor]:
         name = digest_json([part["digest"] for part in parts])

@@ -19,6 +19,7 @@ VERBS_OF_A_RUN: dict[str, list[str]] = {
     "forget": ["--ids", "a", "--mode", "drop"],
     "status": [],
     "verify": [],
+    "audit": ["--data", "{data}", "--never-seen", "{data}"],
     "report": [],
     "gc": [],
 }

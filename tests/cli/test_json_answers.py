@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from command import here, spawned
-from tiny import SHARDS, sample_id
+from tiny import SAMPLES, SHARDS, sample_id
+
+from taft_ray.data import assign, sample_keys
 
 STATUS = {"run", "composed", "shards", "requests", "monolith", "data"}
 
@@ -79,6 +81,20 @@ def test_forget_answers_with_the_certificate(trained: Path, copy_of: Callable[..
     assert answer.code == 0, answer.err
     assert answer.json["samples"] == 1
     assert json.loads((run / "certificates" / f"{answer.json['request']}.json").read_text()) == answer.json
+
+
+def test_audit(trained: Path, copy_of: Callable[..., Path], parquet: Path, test_parquet: Path) -> None:
+    run = copy_of(trained)
+    command = ("audit", run, "--data", parquet, "--never-seen", test_parquet, "--level", 0.05, "--json")
+    here(*command).complains(2, "has forgotten nothing")
+    names = [sample_id(n) for n in range(SAMPLES)]
+    shard = assign(sample_keys(names, 0), shards=SHARDS)
+    ids = ",".join(name for name, number in zip(names, shard, strict=True) if number == 3)
+    here("forget", run, "--ids", ids, "--mode", "drop", "--json")
+    answer = here(*command)
+    assert answer.code == 0, answer.err
+    assert {"ok", "verdict", "why", "shards", "auc", "auc_ci", "p_value", "power", "control"} <= answer.json.keys()
+    assert (answer.json["forgotten"], answer.json["never_seen"]) == (ids.count(",") + 1, 48)
 
 
 def test_unknown_id_is_wrong_usage(trained: Path) -> None:
