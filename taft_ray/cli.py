@@ -22,6 +22,7 @@ from taft_ray import __version__
 from taft_ray.errors import TaftError, UsageError
 from taft_ray.plans.forget import MODES
 from taft_ray.plans.spec import COMPOSITIONS, DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
+from taft_ray.privacy import SigningKey, read_public_key, read_signing_key
 from taft_ray.progress import ProgressReport
 from taft_ray.tangent.loss import LOSSES
 from taft_ray.tangent.model import TRAINABLE
@@ -285,6 +286,7 @@ def estimate(
     help="Gather with other requests and run in time for this: 30d, 12h, or an ISO time; then --due carries it out.",
 )
 @click.option("--due", is_flag=True, help="Carry out the requests whose time has come; nothing else is given.")
+@click.option("--sign", metavar="FILE", help="Sign the certificate with this Ed25519 private key (PEM).")
 @_answers
 def forget(
     run: str,
@@ -296,21 +298,45 @@ def forget(
     dry_run: bool,
     deadline: str | None,
     due: bool,
+    sign: str | None,
     report: ProgressReport,
 ) -> Any:
     """Forget samples of RUN; answers with the certificate."""
     from taft_ray.orchestration import requests
 
+    key = None if sign is None else read_signing_key(sign)  # a wrong file must not be noticed after a forget
     if due:
         if ids or owners or shards or mode or deadline or dry_run:
             raise UsageError("--due carries out what was asked before; leave the other options out")
-        return requests.forget_due(run, gpu_hour_price=gpu_hour_price, report=report)
+        answer = requests.forget_due(run, gpu_hour_price=gpu_hour_price, report=report)
+        return {**answer, "certificates": [_signed(run, certificate, key) for certificate in answer["certificates"]]}
     if mode is None:
         raise UsageError(f"how to forget? set --mode to one of {', '.join(MODES)}")
     chosen, when = _selection(ids, owners, shards), _deadline(deadline)
     if dry_run:
         return requests.estimate(run, chosen, mode, gpu_hour_price=gpu_hour_price)
-    return requests.forget(run, chosen, mode=mode, deadline=when, gpu_hour_price=gpu_hour_price, report=report)
+    answer = requests.forget(run, chosen, mode=mode, deadline=when, gpu_hour_price=gpu_hour_price, report=report)
+    return _signed(run, answer, key)
+
+
+def _signed(run: str, certificate: dict[str, Any], key: SigningKey | None) -> dict[str, Any]:
+    """The certificate as it is, or with its signature; a request that still waits has none."""
+    from taft_ray.orchestration.run import run_address
+    from taft_ray.orchestration.signature import sign_certificate
+
+    if key is None or certificate.get("waiting"):
+        return certificate
+    return {**certificate, **sign_certificate(run_address(run), certificate["request"], key)}
+
+
+@main.command()
+@click.argument("run")
+@click.option("--request", required=True, help="The forget whose certificate is signed; taft-ray status lists them.")
+@click.option("--key", required=True, metavar="FILE", help="An Ed25519 private key (PEM).")
+@_answers
+def sign(run: str, request: str, key: str, report: ProgressReport) -> Any:
+    """Sign a certificate of RUN; answers with the certificate and its signature."""
+    return _signed(run, {"request": request}, read_signing_key(key))
 
 
 @main.command()
@@ -324,14 +350,28 @@ def status(run: str, report: ProgressReport) -> Any:
 
 
 @main.command()
-@click.argument("run")
+@click.argument("target")
+@click.option("--retrain", is_flag=True, help="Of a run: also train again every shard that a forget trained again.")
+@click.option("--head", metavar="DIGEST", help="Of a run: a ledger entry that must be there, from an earlier verify.")
+@click.option("--public-key", metavar="FILE", help="Of a certificate: it must be signed by this Ed25519 key (PEM).")
+@click.option("--run", metavar="RUN", help="Of a certificate: the run to compare it with; the one it names by default.")
 @_answers
-def verify(run: str, report: ProgressReport) -> Any:
-    """Check RUN from storage alone; exits 1 when something is wrong."""
+def verify(
+    target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, report: ProgressReport
+) -> Any:
+    """Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong."""
+    from taft_ray.orchestration import verify as of_run
+    from taft_ray.orchestration import verify_certificate as of_certificate
     from taft_ray.orchestration.run import run_address
-    from taft_ray.orchestration.verify import verify as check
 
-    return check(run_address(run))
+    if of_certificate.is_certificate(target):
+        if retrain or head:
+            raise UsageError(f"{target} is a certificate; --retrain and --head are of a run")
+        signer = None if public_key is None else read_public_key(public_key)
+        return of_certificate.verify_certificate(target, public_key=signer, run=run and run_address(run))
+    if public_key or run:
+        raise UsageError(f"{target} is not a certificate's file; --public-key and --run are of a certificate")
+    return of_run.verify(run_address(target), head=head, retrain=retrain, report=report)
 
 
 @main.command()
@@ -355,8 +395,8 @@ def audit(run: str, data: str, never_seen: str, ids: str | None, level: float, r
 @_answers
 def gc(run: str, report: ProgressReport) -> Any:
     """Remove what killed processes left in RUN and nothing refers to."""
+    from taft_ray.orchestration.garbage import gc as collect
     from taft_ray.orchestration.run import run_address
-    from taft_ray.orchestration.verify import gc as collect
 
     return collect(run_address(run))
 

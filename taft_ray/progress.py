@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+Report = Callable[[str, int, int], None]  # (what, done, total)
 
 _LINE_S = 5.0
 _LABELS = {
@@ -15,7 +18,14 @@ _LABELS = {
     "shards": "shards with a delta",
     "monolith": "comparison model",
     "retrain": "shards retrained",
+    "verify cache": "cache parts checked",
+    "verify deltas": "deltas checked",
+    "verify retrain": "shards trained again",
 }
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A report that says nothing."""
 
 
 class ProgressReport:

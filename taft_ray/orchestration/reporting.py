@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taft_ray.evaluation import certificate_page, render, summarise
+from taft_ray.orchestration.signature import with_signature
 from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState, replay
@@ -26,8 +27,10 @@ def report(run: str) -> dict[str, Any]:
     store.write(page, render(summary).encode())
     for request in state.requests.values():
         if request.forgotten is not None:
-            certificate = json.loads(store.read(request.forgotten["certificate"]["key"]))
-            store.write(names.report_key(f"certificate-{request.request}.html"), certificate_page(certificate).encode())
+            key = request.forgotten["certificate"]["key"]
+            certificate = with_signature(json.loads(store.read(key)), request)
+            written = certificate_page(certificate, key).encode()
+            store.write(names.report_key(f"certificate-{request.request}.html"), written)
     values = {name: number["value"] for name, number in summary["derived"].items()}
     where = str(store.fetch(page)) if store.local else f"{store.uri}/{page}"
     return {"page": where, "json": data, "derived": values, "not_measured": summary["not_measured"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ from taft_ray.tangent import (
     Sums,
     TangentModel,
     batches,
+    certified_distance,
     concatenate,
     fit,
     linearize,
@@ -96,8 +98,9 @@ def build_tangent(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
 class ShardWorker:
     """Fits shards of one run. Keeps the model; reads tokens, writes deltas, and says what it did."""
 
-    def __init__(self, run: str, classes: int, idle_s: float | None = None) -> None:
+    def __init__(self, run: str, classes: int, idle_s: float | None = None, into: Store | None = None) -> None:
         self.store = Store(run)
+        self.into = into  # where what it fits goes; the run's own folder by default
         self.spec = run_spec(self.store)
         torch.set_num_threads(self.spec.threads)
         torch.use_deterministic_algorithms(True, warn_only=self.spec.device == "cuda")
@@ -187,7 +190,7 @@ class ShardWorker:
             # recomputed constants differ in their last bits from kept ones, and a shard that shrinks may change between them
             constants = "kept" if isinstance(pictures, Prepared) else "recomputed"
             made_of = {"fingerprint": self.fingerprint, "slices": str(config.slices), "constants": constants}
-            checkpoints = SliceCheckpoints(self.store, int(task["shard"]), made_of)
+            checkpoints = SliceCheckpoints(self.into or self.store, int(task["shard"]), made_of)
             start = checkpoints.begin(task.get("resume"))
         delta = fit(
             self.tm, pictures, labels, config, order=by_key, slice_of=torch.from_numpy(slices),
@@ -203,7 +206,11 @@ class ShardWorker:
         folder = names.MONOLITH_FOLDER if monolith else names.delta_folder(int(task["shard"]))
         meta = {"shard": str(task["shard"]), "samples": str(len(labels)), "fingerprint": self.fingerprint}
         ref = write_delta(
-            self.store, folder, int(task["generation"]), {name: term.numpy() for name, term in terms.items()}, meta
+            self.into or self.store,
+            folder,
+            int(task["generation"]),
+            {name: term.numpy() for name, term in terms.items()},
+            meta,
         )
         ended = time.time()
         self._last_use = time.monotonic()
@@ -232,6 +239,7 @@ class ShardWorker:
                 "objective": report.objective,
                 "converged": report.converged,
                 "norm": float(delta.norm()),
+                "environment": self.environment(),
                 **({} if resolve is None else {"resolved": True, "warm": start is not None}),
                 **({"stages": config.slices, "slice_samples": sizes, **checkpoints.facts()} if checkpoints else {}),
             },
@@ -250,6 +258,28 @@ class ShardWorker:
     def release(self) -> None:
         """Drop the pictures that are kept between calls: some of them may have to be forgotten."""
         self._prepared_eval = None
+
+    def environment(self) -> dict[str, Any]:
+        """What the last bits of a fit depend on beside the spec."""
+        return {
+            "machine": platform.machine(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "device": torch.cuda.get_device_name() if self.spec.device == "cuda" else "cpu",
+            "threads": self.spec.threads,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+
+    def certified_distance(self, parts: Sequence[dict[str, Any]], ref: dict[str, Any]) -> tuple[float, float]:
+        """‖∇L‖/(2λ) of a stored delta on these parts, and of no delta at all (ridge only)."""
+        _, labels, arrays = self.read(parts)
+        terms, _ = read_delta(self.store, DeltaRef.from_json(ref))
+        delta = terms_to_delta({name: torch.from_numpy(value) for name, value in terms.items()}, torch.float32)
+        config = self.spec.fit_config()
+        return certified_distance(
+            self.tm, self.prepare(self._tokens(arrays)), labels.to(self.tm.device), config.as_loss(),
+            penalty=config.penalty, delta=delta.to(self.tm.device),
+        )  # fmt: skip
 
     def _gram(self, pictures: Pictures) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
@@ -347,13 +377,17 @@ def snapshot_digest(delta: Delta) -> str:
     return digest_tensors({name: value.float().numpy() for name, value in delta.items()})
 
 
-def save_snapshot(store: Store, delta: Delta) -> str:
-    """Write the composed model as safetensors, named by its digest; returns the digest."""
+def snapshot_bytes(delta: Delta) -> bytes:
+    """The composed model as safetensors: equal models have equal bytes."""
     from safetensors.numpy import save
 
+    return save({name: value.float().contiguous().numpy() for name, value in delta.items()})
+
+
+def save_snapshot(store: Store, delta: Delta) -> str:
+    """Write the composed model, named by its digest; returns the digest."""
     digest = snapshot_digest(delta)
-    key = names.composed_key(digest)
-    store.write(key, save({name: value.float().contiguous().numpy() for name, value in delta.items()}))
+    store.write(names.composed_key(digest), snapshot_bytes(delta))
     return digest
 
 

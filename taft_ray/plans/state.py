@@ -12,6 +12,7 @@ Kinds of entries, and the facts they commit:
     key-destroyed       the secret of the id hashes is gone: nobody can tell any more whom a tombstone names
     start-purged        the deltas that a resolve started from, removed after it
     forgotten           the certificate's digest
+    signed              a certificate's signature, and the digest of the object that has it
     evaluated           an accuracy
     composed            how long a composition took, and its digest
 """
@@ -67,6 +68,7 @@ class RequestState:
     purged: Mapping[str, Any] | None = None
     start_purged: Mapping[str, Any] | None = None
     forgotten: Mapping[str, Any] | None = None
+    signed: Mapping[str, Any] | None = None
 
     @property
     def waiting(self) -> bool:
@@ -175,6 +177,8 @@ class RunState:
                 self.key_destroyed = True
             case "forgotten":
                 self.requests[body["request"]].forgotten = body
+            case "signed":
+                self.requests[body["request"]].signed = body
             case "evaluated":
                 self.evaluations.append({**body, "time": entry.time})
             case "composed":

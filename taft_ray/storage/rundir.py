@@ -58,6 +58,11 @@ def certificate_key(request: str, digest: str) -> str:
     return f"{CERTIFICATES_FOLDER}/{request}-{digest[:16]}.json"
 
 
+def signature_key(request: str) -> str:
+    """The key of the signature beside a certificate."""
+    return f"{CERTIFICATES_FOLDER}/{request}.signature.json"
+
+
 def report_key(name: str) -> str:
     """The key of a report's file."""
     return f"{REPORTS_FOLDER}/{name}"

@@ -6,6 +6,7 @@ from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, linearize
 from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate
+from taft_ray.tangent.ridge import certified_distance
 
 __all__ = [
     "DEFAULT_EPSILON",
@@ -20,6 +21,7 @@ __all__ = [
     "Sums",
     "TangentModel",
     "batches",
+    "certified_distance",
     "compose",
     "concatenate",
     "fit",

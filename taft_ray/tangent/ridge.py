@@ -121,6 +121,15 @@ def solve(
     )
 
 
+def certified_distance(
+    tm: TangentModel, pictures: Pictures, labels: Tensor, loss: Loss, *, penalty: float, delta: Delta
+) -> tuple[float, float]:
+    """‖∇L‖/(2λ) at ``delta``, which bounds ‖Δw − Δw*‖; and the same at zero, the scale to see it on."""
+    system = NormalEquations(tm, pictures, labels, loss, penalty)
+    here, at_zero = (system.gradient(point)[0] for point in (delta, delta * 0.0))
+    return float(here.norm()) / penalty, float(at_zero.norm()) / penalty
+
+
 def _axpy(y: Mapping[str, Tensor], factor: Tensor, x: Mapping[str, Tensor]) -> Delta:
     """y + factor·x."""
     scale = float(factor)

@@ -99,3 +99,14 @@ def forgotten_once(ridge: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.
     run = Path(shutil.copytree(ridge[0], tmp_path_factory.mktemp("forgotten") / "run"))
     forget_without_ray(run, [sample_id(0)], "drop")
     return run
+
+
+@pytest.fixture(scope="session")
+def proved(
+    tmp_path_factory: pytest.TempPathFactory, parquet: Path, test_parquet: Path, spec_of: Callable[..., Any]
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """A small run that has forgotten in every mode, and its certificates; made without Ray."""
+    from proof import proved_run
+
+    run = tmp_path_factory.mktemp("proved") / "run"
+    return run, proved_run(run, spec_of(parquet, trainable="head"), test_parquet)

@@ -1,0 +1,64 @@
+"""What `verify` has read of a run so far, and what it found wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from taft_ray.errors import TaftError
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
+from taft_ray.progress import Report, silent
+from taft_ray.storage import Entry, Store
+
+# What reading a record raises whose digests are right but whose fields are not: somebody wrote it who could seal it
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What checks found: how much each looked at, what is wrong, and what a reader should know although nothing is wrong."""
+
+    checks: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def examining(self, what: str) -> Iterator[None]:
+        """An error inside is a problem of ``what``, and the next object is looked at all the same."""
+        try:
+            yield
+        except TaftError as error:
+            self.problems.append(f"{what}: {error}")
+        except MALFORMED as error:
+            self.problems.append(
+                f"{what}: a record has not the fields it should have ({type(error).__name__}: {error})"
+            )
+
+    def answer(self) -> dict[str, Any]:
+        return {"ok": not self.problems, "checks": self.checks, "problems": self.problems, "notes": self.notes}
+
+
+@dataclass(kw_only=True)
+class Evidence(Findings):
+    """A run as its storage shows it. Each check reads its part, and leaves here what later ones stand on."""
+
+    address: str
+    store: Store
+    spec: RunSpec
+    report: Report = silent
+    entries: Sequence[Entry] = ()
+    state: RunState = field(default_factory=RunState)
+    sizes: Mapping[str, int] = field(default_factory=dict)  # every object listed: key -> bytes
+    table: pa.Table | None = None  # the manifest's rows
+    described: Mapping[str, Any] | None = None  # and the JSON that names them
+    snapshots: Mapping[str, str] | None = None  # what the deltas compose to: key -> digest; None while it is not known
+
+    @property
+    def parts(self) -> dict[str, list[dict[str, Any]]]:
+        """The manifest's cache parts, by shard."""
+        return {} if self.described is None else self.described["meta"]["parts"]
