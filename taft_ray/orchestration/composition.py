@@ -141,9 +141,9 @@ class Composition:
     def _remove_old_snapshots(self) -> None:
         """An old snapshot may hold what has been forgotten."""
         current = {names.composed_key(digest) for digest in self._digests.values()}
-        for info in self.record.store.list(f"{names.COMPOSED_FOLDER}/"):
-            if info.key not in current:
-                self.record.store.delete(info.key)
+        old = [i.key for i in self.record.store.list(f"{names.COMPOSED_FOLDER}/") if i.key not in current]
+        if old:
+            self.record.store.erase(old)
 
 
 def _member(shard: ShardState) -> tuple[Mapping[str, Any], int]:

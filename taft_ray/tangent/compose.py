@@ -10,8 +10,9 @@ exactly, and what is composed is a deterministic function of the sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 
@@ -144,7 +145,7 @@ class Sums:
         if not keys:
             raise DeltaMismatch("the shards carry no Gram statistics; compose by mean, or fit with statistics")
         keys.sort(key=lambda key: -self.totals[_GRAM + key].numel())  # the longest must not start last
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with _single_threads(workers) as pool:
             factors = pool.map(partial(self._factor, epsilon), keys)
             solved = []
             for key, (factor, e) in zip(keys, factors, strict=True):
@@ -191,6 +192,17 @@ class Sums:
     def _need_shards(self) -> None:
         if self.weight <= 0:
             raise DeltaMismatch("nothing to compose: no shard with samples is in the model")
+
+
+@contextmanager
+def _single_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose tasks compute on one thread each; torch's setting, which is the process's, is put back afterwards."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _whole_weights(weights: Sequence[float]) -> list[int]:

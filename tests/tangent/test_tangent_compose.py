@@ -224,6 +224,7 @@ def test_gram_bits_depend_on_neither_workers_nor_threads():
         alone = sums.gram(workers=1)
         torch.set_num_threads(2)
         assert same(sums.gram(workers=4), alone)
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
 
