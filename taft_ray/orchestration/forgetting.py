@@ -111,11 +111,17 @@ class Forgetting:
         if wrong:
             raise UsageError(f"shards {wrong[:5]} are not in this run: it has 0 to {len(state.shards) - 1}")
 
-    def plan(self, selection: Selection, mode: str) -> ForgetPlan | str:
+    def plan(self, selection: Selection, mode: str, deadline: float | None = None) -> ForgetPlan | str:
         """What a request would touch, or the request that answers it already."""
         hashes, found, owners = self._found(selection)
         return plan_forget(
-            self.record.state, mode=mode, hashes=hashes, found=found, owners=owners, whole_shards=selection.shards
+            self.record.state,
+            mode=mode,
+            hashes=hashes,
+            found=found,
+            owners=owners,
+            whole_shards=selection.shards,
+            deadline=deadline,
         )
 
     def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
@@ -123,7 +129,7 @@ class Forgetting:
         self.record.refresh()
         plan = self.plan(selection, mode)
         if isinstance(plan, str):
-            return {"already_forgotten": True, "request": plan, "mode": mode}
+            return {"already_forgotten": not self._request(plan).waiting, "request": plan, "mode": mode}
         touched = (
             *(f"{names.shard_prefix(shard)}/" for shard in plan.shards),
             *(f"{names.delta_folder(shard)}/" for shard in plan.shards),
@@ -146,7 +152,7 @@ class Forgetting:
             )
         if deadline is not None and mode == "drop":
             raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")
-        plan = self.plan(selection, mode)
+        plan = self.plan(selection, mode, deadline)
         if isinstance(plan, str):
             return plan
         started = time.time()
@@ -158,14 +164,14 @@ class Forgetting:
         )
 
         def decide() -> Mapping[str, Any] | None:
-            now = self.plan(selection, mode)  # another writer may have forgotten some of it meanwhile
+            now = self.plan(selection, mode, deadline)  # another writer may have forgotten some of it meanwhile
             if isinstance(now, str):
                 return None
             return {**self._asked(now.request, mode, now.hashes, now.owners, now.shards, started), **times,
                     "whole_shards": list(now.whole_shards)}  # fmt: skip
 
         if self.record.commit("forget-requested", f"{plan.request}/requested", decide) is None:
-            answered = self.plan(selection, mode)
+            answered = self.plan(selection, mode, deadline)
             return answered if isinstance(answered, str) else answered.request
         return plan.request
 
@@ -355,10 +361,10 @@ class Forgetting:
             shards: set[int] = set()
             if self.record.state.cached is not None:
                 shards = {shard for shard in keys_of(self.record.manifest()[0], facts["hashes"]).values() if shard >= 0}
-            times = {name: facts[name] for name in ("deadline", "runs_at") if name in facts}
+            # at once, whatever its deadline: it may have been carried out already, and a certificate given
             asked = self._asked(
                 request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), facts["requested"]
             )
-            return {**asked, **times, "whole_shards": [], "restored": True}
+            return {**asked, "whole_shards": [], "restored": True}
 
         self.record.commit("forget-requested", f"{request}/requested", decide)

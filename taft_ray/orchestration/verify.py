@@ -18,6 +18,7 @@ from taft_ray.storage import (
     Ledger,
     PartRef,
     Store,
+    Tombstones,
     digest_bytes,
     read_checkpoint,
     read_delta,
@@ -154,6 +155,7 @@ def verify(run: str) -> dict[str, Any]:
             problems.append(
                 f"nothing refers to {', '.join(left[:4])}{' …' if left[4:] else ''}; taft-ray gc removes them"
             )
+    check("tombstones beside the run", lambda: _count_tombstones(store, state))
     unfinished = [r.request for r in state.requests.values() if r.forgotten is None and not r.waiting]
     if unfinished:
         problems.append(f"forget requests {unfinished} are not finished; run a forget again to resume them")
@@ -164,6 +166,20 @@ def verify(run: str) -> dict[str, Any]:
         "forgotten_samples": len(state.tombstones),
         "head": ledger.known[-1].digest if ledger.known else None,
     }
+
+
+def _count_tombstones(store: Store, state: RunState) -> int:
+    """How many requests are kept beside the run; IntegrityError when the ledger lacks one: an older copy was put back."""
+    if state.created is None or not state.created.get("id_key"):
+        return 0
+    kept = Tombstones(store, state.created["id_key"]).read()
+    missing = sorted(kept.keys() - state.requests.keys())
+    if missing:
+        raise IntegrityError(
+            f"forget requests {missing} are kept beside {store.uri} and not in its ledger: an older copy of the folder "
+            "was put back; run taft-ray forget --due, which forgets them again"
+        )
+    return len(kept)
 
 
 def _add_deltas(store: Store, state: RunState, sums: Sums) -> None:
