@@ -99,7 +99,9 @@ def test_ids_of_another_run_are_refused_and_not_a_byte_changes(run: Path, mode: 
 def test_most_ids_of_which_most_are_unknown_are_refused_and_not_a_byte_changes(run: Path) -> None:
     before = contents(run)
     ids = [sample_id(n) for n in range(MOST_IDS)]
-    with pytest.raises(UnknownSample, match=rf"{MOST_IDS - SAMPLES} ids are not in this run.*and {MOST_IDS - 125} more"):
+    with pytest.raises(
+        UnknownSample, match=rf"{MOST_IDS - SAMPLES} ids are not in this run.*and {MOST_IDS - 125} more"
+    ):
         plain_forget(run, ids, "drop")
     assert contents(run) == before
 
@@ -216,7 +218,7 @@ def test_forget_before_the_cache_is_finished_is_refused(
     write_spec(Store(str(run)), spec_of(parquet).to_json())
     Composer(str(run)).begin({}, "a" * 64)
     before = contents(run)
-    with pytest.raises(UsageError, match="the activation cache of .* is not finished"):
+    with pytest.raises(UsageError, match=r"the activation cache of .* is not finished"):
         plain_forget(run, [sample_id(0)], "drop")
     assert contents(run) == before
 
@@ -402,7 +404,7 @@ def test_resolve_of_a_run_without_an_optimum_is_refused_and_not_a_byte_changes(
     run = tmp_path / "adam"
     plain_train(run, spec_of(parquet, solver="adam", epochs=1))
     before = contents(run)
-    with pytest.raises(UsageError, match="resolve needs the ridge problem.*solver is adam; use retrain or drop"):
+    with pytest.raises(UsageError, match=r"resolve needs the ridge problem.*solver is adam; use retrain or drop"):
         plain_forget(run, [sample_id(0)], "resolve")
     assert contents(run) == before
 
