@@ -14,9 +14,10 @@ import torch
 
 from taft_ray.errors import StorageError
 from taft_ray.orchestration.composition import Composition
-from taft_ray.orchestration.forgetting import Forgetting, Selection
+from taft_ray.orchestration.forgetting import Forgetting
 from taft_ray.orchestration.queue import Queue
 from taft_ray.orchestration.record import Record
+from taft_ray.orchestration.selection import Selection
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import pending_shards
 from taft_ray.storage import digest_bytes

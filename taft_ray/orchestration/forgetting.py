@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from taft_ray.data import id_hash, owner_hash, sample_key
-from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UnknownSample, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UsageError
 from taft_ray.orchestration.certificate import certificate_of
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.purge import keys_of, purge_request, purge_starts, slices_lost
 from taft_ray.orchestration.record import Record
-from taft_ray.plans.forget import MOST_IDS, ForgetPlan, Known, estimate, plan_forget
+from taft_ray.orchestration.selection import Selection, find
+from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget
 from taft_ray.plans.gather import due, planned_start, runs_at, together
 from taft_ray.plans.state import TRAINED, RequestState
 from taft_ray.storage import Tombstones, digest_bytes, id_key
@@ -26,23 +25,6 @@ from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
 
 _PURGE_TRIES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """What is to be forgotten: samples by id, everything of an owner, everything in a shard."""
-
-    ids: tuple[str, ...] = ()
-    owners: tuple[str, ...] = ()
-    shards: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.ids) > MOST_IDS:
-            raise UsageError(
-                f"expected at most {MOST_IDS:,} ids a request, got {len(self.ids):,}; make several requests"
-            )
-        if not (self.ids or self.owners or self.shards):
-            raise UsageError("nothing to forget was given; set --ids, --owner or --shard")
 
 
 class Forgetting:
@@ -54,66 +36,9 @@ class Forgetting:
         self._tombstones: Tombstones | None = None
         self._drop_seconds: dict[str, float] = {}
 
-    # --- whom a request means
-
-    def _secret(self) -> bytes | None:
-        try:
-            return id_key(self.store, create=False)
-        except ObjectMissing:
-            return None  # destroyed: the hashes of samples that are still there are in the manifest
-
-    def _found(self, selection: Selection) -> tuple[dict[str, str], dict[str, Known], list[str]]:
-        """name -> id hash of everything asked; what the manifest has of it; the hashes of the owners."""
-        spec, secret = self.record.spec, self._secret()
-        if self.record.state.cached is None:
-            raise UsageError(
-                f"the activation cache of {self.store.uri} is not finished, so it has no samples to forget yet; "
-                "leave them out of the data, or ask again when `taft-ray status` shows its shards"
-            )
-        table = self.record.manifest()[0]
-        by_key = {sample_key(name, spec.seed): name for name in selection.ids}
-        by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
-        hashes: dict[str, str] = {}
-        found: dict[str, Known] = {}
-        owned: set[str] = set()
-        columns = (table[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
-        for key, shard, digest, owner in zip(*columns, strict=True):
-            if shard < 0:
-                continue
-            name = by_key.get(key)
-            if owner in by_owner:
-                owned.add(by_owner[owner])
-            if name is None and owner not in by_owner and shard not in selection.shards:
-                continue
-            name = name or digest
-            hashes[name], found[name] = digest, Known(key=key, shard=shard)
-        self._name_the_rest(selection, secret, hashes)
-        owners = {name: owner_hash(name, secret) for name in selection.owners} if secret else {}
-        self._check_owners(selection, owned, owners)
-        return hashes, found, list(owners.values())
-
-    def _name_the_rest(self, selection: Selection, secret: bytes | None, hashes: dict[str, str]) -> None:
-        missing = [name for name in selection.ids if name not in hashes]
-        if missing and secret is None:
-            raise UnknownSample(
-                f"{len(missing)} ids are not in this run, such as {missing[0]!r}; whether they were forgotten "
-                "cannot be told: the key of the id hashes was destroyed. Nothing was forgotten"
-            )
-        for name in missing:
-            hashes[name] = id_hash(name, secret or b"")
-
-    def _check_owners(self, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:
-        state = self.record.state
-        unknown = [n for n in selection.owners if n not in owned and owners.get(n) not in state.owner_tombstones]
-        if unknown:
-            raise UnknownSample(f"owners {unknown[:5]} have no samples in this run; nothing was forgotten")
-        wrong = [shard for shard in selection.shards if shard not in state.shards]
-        if wrong:
-            raise UsageError(f"shards {wrong[:5]} are not in this run: it has 0 to {len(state.shards) - 1}")
-
     def plan(self, selection: Selection, mode: str, deadline: float | None = None) -> ForgetPlan | str:
         """What a request would touch, or the request that answers it already."""
-        hashes, found, owners = self._found(selection)
+        hashes, found, owners = find(self.record, selection)
         return plan_forget(
             self.record.state,
             mode=mode,
@@ -354,7 +279,9 @@ class Forgetting:
             request = state.requests[name]
             if request.purged is not None:
                 body = {**self._purged(request), "request": name, "seconds": 0.0, "drop_seconds": None}
-                self.record.commit("purged", f"{name}/purged/{described['digest']}", lambda body=body: body)
+                # by its place: the same copy may be put back again, after a fit that left something new to purge
+                op = f"{name}/purged/{described['digest']}/{len(self.record.ledger.known)}"
+                self.record.commit("purged", op, lambda body=body: body)
 
     def _request_again(self, request: str, facts: Mapping[str, Any]) -> None:
         def decide() -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from tiny import MODEL
 
 from taft_ray.data import assign, id_hash, sample_keys
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.forgetting import Selection
+from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
 from taft_ray.plans.forget import MOST_IDS
 from taft_ray.plans.spec import RunSpec

@@ -28,7 +28,7 @@ from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 from taft_ray.data import sample_key
 from taft_ray.errors import DeltaMismatch, UnknownSample, UsageError
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.forgetting import Selection
+from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import gc, verify
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.forget import MOST_IDS

@@ -13,7 +13,7 @@ from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 from taft_ray.data import sample_key
 from taft_ray.errors import TaftError
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.forgetting import Selection
+from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import gc, verify
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.storage import Store, Tombstones, id_key
