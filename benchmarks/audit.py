@@ -25,8 +25,8 @@ from taft_ray.embedded import EMBEDDED_NAME, write_digits
 from taft_ray.orchestration import session
 from taft_ray.orchestration.audit import examine
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.forgetting import Selection
 from taft_ray.orchestration.run import train
+from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.worker import ShardWorker, run_spec
 from taft_ray.plans.spec import RunSpec, fastest_precision

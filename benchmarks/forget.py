@@ -35,8 +35,9 @@ from taft_ray.data import MANIFEST_SCHEMA, id_hash, sample_key
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.requests import Selection, forget
+from taft_ray.orchestration.requests import forget
 from taft_ray.orchestration.run import train
+from taft_ray.orchestration.selection import Selection
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_manifest, write_part, write_spec
 from taft_ray.storage import rundir as names

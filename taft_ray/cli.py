@@ -227,7 +227,11 @@ def selection_options(function: Verb) -> Verb:
         click.option("--ids", metavar="IDS", help="Comma-separated sample ids, or @file with one id a line."),
         click.option("--owner", "owners", multiple=True, help="Everything of an owner (the data's owner column)."),
         click.option("--shard", "shards", type=int, multiple=True, help="Everything in a shard, by number."),
-        click.option("--gpu-hour-price", type=float, help="What an hour of a worker costs, for the cost of the fits."),
+        click.option(
+            "--gpu-hour-price",
+            type=click.FloatRange(min=0),
+            help="What an hour of a worker costs, for the cost of the fits.",
+        ),
     ]
     for option in reversed(options):
         function = option(function)
@@ -235,7 +239,7 @@ def selection_options(function: Verb) -> Verb:
 
 
 def _selection(ids: str | None, owners: tuple[str, ...], shards: tuple[int, ...]) -> Any:
-    from taft_ray.orchestration.requests import Selection
+    from taft_ray.orchestration.selection import Selection
 
     return Selection(ids=tuple(dict.fromkeys(_ids(ids))) if ids is not None else (), owners=owners, shards=shards)
 
@@ -247,9 +251,11 @@ def _deadline(text: str | None) -> float | None:
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
     try:
         if text[-1:] in units:
-            return time.time() + float(text[:-1]) * units[text[-1]]
+            when = time.time() + float(text[:-1]) * units[text[-1]]
+            datetime.fromtimestamp(when)  # refuses nan, inf and what no calendar has
+            return when
         return datetime.fromisoformat(text).astimezone().timestamp()
-    except ValueError as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise UsageError(
             f"--deadline {text!r}: expected 30d, 12h, 90m, 60s, or a time such as 2027-01-31T12:00"
         ) from error

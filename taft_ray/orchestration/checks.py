@@ -19,6 +19,7 @@ from taft_ray.storage import (
     CheckpointRef,
     Ledger,
     PartRef,
+    Tombstones,
     digest_bytes,
     digest_json,
     id_key,
@@ -281,6 +282,22 @@ def _windows(text: bytes) -> Iterator[bytes]:
             yield text[start : start + _HASH]
 
 
+def tombstones(run: Evidence) -> None:
+    """Every request kept beside the run is in its ledger: else an older copy of the folder was put back."""
+    identity = (run.state.created or {}).get("id_key")
+    if not identity:
+        return
+    with run.examining("tombstones beside the run"):
+        kept = Tombstones(run.store, identity).read()
+        run.checks["tombstones beside the run"] = len(kept)
+        missing = sorted(kept.keys() - run.state.requests.keys())
+        if missing:
+            raise IntegrityError(
+                f"forget requests {missing} are kept beside {run.store.uri} and not in its ledger: an older copy of the "
+                "folder was put back; run taft-ray forget --due, which forgets them again"
+            )
+
+
 def unknown_objects(run: Evidence) -> None:
     """Nothing lies about that no record names."""
     unread = () if run.described is not None else (f"{names.CACHE_FOLDER}/", f"{names.MANIFEST_FOLDER}/")
@@ -316,5 +333,6 @@ AFTER_THE_CHAIN: tuple[Check, ...] = (
     certificates,
     evaluation_caches,
     forgotten_hashes,
+    tombstones,
     unknown_objects,
 )

@@ -14,9 +14,10 @@ import torch
 
 from taft_ray.errors import StorageError
 from taft_ray.orchestration.composition import Composition
-from taft_ray.orchestration.forgetting import Forgetting, Selection
+from taft_ray.orchestration.forgetting import Forgetting
 from taft_ray.orchestration.queue import Queue
 from taft_ray.orchestration.record import Record
+from taft_ray.orchestration.selection import Selection
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import pending_shards
 from taft_ray.storage import digest_bytes
@@ -28,11 +29,19 @@ class Composer:
 
     def __init__(self, run: str) -> None:
         torch.set_num_threads(1)  # a composition's bits must not depend on the machine's cores
-        self.record = Record(run)
+        self._run = run
+        self._progress: dict[str, tuple[int, int]] = {}
+        self._read_anew()
+
+    def _read_anew(self) -> None:
+        self.record = Record(self._run)
         self.composition = Composition(self.record)
         self.queue = Queue(self.record, self.composition)
         self.forgetting = Forgetting(self.record, self.composition)
-        self._progress: dict[str, tuple[int, int]] = {}
+
+    def _check_folder(self) -> None:
+        if self.record.was_exchanged():  # under a composer that stayed warm: nothing it knows holds any more
+            self._read_anew()
 
     def ready(self) -> bool:
         return True
@@ -56,6 +65,7 @@ class Composer:
 
     def snapshot(self) -> RunState:
         """The state, for the driver's decisions and reports."""
+        self._check_folder()
         self.record.refresh()
         return self.record.state
 
@@ -153,5 +163,6 @@ class Composer:
 
     def recover(self) -> None:
         """Finish what a crash cut off, and forget again what an older copy of the folder brought back."""
+        self._check_folder()
         self.forgetting.recover()
         self.forgetting.finish_purges()

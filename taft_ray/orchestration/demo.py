@@ -13,8 +13,9 @@ import torch
 from taft_ray.data import assign, sample_keys
 from taft_ray.embedded import EMBEDDED_NAME, write_digits
 from taft_ray.orchestration.reporting import report as write_report
-from taft_ray.orchestration.requests import Selection, forget
+from taft_ray.orchestration.requests import forget
 from taft_ray.orchestration.run import Report, evaluate, silent, train
+from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
 from taft_ray.plans.spec import RunSpec, fastest_precision
 

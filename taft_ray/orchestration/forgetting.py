@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from taft_ray.data import id_hash, owner_hash, sample_key
-from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UnknownSample, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UsageError
 from taft_ray.orchestration.certificate import certificate_of
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.purge import keys_of, purge_request, purge_starts, slices_lost
 from taft_ray.orchestration.record import Record
-from taft_ray.plans.forget import MOST_IDS, ForgetPlan, Known, estimate, plan_forget
+from taft_ray.orchestration.selection import Selection, find
+from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget
 from taft_ray.plans.gather import due, planned_start, runs_at, together
 from taft_ray.plans.state import TRAINED, RequestState
 from taft_ray.storage import Tombstones, digest_bytes, id_key
@@ -26,23 +25,6 @@ from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
 
 _PURGE_TRIES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """What is to be forgotten: samples by id, everything of an owner, everything in a shard."""
-
-    ids: tuple[str, ...] = ()
-    owners: tuple[str, ...] = ()
-    shards: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.ids) > MOST_IDS:
-            raise UsageError(
-                f"expected at most {MOST_IDS:,} ids a request, got {len(self.ids):,}; make several requests"
-            )
-        if not (self.ids or self.owners or self.shards):
-            raise UsageError("nothing to forget was given; set --ids, --owner or --shard")
 
 
 class Forgetting:
@@ -54,68 +36,17 @@ class Forgetting:
         self._tombstones: Tombstones | None = None
         self._drop_seconds: dict[str, float] = {}
 
-    # --- whom a request means
-
-    def _secret(self) -> bytes | None:
-        try:
-            return id_key(self.store, create=False)
-        except ObjectMissing:
-            return None  # destroyed: the hashes of samples that are still there are in the manifest
-
-    def _found(self, selection: Selection) -> tuple[dict[str, str], dict[str, Known], list[str]]:
-        """name -> id hash of everything asked; what the manifest has of it; the hashes of the owners."""
-        spec, secret = self.record.spec, self._secret()
-        if self.record.state.cached is None:
-            raise UsageError(
-                f"the activation cache of {self.store.uri} is not finished, so it has no samples to forget yet; "
-                "leave them out of the data, or ask again when `taft-ray status` shows its shards"
-            )
-        table = self.record.manifest()[0]
-        by_key = {sample_key(name, spec.seed): name for name in selection.ids}
-        by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
-        hashes: dict[str, str] = {}
-        found: dict[str, Known] = {}
-        owned: set[str] = set()
-        columns = (table[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
-        for key, shard, digest, owner in zip(*columns, strict=True):
-            if shard < 0:
-                continue
-            name = by_key.get(key)
-            if owner in by_owner:
-                owned.add(by_owner[owner])
-            if name is None and owner not in by_owner and shard not in selection.shards:
-                continue
-            name = name or digest
-            hashes[name], found[name] = digest, Known(key=key, shard=shard)
-        self._name_the_rest(selection, secret, hashes)
-        owners = {name: owner_hash(name, secret) for name in selection.owners} if secret else {}
-        self._check_owners(selection, owned, owners)
-        return hashes, found, list(owners.values())
-
-    def _name_the_rest(self, selection: Selection, secret: bytes | None, hashes: dict[str, str]) -> None:
-        missing = [name for name in selection.ids if name not in hashes]
-        if missing and secret is None:
-            raise UnknownSample(
-                f"{len(missing)} ids are not in this run, such as {missing[0]!r}; whether they were forgotten "
-                "cannot be told: the key of the id hashes was destroyed. Nothing was forgotten"
-            )
-        for name in missing:
-            hashes[name] = id_hash(name, secret or b"")
-
-    def _check_owners(self, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:
-        state = self.record.state
-        unknown = [n for n in selection.owners if n not in owned and owners.get(n) not in state.owner_tombstones]
-        if unknown:
-            raise UnknownSample(f"owners {unknown[:5]} have no samples in this run; nothing was forgotten")
-        wrong = [shard for shard in selection.shards if shard not in state.shards]
-        if wrong:
-            raise UsageError(f"shards {wrong[:5]} are not in this run: it has 0 to {len(state.shards) - 1}")
-
-    def plan(self, selection: Selection, mode: str) -> ForgetPlan | str:
+    def plan(self, selection: Selection, mode: str, deadline: float | None = None) -> ForgetPlan | str:
         """What a request would touch, or the request that answers it already."""
-        hashes, found, owners = self._found(selection)
+        hashes, found, owners = find(self.record, selection)
         return plan_forget(
-            self.record.state, mode=mode, hashes=hashes, found=found, owners=owners, whole_shards=selection.shards
+            self.record.state,
+            mode=mode,
+            hashes=hashes,
+            found=found,
+            owners=owners,
+            whole_shards=selection.shards,
+            deadline=deadline,
         )
 
     def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
@@ -123,7 +54,7 @@ class Forgetting:
         self.record.refresh()
         plan = self.plan(selection, mode)
         if isinstance(plan, str):
-            return {"already_forgotten": True, "request": plan, "mode": mode}
+            return {"already_forgotten": not self._request(plan).waiting, "request": plan, "mode": mode}
         touched = (
             *(f"{names.shard_prefix(shard)}/" for shard in plan.shards),
             *(f"{names.delta_folder(shard)}/" for shard in plan.shards),
@@ -146,7 +77,7 @@ class Forgetting:
             )
         if deadline is not None and mode == "drop":
             raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")
-        plan = self.plan(selection, mode)
+        plan = self.plan(selection, mode, deadline)
         if isinstance(plan, str):
             return plan
         started = time.time()
@@ -158,14 +89,14 @@ class Forgetting:
         )
 
         def decide() -> Mapping[str, Any] | None:
-            now = self.plan(selection, mode)  # another writer may have forgotten some of it meanwhile
+            now = self.plan(selection, mode, deadline)  # another writer may have forgotten some of it meanwhile
             if isinstance(now, str):
                 return None
             return {**self._asked(now.request, mode, now.hashes, now.owners, now.shards, started), **times,
                     "whole_shards": list(now.whole_shards)}  # fmt: skip
 
         if self.record.commit("forget-requested", f"{plan.request}/requested", decide) is None:
-            answered = self.plan(selection, mode)
+            answered = self.plan(selection, mode, deadline)
             return answered if isinstance(answered, str) else answered.request
         return plan.request
 
@@ -348,17 +279,19 @@ class Forgetting:
             request = state.requests[name]
             if request.purged is not None:
                 body = {**self._purged(request), "request": name, "seconds": 0.0, "drop_seconds": None}
-                self.record.commit("purged", f"{name}/purged/{described['digest']}", lambda body=body: body)
+                # by its place: the same copy may be put back again, after a fit that left something new to purge
+                op = f"{name}/purged/{described['digest']}/{len(self.record.ledger.known)}"
+                self.record.commit("purged", op, lambda body=body: body)
 
     def _request_again(self, request: str, facts: Mapping[str, Any]) -> None:
         def decide() -> Mapping[str, Any]:
             shards: set[int] = set()
             if self.record.state.cached is not None:
                 shards = {shard for shard in keys_of(self.record.manifest()[0], facts["hashes"]).values() if shard >= 0}
-            times = {name: facts[name] for name in ("deadline", "runs_at") if name in facts}
+            # at once, whatever its deadline: it may have been carried out already, and a certificate given
             asked = self._asked(
                 request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), facts["requested"]
             )
-            return {**asked, **times, "whole_shards": [], "restored": True}
+            return {**asked, "whole_shards": [], "restored": True}
 
         self.record.commit("forget-requested", f"{request}/requested", decide)

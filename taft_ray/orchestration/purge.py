@@ -59,7 +59,8 @@ def purge_request(store: Store, state: RunState, request: RequestState, manifest
         digests |= {ref["key"]: ref["digest"] for ref in survival.purged}
         stay = {ref["key"] for ref in survival.kept}
         doomed += [key for key in store.traces(f"{names.checkpoint_folder(shard)}/") if key not in stay]
-    doomed += store.traces(f"{names.MONOLITH_FOLDER}/")
+    # one that is recorded was trained after a forget whose purge is only done again
+    doomed += [key for key in store.traces(f"{names.MONOLITH_FOLDER}/") if key not in needed]
     doomed += store.traces(f"{names.COMPOSED_FOLDER}/")
     body = remove(store, doomed, digests)
     store.sweep(older_than_s=60.0)  # younger ones may be another process at work

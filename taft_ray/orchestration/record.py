@@ -53,6 +53,14 @@ class Record:
             if entry.kind in ("cached", "purged"):
                 self._manifest = None
 
+    def was_exchanged(self) -> bool:
+        """Whether the ledger in storage no longer has the last entry read from it: another copy of the folder was put there."""
+        known = self.ledger.known
+        if not known:
+            return False
+        there = self.ledger.at(known[-1].number)
+        return there is None or there.digest != known[-1].digest
+
     def commit(self, kind: str, op: str, decide: Decision) -> dict[str, Any] | None:
         """Commit what ``decide`` says, once: the body of the entry of ``op`` when there is one already.
 

@@ -66,7 +66,8 @@ def train(
     session.check_device(spec.device)
     write_spec(store, spec.to_json())
     composer = composer_for(run)
-    secret = _secret(store, ask(composer.snapshot))
+    known: RunState = ask(composer.snapshot)
+    secret = _secret(store, known, reading=known.cached is None)
     cpus, gpus = session.resources()
     gpus = (gpus or int(os.environ.get("TAFT_RAY_AUTOSCALED_GPUS", "0"))) if spec.device == "cuda" else 0
     count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes)
@@ -114,12 +115,12 @@ def pinned(store: Store) -> bool:
     return store.exists(names.SPEC_KEY)
 
 
-def _secret(store: Store, state: RunState) -> bytes | None:
-    """The key of the id hashes: made with the run, None once it was destroyed."""
+def _secret(store: Store, state: RunState, *, reading: bool) -> bytes | None:
+    """The key of the id hashes: made with the run, None once it was destroyed; then no data may be read in."""
     try:
         return id_key(store, create=state.created is None)
     except ObjectMissing:
-        if state.cached is None:
+        if reading:
             raise TaftError(
                 f"{names.ID_KEY} in {store.uri} is gone, and without it nobody can tell which samples were forgotten: "
                 "nothing may be read into this run any more; restore the key or make another run"
@@ -261,7 +262,7 @@ def _eval_parts(
         )
         result = build_cache(
             store, run, spec, data=data, shards=1, assignment="hash", classes=classes,
-            folders=f"{prefix}/shard={{shard:05d}}", tombstones=state, secret=_secret(store, state), workers=workers,
+            folders=f"{prefix}/shard={{shard:05d}}", tombstones=state, workers=workers, secret=_secret(store, state, reading=True),
             report=report,
         )  # fmt: skip
         meta = {

@@ -46,14 +46,15 @@ def plan_forget(
     found: Mapping[str, Known],
     owners: Sequence[str] = (),
     whole_shards: Sequence[int] = (),
+    deadline: float | None = None,
 ) -> ForgetPlan | str:
-    """The plan of a forget, or the request whose certificate already answers it.
+    """The plan of a forget by ``deadline`` (None: at once), or the request that already answers it.
 
     hashes: id -> id hash, for every sample asked (those asked by owner or shard may be named by their hash). found: what the
     manifest has of each. owners, whole_shards: how they were asked for, to be kept with the request.
 
     UnknownSample names ids that are neither in the manifest nor forgotten. A retrain of ids that were forgotten by drop
-    brings their shards back without them.
+    brings their shards back without them. Samples that wait for another request are taken into this one when it is sooner.
     """
     if mode not in MODES:
         raise UsageError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
@@ -68,29 +69,43 @@ def plan_forget(
         raise UnknownSample(f"{len(unknown)} ids are not in this run: {shown}; nothing was forgotten")
     asked = tuple(sorted(set(hashes.values())))
     request = request_id(mode, asked)
-    if request in state.requests:
-        return request
+    known = state.requests.get(request)
+    if known is not None:
+        if not known.waiting or not _sooner(deadline, known.deadline) or deadline is None:
+            return request
+        request = request_id(mode, [*asked, f"by {deadline}"])
+    promised = state.promised()
     earlier = sorted({state.tombstones[digest] for digest in hashes.values() if digest in state.tombstones})
-    fresh = {name: known for name, known in found.items() if hashes[name] not in state.tombstones}
+    fresh = {
+        name: sample
+        for name, sample in found.items()
+        if hashes[name] not in state.tombstones
+        or (hashes[name] in promised and _sooner(deadline, promised[hashes[name]]))
+    }
     waiting = {
         shard for name in earlier for shard in state.requests[name].shards if state.shards[shard].state == DROPPED
     }
     fits = mode != "drop"
     if not fresh and not (fits and waiting):
         return earlier[0]
-    shards = {known.shard for known in fresh.values()}
+    shards = {sample.shard for sample in fresh.values()}
     if fits:
         shards |= waiting
     return ForgetPlan(
         request=request,
         mode=mode,
         hashes=tuple(sorted(hashes[name] for name in fresh)),
-        keys=tuple(sorted(known.key for known in fresh.values())),
+        keys=tuple(sorted(sample.key for sample in fresh.values())),
         shards=tuple(sorted(shards)),
         retrain=tuple(sorted(shards)) if fits else (),
         owners=tuple(sorted(owners)),
         whole_shards=tuple(sorted(whole_shards)),
     )
+
+
+def _sooner(asked: float | None, promised: float | None) -> bool:
+    """Whether a deadline (None: at once) comes before another."""
+    return promised is not None and (asked is None or asked < promised)
 
 
 def _earlier(state: RunState, owners: Sequence[str], whole_shards: Sequence[int]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from taft_ray.errors import UsageError
 from taft_ray.plans.state import RequestState, RunState
 
+LATEST = 253402214400.0  # unix seconds of the last day of the year 9999: what ISO 8601 can write in any time zone
 RESERVE = 0.1  # of the time to the deadline is kept back for retries, whatever the estimate says
 ESTIMATES = 3.0  # times the estimated duration is kept back
 
@@ -14,8 +15,10 @@ ESTIMATES = 3.0  # times the estimated duration is kept back
 def runs_at(deadline: float, now: float, seconds: float | None) -> float:
     """When to begin at the latest so that a forget of this estimated duration ends before its deadline (unix seconds).
 
-    Guarantees: now <= the answer <= deadline. UsageError for a deadline that has passed.
+    Guarantees: now <= the answer <= deadline. UsageError for a deadline that has passed, or lies beyond any calendar.
     """
+    if deadline > LATEST:
+        raise UsageError("the deadline is later than the year 9999; give one that can come")
     if not deadline > now:
         raise UsageError("the deadline has passed; give a later one, or none to forget at once")
     return max(now, deadline - max(RESERVE * (deadline - now), ESTIMATES * (seconds or 0.0)))

@@ -98,6 +98,12 @@ class RunState:
         """Shards whose deltas are in the sums, by number."""
         return [shard for _, shard in sorted(self.shards.items()) if shard.state == TRAINED]
 
+    def promised(self) -> dict[str, float]:
+        """The id hashes that wait for a request to be carried out, and the first deadline of each."""
+        waiting = [(r.deadline, r.hashes) for r in self.requests.values() if r.waiting and r.deadline is not None]
+        # the latest first, so that the first deadline stays
+        return {digest: at for at, hashes in sorted(waiting, reverse=True) for digest in hashes}
+
     def being_purged(self, shard: int) -> bool:
         """Whether samples of this shard are asked to go and may still be in its cache: no fit of it counts meanwhile."""
         return any(

@@ -110,6 +110,13 @@ class Ledger:
             self._was_read = True
             return self._known[start:]
 
+    def at(self, number: int) -> Entry | None:
+        """The entry of this number as storage has it now, alone: its place in the chain is not checked. None: there is none."""
+        try:
+            return self._parse(number, self.store.read(entry_key(number)))
+        except ObjectMissing:
+            return None
+
     def head(self) -> Entry | None:
         """The newest entry in storage, or None in an empty ledger."""
         with self._lock:

@@ -1,14 +1,19 @@
-"""What the tests read from a run's folder, and a forget without Ray."""
+"""What the tests read from a run's folder, and a forget without Ray.
+
+A ``Path | str`` is a run anywhere (``s3://`` too); a ``Path`` is one on this machine.
+"""
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from taft_ray.data import assign, sample_keys
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.forgetting import Selection
+from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.worker import ShardWorker, snapshot_digest
 from taft_ray.plans.state import RunState, replay
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta
@@ -19,15 +24,15 @@ def shard_of(name: str, shards: int, seed: int = 0) -> int:
     return int(assign(sample_keys([name], seed), shards=shards, method="hash")[0])
 
 
-def state_of(run: Path) -> RunState:
+def state_of(run: Path | str) -> RunState:
     return replay(Ledger(Store(str(run))).entries())
 
 
-def kinds(run: Path) -> list[str]:
+def kinds(run: Path | str) -> list[str]:
     return [entry.kind for entry in Ledger(Store(str(run))).entries()]
 
 
-def delta_digests(run: Path) -> dict[int, str]:
+def delta_digests(run: Path | str) -> dict[int, str]:
     return {shard.shard: str((shard.delta or {})["digest"]) for shard in state_of(run).in_model}
 
 
@@ -45,10 +50,8 @@ def holders(run: Path, needle: bytes) -> list[str]:
     ]
 
 
-def composed_without(run: Path, missing: set[int], mode: str) -> str:
+def composed_without(run: Path | str, missing: set[int], mode: str) -> str:
     """The digest of composing, from nothing, the deltas of all shards but ``missing``."""
-    import torch
-
     torch.set_num_threads(1)
     sums, store, state = Sums(), Store(str(run)), state_of(run)
     for shard in reversed(state.in_model):
@@ -76,19 +79,53 @@ def finish(composer: Composer, asked: dict[str, Any], worker: ShardWorker | None
     for shard in asked["retrain"]:
         task = composer.task_for(shard, asked["mode"] == "resolve")
         if task is not None:
-            worker = worker or ShardWorker(str(composer.record.store.fetch("run.json").parent), composer.class_count())
+            worker = worker or ShardWorker(composer.record.store.uri, composer.class_count())
             composer.finished(worker.fit(task))
     return composer.conclude_forget(asked["request"], {"retrain_seconds": 0.0})
 
 
-def plain_forget(run: Path, ids: list[str], mode: str, **selection: Any) -> dict[str, Any]:
-    """A forget without Ray: of these ids, or of ``owners`` or ``shards``."""
+def plain_forget(
+    run: Path | str, ids: Sequence[str], mode: str, *, worker: ShardWorker | None = None, **selection: Any
+) -> dict[str, Any]:
+    """A forget without Ray: of these ids, or of ``owners`` or ``shards``; ``worker`` as `plain_train` says."""
     composer = Composer(str(run))
     asked = composer.request_forget(Selection(ids=tuple(ids), **selection), mode)
-    answers = {
-        name: finish(composer, composer.forgetting.answer(name)) for name in composer.due_requests([asked["request"]])
-    }
+    answers = carry_out(composer, [asked["request"]], worker)
     return answers.get(asked["request"]) or composer.certificate(asked["request"])
+
+
+def carry_out(
+    composer: Composer, first: Sequence[str] = (), worker: ShardWorker | None = None
+) -> dict[str, dict[str, Any]]:
+    """Carry out what is due, with ``first``, together, as `requests` does: certificates by request."""
+    worker = worker and at(worker, composer.record.store.uri)
+    standing = [composer.resume_forget(request) for request in composer.due_requests(first)]
+    to_fit: dict[int, bool] = {}
+    for asked in standing:
+        for shard in asked["retrain"]:
+            to_fit[shard] = to_fit.get(shard, True) and asked["mode"] == "resolve"
+    for shard, resolve in sorted(to_fit.items()):
+        worker = worker or ShardWorker(composer.record.store.uri, composer.class_count())
+        task = composer.task_for(shard, resolve)
+        if task is not None:
+            composer.finished(worker.fit(task))
+    told = {"retrain_seconds": 0.0}
+    return {asked["request"]: composer.conclude_forget(asked["request"], told) for asked in standing}
+
+
+def at(worker: ShardWorker, run: Path | str) -> ShardWorker:
+    """The worker, as one that was made for this run: the model is the same, and need not be made again."""
+    worker.store = Store(str(run))
+    torch.set_num_threads(worker.spec.threads)
+    torch.use_deterministic_algorithms(True)
+    return worker
+
+
+def copy_run(run: Path | str, target: Path | str) -> None:
+    """Copy a run's objects from anywhere to anywhere, but not what is kept beside it."""
+    there, here = Store(str(run)), Store(str(target))
+    for info in there.list():
+        here.write(info.key, there.read(info.key))
 
 
 def flip_a_byte(path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from folder import at
 
 from taft_ray.orchestration import features
 from taft_ray.orchestration.composer import Composer
@@ -54,15 +55,21 @@ def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
     features.remove_markers(store, names.CACHE_FOLDER)
 
 
-def plain_train(run: Path | str, spec: RunSpec, worker: ShardWorker | None = None, lanes: int = 1) -> Composer:
-    """Train whatever has no delta yet, and compose; the composer. ``lanes`` workers take turns."""
+def plain_train(
+    run: Path | str, spec: RunSpec, workers: Sequence[ShardWorker] | None = None, lanes: int = 1
+) -> Composer:
+    """Train whatever has no delta yet, and compose; the composer. ``lanes`` workers take turns.
+
+    ``workers``: of another run with the same model, so that it need not be made again.
+    """
     store = Store(str(run))
     write_spec(store, spec.to_json())
     composer = Composer(str(run))
     secret = id_key(store, create=composer.snapshot().created is None)
     composer.begin({}, digest_bytes(secret))
     plain_cache(run, composer, secret)
-    workers = [worker or ShardWorker(str(run), composer.class_count()) for _ in range(lanes)]
+    workers = [at(worker, run) for worker in workers or ()]
+    workers = workers or [ShardWorker(str(run), composer.class_count()) for _ in range(lanes)]
     turn = 0
     while (task := composer.take(f"lane-{turn % lanes}")) is not None:
         composer.finished(workers[turn % lanes].fit(task))

@@ -16,7 +16,7 @@ from taft_ray.data import id_hash
 from taft_ray.errors import UsageError
 from taft_ray.orchestration.certificate import certificate_bytes, inconsistencies
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.forgetting import Selection
+from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.signature import sign_certificate
 from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.verify_certificate import is_certificate, verify_certificate

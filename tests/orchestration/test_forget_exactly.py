@@ -25,8 +25,8 @@ from tiny import SAMPLES, SHARDS, sample_id
 from taft_ray.data import id_hash, sample_key
 from taft_ray.errors import TaftError, UnknownSample, UsageError
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.forgetting import Selection
 from taft_ray.orchestration.garbage import gc
+from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.storage import Ledger, Store, digest_bytes, id_key

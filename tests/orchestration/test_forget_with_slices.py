@@ -11,7 +11,8 @@ from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
 from taft_ray.data import sample_key, slice_of
 from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.verify import gc, verify
+from taft_ray.orchestration.garbage import gc
+from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import Store

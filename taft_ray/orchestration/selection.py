@@ -1,0 +1,91 @@
+"""Whom a request means: from ids, owners and shards to the samples that the manifest has, and the hashes of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from taft_ray.data import id_hash, owner_hash, sample_key
+from taft_ray.errors import ObjectMissing, UnknownSample, UsageError
+from taft_ray.orchestration.record import Record
+from taft_ray.plans.forget import MOST_IDS, Known
+from taft_ray.storage import Store, id_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is to be forgotten: samples by id, everything of an owner, everything in a shard."""
+
+    ids: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    shards: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.ids) > MOST_IDS:
+            raise UsageError(
+                f"expected at most {MOST_IDS:,} ids a request, got {len(self.ids):,}; make several requests"
+            )
+        if not (self.ids or self.owners or self.shards):
+            raise UsageError("nothing to forget was given; set --ids, --owner or --shard")
+
+
+def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str, Known], list[str]]:
+    """name -> id hash of everything asked; what the manifest has of it; the hashes of the owners.
+
+    Samples asked by owner or shard are named by their hash. UsageError for owners and shards that are not in this run.
+    """
+    spec, secret = record.spec, _secret(record.store)
+    if record.state.cached is None:
+        raise UsageError(
+            f"the activation cache of {record.store.uri} is not finished, so it has no samples to forget yet; "
+            "leave them out of the data, or ask again when `taft-ray status` shows its shards"
+        )
+    table = record.manifest()[0]
+    by_key = {sample_key(name, spec.seed): name for name in selection.ids}
+    by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
+    hashes: dict[str, str] = {}
+    found: dict[str, Known] = {}
+    owned: set[str] = set()
+    columns = (table[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
+    for key, shard, digest, owner in zip(*columns, strict=True):
+        if shard < 0:
+            continue
+        name = by_key.get(key)
+        if owner in by_owner:
+            owned.add(by_owner[owner])
+        if name is None and owner not in by_owner and shard not in selection.shards:
+            continue
+        name = name or digest
+        hashes[name], found[name] = digest, Known(key=key, shard=shard)
+    _name_the_rest(selection, secret, hashes)
+    owners = {name: owner_hash(name, secret) for name in selection.owners} if secret else {}
+    _check(record, selection, owned, owners)
+    return hashes, found, list(owners.values())
+
+
+def _secret(store: Store) -> bytes | None:
+    try:
+        return id_key(store, create=False)
+    except ObjectMissing:
+        return None  # destroyed: the hashes of samples that are still there are in the manifest
+
+
+def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str, str]) -> None:
+    missing = [name for name in selection.ids if name not in hashes]
+    if missing and secret is None:
+        raise UnknownSample(
+            f"{len(missing)} ids are not in this run, such as {missing[0]!r}; whether they were forgotten "
+            "cannot be told: the key of the id hashes was destroyed. Nothing was forgotten"
+        )
+    for name in missing:
+        hashes[name] = id_hash(name, secret or b"")
+
+
+def _check(record: Record, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:
+    state = record.state
+    unknown = [n for n in selection.owners if n not in owned and owners.get(n) not in state.owner_tombstones]
+    if unknown:
+        raise UnknownSample(f"owners {unknown[:5]} have no samples in this run; nothing was forgotten")
+    wrong = [shard for shard in selection.shards if shard not in state.shards]
+    if wrong:
+        raise UsageError(f"shards {wrong[:5]} are not in this run: it has 0 to {len(state.shards) - 1}")
