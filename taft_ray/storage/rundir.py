@@ -26,6 +26,7 @@ CERTIFICATES_FOLDER = "certificates"
 REPORTS_FOLDER = "reports"
 
 ID_KEY_BYTES = 32
+_ATTEMPTS = 3
 
 
 def shard_prefix(shard: int) -> str:
@@ -99,15 +100,11 @@ def _spec_document(spec: Mapping[str, Any]) -> bytes:
 def write_spec(store: Store, spec: Mapping[str, Any]) -> None:
     """Make this folder a run of `spec` (JSON). The same spec again changes nothing; another raises `SpecMismatch`."""
     data = _spec_document(spec)
-    try:
-        store.create(SPEC_KEY, data)
+    if _created(store, SPEC_KEY, data):
         return
-    except (CommitConflict, CommitUnknown) as error:
-        there = read_spec(store)
-        if there is None:
-            raise CommitUnknown(
-                f"it is not known whether {SPEC_KEY} was written to {store.uri}; run it again"
-            ) from error
+    there = read_spec(store)
+    if there is None:
+        raise CommitUnknown(f"{SPEC_KEY} in {store.uri} was there and is not any more; run it again")
     if _spec_document(there) != data:
         wanted = loads(data)["spec"]
         differ = sorted(n for n in {*there, *wanted} if there.get(n) != wanted.get(n) or (n in there) != (n in wanted))
@@ -125,11 +122,29 @@ def id_key(store: Store, create: bool) -> bytes:
         if not create:
             raise
     key = secrets.token_bytes(ID_KEY_BYTES)
-    try:
-        store.create(ID_KEY, key + bytes.fromhex(digest_bytes(key)))
-    except (CommitConflict, CommitUnknown):
-        return _read_id_key(store)
-    return key
+    if _created(store, ID_KEY, key + bytes.fromhex(digest_bytes(key))):
+        return key
+    return _read_id_key(store)
+
+
+def _created(store: Store, key: str, data: bytes) -> bool:
+    """Put the object unless there is one; whether it was put by this call. When it returns, one is there.
+
+    `CommitUnknown` when storage hides each time what became of it.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            store.create(key, data)
+            return True
+        except CommitConflict:
+            return False
+        except CommitUnknown:
+            # a create repeated cannot replace what the first one, late, may still put
+            if store.exists(key):
+                return False
+            if attempt + 1 == _ATTEMPTS:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _read_id_key(store: Store) -> bytes:

@@ -133,8 +133,10 @@ def test_impossible_option(
         ["train", "run"],
         ["train", "run", "--data", "x", "--solver", "sgd"],
         ["train", "run", "--data", "x", "--shards", "many"],
-        ["forget", "run", "--ids", "a"],
         ["forget", "run", "--ids", "a", "--mode", "erase"],
+        ["forget", "run", "--shard", "first", "--mode", "drop"],
+        ["estimate", "run", "--ids", "a", "--gpu-hour-price", "-1"],
+        ["estimate", "run", "--ids", "a", "--gpu-hour-price", "cheap"],
         ["status"],
         ["status", "run", "--unknown"],
         ["frobnicate"],
@@ -147,6 +149,10 @@ def test_wrong_usage_exits_2_and_shows_how(arguments: list[str]) -> None:
     assert "Usage" in answer.err
 
 
+def test_forget_without_a_mode(run: Path) -> None:
+    here("forget", run, "--ids", "a").complains(2, "set --mode to one of drop, retrain, resolve")
+
+
 @pytest.mark.parametrize("ids", ["", ",", " , ,", "@{empty}"])
 def test_no_ids(ids: str, run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n  \n")
@@ -156,6 +162,35 @@ def test_no_ids(ids: str, run: Path, tmp_path: Path) -> None:
 def test_ids_file_that_is_not_text(run: Path, tmp_path: Path) -> None:
     (tmp_path / "ids").write_bytes(b"\xff\xfe\x00\x80picture")
     here("forget", run, "--ids", f"@{tmp_path / 'ids'}", "--mode", "drop").complains(2, "UTF-8", "one id a line")
+
+
+def test_more_ids_than_a_request_may_name(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_text("\n".join(map(str, range(100_001))))
+    for verb in ("forget", "estimate"):
+        answer = here(verb, run, "--ids", f"@{tmp_path / 'ids'}", "--mode", "drop")
+        answer.complains(2, "at most 100,000 ids a request, got 100,001")
+
+
+@pytest.mark.parametrize("verb", ["forget", "estimate"])
+def test_nothing_to_forget(verb: str, run: Path) -> None:
+    here(verb, run, "--mode", "drop").complains(2, "--ids, --owner or --shard")
+
+
+@pytest.mark.parametrize(
+    "deadline",
+    ["soon", "", "d", "10x", "ten d", "nand", "infd", "-infs", "1e300d", "9e99s", "2027-13-01", "0001-01-01", "10:30"],
+)
+def test_deadline_that_is_no_time(deadline: str, run: Path) -> None:
+    answer = here("forget", run, "--ids", "a", "--mode", "retrain", "--deadline", deadline)
+    answer.complains(2, f"--deadline {deadline!r}", "30d")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--ids", "a"], ["--owner", "a"], ["--shard", "0"], ["--mode", "drop"], ["--deadline", "1d"], ["--dry-run"]],
+)
+def test_due_with_something_else(more: list[str], run: Path) -> None:
+    here("forget", run, "--due", *more).complains(2, "--due carries out what was asked before")
 
 
 @pytest.mark.parametrize("what", ["missing", "folder"])
@@ -220,6 +255,29 @@ class TestWithRay:
     def test_run_folder_that_may_not_be_written(self, tmp_path: Path, parquet: Path, model_options: list[str]) -> None:
         (tmp_path / "file").write_text("here lies a file")
         here("train", tmp_path / "file" / "run", "--data", parquet, *model_options).complains(1, "file")
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--ids", "nobody", "--mode", "drop"], ["1 ids are not in this run: 'nobody'", "nothing was forgotten"]),
+            (["--ids", "person-000,nobody", "--mode", "retrain"], ["'nobody'"]),
+            (["--owner", "nobody", "--mode", "drop"], ["'nobody'", "nothing was forgotten"]),
+            (["--shard", "-1", "--mode", "drop"], ["[-1]", "it has 0 to 3"]),
+            (["--shard", "4", "--mode", "drop"], ["[4]", "it has 0 to 3"]),
+            (["--ids", "person-000", "--mode", "retrain", "--deadline", "-1d"], ["the deadline has passed"]),
+            (["--ids", "person-000", "--mode", "retrain", "--deadline", "2020-01-01"], ["the deadline has passed"]),
+            (["--ids", "person-000", "--mode", "drop", "--deadline", "1d"], ["at once", "leave --deadline out"]),
+        ],
+    )
+    def test_forget_that_cannot_be_changes_not_a_byte(
+        self, trained: Path, options: list[str], words: list[str]
+    ) -> None:
+        def contents() -> dict[Path, bytes]:
+            return {path: path.read_bytes() for path in trained.parent.rglob("*") if path.is_file()}
+
+        before = contents()
+        here("forget", trained, *options).complains(2, *words)
+        assert contents() == before
 
     @pytest.mark.slow
     def test_grouped_without_owners(self, run: Path, class_folder: Path, model_options: list[str]) -> None:

@@ -1,9 +1,10 @@
 """The contract's JSON: one object on stdout and nothing else, with the names that others rely on."""
 
 import json
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command import here, spawned
@@ -20,17 +21,6 @@ def _ray(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from taft_ray.orchestration import session
 
     monkeypatch.setattr(session, "disconnect", lambda: None)
-
-
-@pytest.fixture(scope="session")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, ray_session: None, spec_of: Callable[..., Any], parquet: Path
-) -> Path:
-    from taft_ray.orchestration.run import train
-
-    run = tmp_path_factory.mktemp("cli") / "run"
-    train(str(run), spec_of(parquet), lanes=1)
-    return run
 
 
 def test_train_again_answers_like_status(trained: Path, parquet: Path, model_options: list[str]) -> None:
@@ -59,6 +49,7 @@ def test_estimate_and_dry_run_change_nothing(trained: Path) -> None:
     assert answer.code == 0, answer.err
     assert answer.json.keys() == {
         "mode", "samples_to_forget", "shards", "samples_to_retrain", "seconds", "bytes_to_purge",
+        "gpu_hour_price", "cost",
     }  # fmt: skip
     assert answer.json["samples_to_forget"] == 1
     assert answer.json["bytes_to_purge"] > 0
@@ -80,7 +71,42 @@ def test_forget_answers_with_the_certificate(trained: Path, copy_of: Callable[..
     answer = here("forget", run, "--ids", f"@{tmp_path / 'ids'}", "--mode", "drop", "--json")
     assert answer.code == 0, answer.err
     assert answer.json["samples"] == 1
-    assert json.loads((run / "certificates" / f"{answer.json['request']}.json").read_text()) == answer.json
+    kept = list((run / "certificates").glob(f"{answer.json['request']}-*.json"))
+    assert [json.loads(path.read_text()) for path in kept] == [answer.json]
+    again = here("forget", run, "--ids", sample_id(0), "--mode", "drop", "--json")
+    assert again.code == 0, again.err
+    assert again.json == {**answer.json, "repeated": True}
+
+
+def test_price_gives_the_cost(trained: Path) -> None:
+    answer = here("estimate", trained, "--owner", "owner-3", "--gpu-hour-price", "2.5", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["samples_to_forget"] == 12
+    assert answer.json["gpu_hour_price"] == 2.5
+    assert 0 < answer.json["cost"] < 2.5
+
+
+def test_waiting_requests_are_promised_shown_and_carried_out(trained: Path, copy_of: Callable[..., Path]) -> None:
+    run = copy_of(trained)
+    promise = here("forget", run, "--ids", sample_id(0), "--mode", "retrain", "--deadline", "30d", "--json")
+    assert promise.code == 0, promise.err
+    assert promise.json.keys() == {"request", "mode", "waiting", "runs_with", "runs_at", "deadline"}
+    assert promise.json["waiting"] is True
+    runs_at, deadline = (datetime.fromisoformat(promise.json[name]) for name in ("runs_at", "deadline"))
+    assert datetime.now(UTC) < runs_at <= deadline < datetime.now(UTC) + timedelta(days=30)
+    shown = here("status", run, "--json").json["requests"]
+    assert [(r["request"], r["done"]) for r in shown] == [(promise.json["request"], False)]
+    assert shown[0]["runs_at"] == pytest.approx(runs_at.timestamp())
+    assert here("verify", run, "--json").json["problems"] == []
+    assert here("forget", run, "--due", "--json").json == {"certificates": []}
+
+    soon = here("forget", run, "--ids", sample_id(1), "--mode", "retrain", "--deadline", "2s", "--json")
+    assert soon.code == 0, soon.err
+    time.sleep(2)
+    due = here("forget", run, "--due", "--json")
+    assert due.code == 0, due.err
+    assert soon.json["request"] in [certificate["request"] for certificate in due.json["certificates"]]
+    assert here("verify", run, "--json").json["problems"] == []
 
 
 def test_audit(trained: Path, copy_of: Callable[..., Path], parquet: Path, test_parquet: Path) -> None:

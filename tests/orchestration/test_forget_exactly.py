@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,13 @@ from folder import (
     shard_of,
     state_of,
 )
-from tiny import SAMPLES, SHARDS, sample_id
+from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
 from taft_ray.data import id_hash, sample_key
 from taft_ray.errors import TaftError, UnknownSample, UsageError
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.garbage import gc
+from taft_ray.orchestration.run import train
 from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.worker import ShardWorker
@@ -354,4 +357,29 @@ def test_snapshot_that_holds_a_forgotten_shard_is_found_and_collected(ridge: Tra
     assert answer["ok"] is False
     assert any(old.name in problem for problem in answer["problems"])
     assert gc(str(run))["removed"] == [f"composed/{old.name}"]
+    assert verify(str(run))["problems"] == []
+
+
+@pytest.mark.slow
+def test_forget_while_lanes_train(
+    train_once: Any, ray_session: None, tmp_path: Path, parquet: Path, spec_of: Callable[..., Any], forget: Any
+) -> None:
+    """On Ray: the forget comes while shards are fitted, and the run ends as one that never had the samples."""
+    run = tmp_path / "run"
+    spec = spec_of(parquet, solver="adam", epochs=60)
+    answers: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: answers.append(train(str(run), spec, lanes=2)))
+    thread.start()
+    deadline = time.monotonic() + 200
+    while not ((run / "ledger").exists() and "trained" in kinds(run)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    gone = [sample_id(n) for n in range(8)]
+    certificate = forget(run, gone, "retrain")
+    thread.join(200)
+    assert answers, "the training went on to its end"
+    never, expected = train_once(write_parquet(tmp_path / "left", range(8, SAMPLES)), lanes=1, solver="adam", epochs=60)
+    assert certificate["samples"] == len(gone)
+    assert delta_digests(run) == delta_digests(never)
+    assert train(str(run), spec, lanes=2)["composed"] == expected["composed"]
+    assert {shard.state for shard in state_of(run).shards.values()} == {"trained"}
     assert verify(str(run))["problems"] == []

@@ -26,7 +26,7 @@ from plain import plain_train
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
 from taft_ray.data import sample_key
-from taft_ray.errors import DeltaMismatch, UnknownSample, UsageError
+from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.garbage import gc
 from taft_ray.orchestration.selection import Selection
@@ -199,7 +199,7 @@ def test_last_shard_goes_and_the_run_says_that_it_is_empty(
     assert verify(str(run))["problems"] == []
     composer = plain_train(run, spec_of(parquet), [worker])  # finds nothing to do
     assert composer.composed_digest() is None
-    with pytest.raises(DeltaMismatch, match="no shard"):
+    with pytest.raises(UsageError, match="no shard"):
         composer.compose()
     with pytest.raises(UnknownSample, match="stranger"):
         plain_forget(run, ["stranger"], mode)
