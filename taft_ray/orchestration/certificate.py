@@ -22,7 +22,13 @@ from taft_ray.storage.digest import seal, unseal
 SCHEMA = "taft_ray.certificate/1"
 ADDED = ("signature", "repeated")
 _SEAL = "digest"
-_STEPS = {"forget-requested": "requested", "dropped": "dropped", "purged": "purged", "start-purged": "start purged"}
+_STEPS = {
+    "forget-requested": "requested",
+    "dropped": "dropped",
+    "rewritten": "rewritten",
+    "purged": "purged",
+    "start-purged": "start purged",
+}
 
 
 def certificate_of(
@@ -104,9 +110,9 @@ def certificate_of(
 
 
 def _fits(state: RequestState, steps: Sequence[Entry], entries: Sequence[Entry]) -> dict[int, Entry]:
-    """The latest fit of each of the request's shards since its purge: also of one that a later request took out again."""
-    purged = next((entry.number for entry in steps if entry.kind == "purged"), len(entries))
-    fits = (entry for entry in entries[purged:] if entry.kind == "trained" and entry.body["shard"] in state.shards)
+    """The latest fit of each of the request's shards since the rewrite: also of one that a later request took out again."""
+    rewritten = next((entry.number for entry in steps if entry.kind == "rewritten"), len(entries))
+    fits = (entry for entry in entries[rewritten:] if entry.kind == "trained" and entry.body["shard"] in state.shards)
     return {entry.body["shard"]: entry for entry in fits}
 
 
@@ -123,12 +129,12 @@ def _removed(deltas: Sequence[Mapping[str, Any]], *purges: Sequence[Mapping[str,
 
 
 def _manifest_before(request: str, entries: Sequence[Entry]) -> str | None:
-    """The digest of the manifest that this request's first purge replaced."""
+    """The digest of the manifest that this request's rewrite replaced."""
     digest = None
     for entry in entries:
-        if entry.kind == "purged" and entry.body["request"] == request:
+        if entry.kind == "rewritten" and entry.body["request"] == request:
             break
-        if entry.kind in ("cached", "purged"):
+        if entry.kind in ("cached", "rewritten"):
             digest = entry.body["manifest"] or digest
     return digest
 
@@ -196,8 +202,9 @@ def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
 def _disorder(certificate: Mapping[str, Any]) -> Iterator[str]:
     steps = [step["step"] for step in certificate["steps"]]
     numbers = [step["number"] for step in certificate["steps"]]
-    if steps[:3] != ["requested", "dropped", "purged"]:
-        yield f"its steps are {steps}, expected requested, dropped and purged first"
+    purge = [step for step in steps if not step.startswith("trained shard ")][:4]
+    if purge != ["requested", "dropped", "rewritten", "purged"]:
+        yield f"its steps are {steps}, expected requested, dropped, rewritten and purged"
     if numbers != sorted(set(numbers)) or (numbers and numbers[-1] > certificate["rests_on"]["number"]):
         yield f"its steps are the ledger's entries {numbers}: not in order, or after the one it rests on"
 
@@ -230,6 +237,7 @@ def _says(certificate: Mapping[str, Any], step: str) -> dict[str, Any]:
     return {
         "requested": {"hashes": certificate["id_hashes"], "mode": certificate["mode"], "owners": certificate["owners"]},
         "dropped": {"deltas": certificate["deltas_removed"]},
+        "rewritten": {"manifest": certificate["manifest_after"]},
         "purged": {"manifest": certificate["manifest_after"]},
         "start purged": {},
     }[step]

@@ -21,8 +21,8 @@ class SliceCheckpoints:
         not go on from one that was made of something else.
     """
 
-    def __init__(self, store: Store, shard: int, made_of: Mapping[str, str]) -> None:
-        self.store, self.folder = store, names.checkpoint_folder(shard)
+    def __init__(self, store: Store, shard: int, generation: int, made_of: Mapping[str, str]) -> None:
+        self.store, self.folder = store, names.checkpoint_folder(shard, generation)
         self.made_of = {"shard": str(shard), **made_of}
         self.written: list[CheckpointRef] = []
         self.resumed = 0  # stages that need not be made again

@@ -58,10 +58,18 @@ class Composer:
         }
         self.record.commit("created", "created", lambda: body)
         self.recover()
+        self.forgetting.tidy()
 
     def commit(self, kind: str, body: Mapping[str, Any], op: str) -> dict[str, Any]:
         """Commit a measurement or another fact that depends on nothing else, once."""
         return self.record.commit(kind, op, lambda: body) or dict(body)
+
+    def admit_cache(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit a finished prefix pass, once: should another have been first, what this one wrote since goes again."""
+        committed = self.commit("cached", facts, "cached")
+        self.record.publish()
+        self.forgetting.tidy()
+        return committed
 
     def snapshot(self) -> RunState:
         """The state, for the driver's decisions and reports."""

@@ -81,6 +81,7 @@ class Composition:
                 return self.sums()
             self._sums.subtract(terms, weight)
             del self._members[shard]
+            self.terms.discard({str(ref["key"])})  # what has left does not come back: not even memory keeps it
         for shard in entering:
             ref, weight = wanted[shard]
             self._sums.add(self.terms.read(ref), weight)
@@ -121,7 +122,18 @@ class Composition:
     def compose(self, mode: str | None = None) -> dict[str, Any]:
         """Compose and keep a snapshot: {"mode", "digest", "key", "seconds", "shards"}."""
         mode = mode or self.record.spec.compose
-        self.record.refresh()
+        while True:
+            composed = self.record.current(lambda: self._snapshot(mode))
+            self.remove_old_snapshots(mode)
+            # while it was written another writer may have taken a shard out, and purged, before it could be seen there
+            if self.digest(mode) == composed["digest"]:
+                break
+        if composed["seconds"]:
+            body = {name: composed[name] for name in ("mode", "digest", "seconds", "shards")}
+            self.record.commit("composed", f"composed/{mode}/{composed['digest']}", lambda: body)
+        return composed
+
+    def _snapshot(self, mode: str) -> dict[str, Any]:
         sums = self.sums()
         began = time.perf_counter()
         delta, digest = self.model(mode), self.digest(mode)
@@ -132,16 +144,15 @@ class Composition:
         if fresh:
             save_snapshot(self.record.store, delta)
         seconds = time.perf_counter() - began if fresh else 0.0
-        self._remove_old_snapshots()
-        if fresh:
-            body = {"mode": mode, "digest": digest, "seconds": seconds, "shards": sums.count}
-            self.record.commit("composed", f"composed/{mode}/{digest}", lambda: body)
         return {"mode": mode, "digest": digest, "key": key, "seconds": seconds, "shards": sums.count}
 
-    def _remove_old_snapshots(self) -> None:
+    def remove_old_snapshots(self, mode: str | None = None) -> None:
         """An old snapshot may hold what has been forgotten."""
+        listed = [info.key for info in self.record.store.list(f"{names.COMPOSED_FOLDER}/")]
+        # after the listing: a newer snapshot in it is of what the ledger says by now
+        self.record.current(lambda: self.digest(mode))
         current = {names.composed_key(digest) for digest in self._digests.values()}
-        old = [i.key for i in self.record.store.list(f"{names.COMPOSED_FOLDER}/") if i.key not in current]
+        old = [key for key in listed if key not in current]
         if old:
             self.record.store.erase(old)
 

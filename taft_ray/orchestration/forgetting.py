@@ -11,10 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UsageError
+from taft_ray.errors import CommitConflict, IntegrityError, TaftError, UsageError
 from taft_ray.orchestration.certificate import certificate_of
 from taft_ray.orchestration.composition import Composition
-from taft_ray.orchestration.purge import keys_of, purge_request, purge_starts, slices_lost
+from taft_ray.orchestration.purge import (
+    Rewrite,
+    evaluation_caches,
+    keys_of,
+    purge_leftovers,
+    purge_request,
+    purge_starts,
+    rewrite,
+    slices_lost,
+)
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.selection import Selection, find
 from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget
@@ -24,7 +33,7 @@ from taft_ray.storage import Tombstones, digest_bytes, id_key
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
 
-_PURGE_TRIES = 3
+_REWRITES = 24  # tries of one purge that others keep overtaking
 
 
 class Forgetting:
@@ -51,8 +60,7 @@ class Forgetting:
 
     def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
         """What a forget would touch and cost; nothing happens."""
-        self.record.refresh()
-        plan = self.plan(selection, mode)
+        plan = self.record.current(lambda: self.plan(selection, mode))
         if isinstance(plan, str):
             return {"already_forgotten": not self._request(plan).waiting, "request": plan, "mode": mode}
         touched = (
@@ -77,7 +85,7 @@ class Forgetting:
             )
         if deadline is not None and mode == "drop":
             raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")
-        plan = self.plan(selection, mode, deadline)
+        plan = self.record.current(lambda: self.plan(selection, mode, deadline))
         if isinstance(plan, str):
             return plan
         started = time.time()
@@ -96,7 +104,7 @@ class Forgetting:
                     "whole_shards": list(now.whole_shards)}  # fmt: skip
 
         if self.record.commit("forget-requested", f"{plan.request}/requested", decide) is None:
-            answered = self.plan(selection, mode, deadline)
+            answered = self.record.current(lambda: self.plan(selection, mode, deadline))
             return answered if isinstance(answered, str) else answered.request
         return plan.request
 
@@ -176,35 +184,43 @@ class Forgetting:
                 body["slices"] = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
             return body
 
-        self.composition.sums()  # of what is in the model until now: a drop is a subtraction, not a sum anew
+        # of what is in the model until now: a drop is a subtraction, not a sum anew
+        self.record.current(self.composition.sums)
         self.record.commit("dropped", f"{request}/dropped", decide)
-        self.composition.model()
+        self.record.current(self.composition.model)
         self._drop_seconds[request] = time.perf_counter() - began
 
     def purge(self, request: str) -> None:
-        """Remove what saw the request's samples."""
+        """Remove what saw the request's samples: the cache is written anew, that is committed, then the old goes."""
         began = time.perf_counter()
         drop_seconds = self._drop_seconds.pop(request, None)  # None when a process that has died dropped it
         state = self._request(request)
         self.composition.terms.discard({ref["key"] for ref in (state.dropped or {})["deltas"]})
-        removed = self._purged(state)
+        self._rewrite(request)
+        removed = self.record.current(
+            lambda: purge_request(self.store, self.record.state, self._request(request), self._manifest())
+        )
+        self.record.publish()
         body = {**removed, "request": request, "seconds": time.perf_counter() - began, "drop_seconds": drop_seconds}
         self.record.commit("purged", f"{request}/purged", lambda: body)
 
-    def _purged(self, request: RequestState) -> dict[str, Any]:
-        for attempt in range(_PURGE_TRIES):
-            try:
-                manifest = None if self.record.state.cached is None else self.record.manifest()
-                return purge_request(self.store, self.record.state, request, manifest)
-            except ObjectMissing:
-                # another composer purges too and was quicker: look again
-                if attempt + 1 == _PURGE_TRIES:
-                    raise
-                time.sleep(0.1 * (attempt + 1))
-                self.record.refresh()
-            finally:
-                self.record.forget_manifest()
-        raise AssertionError("the last attempt returns or raises")
+    def _manifest(self) -> tuple[Any, Mapping[str, Any]] | None:
+        return None if self.record.state.cached is None else self.record.manifest()
+
+    def _rewrite(self, request: str) -> None:
+        """Commit a manifest without the request's samples; made again when another writer commits one first."""
+        for _ in range(_REWRITES):
+            if self._request(request).rewritten is not None:
+                return
+            made = self.record.current(
+                lambda: rewrite(self.store, self.record.state, self._request(request), self._manifest())
+            )
+
+            def decide(made: Rewrite = made) -> Mapping[str, Any] | None:
+                return {"request": request, **made.facts} if self.record.state.manifest_key == made.base else None
+
+            self.record.commit("rewritten", f"{request}/rewritten", decide)
+        raise CommitConflict(f"other writers rewrote the manifest {_REWRITES} times in a row; run the forget again")
 
     def conclude(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
         """Write the certificate and commit its digest; the certificate is returned. Idempotent.
@@ -223,7 +239,7 @@ class Forgetting:
         if state.mode == "resolve" and state.start_purged is None:
             body = {**purge_starts(self.store, self.record.state, state), "request": request}
             self.record.commit("start-purged", f"{request}/start-purged", lambda: body)
-        after = None if self.composition.digest() is None else self.composition.compose()["digest"]
+        after = self._composed()
         certificate = certificate_of(self.record.state, self.record.ledger, self.record.spec, request, after, told)
         data = canonical_json(certificate)
         digest = digest_bytes(data)
@@ -239,6 +255,15 @@ class Forgetting:
         if committed["certificate"]["key"] != key:  # another writer certified it first: that one stands
             self.store.delete(key)
         return self.certificate(request)
+
+    def _composed(self) -> str | None:
+        """Compose what is in the model, if anything is; its digest."""
+        try:
+            return (
+                None if self.record.current(self.composition.digest) is None else self.composition.compose()["digest"]
+            )
+        except UsageError:  # the last shard left between the two
+            return None
 
     def certificate(self, request: str) -> dict[str, Any]:
         """The certificate of a finished request, checked by digest."""
@@ -269,19 +294,16 @@ class Forgetting:
         for request, facts in self.tombstones().read().items():
             if request not in state.requests:
                 self._request_again(request, facts)
-        if state.cached is None:
-            return
-        table, described = self.record.manifest()
-        if described["digest"] == state.manifest:
-            return
-        back = set(table["id_hash"].to_pylist()) & state.tombstones.keys()
-        for name in sorted({state.tombstones[digest] for digest in back}):
-            request = state.requests[name]
-            if request.purged is not None:
-                body = {**self._purged(request), "request": name, "seconds": 0.0, "drop_seconds": None}
-                # by its place: the same copy may be put back again, after a fit that left something new to purge
-                op = f"{name}/purged/{described['digest']}/{len(self.record.ledger.known)}"
-                self.record.commit("purged", op, lambda body=body: body)
+        if not self.record.is_published():  # an older copy was laid over the newer one, or a purge was cut off
+            self.tidy()
+            self.store.erase(evaluation_caches(self.store, self.record.state.forgotten()))
+            self.composition.remove_old_snapshots()
+            self.record.publish()
+
+    def tidy(self) -> None:
+        """Remove what an unfinished process has left of generations that are over; when a run starts, not at every verb."""
+        if self._manifest() is not None:
+            self.record.current(lambda: purge_leftovers(self.store, self.record.state, self.record.manifest()))
 
     def _request_again(self, request: str, facts: Mapping[str, Any]) -> None:
         def decide() -> Mapping[str, Any]:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from taft_ray.orchestration.recompose import snapshots_of, sums_of
-from taft_ray.orchestration.worker import run_spec
+from taft_ray.orchestration.record import Record
 from taft_ray.plans.orphans import orphans
-from taft_ray.plans.state import replay
-from taft_ray.storage import Ledger, Store, read_manifest
 
 
 def gc(run: str) -> dict[str, Any]:
-    """Remove what nothing refers to: {"removed": [keys], "bytes": n}. Not while a run is training.
+    """Remove what nothing refers to, and may not be another process at work: {"removed": [keys], "bytes": n}.
 
     Objects that are no part of a run at all stay: `verify` names them.
     """
-    store = Store(run)
-    spec = run_spec(store)
-    state = replay(Ledger(store).entries())
-    found = read_manifest(store)
-    parts = {} if found is None else found[1]["meta"]["parts"]
-    key = "" if found is None else found[1]["key"]
+    record = Record(run)
+    store, spec = record.store, record.spec
+    # listed before the ledger is read: what is committed from here on is not among it
     listed = {info.key: info.size for info in store.list()}
     held = store.traces()  # also what lies only in older versions: a deleted delta's, say
-    left = orphans(held, state, parts, snapshots_of(spec, sums_of(store, state)), key)
+    record.refresh()
+    record.publish()
+    described: Mapping[str, Any] = {"key": "", "meta": {"parts": {}}}
+    if record.state.cached is not None:
+        described = record.current(record.manifest)[1]
+    current = record.current(lambda: snapshots_of(spec, sums_of(store, record.state)))
+    left = orphans(held, record.state, described["meta"]["parts"], current, described["key"])
     store.erase(left)
     store.sweep()
     return {"removed": left, "bytes": sum(listed.get(name, 0) for name in left)}

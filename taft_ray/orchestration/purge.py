@@ -1,12 +1,17 @@
 """Removing what saw a sample: its cache rows, the deltas of its shards, checkpoints from its slice on, the monolith, snapshots, evaluation caches that hold it.
 
+First the cache is written anew beside the old one, then a commit makes that the one that holds and begins the touched shards'
+next generation, then what is of the generations before is removed.
+
 Guarantees: idempotent; what is removed is decided by listing (older versions too), so that the leftovers of an interrupted
-purge, or of a killed worker, in a touched shard go as well; at every instant the manifest names only parts that exist.
+purge, or of a killed worker, in a touched shard go as well; at every instant the manifest that the ledger commits to names
+only parts that exist; two purges at once, or one that wakes up late, remove nothing that is or will be named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +21,7 @@ from taft_ray.errors import StorageError
 from taft_ray.plans.slices import Survival, after_loss, lost_slices
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
-from taft_ray.storage import PartRef, Store, read_manifest, rewrite_part, write_manifest
+from taft_ray.storage import PartRef, Store, read_manifest, rewrite_part, write_rows
 from taft_ray.storage import rundir as names
 
 Manifest = tuple[pa.Table, Mapping[str, Any]]
@@ -35,45 +40,128 @@ def slices_lost(manifest: Manifest, request: RequestState, spec: RunSpec) -> dic
     return lost_slices(lost, slices=spec.slices, seed=spec.seed)
 
 
-def purge_request(store: Store, state: RunState, request: RequestState, manifest: Manifest | None) -> dict[str, Any]:
-    """Purge what a request forgets, everything but the deltas that a resolve under way starts from.
+@dataclass(frozen=True, kw_only=True)
+class Rewrite:
+    """A manifest without a request's samples, written but named by nobody yet, and what goes once it is committed."""
 
-    Returns {"removed": [{"key", "digest"|None}], "still_listed": [], "older_versions": n, "beyond_reach": text|None,
-    "manifest": digest|None, "samples": {shard: how many are left}, "checkpoints": {shard: [the slice checkpoints that stay]}}.
+    base: str | None  # the key of the manifest that it was made from
+    # {"manifest", "manifest_key": of the new one, "samples": {shard: how many are left},
+    # "checkpoints": {shard: the slice checkpoints that stay}, "removing"}
+    facts: dict[str, Any]
+
+
+def rewrite(store: Store, state: RunState, request: RequestState, manifest: Manifest | None) -> Rewrite:
+    """Write the touched shards' cache parts and the manifest anew, as their next generation; nothing is removed.
+
+    "removing" is what the commit dooms: [{"key", "digest"|None}], the deltas of the touched shards, but for those that a
+    resolve under way starts from, the parts and rows replaced, the monolith, snapshots, and evaluation caches.
     """
     digests = {ref["key"]: ref["digest"] for ref in (request.dropped or {}).get("deltas", [])}
-    doomed: list[str] = []
-    described, samples = None, {}
+    parts: dict[str, list[dict[str, Any]]] = {}
+    rows: str | None = None
+    samples: dict[str, int] = {}
+    described = None
     if manifest is not None:
         keys = set(keys_of(manifest[0], request.hashes))
-        described, samples = _purge_cache(store, manifest, request.shards, keys, digests)
-        kept = {part["key"] for parts in described["meta"]["parts"].values() for part in parts}
-        for shard in request.shards:
-            doomed += [key for key in store.traces(f"{names.shard_prefix(shard)}/") if key not in kept]
-        doomed += [key for key in store.traces(names.MANIFEST_ROWS) if key != described["key"]]
-        doomed += _evaluation_caches(store, request.hashes)
-    needed = state.delta_keys() | (state.start_keys() if request.mode == "resolve" else set())
-    doomed += _deltas(store, request.shards, needed)
-    survivals = {shard: _survival(state, request, shard, samples.get(shard)) for shard in request.shards}
-    for shard, survival in survivals.items():
-        digests |= {ref["key"]: ref["digest"] for ref in survival.purged}
-        stay = {ref["key"] for ref in survival.kept}
-        doomed += [key for key in store.traces(f"{names.checkpoint_folder(shard)}/") if key not in stay]
-    # one that is recorded was trained after a forget whose purge is only done again
-    doomed += [key for key in store.traces(f"{names.MONOLITH_FOLDER}/") if key not in needed]
-    doomed += store.traces(f"{names.COMPOSED_FOLDER}/")
+        described, samples = _rewrite_cache(store, state, manifest, request.shards, keys, digests)
+        parts, rows = described["meta"]["parts"], described["key"]
+    survivals = {
+        shard: _survival(state, request, shard, samples.get(str(shard))) for shard in request.shards if state.shards
+    }
+    digests |= {ref["key"]: ref["digest"] for survival in survivals.values() for ref in survival.purged}
+    stay = {ref["key"] for survival in survivals.values() for ref in survival.kept}
+    doomed = _dead(store, state, request, parts, rows, stay, ahead=1)
+    if manifest is not None:
+        doomed += evaluation_caches(store, request.hashes)
+    return Rewrite(
+        base=None if manifest is None else manifest[1]["key"],
+        facts={
+            "manifest": described and described["digest"],
+            "manifest_key": rows,
+            "samples": samples,
+            "checkpoints": {
+                str(shard): [dict(ref) for ref in survival.kept]
+                for shard, survival in survivals.items()
+                if survival.kept or survival.purged
+            },
+            "removing": [{"key": key, "digest": digests.get(key)} for key in sorted(set(doomed))],
+        },
+    )
+
+
+def purge_request(store: Store, state: RunState, request: RequestState, manifest: Manifest | None) -> dict[str, Any]:
+    """Remove what the request's rewrite doomed, and what a worker or a killed process has left there since.
+
+    Returns {"removed": [{"key", "digest"|None}], "still_listed": [], "older_versions": n, "beyond_reach": text|None,
+    "manifest": digest|None}.
+    """
+    rewritten = request.rewritten or {}
+    digests = {entry["key"]: entry["digest"] for entry in rewritten["removing"]}
+    parts = {} if manifest is None else manifest[1]["meta"]["parts"]
+    doomed = sorted({*digests, *_dead(store, state, request, parts, state.manifest_key, state.checkpoint_keys())})
     body = remove(store, doomed, digests)
     store.sweep(older_than_s=60.0)  # younger ones may be another process at work
-    return {
-        **body,
-        "manifest": described and described["digest"],
-        "samples": {str(shard): samples[shard] for shard in request.shards if shard in samples},
-        "checkpoints": {
-            str(shard): [dict(ref) for ref in survival.kept]
-            for shard, survival in survivals.items()
-            if survival.kept or survival.purged
-        },
-    }
+    return {**body, "manifest": rewritten["manifest"]}
+
+
+def _dead(
+    store: Store,
+    state: RunState,
+    request: RequestState,
+    parts: Mapping[str, Any],
+    rows: str | None,
+    checkpoints: Set[str],
+    ahead: int = 0,
+) -> list[str]:
+    """What nobody names in the touched shards and beside them, of generations that are over.
+
+    Of an older generation nothing can be committed any more, so this stays true however late it is acted on; what is of the
+    current one (a delta) or of the next (a part) may be another process at work. With ``ahead`` = 1: as it will be once the
+    request's rewrite is committed.
+    """
+    named = {part["key"] for refs in parts.values() for part in refs} | {rows}
+    needed = state.delta_keys() | (state.start_keys() if request.mode == "resolve" else set())
+    dead: list[str] = []
+    for number in request.shards:
+        current = state.shards[number].current + ahead
+        if rows is not None:
+            listed = store.traces(f"{names.shard_prefix(number)}/")
+            dead += [key for key in listed if key not in named and names.part_generation(key) <= current]
+        dead += _old_deltas(store, number, current, needed)
+        listed = store.traces(f"{names.checkpoint_folder(number)}/")
+        dead += [key for key in listed if key not in checkpoints and names.part_generation(key) < current]
+    if rows is not None:
+        version = state.rewrites + ahead
+        listed = store.traces(names.MANIFEST_ROWS)
+        dead += [key for key in listed if key not in named and names.manifest_version(key) <= version]
+    monoliths = store.traces(f"{names.MONOLITH_FOLDER}/")
+    dead += [key for key in monoliths if names.delta_generation(key) <= state.rewrites + ahead]
+    return [*dead, *store.traces(f"{names.COMPOSED_FOLDER}/")]
+
+
+def purge_leftovers(store: Store, state: RunState, manifest: Manifest) -> list[str]:
+    """Remove the parts, rows and deltas of generations that are over; their keys.
+
+    A prefix pass that went on while another committed the cache, and a worker that was killed, leave such.
+    """
+    named = {part["key"] for refs in manifest[1]["meta"]["parts"].values() for part in refs} | {manifest[1]["key"]}
+    named |= state.delta_keys() | state.start_keys() | state.checkpoint_keys()
+    current = {f"{number:05d}": shard.current for number, shard in state.shards.items()}
+    dead = [key for key in store.traces(names.MANIFEST_ROWS) if names.manifest_version(key) <= state.rewrites]
+    for folder, generation_of, ahead in (
+        (names.CACHE_FOLDER, names.part_generation, 0),
+        (names.DELTAS_FOLDER, names.delta_generation, 1),
+        (names.CHECKPOINTS_FOLDER, names.part_generation, 1),
+    ):
+        for key in store.traces(f"{folder}/shard="):
+            number = key.removeprefix(f"{folder}/shard=").partition("/")[0]
+            if generation_of(key) + ahead <= current.get(number, 0):
+                dead.append(key)
+    dead = [key for key in dead if key not in named]
+    monoliths = store.traces(f"{names.MONOLITH_FOLDER}/")
+    dead += [key for key in monoliths if key not in named and names.delta_generation(key) <= state.rewrites]
+    store.erase(dead)
+    return dead
 
 
 def _survival(state: RunState, request: RequestState, shard: int, left: int | None) -> Survival:
@@ -85,9 +173,11 @@ def _survival(state: RunState, request: RequestState, shard: int, left: int | No
 
 
 def purge_starts(store: Store, state: RunState, request: RequestState) -> dict[str, Any]:
-    """Remove the deltas that a resolve started from, and whatever else of its shards is not in the model."""
+    """Remove the deltas that a resolve started from, and whatever else of its shards' earlier generations is left."""
     digests = {ref["key"]: ref["digest"] for ref in (request.dropped or {}).get("starts", {}).values()}
-    return remove(store, _deltas(store, request.shards, state.delta_keys()), digests)
+    needed = state.delta_keys()
+    old = [key for number in request.shards for key in _old_deltas(store, number, state.shards[number].current, needed)]
+    return remove(store, [*digests, *old], digests)
 
 
 def remove(store: Store, doomed: Sequence[str], digests: Mapping[str, str]) -> dict[str, Any]:
@@ -104,12 +194,12 @@ def remove(store: Store, doomed: Sequence[str], digests: Mapping[str, str]) -> d
     }
 
 
-def _deltas(store: Store, shards: Sequence[int], needed: Set[str]) -> list[str]:
-    held = [key for shard in shards for key in store.traces(f"{names.delta_folder(shard)}/")]
-    return [key for key in held if key not in needed]
+def _old_deltas(store: Store, shard: int, current: int, needed: Set[str]) -> list[str]:
+    listed = store.traces(f"{names.delta_folder(shard)}/")
+    return [key for key in listed if key not in needed and names.delta_generation(key) < current]
 
 
-def _evaluation_caches(store: Store, hashes: Collection[str]) -> list[str]:
+def evaluation_caches(store: Store, hashes: Collection[str]) -> list[str]:
     """The objects of every evaluation cache that holds one of these samples; it is made again without them when needed."""
     doomed = []
     listed = store.traces(f"{names.EVAL_FOLDER}/")
@@ -121,10 +211,15 @@ def _evaluation_caches(store: Store, hashes: Collection[str]) -> list[str]:
     return doomed
 
 
-def _purge_cache(
-    store: Store, manifest: Manifest, shards: Sequence[int], keys: Set[bytes], digests: dict[str, str]
-) -> tuple[Mapping[str, Any], dict[int, int]]:
-    """Rewrite the parts and the manifest without ``keys``; fills ``digests`` with those of the parts replaced."""
+def _rewrite_cache(
+    store: Store,
+    state: RunState,
+    manifest: Manifest,
+    shards: Sequence[int],
+    keys: Set[bytes],
+    digests: dict[str, str],
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The parts and the manifest without ``keys``; fills ``digests`` with those of what is replaced."""
     table, described = manifest
     meta = dict(described["meta"])
     parts = {shard: list(refs) for shard, refs in meta["parts"].items()}
@@ -133,7 +228,7 @@ def _purge_cache(
         for ref in parts.get(str(shard), []):
             new = rewrite_part(
                 store,
-                names.shard_prefix(shard),
+                names.shard_prefix(shard, state.shards[shard].current + 1),
                 ref["part"],
                 PartRef.from_json(ref),
                 drop=keys,
@@ -147,8 +242,6 @@ def _purge_cache(
     meta["parts"] = parts
     gone = pc.is_in(table["key"], value_set=pa.array(sorted(keys), pa.binary(16)))  # type: ignore[attr-defined]
     table = table.filter(pc.invert(gone))  # type: ignore[attr-defined]  # pyarrow makes its functions at import
-    if keys:
-        digests[described["key"]] = described["digest"]
-    described = write_manifest(store, table, meta)
-    counts = {shard: sum(ref["rows"] for ref in parts.get(str(shard), [])) for shard in shards}
-    return described, counts
+    digests[described["key"]] = described["digest"]
+    described = write_rows(store, table, meta, version=state.rewrites + 1)
+    return described, {str(shard): sum(ref["rows"] for ref in parts.get(str(shard), [])) for shard in shards}

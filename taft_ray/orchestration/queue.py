@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taft_ray.errors import ObjectMissing, TaftError
+from taft_ray.errors import ObjectMissing
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.record import Record
 from taft_ray.plans.slices import resume_from
@@ -22,7 +22,7 @@ class Queue:
     def __init__(self, record: Record, composition: Composition) -> None:
         self.record, self.composition = record, composition
         self._leases: dict[int | str, str] = {}
-        self._extra: list[dict[str, Any]] = []
+        self._monolith = False  # whether the comparison model is wanted
         self._closed = False
         self._compares = False
 
@@ -39,13 +39,12 @@ class Queue:
         for number in pending_shards(self.record.state):
             if number not in self._leases:
                 self._leases[number] = lane
-                return self._task(number, self.record.parts([number]))
-        for task in self._extra:
-            if task["shard"] not in self._leases:
-                if self._leases:  # it is compared with the shards' fits: it must not run beside them
-                    return {"wait": True}
-                self._leases[task["shard"]] = lane
-                return task
+                return self.record.current(lambda number=number: self._task(number))
+        if self._monolith and "monolith" not in self._leases:
+            if self._leases:  # it is compared with the shards' fits: it must not run beside them
+                return {"wait": True}
+            self._leases["monolith"] = lane
+            return self.record.current(self._monolith_task)
         # lanes start beside the prefix pass: there will be work
         return {"wait": True} if self.record.state.cached is None else None
 
@@ -59,24 +58,18 @@ class Queue:
 
     def waiting(self) -> int:
         """How many fits are left."""
-        return len(pending_shards(self.record.state)) + len(self._extra)
+        return len(pending_shards(self.record.state)) + self._monolith
 
     def monolith_done(self) -> bool | None:
         """Whether the comparison model that was wanted is trained; None when none was."""
-        return not self._extra if self._compares else None
+        return not self._monolith if self._compares else None
 
     def want_monolith(self) -> bool:
         """Queue the comparison model, unless it has been trained and no forget has removed it since."""
         self.record.refresh()
-        monolith = self.record.state.monolith
-        if monolith is not None and monolith.get("delta") is not None:
-            return False
-        self._compares = True
-        generation = 1 + (monolith["generation"] if monolith else 0)
-        everything = self.record.parts(sorted(self.record.state.shards))
-        if not any(extra["shard"] == "monolith" for extra in self._extra):
-            self._extra.append(self._task("monolith", everything, generation))
-        return True
+        self._monolith = (self.record.state.monolith or {}).get("delta") is None
+        self._compares = self._compares or self._monolith
+        return self._monolith
 
     def task_for(self, shard: int, resolve: bool = False) -> dict[str, Any] | None:
         """The task of fitting ``shard`` again, as the next generation, from what the cache holds now.
@@ -88,17 +81,24 @@ class Queue:
         state = self.record.state.shards[shard]
         if state.state == TRAINED or not state.samples:
             return None
-        task = self._task(shard, self.record.parts([shard]))
+        task = self.record.current(lambda: self._task(shard))
         if resolve:
             task["resolve"] = {"start": self.record.state.warm_start(shard)}
         return task
 
-    def _task(self, shard: int | str, parts: list[dict[str, Any]], generation: int | None = None) -> dict[str, Any]:
-        if generation is None:
-            generation = self.record.state.shards[int(shard)].generation + 1
-        task = {"shard": shard, "generation": generation, "parts": parts}
-        checkpoint = None if shard == "monolith" else resume_from(self.record.state.shards[int(shard)].checkpoints)
+    def _task(self, shard: int) -> dict[str, Any]:
+        state = self.record.state.shards[shard]
+        task = {"shard": shard, "generation": state.current, "parts": self.record.parts([shard])}
+        checkpoint = resume_from(state.checkpoints)
         return task if checkpoint is None else {**task, "resume": dict(checkpoint)}
+
+    def _monolith_task(self) -> dict[str, Any]:
+        state = self.record.state
+        return {
+            "shard": "monolith",
+            "generation": state.rewrites + 1,
+            "parts": self.record.parts(sorted(state.shards)),
+        }
 
     def _is_stale(self, result: Mapping[str, Any], shards: Sequence[int]) -> bool:
         """Whether a fit may have seen what is forgotten: it read parts that are no more, or a purge is under way."""
@@ -109,7 +109,8 @@ class Queue:
 
     def _throw_away(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Delete a delta and checkpoints that will not be committed, unless they are, to the byte, ones that were."""
-        named = self.record.state.delta_keys() | self.record.state.checkpoint_keys()
+        state = self.record.state
+        named = state.delta_keys() | state.start_keys() | state.checkpoint_keys()
         written = [ref["key"] for ref in (result["delta"], *result.get("checkpoints", ()))]
         self.record.store.erase([key for key in written if key not in named])
         return dict(STALE)
@@ -117,22 +118,23 @@ class Queue:
     def finished(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Commit a fitted delta: its bytes are checked and it enters the sums. Idempotent by (shard, generation).
 
+        A purge begins a new generation, and a delta of another one is never committed: so whatever of an earlier generation
+        lies in storage is dead, whoever finds it when.
+
         A delta fitted on data of which something was forgotten meanwhile is deleted: {"stale": True}; ask for the task again.
         """
         if result["shard"] == "monolith":
             return self._finished_monolith(result)
         shard, generation, ref = int(result["shard"]), int(result["generation"]), result["delta"]
         weight = self.record.spec.weight_of(int(result["samples"]))
+        before: set[str] = set()
 
         def decide() -> Mapping[str, Any] | None:
             state = self.record.state.shards[shard]
-            if self._is_stale(result, [shard]) or generation <= state.generation or state.state == TRAINED:
+            if generation != state.current or state.state == TRAINED or self._is_stale(result, [shard]):
                 return None
-            if generation != state.generation + 1:
-                raise TaftError(
-                    f"shard {shard}: generation {generation} is not the next one ({state.generation + 1}); "
-                    "nothing was added"
-                )
+            self.composition.sums()
+            before.update(self.record.state.checkpoint_keys())
             try:
                 self.composition.admit(shard, ref, weight)
             except ObjectMissing:
@@ -144,15 +146,18 @@ class Queue:
         body = self.record.commit("trained", f"trained/{shard}/{generation}", decide)
         if body is None:
             return self._throw_away(result)
+        # a checkpoint that could not be gone on from has been made again
+        self.record.store.erase(sorted(before - self.record.state.checkpoint_keys()))
         if body["delta"]["digest"] != ref["digest"]:  # another process was first; ours differs: another kind of machine
             self._throw_away(result)
         return body
 
     def _finished_monolith(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        self._extra = [task for task in self._extra if task["shard"] != "monolith"]
+        self._monolith = False
 
         def decide() -> Mapping[str, Any] | None:
-            if self._is_stale(result, sorted(self.record.state.shards)):
+            state = self.record.state
+            if result["generation"] != state.rewrites + 1 or self._is_stale(result, sorted(state.shards)):
                 return None
             try:
                 read_delta(self.record.store, DeltaRef.from_json(result["delta"]))
@@ -161,7 +166,8 @@ class Queue:
             return {name: value for name, value in result.items() if name != "shard"}
 
         body = self.record.commit("monolith-trained", f"monolith-trained/{result['generation']}", decide)
-        if body is None:
+        # dropped as soon as it was committed, or not committed at all
+        if body is None or (self.record.state.monolith or {}).get("delta") is None:
             self._throw_away(result)
             self.want_monolith()
             return dict(STALE)

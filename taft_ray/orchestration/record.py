@@ -9,19 +9,20 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from taft_ray.errors import CommitConflict, CommitUnknown, StorageError
+from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError
 from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
-from taft_ray.storage import Ledger, Store, read_manifest
+from taft_ray.storage import Ledger, Store, point_manifest, read_pointer, read_rows
 
 _TRIES = 24  # lost races in a row before a commit gives up: with 32 writers one of them is still quick
 _PAUSE_S = 0.05
 
+T = TypeVar("T")
 Decision = Callable[[], Mapping[str, Any] | None]
 
 
@@ -46,11 +47,28 @@ class Record:
         self.ledger.refresh()
         self._apply()
 
+    def moved_on(self) -> bool:
+        """Read the ledger again: whether others committed something since, which is then folded in."""
+        known = self._applied
+        self.refresh()
+        return self._applied > known
+
+    def current(self, action: Callable[[], T]) -> T:
+        """Do something on the state as it is now, and again when another writer removed what it needed meanwhile."""
+        self.refresh()
+        for _ in range(_TRIES):
+            try:
+                return action()
+            except ObjectMissing:
+                if not self.moved_on():
+                    raise
+        return action()
+
     def _apply(self) -> None:
         for entry in self.ledger.since(self._applied):
             self.state.apply(entry)
             self._applied += 1
-            if entry.kind in ("cached", "purged"):
+            if entry.kind in ("cached", "rewritten"):
                 self._manifest = None
 
     def was_exchanged(self) -> bool:
@@ -73,7 +91,13 @@ class Record:
             done = self.ledger.known_op(op)
             if done is not None:
                 return done.body
-            body = decide()
+            try:
+                body = decide()
+            except ObjectMissing as error:
+                if not self.moved_on():
+                    raise
+                fault = error
+                continue
             if body is None:
                 return None
             try:
@@ -90,19 +114,32 @@ class Record:
         ) from fault
 
     def manifest(self) -> tuple[pa.Table, Mapping[str, Any]]:
-        """The manifest's rows and description; StorageError when the cache has not been made yet."""
+        """The rows and description of the manifest that the ledger commits to; StorageError when there is none yet.
+
+        ObjectMissing when another writer has replaced it since the ledger was read.
+        """
         if self._manifest is None:
-            found = read_manifest(self.store)
-            if found is None:
+            key, digest = self.state.manifest_key, self.state.manifest
+            if key is None or digest is None:
                 raise StorageError(
                     f"{self.store.uri} has no manifest yet: its activation cache is not finished; run taft-ray train"
                 )
-            self._manifest = found
+            self._manifest = read_rows(self.store, key, digest)
         return self._manifest
 
-    def forget_manifest(self) -> None:
-        """The manifest is being rewritten: read it again when it is needed."""
-        self._manifest = None
+    def publish(self) -> None:
+        """Let the manifest's pointer, for readers without a ledger, name what the ledger commits to."""
+        while not self.is_published():
+            point_manifest(self.store, self.current(self.manifest)[1])
+            self.refresh()  # another writer may have gone on, and pointed before us
+
+    def is_published(self) -> bool:
+        """Whether the pointer names the manifest that the ledger, as last read, commits to, or there is none yet."""
+        try:
+            pointer = read_pointer(self.store)
+        except IntegrityError:
+            return False  # only a copy: written again
+        return (pointer and pointer["key"]) == self.state.manifest_key or self.state.manifest_key is None
 
     def parts(self, shards: Sequence[int]) -> list[dict[str, Any]]:
         """The cache parts of these shards, as the manifest lists them."""

@@ -25,7 +25,16 @@ from taft_ray.plans.gather import planned_start
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, pending_shards
-from taft_ray.storage import Store, digest_bytes, digest_json, id_key, read_manifest, write_manifest, write_spec
+from taft_ray.storage import (
+    Store,
+    digest_bytes,
+    digest_json,
+    id_key,
+    read_manifest,
+    write_manifest,
+    write_rows,
+    write_spec,
+)
 from taft_ray.storage import rundir as names
 from taft_ray.tangent import linearize
 
@@ -160,20 +169,21 @@ def _cache(
     )  # fmt: skip
     body = cached_facts(store, spec, result)
     committing = time.time()
-    ask(composer.commit, "cached", body, "cached")
-    remove_markers(store, names.CACHE_FOLDER)
+    ask(composer.admit_cache, body)  # which removes the marks of the pass, too
     return committing
 
 
 def cached_facts(store: Store, spec: RunSpec, result: CacheResult) -> dict[str, Any]:
     """Write the manifest and the linearisation point of a finished pass; what the ledger says of them."""
-    described = _write_manifest(store, result)
+    meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint}
+    described = write_rows(store, result.table, meta, version=0)
     tm, _ = build_tangent(spec, len(result.classes))
     base = save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())})
     store.write(BASE_KEY, base)
     samples = [sum(ref["rows"] for ref in result.parts.get(str(shard), [])) for shard in range(spec.shards)]
     return {
         "manifest": described["digest"],
+        "manifest_key": described["key"],
         "base": {"key": BASE_KEY, "digest": digest_bytes(base)},
         "samples": samples,
         "counts": counts(result.table),
@@ -187,11 +197,6 @@ def cached_facts(store: Store, spec: RunSpec, result: CacheResult) -> dict[str, 
         "bytes": result.bytes,
         "forgotten": result.forgotten,
     }
-
-
-def _write_manifest(store: Store, result: CacheResult) -> dict[str, Any]:
-    meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint}
-    return write_manifest(store, result.table, meta)
 
 
 def _check_all_trained(state: RunState) -> None:

@@ -190,7 +190,9 @@ class ShardWorker:
             # recomputed constants differ in their last bits from kept ones, and a shard that shrinks may change between them
             constants = "kept" if isinstance(pictures, Prepared) else "recomputed"
             made_of = {"fingerprint": self.fingerprint, "slices": str(config.slices), "constants": constants}
-            checkpoints = SliceCheckpoints(self.into or self.store, int(task["shard"]), made_of)
+            checkpoints = SliceCheckpoints(
+                self.into or self.store, int(task["shard"]), int(task["generation"]), made_of
+            )
             start = checkpoints.begin(task.get("resume"))
         delta = fit(
             self.tm, pictures, labels, config, order=by_key, slice_of=torch.from_numpy(slices),

@@ -82,8 +82,12 @@ def plan_forget(
         if hashes[name] not in state.tombstones
         or (hashes[name] in promised and _sooner(deadline, promised[hashes[name]]))
     }
+    dropping = [state.requests[name] for name in earlier]
     waiting = {
-        shard for name in earlier for shard in state.requests[name].shards if state.shards[shard].state == DROPPED
+        shard
+        for r in dropping
+        for shard in r.shards
+        if state.shards[shard].state == DROPPED or (r.mode == "drop" and r.dropped is None)
     }
     fits = mode != "drop"
     if not fresh and not (fits and waiting):

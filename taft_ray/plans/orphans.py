@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from taft_ray.plans.state import RunState
+from taft_ray.plans.state import PENDING, RunState
+from taft_ray.storage import rundir as names
 
 _ALWAYS = ("run.json", "keys/id.key", "manifest/_MANIFEST.json")
 _LEDGER = re.compile(r"ledger/\d{20}\.json")
@@ -32,7 +33,30 @@ def orphans(
     wanted = referred_to(state, parts, composed, manifest_key)
     folders = ("deltas/", "checkpoints/", "composed/", "certificates/", "manifest/rows-")
     watched = (*folders, "cache/") if state.cached is not None else folders
-    return [key for key in keys if key.startswith(watched) and key not in wanted]
+    return [key for key in keys if key.startswith(watched) and key not in wanted and not in_flight(key, state)]
+
+
+def in_flight(key: str, state: RunState) -> bool:
+    """Whether a process at work may have written this and be about to commit it.
+
+    A cache part of the next generation, or rows of the next version, while a request waits for its rewrite; a delta or a
+    checkpoint of the current generation while a fit is waited for; a certificate of a request that is not concluded.
+    """
+    open_ones = [request for request in state.requests.values() if request.forgotten is None]
+    if key.startswith(names.MANIFEST_ROWS):
+        return names.manifest_version(key) > state.rewrites and any(r.rewritten is None for r in open_ones)
+    if key.startswith(f"{names.CERTIFICATES_FOLDER}/"):
+        return any(key.startswith(f"{names.CERTIFICATES_FOLDER}/{r.request}-") for r in open_ones)
+    shard = next((s for n, s in state.shards.items() if f"/shard={n:05d}/" in key), None)
+    if shard is None:
+        return False
+    touching = [request for request in open_ones if shard.shard in request.shards]
+    if key.startswith(f"{names.CACHE_FOLDER}/"):
+        return names.part_generation(key) == shard.current + 1 and any(r.rewritten is None for r in touching)
+    waited = shard.state == PENDING or any(r.mode != "drop" for r in touching)
+    checkpoint = key.startswith(f"{names.CHECKPOINTS_FOLDER}/")
+    generation = names.part_generation(key) if checkpoint else names.delta_generation(key)
+    return shard.delta is None and waited and generation == shard.current
 
 
 def strangers(
@@ -41,6 +65,10 @@ def strangers(
     """Keys that are no part of a run at all and no leftover either: nobody but a person knows what they are."""
     known = referred_to(state, parts, composed, manifest_key) | {*_ALWAYS}
     apart = _APART if state.cached is not None else (*_APART, *_PASS)
-    left = [key for key in keys if key not in known and not key.startswith(apart) and not _LEDGER.fullmatch(key)]
+    left = [
+        key
+        for key in keys
+        if key not in known and not key.startswith(apart) and not in_flight(key, state) and not _LEDGER.fullmatch(key)
+    ]
     leftovers = {*orphans(left, state, parts, composed, manifest_key)}
     return [key for key in left if key not in leftovers]

@@ -8,7 +8,9 @@ Kinds of entries, and the facts they commit:
     training-finished   wall clock of a training pass
     forget-requested    a forget: hashes of ids, mode, shards, perhaps a deadline (tombstones from here on)
     dropped             the shards of a request left the sums; which of their slices lose samples
-    purged              what was removed, the slice checkpoints that were not, and the manifest after it; again, should an older copy of the run come back
+    rewritten           the manifest without a request's samples, the slice checkpoints that stay, and what is to be removed:
+                        its shards' next generation begins
+    purged              what was removed
     key-destroyed       the secret of the id hashes is gone: nobody can tell any more whom a tombstone names
     start-purged        the deltas that a resolve started from, removed after it
     forgotten           the certificate's digest
@@ -44,11 +46,17 @@ class ShardState:
     shard: int
     samples: int = 0
     generation: int = 0  # of the last delta; 0: never trained
+    purges: int = 0  # how often its cache was rewritten: what was made before the last time is never committed after it
     state: str = PENDING
     delta: Mapping[str, Any] | None = None  # a DeltaRef as JSON, while the shard is in the model
     weight: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: tuple[Mapping[str, Any], ...] = ()  # CheckpointRefs as JSON, by stage; they outlive a drop, not a loss
+
+    @property
+    def current(self) -> int:
+        """The generation that a delta must have to be committed now; a shard has one a purge at most."""
+        return self.purges + 1
 
 
 @dataclass
@@ -65,6 +73,7 @@ class RequestState:
     deadline: float | None = None  # unix seconds; None: at once
     runs_at: float | None = None
     dropped: Mapping[str, Any] | None = None
+    rewritten: Mapping[str, Any] | None = None
     purged: Mapping[str, Any] | None = None
     start_purged: Mapping[str, Any] | None = None
     forgotten: Mapping[str, Any] | None = None
@@ -82,7 +91,9 @@ class RunState:
     requests: dict[str, RequestState] = field(default_factory=dict)
     tombstones: dict[str, str] = field(default_factory=dict)  # id hash -> the request that forgot it
     owner_tombstones: dict[str, str] = field(default_factory=dict)  # owner hash -> the request that forgot them
-    manifest: str | None = None  # the digest of the manifest last committed
+    manifest: str | None = None  # the digest of the manifest last committed, and its key
+    manifest_key: str | None = None
+    rewrites: int = 0  # how often the manifest was rewritten
     key_destroyed: bool = False
     fits: list[Mapping[str, Any]] = field(default_factory=list)  # every fit of a shard, first ones and retrains
     monolith: Mapping[str, Any] | None = None  # the last one trained; its "delta" is None once purged
@@ -105,9 +116,9 @@ class RunState:
         return {digest: at for at, hashes in sorted(waiting, reverse=True) for digest in hashes}
 
     def being_purged(self, shard: int) -> bool:
-        """Whether samples of this shard are asked to go and may still be in its cache: no fit of it counts meanwhile."""
+        """Whether samples of this shard are asked to go and are still in its cache: no fit of it counts meanwhile."""
         return any(
-            request.purged is None and not request.waiting and shard in request.shards
+            request.rewritten is None and not request.waiting and shard in request.shards
             for request in self.requests.values()
         )
 
@@ -119,6 +130,10 @@ class RunState:
     def checkpoint_keys(self) -> set[str]:
         """The keys of all slice checkpoints that a fit may go on from."""
         return {str(ref["key"]) for shard in self.shards.values() for ref in shard.checkpoints}
+
+    def forgotten(self) -> set[str]:
+        """The id hashes of all samples that are to be gone by now."""
+        return self.tombstones.keys() - self.promised().keys()
 
     def start_keys(self) -> set[str]:
         """The keys of the deltas that a resolve under way starts from."""
@@ -143,7 +158,7 @@ class RunState:
             case "created":
                 self.created, self.created_time = body, entry.time
             case "cached":
-                self.cached, self.manifest = body, body["manifest"]
+                self.cached, self.manifest, self.manifest_key = body, body["manifest"], body.get("manifest_key")
                 for number, samples in enumerate(body["samples"]):
                     self.shards[number] = ShardState(number, samples, state=PENDING if samples else EMPTY)
             case "trained":
@@ -167,16 +182,10 @@ class RunState:
                         shard.state, shard.delta = DROPPED, None
                 if self.monolith is not None and self.monolith.get("delta") is not None:
                     self.monolith = {**self.monolith, "delta": None}
+            case "rewritten":
+                self._rewrite(body)
             case "purged":
                 self.requests[body["request"]].purged = body
-                self.manifest = body["manifest"] or self.manifest
-                for number, samples in body["samples"].items():
-                    shard = self.shards[int(number)]
-                    shard.samples = samples
-                    if not samples:
-                        shard.state = EMPTY
-                for number, refs in body.get("checkpoints", {}).items():
-                    self.shards[int(number)].checkpoints = tuple(refs)
             case "start-purged":
                 self.requests[body["request"]].start_purged = body
             case "key-destroyed":
@@ -191,6 +200,22 @@ class RunState:
                 self.compositions.append({**body, "time": entry.time})
             case other:
                 raise ValueError(f"unknown ledger entry {other!r}: made by a newer taft_ray")
+
+    def _rewrite(self, body: Mapping[str, Any]) -> None:
+        request = self.requests[body["request"]]
+        request.rewritten = body
+        self.rewrites += 1
+        if body["manifest"] is not None:
+            self.manifest, self.manifest_key = body["manifest"], body["manifest_key"]
+        for number in request.shards:
+            self.shards[number].purges += 1
+        for number, samples in body["samples"].items():
+            shard = self.shards[int(number)]
+            shard.samples = samples
+            if not samples:
+                shard.state = EMPTY
+        for number, refs in body.get("checkpoints", {}).items():
+            self.shards[int(number)].checkpoints = tuple(refs)
 
     def _request(self, entry: Fact) -> None:
         body = entry.body

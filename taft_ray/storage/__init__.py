@@ -6,7 +6,14 @@ from taft_ray.storage.copies import sweep_copies
 from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta
 from taft_ray.storage.digest import canonical_json, digest_bytes, digest_json, digest_tensors
 from taft_ray.storage.ledger import Entry, Ledger, entry_key
-from taft_ray.storage.manifest import read_manifest, write_manifest
+from taft_ray.storage.manifest import (
+    point_manifest,
+    read_manifest,
+    read_pointer,
+    read_rows,
+    write_manifest,
+    write_rows,
+)
 from taft_ray.storage.objects import ObjectInfo, Store
 from taft_ray.storage.rundir import id_key, read_spec, write_spec
 from taft_ray.storage.tombstones import Tombstones
@@ -29,10 +36,13 @@ __all__ = [
     "digest_tensors",
     "entry_key",
     "id_key",
+    "point_manifest",
     "read_checkpoint",
     "read_delta",
     "read_manifest",
     "read_part",
+    "read_pointer",
+    "read_rows",
     "read_spec",
     "rewrite_part",
     "sweep_copies",
@@ -40,5 +50,6 @@ __all__ = [
     "write_delta",
     "write_manifest",
     "write_part",
+    "write_rows",
     "write_spec",
 ]

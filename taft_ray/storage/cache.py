@@ -113,14 +113,17 @@ def read_part(
 def rewrite_part(
     store: Store, prefix: str, part: int, ref: PartRef, *, drop: Set[bytes], fingerprint: str
 ) -> PartRef | None:
-    """Write the part without the rows whose key is in `drop`; None when none are left (and nothing is written).
+    """Write the part without the rows whose key is in `drop`, under `prefix`; None when none are left.
 
-    The old object stays: delete it after the new one is recorded, unless both have the same key (nothing was dropped).
+    `ref` itself when it holds none of them: then nothing is written. The old object stays: delete it after the new one is
+    recorded.
     """
     old = read_part(store, ref, fingerprint=fingerprint)
     kept = [row for row, key in enumerate(old.keys) if key not in drop]
     if not kept:
         return None
+    if len(kept) == len(old.keys):
+        return ref
     return write_part(
         store,
         prefix,

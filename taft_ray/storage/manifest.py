@@ -1,5 +1,11 @@
-"""The manifest: one row a source row, kept or rejected; a Parquet file and, written last, the JSON that names it."""
+"""The manifest: one row a source row, kept or rejected; a Parquet file that describes itself, and a JSON that names it.
 
+Which manifest holds is said by whoever commits to its digest: for a run the ledger (`write_rows`, then a commit, then
+`point_manifest`, so that the JSON is a copy for readers without a ledger); for an evaluation cache the JSON itself
+(`write_manifest`).
+"""
+
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taft_ray.errors import IntegrityError, ObjectMissing
-from taft_ray.storage.digest import check_digest, digest_bytes, seal, unseal
+from taft_ray.storage.digest import canonical_json, check_digest, digest_bytes, seal, unseal
 from taft_ray.storage.objects import Store
 
 FOLDER = "manifest"
@@ -16,7 +22,29 @@ MANIFEST_KEY = f"{FOLDER}/_MANIFEST.json"
 ROWS = f"{FOLDER}/rows-"
 """What the keys of rows files start with."""
 _SEAL = "self"
+_META = b"taft_ray"
 _ATTEMPTS = 3
+
+
+def write_rows(store: Store, rows: pa.Table, meta: Mapping[str, Any], version: int | None = None) -> dict[str, Any]:
+    """Write a manifest that nobody names yet: {"key", "digest", "rows": their number, "meta"}; others are untouched.
+
+    `meta` is in the file, under its digest. `version` goes into the key, so that two versions never share an object.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.replace_schema_metadata({_META: canonical_json(dict(meta))}), sink, compression="zstd")
+    data = memoryview(sink.getvalue())
+    digest = digest_bytes(data)
+    key = f"{ROWS}{'' if version is None else f'{version:06d}-'}{digest[:16]}.parquet"
+    store.write(key, data)
+    return {"key": key, "digest": digest, "rows": rows.num_rows, "meta": dict(meta)}
+
+
+def point_manifest(store: Store, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the JSON name this manifest; returns the JSON, which holds `self`, its own digest, too."""
+    document = seal({name: described[name] for name in ("key", "digest", "rows", "meta")}, _SEAL)
+    store.write(MANIFEST_KEY, document)
+    return unseal(document, _SEAL, MANIFEST_KEY)
 
 
 def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,20 +56,31 @@ def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> dic
     no rows of an earlier manifest are left, older versions included as far as they can be erased (a crash just before
     leaves them until the next call).
     """
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
-    data = memoryview(sink.getvalue())
-    digest = digest_bytes(data)
-    key = f"{ROWS}{digest[:16]}.parquet"
-    store.write(key, data)
-    document = seal({"key": key, "digest": digest, "rows": rows.num_rows, "meta": dict(meta)}, _SEAL)
-    store.write(MANIFEST_KEY, document)
-    store.erase([trace for trace in store.traces(ROWS) if trace != key])
-    return unseal(document, _SEAL, MANIFEST_KEY)
+    described = point_manifest(store, write_rows(store, rows, meta))
+    store.erase([trace for trace in store.traces(ROWS) if trace != described["key"]])
+    return described
+
+
+def read_rows(store: Store, key: str, digest: str) -> tuple[pa.Table, dict[str, Any]]:
+    """The manifest of this digest, as `write_rows` described it; `ObjectMissing` when it is not there."""
+    where = f"{key} in {store.uri}"
+    data = store.read(key)
+    check_digest(data, digest, where)
+    table, meta = _table(data, where)
+    return table, {"key": key, "digest": digest, "rows": table.num_rows, "meta": meta}
+
+
+def read_pointer(store: Store) -> dict[str, Any] | None:
+    """The JSON alone, None when there is none."""
+    try:
+        document = store.read(MANIFEST_KEY)
+    except ObjectMissing:
+        return None
+    return unseal(document, _SEAL, f"{MANIFEST_KEY} in {store.uri}")
 
 
 def read_manifest(store: Store) -> tuple[pa.Table, dict[str, Any]] | None:
-    """The rows and the JSON of the manifest, None when there is none.
+    """The rows and the JSON of the manifest that the JSON names, None when there is none.
 
     Raises `IntegrityError` naming the object if a byte of either differs or the rows file is gone.
     """
@@ -63,15 +102,19 @@ def read_manifest(store: Store) -> tuple[pa.Table, dict[str, Any]] | None:
             previous = document  # perhaps it was rewritten between the two reads
             continue
         check_digest(data, described["digest"], where)
-        return _table(data, described, where), described
+        table, _ = _table(data, where)
+        if table.num_rows != described["rows"]:
+            raise IntegrityError(
+                f"{where}: expected {described['rows']} rows, got {table.num_rows}; shard the data again"
+            )
+        return table, described
     raise IntegrityError(f"{MANIFEST_KEY} in {store.uri} is rewritten again and again; stop the other writers")
 
 
-def _table(data: bytes, described: Mapping[str, Any], where: str) -> pa.Table:
+def _table(data: bytes, where: str) -> tuple[pa.Table, dict[str, Any]]:
     try:
         table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        raise IntegrityError(f"{where} is not a Parquet file ({error}); shard the data again") from error
-    if table.num_rows != described["rows"]:
-        raise IntegrityError(f"{where}: expected {described['rows']} rows, got {table.num_rows}; shard the data again")
-    return table
+        meta = json.loads((table.schema.metadata or {})[_META])
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise IntegrityError(f"{where} is not a manifest ({error}); shard the data again") from error
+    return table.replace_schema_metadata(None), meta

@@ -1,5 +1,6 @@
 """The run folder: the key of everything in it, the immutable spec, and the secret of the sample ids."""
 
+import re
 import secrets
 from collections.abc import Mapping
 from json import loads
@@ -29,9 +30,31 @@ ID_KEY_BYTES = 32
 _ATTEMPTS = 3
 
 
-def shard_prefix(shard: int) -> str:
-    """Where the cache parts of a shard lie: ``cache/shard=00017``."""
-    return f"{CACHE_FOLDER}/shard={shard:05d}"
+def shard_prefix(shard: int, generation: int = 1) -> str:
+    """Where the cache parts of a shard lie: ``cache/shard=00017``; those that a purge rewrote, a folder a generation below."""
+    return _of_generation(f"{CACHE_FOLDER}/shard={shard:05d}", generation)
+
+
+def _of_generation(first: str, generation: int) -> str:
+    return first if generation == 1 else f"{first}/generation={generation:06d}"
+
+
+def part_generation(key: str) -> int:
+    """The generation of the shard for which a cache part or a slice checkpoint was written."""
+    found = re.search(r"/generation=(\d+)/", key)
+    return int(found[1]) if found else 1
+
+
+def delta_generation(key: str) -> int:
+    """The generation of a delta; 0 for what is not named like one."""
+    found = re.match(r"(\d+)-", key.rpartition("/")[2])
+    return int(found[1]) if found else 0
+
+
+def manifest_version(key: str) -> int:
+    """How many purges had rewritten the manifest of these rows."""
+    found = re.fullmatch(r"rows-(\d{6})-.*", key.rpartition("/")[2])
+    return int(found[1]) if found else 0
 
 
 def delta_folder(shard: int) -> str:
@@ -39,9 +62,9 @@ def delta_folder(shard: int) -> str:
     return f"{DELTAS_FOLDER}/shard={shard:05d}"
 
 
-def checkpoint_folder(shard: int) -> str:
-    """Where the slice checkpoints of a shard lie: ``checkpoints/shard=00017``."""
-    return f"{CHECKPOINTS_FOLDER}/shard={shard:05d}"
+def checkpoint_folder(shard: int, generation: int = 1) -> str:
+    """Where the slice checkpoints of a shard lie: ``checkpoints/shard=00017``; later generations' in folders below."""
+    return _of_generation(f"{CHECKPOINTS_FOLDER}/shard={shard:05d}", generation)
 
 
 def eval_prefix(data_name: str) -> str:

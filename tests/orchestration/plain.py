@@ -51,8 +51,7 @@ def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
             store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=spec.classes,
             folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state, secret=secret, workers=1, report=silent,
         )  # fmt: skip
-    composer.commit("cached", cached_facts(store, spec, result), "cached")
-    features.remove_markers(store, names.CACHE_FOLDER)
+    composer.admit_cache(cached_facts(store, spec, result))
 
 
 def plain_train(

@@ -67,7 +67,7 @@ def test_certificate_says_what_the_ledger_and_the_folder_say(proved: Proved, mod
     ]
     kinds = {"retrain": ["trained"], "drop": [], "resolve": ["trained", "start-purged"]}[mode]
     stood = [entries[step["number"]] for step in certificate["steps"]]
-    assert [entry.kind for entry in stood] == ["forget-requested", "dropped", "purged", *kinds]
+    assert [entry.kind for entry in stood] == ["forget-requested", "dropped", "rewritten", "purged", *kinds]
     assert [entry.digest for entry in stood] == [step["digest"] for step in certificate["steps"]]
     forgotten = next(e for e in entries if e.kind == "forgotten" and e.body["request"] == certificate["request"])
     assert certificate["rests_on"]["digest"] == entries[certificate["rests_on"]["number"]].digest
@@ -217,7 +217,7 @@ def test_certificate_without_its_run_is_still_checked_by_itself(proved: Proved, 
         ({"mode": "drop"}, "a drop was asked"),
         ({"shards": [0, 1]}, "tells what became"),
         ({"objects_removed": []}, "not among the objects removed"),
-        ({"steps": []}, "expected requested, dropped and purged"),
+        ({"steps": []}, "expected requested, dropped, rewritten and purged"),
         ({"rests_on": {"number": 0, "digest": "0" * 64}}, "after the one it rests on"),
         ({"id_hashes": 5}, "has not the fields"),
         ({"retrained": [5]}, "has not the fields"),

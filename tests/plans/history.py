@@ -21,7 +21,10 @@ def created() -> Fact:
 
 
 def cached(samples: Sequence[int]) -> Fact:
-    return Fact("cached", {"samples": list(samples), "manifest": "m", "classes": ["a", "b"]})
+    return Fact(
+        "cached",
+        {"samples": list(samples), "manifest": "m", "manifest_key": "manifest/rows-m.parquet", "classes": ["a", "b"]},
+    )
 
 
 def trained(shard: int, samples: int, generation: int = 1, seconds: float = 2.0) -> Fact:
@@ -41,9 +44,16 @@ def forget_entries(request: str, mode: str, hashes: Sequence[str], left: Mapping
         requested(request, mode, hashes, list(left)),
         Fact("dropped", {"request": request, "deltas": [], "seconds": 0.0}),
         Fact(
-            "purged",
-            {"request": request, "removed": [], "manifest": "m2", "samples": {str(s): n for s, n in left.items()}},
+            "rewritten",
+            {
+                "request": request,
+                "manifest": "m2",
+                "manifest_key": "manifest/rows-000001-m2.parquet",
+                "samples": {str(s): n for s, n in left.items()},
+                "removing": [],
+            },
         ),
+        Fact("purged", {"request": request, "removed": [], "manifest": "m2"}),
     ]
 
 

@@ -105,7 +105,16 @@ def test_state_keeps_checkpoints_through_training_a_loss_and_a_retrain() -> None
         fitted(1, ref(1), ref(2), ref(3)),
         Fact("forget-requested", asked),
         Fact("dropped", {"request": "r", "deltas": [], "slices": {"0": [2]}}),
-        Fact("purged", {"request": "r", "manifest": "m2", "samples": {"0": 8}, "checkpoints": {"0": [ref(1), ref(2)]}}),
+        Fact(
+            "rewritten",
+            {
+                "request": "r",
+                "manifest": "m2",
+                "manifest_key": "m2",
+                "samples": {"0": 8},
+                "checkpoints": {"0": [ref(1), ref(2)]},
+            },
+        ),
         fitted(2, ref(3, "b")),
     ]
 

@@ -1,0 +1,22 @@
+"""Random schedules of several composers, late workers, crashes, sleepers, restored copies: nothing lost, nothing by hand."""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from schedule import Schedule
+
+FEW = settings(
+    max_examples=60,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+
+
+class TestSchedules(Schedule.TestCase):
+    settings = FEW
+
+
+@pytest.mark.slow
+class TestManySchedules(Schedule.TestCase):
+    settings = settings(FEW, max_examples=400, stateful_step_count=40, derandomize=False)

@@ -1,0 +1,191 @@
+"""Two composers of one run, each holding still where it hurts most: plain schedules, each of which once lost something."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folder import files, finish, holders, state_of
+from store_faults import DIE_BEFORE, Fault, Killed, Stalled, fault, faults_possible
+from toy_run import EVERYONE, SHARDS, composed_of, fit, key_of, make_run, prefix_pass, shard_of
+
+from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.garbage import gc
+from taft_ray.orchestration.selection import Selection
+from taft_ray.orchestration.verify import verify
+from taft_ray.storage import Store
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """A trained toy run: three shards of four samples."""
+    with faults_possible():
+        make_run(tmp_path / "run")
+        composer = Composer(str(tmp_path / "run"))
+        while (task := composer.take("lane")) is not None:
+            composer.finished(fit(composer.record.store, task))
+        composer.compose()
+        yield tmp_path / "run"
+
+
+def one_of(shard: int, which: int = 0) -> str:
+    return [name for name in EVERYONE if shard_of(name) == shard][which]
+
+
+class Worker:
+    """The toy model's, as `finish` wants one."""
+
+    def __init__(self, run: Path) -> None:
+        self.store = Store(str(run))
+
+    def fit(self, task: dict[str, Any]) -> dict[str, Any]:
+        return fit(self.store, task)
+
+
+def forget(run: Path, ids: list[str], mode: str, composer: Composer | None = None) -> dict[str, Any]:
+    composer = composer or Composer(str(run))
+    asked = composer.request_forget(Selection(ids=tuple(ids)), mode)
+    return finish(composer, asked, Worker(run))  # type: ignore[arg-type]  # only its fit is used
+
+
+def left_after(*forgotten: str, without: int | None = None) -> list[set[str]]:
+    shards = [shard for shard in range(SHARDS) if shard != without]
+    return [{name for name in EVERYONE if shard_of(name) == shard and name not in forgotten} for shard in shards]
+
+
+def changes_of_a_purge() -> range:
+    """Where to hold a purge still: at every change of storage that it makes."""
+    return range(1, 13)
+
+
+@pytest.mark.parametrize("at", changes_of_a_purge())
+@pytest.mark.parametrize("other", ["same shard", "another shard"])
+def test_purge_that_wakes_up_late_undoes_no_newer_one(run: Path, at: int, other: str) -> None:
+    """It must neither put the older manifest back, nor remove what a newer purge, fit or certificate has made."""
+    first, second = one_of(0), one_of(0, 1) if other == "same shard" else one_of(1)
+    sleeper = Composer(str(run))
+    request = sleeper.request_forget(Selection(ids=(first,)), "retrain")["request"]
+    asleep = Stalled(lambda: sleeper.resume_forget(request), at)
+    forget(run, [second], "retrain")  # which finishes the sleeper's purge, too
+    forget(run, [first], "retrain")
+    asleep.wake()
+    assert asleep.error is None
+    assert verify(str(run))["checks"]["cached samples"] == len(EVERYONE) - 2
+    gc(str(run))
+    assert verify(str(run))["problems"] == []
+    assert Composer(str(run)).composed_digest() == composed_of(left_after(first, second))
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+def test_composition_that_wakes_up_late_leaves_no_forgotten_shard(run: Path, at: int) -> None:
+    """Law 1: its snapshot has been purged as something that was not there yet."""
+    (run / "composed").rename(run / "composed.away")
+    sleeper = Composer(str(run))
+    asleep = Stalled(sleeper.compose, at)
+    certificate = forget(run, [one_of(0)], "drop")
+    asleep.wake()
+    assert asleep.error is None
+    assert [path.stem for path in files(run, "composed")] == [certificate["composed_after"]]
+
+
+def test_garbage_collection_leaves_a_purge_at_work_alone(run: Path) -> None:
+    """Parts and rows that are written and not yet committed are what the ledger will name next."""
+    for at in range(1, 8):
+        sleeper = Composer(str(run))
+        asked = sleeper.request_forget(Selection(ids=(one_of(at % SHARDS, at // SHARDS),)), "retrain")
+        asleep = Stalled(lambda sleeper=sleeper, asked=asked: finish(sleeper, asked, Worker(run)), at)  # type: ignore[arg-type]
+        gc(str(run))
+        asleep.wake()
+        assert asleep.error is None, at
+        gc(str(run))
+        assert verify(str(run))["problems"] == [], at
+
+
+def test_prefix_pass_that_ends_after_a_forget_brings_nothing_back(run: Path) -> None:
+    """A second `train`, begun before the first had its cache, ends when a sample is forgotten already."""
+    certificate = forget(run, [one_of(0)], "retrain")
+    driver = Composer(str(run))
+    driver.admit_cache(prefix_pass(Store(str(run))))
+    assert holders(run, key_of(one_of(0))) == []
+    assert verify(str(run))["problems"] == []
+    assert driver.composed_digest() == certificate["composed_after"]
+
+
+def test_fit_from_before_a_purge_is_not_admitted_after_it(run: Path) -> None:
+    """Also where the purge took nothing from the shard's cache, so that the fit read what is still there."""
+    forget(run, [one_of(0)], "drop")
+    composer = Composer(str(run))
+    request = composer.request_forget(Selection(ids=(one_of(0),)), "retrain")["request"]
+    composer.resume_forget(request)
+    late = fit(Store(str(run)), composer.task_for(0) or {})
+    again = composer.request_forget(Selection(ids=(one_of(0), one_of(1))), "retrain")
+    composer.resume_forget(again["request"])
+    assert composer.finished(late) == {"stale": True}
+    assert not (run / late["delta"]["key"]).exists()
+
+
+def test_first_fit_reported_again_does_not_take_the_start_of_a_resolve(run: Path) -> None:
+    """A lane whose answer was lost reports twice; its delta has become what a resolve starts from."""
+    state = state_of(run)
+    first = next(fit for fit in state.fits if fit["shard"] == 0)
+    composer = Composer(str(run))
+    request = composer.request_forget(Selection(ids=(one_of(0),)), "resolve")["request"]
+    composer.resume_forget(request)
+    composer.finished(first)
+    start = (composer.task_for(0, resolve=True) or {})["resolve"]["start"]
+    assert start["key"] == first["delta"]["key"]
+    assert (run / start["key"]).exists()
+
+
+def test_retrain_asked_while_a_drop_of_the_same_is_on_its_way_is_not_lost(run: Path) -> None:
+    """The drop is asked and not done; the retrain must bring the shard back all the same."""
+    dropper, other = Composer(str(run)), Composer(str(run))
+    with fault(Fault(DIE_BEFORE, 3)), pytest.raises(Killed):  # after the tombstone and the request
+        dropper.request_forget(Selection(ids=(one_of(0),)), "drop")
+    plan = other.forgetting.plan
+    other.record.refresh()
+    assert not isinstance(plan(Selection(ids=(one_of(0),)), "retrain"), str)
+    forget(run, [one_of(0)], "retrain", other)
+    for request in other.due_requests():
+        finish(other, other.forgetting.answer(request), Worker(run))  # type: ignore[arg-type]
+    assert other.composed_digest() == composed_of(left_after(one_of(0)))
+    assert verify(str(run))["problems"] == []
+
+
+def test_older_copy_put_back_under_a_warm_composer(run: Path, tmp_path: Path) -> None:
+    """It notices that the ledger is another, reads it anew, and forgets again."""
+    import shutil
+
+    shutil.copytree(run, tmp_path / "backup")
+    warm = Composer(str(run))
+    forget(run, [one_of(0)], "retrain", warm)
+    shutil.rmtree(run)
+    shutil.copytree(tmp_path / "backup", run)
+    forget(run, [one_of(1)], "drop", warm)
+    for request in warm.due_requests():
+        finish(warm, warm.forgetting.answer(request), Worker(run))  # type: ignore[arg-type]
+    assert warm.composed_digest() == composed_of(left_after(one_of(0), one_of(1), without=1))
+    assert holders(run, key_of(one_of(0))) == []
+    assert verify(str(run))["problems"] == []
+
+
+@pytest.mark.parametrize("modes", [("drop", "retrain"), ("retrain", "drop"), ("resolve", "retrain"), ("drop", "drop")])
+def test_the_same_ids_in_two_modes_at_once(run: Path, modes: tuple[str, str]) -> None:
+    """Both requests are answered; a retrain among them brings the shard back, two drops leave it out."""
+    name = one_of(0)
+    first, second = Composer(str(run)), Composer(str(run))
+    asleep = Stalled(lambda: first.request_forget(Selection(ids=(name,)), modes[0]), 2)
+    two = second.request_forget(Selection(ids=(name,)), modes[1])
+    asleep.wake()
+    assert asleep.error is None
+    for composer, asked in ((second, two), (first, asleep.answer)):
+        finish(composer, composer.forgetting.answer(asked["request"]), Worker(run))  # type: ignore[arg-type]
+    last = Composer(str(run))
+    for request in last.due_requests():
+        finish(last, last.forgetting.answer(request), Worker(run))  # type: ignore[arg-type]
+    out = set(modes) == {"drop"}
+    assert last.composed_digest() == composed_of(left_after(name, without=0 if out else None))
+    state = state_of(run)
+    assert all(request.forgotten for request in state.requests.values())
+    gc(str(run))
+    assert verify(str(run))["problems"] == []
