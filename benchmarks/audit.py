@@ -25,10 +25,11 @@ from taft_ray.embedded import EMBEDDED_NAME, write_digits
 from taft_ray.orchestration import session
 from taft_ray.orchestration.audit import examine
 from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.run import train
 from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker, run_spec
+from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import replay
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta, write_delta

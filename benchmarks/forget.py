@@ -39,7 +39,7 @@ from taft_ray.orchestration.requests import forget
 from taft_ray.orchestration.run import train
 from taft_ray.orchestration.selection import Selection
 from taft_ray.plans.spec import RunSpec, fastest_precision
-from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_manifest, write_part, write_spec
+from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_part, write_rows, write_spec
 from taft_ray.storage import rundir as names
 from taft_ray.tangent import linearize, shard_terms
 
@@ -75,8 +75,9 @@ def synthetic_run(run: Path, shards: int, compose: str, model: str) -> RunSpec:
     hashes = [id_hash(shard_name(shard), secret) for shard in range(shards)]
     table = table.append_column("id_hash", pa.array(hashes, pa.string()))
     meta = {"parts": parts, "classes": [str(c) for c in range(CLASSES)], "fingerprint": "synthetic"}
-    described = write_manifest(store, table, meta)
-    body = {"manifest": described["digest"], "samples": [1] * shards, "classes": meta["classes"], "counts": {}}
+    described = write_rows(store, table, meta, version=0)
+    facts = {"manifest": described["digest"], "manifest_key": described["key"], "classes": meta["classes"]}
+    body = {**facts, "counts": {}, "samples": [1] * shards}
     composer.commit("cached", body, "cached")
     with torch.random.fork_rng():
         torch.manual_seed(0)

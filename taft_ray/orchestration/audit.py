@@ -20,8 +20,8 @@ from taft_ray.errors import StorageError, UnknownSample, UsageError
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, worker_for
 from taft_ray.orchestration.features import STRIPE_BYTES, Report, index_source
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.run import run_address, silent
-from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState, replay
 from taft_ray.privacy import NO_SHARD, Samples, check, judge

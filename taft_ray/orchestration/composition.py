@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taft_ray.errors import ObjectMissing, UsageError
 from taft_ray.orchestration.record import Record
-from taft_ray.orchestration.worker import save_snapshot, snapshot_digest
+from taft_ray.orchestration.snapshots import save_snapshot, snapshot_digest
 from taft_ray.plans.state import ShardState
 from taft_ray.storage import DeltaRef, Store, read_delta
 from taft_ray.storage import rundir as names

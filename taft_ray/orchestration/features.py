@@ -39,9 +39,9 @@ from taft_ray.data import (
 from taft_ray.errors import ObjectMissing
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.actors import own_error
+from taft_ray.orchestration.linearised import build_tangent, run_spec
 from taft_ray.orchestration.pictures import Decode, index_chunk, read_parts
 from taft_ray.orchestration.prefix import prefix_tokens
-from taft_ray.orchestration.worker import build_tangent, run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.storage import Store, write_part

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from taft_ray.orchestration.worker import snapshot_bytes, snapshot_digest
+from taft_ray.orchestration.snapshots import snapshot_bytes, snapshot_digest
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.storage import DeltaRef, Store, digest_bytes, read_delta

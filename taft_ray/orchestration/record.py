@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError
-from taft_ray.orchestration.worker import run_spec
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.storage import Ledger, Store, point_manifest, read_pointer, read_rows

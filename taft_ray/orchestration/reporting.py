@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from taft_ray.evaluation import certificate_page, render, summarise
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.signature import with_signature
-from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState, replay
 from taft_ray.storage import Ledger, Store, digest_json

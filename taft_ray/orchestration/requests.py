@@ -17,9 +17,9 @@ from taft_ray.errors import ObjectMissing, TaftError
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, release_worker, worker_for
 from taft_ray.orchestration.features import Report
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.run import run_address, silent
 from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import Store, sweep_copies
 

@@ -20,7 +20,7 @@ from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, worker_for
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
 from taft_ray.orchestration.lanes import start_lanes
-from taft_ray.orchestration.worker import build_tangent, run_spec
+from taft_ray.orchestration.linearised import build_tangent, run_spec
 from taft_ray.plans.gather import planned_start
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState

@@ -11,7 +11,7 @@ from typing import Any
 
 from taft_ray.errors import CommitConflict, IntegrityError, UsageError
 from taft_ray.orchestration.certificate import certificate_bytes, open_certificate
-from taft_ray.orchestration.worker import run_spec
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.plans.state import RequestState, replay
 from taft_ray.privacy import Signature, SigningKey
 from taft_ray.storage import Ledger, Store, canonical_json, digest_bytes

@@ -7,7 +7,7 @@ from typing import Any
 from taft_ray.errors import IntegrityError, SpecMismatch
 from taft_ray.orchestration.checks import AFTER_THE_CHAIN, chain
 from taft_ray.orchestration.evidence import Evidence, Findings
-from taft_ray.orchestration.worker import run_spec
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.progress import Report, silent
 from taft_ray.storage import Store
 

@@ -8,9 +8,9 @@ from typing import Any
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.orchestration.certificate import certificate_bytes, contradictions, inconsistencies, open_certificate
 from taft_ray.orchestration.evidence import Findings
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.recompose import snapshots_of, sums_of
 from taft_ray.orchestration.signature import read_signature
-from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.orphans import referred_to
 from taft_ray.plans.state import RequestState, RunState, replay
 from taft_ray.privacy import PublicKey, Signature

@@ -16,20 +16,18 @@ import torch
 from torch import Tensor
 
 from taft_ray.data import Stripe, epoch_order, slice_of
-from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
-from taft_ray.models import load_model
+from taft_ray.errors import ObjectMissing
 from taft_ray.orchestration.checkpoints import SliceCheckpoints
+from taft_ray.orchestration.linearised import build_tangent, run_spec
 from taft_ray.orchestration.probe import minus_log_loss, picture_values
-from taft_ray.plans.spec import RunSpec
+from taft_ray.orchestration.snapshots import load_snapshot
 from taft_ray.storage import (
     DeltaRef,
     PartRef,
     Store,
     digest_json,
-    digest_tensors,
     read_delta,
     read_part,
-    read_spec,
     write_delta,
 )
 from taft_ray.storage import rundir as names
@@ -44,7 +42,6 @@ from taft_ray.tangent import (
     certified_distance,
     concatenate,
     fit,
-    linearize,
     shard_terms,
     terms_to_delta,
 )
@@ -55,44 +52,6 @@ RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 c
 RESOLVE_ITERATIONS = 2000  # at most
 
 Progress = Callable[[int, int], None]
-
-
-def run_spec(store: Store) -> RunSpec:
-    """The spec of the run in this folder; StorageError when there is no run."""
-    values = read_spec(store)
-    if values is None:
-        raise StorageError(f"no run at {store.uri}: run.json is missing; make one with taft-ray train")
-    return RunSpec.from_json(values)
-
-
-def build_tangent(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
-    """The run's tangent model on its device, and the fingerprint of its frozen prefix.
-
-    The fingerprint stands for everything that decides a token's bits: weights, cut, picture size and scaling, precision.
-    """
-    loaded = load_model(spec.model, spec.weights, spec.image_size)
-    if spec.weights_digest and loaded.weights_digest != spec.weights_digest:
-        raise IntegrityError(
-            f"the weights of {spec.model} changed since the run began: digest {loaded.weights_digest[:16]}, "
-            f"expected {spec.weights_digest[:16]}; give the same weights"
-        )
-    tm = linearize(loaded.network, num_classes=classes, **spec.linearize_options()).to(spec.device)
-    preprocess = loaded.preprocess
-    fingerprint = digest_json(
-        {
-            "weights": loaded.weights_digest,
-            "model": spec.model,
-            "last_blocks": spec.last_blocks,
-            "size": preprocess.size,
-            "mean": list(preprocess.mean),
-            "std": list(preprocess.std),
-            "precision": spec.precision,
-            "dtype": spec.cache_dtype,
-            "threads": spec.threads,
-            "device": spec.device,
-        }
-    )
-    return tm, fingerprint
 
 
 class ShardWorker:
@@ -372,38 +331,3 @@ def _as_torch_readable(tokens: np.ndarray) -> np.ndarray:
 
 def _nothing(tm: TangentModel) -> Prepared:
     return Prepared(torch.zeros(0, tm.num_classes), {}, 0)
-
-
-def snapshot_digest(delta: Delta) -> str:
-    """The digest of a composed model: of its float32 values, by name."""
-    return digest_tensors({name: value.float().numpy() for name, value in delta.items()})
-
-
-def snapshot_bytes(delta: Delta) -> bytes:
-    """The composed model as safetensors: equal models have equal bytes."""
-    from safetensors.numpy import save
-
-    return save({name: value.float().contiguous().numpy() for name, value in delta.items()})
-
-
-def save_snapshot(store: Store, delta: Delta) -> str:
-    """Write the composed model, named by its digest; returns the digest."""
-    digest = snapshot_digest(delta)
-    store.write(names.composed_key(digest), snapshot_bytes(delta))
-    return digest
-
-
-def load_snapshot(store: Store, key: str) -> Delta:
-    """A composed model, float32; IntegrityError when its bytes do not have the digest in its name."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    damaged = IntegrityError(f"{key} in {store.uri} is damaged: remove it, it is made again from the ledger")
-    try:
-        tensors = load(store.read(key))
-    except SafetensorError as error:
-        raise damaged from error
-    delta = Delta({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
-    if names.composed_key(snapshot_digest(delta)) != key:
-        raise damaged
-    return delta

@@ -14,7 +14,8 @@ import torch
 from taft_ray.data import assign, sample_keys
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.worker import ShardWorker, snapshot_digest
+from taft_ray.orchestration.snapshots import snapshot_digest
+from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.state import RunState, replay
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta
 from taft_ray.tangent import Sums

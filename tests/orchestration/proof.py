@@ -18,9 +18,9 @@ from taft_ray.orchestration import features
 from taft_ray.orchestration.checks import chain
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.evidence import Evidence
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.run import silent
 from taft_ray.orchestration.signature import sign_certificate
-from taft_ray.orchestration.worker import run_spec
 from taft_ray.plans.spec import RunSpec
 from taft_ray.privacy import SigningKey
 from taft_ray.storage import ObjectInfo, Store, id_key, write_manifest

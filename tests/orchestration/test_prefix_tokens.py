@@ -9,8 +9,8 @@ import torch
 
 from taft_ray.errors import TaftError
 from taft_ray.models import Preprocess
+from taft_ray.orchestration.linearised import build_tangent
 from taft_ray.orchestration.prefix import PREFIX_BATCH, prefix_tokens
-from taft_ray.orchestration.worker import build_tangent
 
 DTYPES = pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 Tokens = Callable[[np.ndarray], np.ndarray]

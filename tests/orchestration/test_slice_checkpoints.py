@@ -12,7 +12,8 @@ from folder import files, flip_a_byte
 
 from taft_ray.data import sample_keys, slice_of
 from taft_ray.orchestration import worker as worker_module
-from taft_ray.orchestration.worker import ShardWorker, build_tangent
+from taft_ray.orchestration.linearised import build_tangent
+from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.slices import after_fit, after_loss, resume_from
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import CheckpointRef, Store, read_checkpoint, write_part, write_spec

@@ -12,8 +12,8 @@ from proof import Held, evidence_of, problems_of
 from taft_ray.errors import IntegrityError
 from taft_ray.orchestration import checks
 from taft_ray.orchestration.evidence import Evidence
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import run_spec
 from taft_ray.storage import Ledger, entry_key
 
 Proved = tuple[Path, dict[str, dict[str, Any]]]

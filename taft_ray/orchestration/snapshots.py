@@ -1,0 +1,42 @@
+"""Snapshots: composed models as safetensors, named by their digest. A cache of the ledger, never the truth."""
+
+from __future__ import annotations
+
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from taft_ray.errors import IntegrityError
+from taft_ray.storage import Store, digest_tensors
+from taft_ray.storage import rundir as names
+from taft_ray.tangent import Delta
+
+
+def snapshot_digest(delta: Delta) -> str:
+    """The digest of a composed model: of its float32 values, by name."""
+    return digest_tensors({name: value.float().numpy() for name, value in delta.items()})
+
+
+def snapshot_bytes(delta: Delta) -> bytes:
+    """The composed model as safetensors: equal models have equal bytes."""
+    return save({name: value.float().contiguous().numpy() for name, value in delta.items()})
+
+
+def save_snapshot(store: Store, delta: Delta) -> str:
+    """Write the composed model, named by its digest; returns the digest."""
+    digest = snapshot_digest(delta)
+    store.write(names.composed_key(digest), snapshot_bytes(delta))
+    return digest
+
+
+def load_snapshot(store: Store, key: str) -> Delta:
+    """A composed model, float32; IntegrityError when its bytes do not have the digest in its name."""
+    damaged = IntegrityError(f"{key} in {store.uri} is damaged: remove it, it is made again from the ledger")
+    try:
+        tensors = load(store.read(key))
+    except SafetensorError as error:
+        raise damaged from error
+    delta = Delta({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
+    if names.composed_key(snapshot_digest(delta)) != key:
+        raise damaged
+    return delta
