@@ -24,6 +24,7 @@ _KINDS = {
     "composed/": "Copies of the whole model (snapshots)",
     "eval/": "Stored activations of evaluation pictures",
     "checkpoints/": "Intermediate states of training",
+    "manifest/": "Lists of samples",
 }
 _SPKI = bytes.fromhex("302a300506032b6570032100")  # what an Ed25519 key has before it in DER (RFC 8410)
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
@@ -76,6 +77,7 @@ def _done(certificate: Mapping[str, Any]) -> Raw:
         "requested": "The request was recorded; the samples may not come back from here on",
         "dropped": "What had seen the samples left the model",
         "purged": "Everything stored that had seen the samples was deleted, and looked for again",
+        "start purged": "What solving again had started from was deleted, and looked for again",
     }
     rows = [
         (
@@ -101,12 +103,13 @@ def _removed(certificate: Mapping[str, Any]) -> Raw:
     rows.append(("Older versions of these objects", f"{certificate['older_versions_removed']:,}"))
     still = certificate["still_listed_after_purge"]
     found = f"{len(still):,} were still there" if still else "none of them was there any more"
+    beyond = "\n".join(f"<p>{esc(text)}</p>" for text in certificate["beyond_reach"])
     listed = table(
         "Objects removed", ("Object", "Digest"), [(code(e["key"]), code(e["digest"] or "not known")) for e in removed]
     )
     return Raw(
         f"<h2>What was removed</h2>\n{table('Objects by kind', ('Kind', 'Objects'), rows, numeric=(1,), prose=(0,))}\n"
-        f"<p>The storage was listed again afterwards: {esc(found)}.</p>\n{folded(f'The {len(removed):,} objects', listed)}"
+        f"<p>The storage was listed again afterwards: {esc(found)}.</p>\n{beyond}\n{folded(f'The {len(removed):,} objects', listed)}"
     )
 
 

@@ -14,6 +14,7 @@ from tiny import SAMPLES, sample_id
 
 from taft_ray.data import id_hash
 from taft_ray.errors import UsageError
+from taft_ray.evaluation import certificate_page
 from taft_ray.orchestration.certificate import certificate_bytes, inconsistencies
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.selection import Selection
@@ -262,6 +263,20 @@ def test_older_copy_of_the_run_does_not_have_its_certificate(
     for path in sorted((run / "ledger").iterdir())[number:]:
         path.unlink()
     assert any("knows no finished request" in text for text in verify_certificate(target, run=str(run))["problems"])
+
+
+def test_page_tells_a_person_what_was_done_and_how_to_check_it(proved: Proved) -> None:
+    for mode, certificate in proved[1].items():
+        key = f"certificates/{certificate['request']}-x.json"
+        page = certificate_page(certificate, key)
+        for heading in ("What was asked", "What was done", "What was removed", "does not cover", "can be checked"):
+            assert heading in page, mode
+        assert f"taft-ray verify {proved[0]}/{key} --public-key key.pub" in page
+        fingerprint = KEY.public.fingerprint.removeprefix("sha256:")
+        assert (fingerprint in page) is ("signature" in certificate)
+        assert ("Not signed" in page) is ("signature" not in certificate)
+        for entry in certificate["objects_removed"]:
+            assert entry["key"] in page
 
 
 # --- signing
