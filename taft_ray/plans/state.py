@@ -232,9 +232,11 @@ class RunState:
             deadline=body.get("deadline"),
             runs_at=body.get("runs_at"),
         )
-        self.requests[request.request] = request
         for digest in request.hashes:
-            self.tombstones.setdefault(digest, request.request)
+            first = self.tombstones.get(digest)
+            if first is None or self.requests[first].waiting:  # a sooner one takes over what waits
+                self.tombstones[digest] = request.request
+        self.requests[request.request] = request
         for digest in request.owners:
             self.owner_tombstones.setdefault(digest, request.request)
 

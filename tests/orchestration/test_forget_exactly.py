@@ -33,6 +33,7 @@ from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.storage import Ledger, Store, digest_bytes, id_key
+from taft_ray.storage.local import LocalFolder
 
 Trained = tuple[Path, dict[str, Any]]
 Copy = Callable[..., Path]
@@ -235,23 +236,23 @@ def test_forget_cut_off_at_any_storage_call_resumes_to_the_same_run(
             return composer.certificate(asked["request"])["composed_after"]
         return finish(composer, asked, worker[0])["composed_after"]
 
-    real = getattr(Store, fault)
+    real = getattr(LocalFolder, fault)  # below Store, whose erase is many deletes
     n = 0
     while True:
         run = Path(shutil.copytree(ridge[0], tmp_path / f"run-{n}"))
         left = n // 2
 
-        def faulty(store: Store, *args: Any, after: bool = bool(n % 2)) -> Any:
+        def faulty(folder: LocalFolder, *args: Any, after: bool = bool(n % 2)) -> Any:
             nonlocal left
             left -= 1
             if left == -1:
                 if after:
-                    real(store, *args)
+                    real(folder, *args)
                 raise Killed
-            return real(store, *args)
+            return real(folder, *args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Store, fault, faulty)
+            patch.setattr(LocalFolder, fault, faulty)
             try:
                 attempt(run)
             except Killed:

@@ -358,6 +358,7 @@ def test_urgent_request_takes_samples_that_wait_for_later_ones(
     for name in names:
         assert holders(run, sample_key(name, 0)) == [], name
     assert set(certificates) == {asked["request"], *(waiting if mode == "retrain" else ())}
+    assert composer.request_forget(Selection(ids=(names[2],)), "drop")["request"] == asked["request"], "its certificate"
     assert verify(str(run))["problems"] == []
 
 
