@@ -76,6 +76,7 @@ def _done(certificate: Mapping[str, Any]) -> Raw:
     told = {
         "requested": "The request was recorded; the samples may not come back from here on",
         "dropped": "What had seen the samples left the model",
+        "rewritten": "The list of samples was committed without them",
         "purged": "Everything stored that had seen the samples was deleted, and looked for again",
         "start purged": "What solving again had started from was deleted, and looked for again",
     }
