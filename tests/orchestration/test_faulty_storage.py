@@ -102,7 +102,7 @@ def test_training_and_forgetting_end_with_the_same_bits(
     assert Composer(run).composed_digest() == expected[-1][1]
 
 
-def test_one_call_in_five_fails_and_commands_are_run_again_until_they_finish(
+def test_one_call_in_seven_fails_and_commands_are_run_again_until_they_finish(
     s3: S3Server,
     quick: None,
     local: tuple[Bits, ShardWorker],
@@ -117,7 +117,7 @@ def test_one_call_in_five_fails_and_commands_are_run_again_until_they_finish(
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     user = Patient()
-    with faulty_s3(s3.endpoint, fraction=0.2, seed=11) as proxy:
+    with faulty_s3(s3.endpoint, fraction=0.15, seed=11) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         monkeypatch.setattr("test_faulty_storage.TRIES", 60)
         bits = whole_life(run, spec_of(parquet), at(worker, run), user)
