@@ -396,6 +396,22 @@ def audit(run: str, data: str, never_seen: str, ids: str | None, level: float, r
     return attack(run, data, never_seen, ids=_ids(ids) if ids is not None else None, level=level, report=report)
 
 
+@main.command("destroy-key")
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="It cannot be undone.")
+@_answers
+def destroy_key(run: str, yes: bool, report: ProgressReport) -> Any:
+    """Destroy RUN's key of the id hashes: nobody can tell any more whom a tombstone names, nor read data in."""
+    from taft_ray.orchestration.destroy_key import destroy_key as destroy
+    from taft_ray.orchestration.run import run_address
+
+    if not yes:
+        raise UsageError(
+            "destroying the key cannot be undone, and nothing can be read into the run afterwards; add --yes"
+        )
+    return destroy(run_address(run))
+
+
 @main.command()
 @click.argument("run")
 @_answers

@@ -9,15 +9,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from taft_ray.errors import CommitConflict, IntegrityError, UsageError
+from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.orchestration.certificate import certificate_bytes, open_certificate
-from taft_ray.orchestration.linearised import run_spec
+from taft_ray.orchestration.record import Record
 from taft_ray.plans.state import RequestState, replay
 from taft_ray.privacy import Signature, SigningKey
 from taft_ray.storage import Ledger, Store, canonical_json, digest_bytes
 from taft_ray.storage import rundir as names
-
-_TRIES = 24  # commits lost in a row to other writers before giving up
 
 
 def sign_certificate(run: str, request: str, key: SigningKey) -> dict[str, Any]:
@@ -26,9 +24,8 @@ def sign_certificate(run: str, request: str, key: SigningKey) -> dict[str, Any]:
     Guarantees: idempotent; a certificate has one signature, and one of another key is refused (UsageError); a signature
     whose object was lost is written again from the ledger.
     """
-    store = Store(run)
-    run_spec(store)
-    ledger = Ledger(store)
+    record = Record(run)
+    store, ledger = record.store, record.ledger
     certificate = finished_certificate(store, ledger, request)
     signature = key.sign(certificate_bytes(certificate))
     data = _document(request, signature)
@@ -40,10 +37,9 @@ def sign_certificate(run: str, request: str, key: SigningKey) -> dict[str, Any]:
         "digest": digest_bytes(data),
     }
     op = f"{request}/signed"
-    committed = None if (done := ledger.find(op)) is None else done.body
-    if committed is None:
+    if ledger.find(op) is None:
         store.write(body["key"], data)
-        committed = _commit(ledger, body, op)
+    committed = record.commit("signed", op, lambda: body) or body
     kept = _committed(committed)
     if committed != body or not store.exists(body["key"]):
         store.write(body["key"], _document(request, kept))
@@ -53,16 +49,6 @@ def sign_certificate(run: str, request: str, key: SigningKey) -> dict[str, Any]:
             f"this key is {key.public.fingerprint}"
         )
     return {**certificate, "signature": kept.to_json()}
-
-
-def _commit(ledger: Ledger, body: dict[str, Any], op: str) -> dict[str, Any]:
-    for _ in range(_TRIES):
-        try:
-            return ledger.append("signed", body, op).body
-        except CommitConflict:
-            if (done := ledger.find(op)) is not None:
-                return done.body
-    raise CommitConflict(f"{_TRIES} commits in a row were lost to another writer; sign again")
 
 
 def finished_certificate(store: Store, ledger: Ledger, request: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 from taft_ray.data import sample_key
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.destroy_key import destroy_key
 from taft_ray.orchestration.garbage import gc
 from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
@@ -438,12 +439,28 @@ def test_without_the_key_what_is_there_can_be_forgotten_and_nothing_else_is_told
     run: Path, whole: Path, worker: ShardWorker
 ) -> None:
     plain_forget(run, [sample_id(0)], "drop")
-    (run / "keys/id.key").unlink()
+    destroy_key(str(run))
     with pytest.raises(UnknownSample, match=r"cannot be told: the key .* was destroyed. Nothing was forgotten"):
         plain_forget(run, [sample_id(0)], "drop")
     certificate = plain_forget(run, [sample_id(1)], "retrain", worker=worker, owners=("owner-5",))
     assert certificate["samples"] == len({sample_id(1), *owned_by(5)})
     assert all(holders(run, sample_key(name, 0)) == [] for name in owned_by(5))
+    assert verify(str(run))["problems"] == []
+
+
+def test_destroyed_key_stays_destroyed(run: Path) -> None:
+    key = run / "keys/id.key"
+    content = key.read_bytes()
+    assert destroy_key(str(run))["destroyed"] == "keys/id.key"
+    assert not key.exists()
+    answer = verify(str(run))
+    assert answer["problems"] == []
+    assert any("keys/id.key" in note for note in answer["notes"])
+    key.write_bytes(content)  # from a backup
+    assert any("keys/id.key was destroyed and is there again" in problem for problem in verify(str(run))["problems"])
+    destroy_key(str(run))
+    assert not key.exists()
+    assert kinds(run).count("key-destroyed") == 1
     assert verify(str(run))["problems"] == []
 
 
