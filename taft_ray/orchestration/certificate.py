@@ -17,6 +17,7 @@ from taft_ray.errors import IntegrityError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RequestState, RunState
 from taft_ray.storage import Entry, Ledger, canonical_json, digest_json
+from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import seal, unseal
 
 SCHEMA = "taft_ray.certificate/1"
@@ -193,7 +194,10 @@ def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
         yield f"the deltas {kept[:4]} left the model, and are not among the objects removed"
     old = {delta["digest"] for delta in certificate["deltas_removed"]}
     for shard in certificate["retrained"]:
-        if shard["delta"]["digest"] in old:
+        # a part that was replaced lost a sample; where none was, another request had taken the samples already
+        folder = f"{names.shard_prefix(shard['shard'])}/"
+        lost = any(e["key"].startswith(folder) and e["digest"] for e in certificate["objects_removed"])
+        if lost and shard["delta"]["digest"] in old:
             yield f"shard {shard['shard']} was trained again to the very bytes that were removed"
         if shard["facts"].get("resolved") and not isinstance(shard["facts"].get("distance_bound"), float):
             yield f"shard {shard['shard']} was solved again without a certified distance"

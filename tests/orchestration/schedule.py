@@ -332,7 +332,8 @@ class Schedule(RuleBasedStateMachine):
     def check(self) -> None:
         store, state = Store(str(self.run)), state_of(self.run)
         entries = Ledger(store).entries()
-        assert verify(str(self.run))["problems"] == []
+        problems = verify(str(self.run))["problems"]
+        assert problems == [], problems
         assert state.manifest_key is not None
         assert state.manifest is not None
         rows, _ = read_rows(store, state.manifest_key, state.manifest)

@@ -1,5 +1,6 @@
-"""Two composers of one run, each holding still where it hurts most: plain schedules, each of which once lost something."""
+"""Two composers of one run, each holding still where it hurts most, and schedules that hypothesis found: told one by one."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,4 +189,15 @@ def test_the_same_ids_in_two_modes_at_once(run: Path, modes: tuple[str, str]) ->
     state = state_of(run)
     assert all(request.forgotten for request in state.requests.values())
     gc(str(run))
+    assert verify(str(run))["problems"] == []
+
+
+def test_request_whose_samples_a_sooner_one_took_fits_the_same_bytes_and_is_right(run: Path) -> None:
+    """It drops a shard that has lost them already: the fit gives the very delta that was removed, and must."""
+    composer, name = Composer(str(run)), one_of(1)
+    composer.request_forget(Selection(ids=(one_of(0), name)), "retrain", time.time() + 3600)
+    forget(run, [name], "retrain", composer)
+    for request in composer.due_requests(list(composer.snapshot().requests)):
+        finish(composer, composer.forgetting.answer(request), Worker(run))  # type: ignore[arg-type]
+    assert composer.composed_digest() == composed_of(left_after(one_of(0), name))
     assert verify(str(run))["problems"] == []
