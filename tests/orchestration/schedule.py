@@ -4,6 +4,7 @@ The rules do to one run what many processes may do to it at once, in any order. 
 left over is finished by one composer, and then the model is, to the bit, that of the samples that should be in it.
 """
 
+import atexit
 import functools
 import os
 import shutil
@@ -49,6 +50,7 @@ FITS = 6  # tries of one shard when everything is finished: then nobody disturbs
 def untrained() -> Path:
     """A run of which nothing is trained yet; copied for every schedule."""
     where = Path(tempfile.mkdtemp(prefix="taft-ray-schedules-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+    atexit.register(shutil.rmtree, where, ignore_errors=True)
     with faults_possible():
         make_run(where / "run")
     return where / "run"
