@@ -14,7 +14,7 @@ from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
 from taft_ray.plans.forget import MOST_IDS
 from taft_ray.plans.spec import RunSpec
-from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_manifest, write_part, write_spec
+from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_part, write_rows, write_spec
 from taft_ray.storage import rundir as names
 
 SHARDS = 50
@@ -43,19 +43,30 @@ def synthetic_run(run: Path, samples: int) -> Composer:
         {
             "key": pa.array(keys, pa.binary(16)),
             "shard": pa.array(shard, pa.int32()),
+            "label": pa.array(np.zeros(samples), pa.int32()),
             "owner_key": pa.nulls(samples, pa.binary(16)),
             "status": ["kept"] * samples,
             "id_hash": [id_hash(name, secret) for name in ids],
         }
     )
-    described = write_manifest(store, rows, {"parts": parts, "classes": ["a", "b"], "fingerprint": "none"})
+    meta = {"parts": parts, "classes": ["a", "b"], "fingerprint": "none"}
+    described = write_rows(store, rows, meta, version=0)
     counts = [parts[str(number)][0]["rows"] for number in range(SHARDS)]
-    composer.commit("cached", {"manifest": described["digest"], "samples": counts, "classes": ["a", "b"]}, "cached")
+    composer.admit_cache(
+        {
+            "manifest": described["digest"],
+            "manifest_key": described["key"],
+            "samples": counts,
+            "classes": ["a", "b"],
+            "fingerprint": "none",
+        }
+    )
     for number in range(SHARDS):
         task = composer.take("lane")
         assert task is not None
         value = np.array([task["shard"]], np.int64)
-        delta = write_delta(store, names.delta_folder(task["shard"]), 1, {"delta/w": value}, {"shard": str(number)})
+        folder = names.delta_folder(task["shard"])
+        delta = write_delta(store, folder, task["generation"], {"delta/w": value}, {"shard": str(number)})
         composer.finished(
             {
                 **{name: task[name] for name in ("shard", "generation")},
