@@ -9,6 +9,7 @@ import pytest
 import torch
 from folder import plain_forget as forget_without_ray
 from folder import shard_of
+from plain import plain_train as train_without_ray
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
 # in two shards: two samples of shard 0, one of shard 1
@@ -54,20 +55,32 @@ def ridge(train_once: Any, parquet: Path) -> tuple[Path, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def ridge_never_seen(train_once: Any, without_forgotten: Path) -> tuple[Path, dict[str, Any]]:
-    """The same on data that never had the forgotten samples; two lanes."""
-    return train_once(without_forgotten, lanes=2)
+def train_plainly(tmp_path_factory: pytest.TempPathFactory, spec_of: Callable[..., Any]) -> Any:
+    """The same without Ray, where Ray is not the point: the path, and the digest of the composed model."""
+
+    def make(data: Path, *, lanes: int = 1, **changes: Any) -> tuple[Path, dict[str, Any]]:
+        run = tmp_path_factory.mktemp("run") / "run"
+        composer = train_without_ray(run, spec_of(data, **changes), lanes=lanes)
+        return run, {"composed": composer.composed_digest()}
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def adam(train_once: Any, parquet: Path) -> tuple[Path, dict[str, Any]]:
+def ridge_never_seen(train_plainly: Any, without_forgotten: Path) -> tuple[Path, dict[str, Any]]:
+    """As `ridge` on data that never had the forgotten samples; two lanes."""
+    return train_plainly(without_forgotten, lanes=2)
+
+
+@pytest.fixture(scope="session")
+def adam(train_plainly: Any, parquet: Path) -> tuple[Path, dict[str, Any]]:
     """Adam and the plain mean, two lanes."""
-    return train_once(parquet, lanes=2, solver="adam", compose="mean")
+    return train_plainly(parquet, lanes=2, solver="adam", compose="mean")
 
 
 @pytest.fixture(scope="session")
-def adam_never_seen(train_once: Any, without_forgotten: Path) -> tuple[Path, dict[str, Any]]:
-    return train_once(without_forgotten, lanes=1, solver="adam", compose="mean")
+def adam_never_seen(train_plainly: Any, without_forgotten: Path) -> tuple[Path, dict[str, Any]]:
+    return train_plainly(without_forgotten, lanes=1, solver="adam", compose="mean")
 
 
 @pytest.fixture
