@@ -274,7 +274,7 @@ def test_forget_cut_off_at_any_storage_call_resumes_to_the_same_run(
 DAMAGED = {
     "ledger": "ledger/*01.json",
     "delta": "deltas/shard=*/*.safetensors",
-    "cache part": "cache/shard=00001/*.arrow",
+    "cache part": "cache/shard=00001/**/*.arrow",
     "manifest": "manifest/rows-*.parquet",
     "manifest's description": "manifest/_MANIFEST.json",
     "certificate": "certificates/*.json",
