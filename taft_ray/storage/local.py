@@ -1,5 +1,6 @@
 """A store's objects as files of a local folder (or of any mounted file system with hard links)."""
 
+import fcntl
 import os
 import shutil
 import stat
@@ -47,13 +48,14 @@ class LocalFolder:
         """A complete, synced temporary file beside the place of `key`, and that place; removed afterwards."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        file = _open_locked(path.parent)
+        staged = Path(file.name)
         try:
-            with open(staged, "xb") as file:
+            with file:  # and its lock, until it has its place
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
-            yield staged, path
+                yield staged, path
         finally:
             staged.unlink(missing_ok=True)
 
@@ -143,14 +145,39 @@ class LocalFolder:
         return sorted(key for key, _ in self.list(prefix))
 
     def sweep(self, older_than_s: float) -> Sequence[str]:
+        """A dead writer's file goes at once; age decides only where the file system has no locks."""
         swept = []
         with self._translated("sweep unfinished files"):
             for key, _ in list(self._walk(self.root, "", temporary=True)):
                 with suppress(FileNotFoundError):
-                    if time.time() - os.stat(self._path(key)).st_mtime >= older_than_s:
-                        os.unlink(self._path(key))
+                    if _is_abandoned(self._path(key), older_than_s):
                         swept.append(key)
         return sorted(swept)
+
+
+def _open_locked(folder: Path) -> IO[bytes]:
+    """A new unfinished file that is locked as long as its writer lives, however that ends."""
+    while True:
+        file = open(folder / f"{TEMPORARY}{uuid.uuid4().hex}", "xb")  # noqa: SIM115 - its caller closes it
+        with suppress(OSError):  # a file system without locks: then a sweep goes by age
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # swept in the instant before it was locked
+
+
+def _is_abandoned(path: Path, older_than_s: float) -> bool:
+    """Remove an unfinished file if its writer is dead (or, without locks, if it is older than this)."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False  # somebody is writing it
+        except OSError:
+            if time.time() - os.fstat(file.fileno()).st_mtime < older_than_s:
+                return False
+        path.unlink()
+        return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Objects: what a store promises, the same on local files, in memory and on a real S3 server."""
 
 import pickle  # noqa: TID251 - it is what Ray does with a store
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,13 +124,36 @@ def test_a_uri_without_a_root_is_refused(uri: str) -> None:
         Store(uri)
 
 
-def test_unfinished_local_files_are_hidden_and_swept(tmp_path: Path) -> None:
+WRITER = """
+import sys, time
+from taft_ray.storage import Store
+
+from taft_ray.storage import local
+real = local.os.fsync
+def hang(descriptor):
+    real(descriptor)
+    print("staged", flush=True)
+    time.sleep(60)
+local.os.fsync = hang
+Store(sys.argv[1]).write("deltas/y", b"half of it")
+"""
+
+
+def test_unfinished_local_files_are_hidden_and_swept_as_soon_as_their_writer_is_dead(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.write("deltas/x", b"1")
-    (tmp_path / "deltas" / ".taft-0123").write_bytes(b"half")
-    assert [info.key for info in store.list()] == ["deltas/x"]
-    assert store.sweep(older_than_s=3600) == []
-    assert store.sweep(older_than_s=0) == ["deltas/.taft-0123"]
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"staged\n"
+        (unfinished,) = (tmp_path / "deltas").glob(".taft-*")
+        assert [info.key for info in store.list()] == ["deltas/x"]
+        assert store.sweep(older_than_s=0) == []  # it is being written
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert unfinished.read_bytes() == b"half of it"
+    assert store.sweep(older_than_s=3600) == [f"deltas/{unfinished.name}"]
     assert [p.name for p in (tmp_path / "deltas").iterdir()] == ["x"]
 
 
