@@ -200,7 +200,7 @@ def test_one_byte_more_is_found(proved: Proved, copy_of: Callable[..., Path]) ->
 @pytest.mark.parametrize(
     "pattern",
     [
-        "ledger/*.json", "deltas/*/*.safetensors", "cache/*/*.arrow", "composed/*.safetensors", "certificates/*-*.json",
+        "ledger/*.json", "deltas/*/*.safetensors", "cache/**/*.arrow", "composed/*.safetensors", "certificates/*-*.json",
         "certificates/*.signature.json",
     ],
 )  # fmt: skip
