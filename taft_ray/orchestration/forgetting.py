@@ -100,12 +100,12 @@ class Forgetting:
             now = self.plan(selection, mode, deadline)  # another writer may have forgotten some of it meanwhile
             if isinstance(now, str):
                 return None
-            return {**self._asked(now.request, mode, now.hashes, now.owners, now.shards, started), **times,
+            # the name stays: of an owner or a shard less may be there to ask for by now
+            return {**self._asked(plan.request, mode, now.hashes, now.owners, now.shards, started), **times,
                     "whole_shards": list(now.whole_shards)}  # fmt: skip
 
         if self.record.commit("forget-requested", f"{plan.request}/requested", decide) is None:
-            answered = self.record.current(lambda: self.plan(selection, mode, deadline))
-            return answered if isinstance(answered, str) else answered.request
+            return self.request(selection, mode, deadline)  # answered by what another writer has committed
         return plan.request
 
     def _asked(

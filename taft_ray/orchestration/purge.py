@@ -100,7 +100,9 @@ def purge_request(store: Store, state: RunState, request: RequestState, manifest
     parts = {} if manifest is None else manifest[1]["meta"]["parts"]
     doomed = sorted({*digests, *_dead(store, state, request, parts, state.manifest_key, state.checkpoint_keys())})
     body = remove(store, doomed, digests)
-    store.sweep(older_than_s=60.0)  # what dead writers left; of remote uploads, younger ones may be another process at work
+    store.sweep(
+        older_than_s=60.0
+    )  # what dead writers left; of remote uploads, younger ones may be another process at work
     return {**body, "manifest": rewritten["manifest"]}
 
 

@@ -201,3 +201,22 @@ def test_request_whose_samples_a_sooner_one_took_fits_the_same_bytes_and_is_righ
         finish(composer, composer.forgetting.answer(request), Worker(run))  # type: ignore[arg-type]
     assert composer.composed_digest() == composed_of(left_after(one_of(0), name))
     assert verify(str(run))["problems"] == []
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.parametrize("mode", ["drop", "retrain"])
+def test_shard_asked_for_while_another_forgets_one_of_its_samples(run: Path, at: int, mode: str) -> None:
+    """By the time the request is committed it means fewer samples than when it was planned."""
+    sleeper = Composer(str(run))
+    whole = Selection(shards=(0,))
+    asleep = Stalled(lambda: sleeper.request_forget(whole, mode), at)
+    forget(run, [one_of(0)], "drop")
+    asleep.wake()
+    assert asleep.error is None
+    composer = Composer(str(run))
+    for request in composer.due_requests([asleep.answer["request"]]):
+        finish(composer, composer.forgetting.answer(request), Worker(run))  # type: ignore[arg-type]
+    assert state_of(run).shards[0].samples == 0
+    gc(str(run))
+    assert verify(str(run))["problems"] == []
+    assert Composer(str(run)).composed_digest() == composed_of(left_after(without=0))
