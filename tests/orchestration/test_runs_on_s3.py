@@ -24,7 +24,8 @@ from taft_ray.data import id_hash, sample_key
 from taft_ray.orchestration.verify import verify
 from taft_ray.storage import Store, id_key
 
-pytestmark = pytest.mark.slow  # a Ray is started for every command
+# a Ray is started for every command: minutes on two cores, and many where others use them too
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DROPPED, RETRAINED = [sample_id(0)], [sample_id(1), sample_id(2)]
 
