@@ -102,7 +102,9 @@ def read_manifest(store: Store) -> tuple[pa.Table, dict[str, Any]] | None:
             previous = document  # perhaps it was rewritten between the two reads
             continue
         check_digest(data, described["digest"], where)
-        table, _ = _table(data, where)
+        table, meta = _table(data, where)
+        if described["meta"] != meta:  # the rows' digest is committed elsewhere, the JSON's is only its own
+            raise IntegrityError(f"{MANIFEST_KEY} in {store.uri} says other things than {described['key']}; restore it")
         if table.num_rows != described["rows"]:
             raise IntegrityError(
                 f"{where}: expected {described['rows']} rows, got {table.num_rows}; shard the data again"

@@ -17,6 +17,7 @@ from taft_ray.storage import (
     PartRef,
     Store,
     id_key,
+    point_manifest,
     read_checkpoint,
     read_delta,
     read_manifest,
@@ -263,6 +264,15 @@ def test_missing_rows_file_is_found_and_named(store: Store) -> None:
     key = write_manifest(store, ROWS, {})["key"]
     store.delete(key)
     with pytest.raises(IntegrityError, match=key):
+        read_manifest(store)
+
+
+def test_manifest_that_says_other_things_than_its_rows_is_found(store: Store) -> None:
+    """Whoever can seal a JSON can seal another; the rows' digest is what others commit to."""
+    rows = pa.table({"key": [b"k" * 16]})
+    described = write_manifest(store, rows, {"parts": {"0": [{"key": "cache/a"}]}})
+    point_manifest(store, {**described, "meta": {"parts": {"0": [{"key": "cache/b"}]}}})
+    with pytest.raises(IntegrityError, match=r"_MANIFEST\.json .* says other things"):
         read_manifest(store)
 
 
