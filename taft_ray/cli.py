@@ -62,11 +62,30 @@ def _answers(function: Verb) -> Verb:
         if as_json:
             click.echo(json.dumps(answer))
         else:
-            _show(answer)
+            _show(_without_the_small_print(answer))
         if isinstance(answer, dict) and answer.get("ok") is False:
             sys.exit(1)
 
     return run
+
+
+def _without_the_small_print(answer: Any) -> Any:
+    """A certificate for a person: what became of the request, and where the whole of it is."""
+    if not isinstance(answer, dict) or "rests_on" not in answer:
+        return answer
+    short = (
+        "request",
+        "mode",
+        "samples",
+        "shards",
+        "shards_after",
+        "composed_after",
+        "seconds",
+        "cost",
+        "does_not_cover",
+    )
+    where = f"{answer['run']['address']}/certificates/{answer['request']}-….json"
+    return {**{name: answer[name] for name in short}, "certificate": f"{where} (--json prints it; verify checks it)"}
 
 
 def _show(answer: Any, indent: str = "") -> None:

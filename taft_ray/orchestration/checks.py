@@ -288,10 +288,16 @@ def tombstones(run: Evidence) -> None:
     if not identity:
         return
     with run.examining("tombstones beside the run"):
-        kept = Tombstones(run.store, identity).read()
+        beside = Tombstones(run.store, identity)
+        kept = beside.read()
         run.checks["tombstones beside the run"] = len(kept)
-        missing = sorted(kept.keys() - run.state.requests.keys())
-        if missing:
+        lost = len(run.state.requests.keys() - kept.keys())
+        if lost and beside.store is not None:
+            run.notes.append(
+                f"{lost} forget requests are not kept in {beside.store.uri} (was the folder moved without it?): putting back "
+                "an older copy would not be noticed; the next train, forget, evaluate or status writes them again"
+            )
+        if missing := beside.missing(run.state.requests):
             raise IntegrityError(
                 f"forget requests {missing} are kept beside {run.store.uri} and not in its ledger: an older copy of the "
                 "folder was put back; run taft-ray forget --due, which forgets them again"
@@ -310,8 +316,14 @@ def unknown_objects(run: Evidence) -> None:
     about = (run.state, run.parts, {*(run.snapshots or ())}, "" if run.described is None else run.described["key"])
     left, strange = orphans(keys, *about), strangers(keys, *about)
     run.checks["objects nothing refers to"] = len(left) + len(strange)
-    if left:
-        run.problems.append(f"nothing refers to {_named(left)}; taft-ray gc removes them")
+    proofs = [key for key in left if key.startswith(f"{names.CERTIFICATES_FOLDER}/")]
+    if proofs:
+        run.problems.append(
+            f"the ledger does not know {_named(proofs)}: its newest entries may have been cut off (verify --head tells); "
+            "restore the ledger from a copy before anything is collected"
+        )
+    if others := [key for key in left if key not in proofs]:
+        run.problems.append(f"nothing refers to {_named(others)}; taft-ray gc removes them")
     if strange:
         run.problems.append(f"{_named(strange)}: no part of a run; look at them, and remove them")
 

@@ -291,14 +291,23 @@ class Forgetting:
         state = self.record.state
         if state.created is None:
             return
-        for request, facts in self.tombstones().read().items():
-            if request not in state.requests:
-                self._request_again(request, facts)
+        tombstones = self.tombstones()
+        kept = tombstones.names()
+        for request, facts in tombstones.read(kept - state.requests.keys()).items():
+            self._request_again(request, facts)
+        for request in list(state.requests.values()):
+            if request.request not in kept and tombstones.store is not None:  # the folder was moved without them
+                self._keep(request)
         if not self.record.is_published():  # an older copy was laid over the newer one, or a purge was cut off
             self.tidy()
             self.store.erase(evaluation_caches(self.store, self.record.state.forgotten()))
             self.composition.remove_old_snapshots()
             self.record.publish()
+
+    def _keep(self, request: RequestState) -> None:
+        times = {} if request.deadline is None else {"deadline": request.deadline, "runs_at": request.runs_at}
+        facts = {"mode": request.mode, "hashes": list(request.hashes), "owners": list(request.owners)}
+        self.tombstones().write(request.request, {**facts, "requested": request.started, **times})
 
     def tidy(self) -> None:
         """Remove what an unfinished process has left of generations that are over; when a run starts, not at every verb."""

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from taft_ray.errors import IntegrityError
 from taft_ray.evaluation import certificate_page, render, summarise
 from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.signature import with_signature
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState, replay
-from taft_ray.storage import Ledger, Store, digest_json
+from taft_ray.storage import Ledger, Store, Tombstones, digest_json
 from taft_ray.storage import rundir as names
 
 
@@ -21,6 +22,11 @@ def report(run: str) -> dict[str, Any]:
     spec = run_spec(store)
     ledger = Ledger(store)
     state = replay(ledger.entries())
+    if missing := Tombstones(store, (state.created or {}).get("id_key", "")).missing(state.requests):
+        raise IntegrityError(
+            f"forget requests {missing} are kept beside {store.uri} and not in its ledger: an older copy of the folder was "
+            "put back, and its figures are not those of the run; run taft-ray forget --due first"
+        )
     summary = summarise(gather(store, spec, state, ledger))
     page, data = names.report_key("report.html"), names.report_key("report.json")
     store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())

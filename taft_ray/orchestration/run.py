@@ -297,6 +297,7 @@ def status(run: str) -> dict[str, Any]:
     run_spec(Store(run))
     session.connect()
     composer = composer_for(run)
+    ask(composer.recover)
     state: RunState = ask(composer.snapshot)
     return {
         "run": run,

@@ -4,7 +4,7 @@ They lie in ``<run>.tombstones/``, outside the folder that a backup of the run h
 enters the ledger, and never changed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from taft_ray.errors import CommitConflict, CommitUnknown
@@ -35,17 +35,27 @@ class Tombstones:
         try:
             self.store.create(self._key(request), data)
         except (CommitConflict, CommitUnknown):
-            if request not in self.read():
+            if request not in self.names():
                 self.store.write(self._key(request), data)
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """All requests of this run by name, oldest first; IntegrityError for a changed one."""
-        if self.store is None:
-            return {}
+    def names(self) -> set[str]:
+        """The names of all requests of this run that are kept, from a listing."""
+        if self.store is None or not self._run:
+            return set()
+        return {info.key.rpartition("/")[2].removesuffix(".json") for info in self.store.list(f"{self._run}/")}
+
+    def read(self, only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Requests of this run by name, all of them or ``only`` these, oldest first; IntegrityError for a changed one."""
         store = self.store
-        listed = [info.key for info in store.list(f"{self._run}/")]
-        found = [unseal(store.read(key), _SEAL, f"{key} in {store.uri}") for key in listed]
+        if store is None:
+            return {}
+        keys = [self._key(name) for name in sorted(self.names() if only is None else only)]
+        found = [unseal(store.read(key), _SEAL, f"{key} in {store.uri}") for key in keys]
         return {facts["request"]: facts for facts in sorted(found, key=lambda f: (f["requested"], f["request"]))}
+
+    def missing(self, known: Collection[str]) -> list[str]:
+        """The requests kept here that a run's ledger does not know: an older copy of its folder was put back."""
+        return sorted(self.names() - set(known))
 
     def _key(self, request: str) -> str:
         return f"{self._run}/{request}.json"

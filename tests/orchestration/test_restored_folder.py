@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from folder import at, carry_out, copy_run, delta_digests, files, holders, kinds, plain_forget, shard_of, state_of
 from plain import plain_train
+from proof import KEY
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
 from taft_ray.data import sample_key
-from taft_ray.errors import TaftError
+from taft_ray.errors import IntegrityError, TaftError
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.garbage import gc
 from taft_ray.orchestration.selection import Selection
+from taft_ray.orchestration.signature import sign_certificate
 from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.storage import Store, Tombstones, id_key
@@ -281,3 +283,39 @@ def test_run_in_the_root_of_a_bucket_keeps_nothing_beside_it() -> None:
     kept = Tombstones(Store("s3://bucket"), "a" * 64)
     kept.write("request", {"hashes": []})  # there is no place, and no error
     assert kept.read() == {}
+
+
+def test_tombstones_lost_on_the_way_are_noted_and_written_again(whole: Path, copy_of: Callable[..., Path]) -> None:
+    """A folder moved without them: nothing is wrong yet, but an older copy could come back unnoticed."""
+    run = copy_of(whole)
+    plain_forget(run, GONE, "drop")
+    kept = {path.name: path.read_bytes() for path in files(run.parent, f"{run.name}.tombstones")}
+    shutil.rmtree(run.parent / f"{run.name}.tombstones")
+    answer = verify(str(run))
+    assert answer["problems"] == []
+    assert any("tombstones" in note for note in answer["notes"])
+    Composer(str(run)).recover()
+    assert {path.name: path.read_bytes() for path in files(run.parent, f"{run.name}.tombstones")} == kept
+    assert not any("tombstones" in note for note in verify(str(run))["notes"])
+
+
+def test_report_of_an_older_copy_is_refused(whole: Path, copy_of: Callable[..., Path]) -> None:
+    from taft_ray.orchestration.reporting import report
+
+    run = copy_of(whole)
+    shutil.copytree(run, run.with_name("older"))
+    plain_forget(run, GONE, "drop")
+    shutil.rmtree(run)
+    run.with_name("older").rename(run)
+    with pytest.raises(IntegrityError, match="an older copy of the folder was put back"):
+        report(str(run))
+
+
+def test_certificate_that_the_ledger_does_not_know_is_no_garbage(whole: Path, copy_of: Callable[..., Path]) -> None:
+    """The newest entry was cut off: what it committed must not be offered for collection."""
+    run = copy_of(whole)
+    sign_certificate(str(run), plain_forget(run, GONE, "drop")["request"], KEY)
+    sorted((run / "ledger").iterdir())[-1].unlink()
+    problems = verify(str(run))["problems"]
+    assert any("newest entries may have been cut off" in problem for problem in problems)
+    assert not any("gc removes" in problem and "certificates/" in problem for problem in problems)
