@@ -21,7 +21,7 @@ from torch import Tensor
 
 from taft_ray.errors import DeltaMismatch, UsageError
 from taft_ray.tangent.delta import Delta
-from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, check_sum, from_grid, largest, to_grid
+from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, check_sum, from_grid, largest, reach, to_grid
 from taft_ray.tangent.gram import GramLayer
 
 DEFAULT_EPSILON = 0.02
@@ -109,8 +109,8 @@ class Sums:
         for name, term in terms.items():
             step = abs(factors[name]) * largest(term)
             bounds[name] = self._bounds.get(name, 0) + step
-            if bounds[name] >= 2**63:
-                bounds[name] = largest(totals[name]) + step
+            if bounds[name] >= 2**63 > step:
+                bounds[name] = reach(totals[name], term, factors[name])
             check_sum(bounds[name], what=name)
         # nothing has changed so far; from here on nothing can fail
         for name, term in terms.items():

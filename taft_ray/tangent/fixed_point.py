@@ -37,6 +37,12 @@ def largest(grid: Tensor) -> int:
     return max(-least, most)
 
 
+def reach(total: Tensor, term: Tensor, factor: int) -> int:
+    """No value of total + factor·term is larger in size: value by value, rounded up by more than float64 errs."""
+    estimate = float((total.double() + float(factor) * term.double()).abs().max())
+    return int(estimate * (1 + 2**-40)) + 1
+
+
 def check_sum(bound: int, *, what: str) -> None:
     """FixedPointOverflow when a sum that may reach ±``bound`` could leave int64."""
     if bound >= 2**63:
