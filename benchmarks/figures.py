@@ -54,12 +54,21 @@ class Head:
         self.process = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        for _ in range(240):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.dashboard)) == 0:
-                    return
-            time.sleep(0.25)
-        raise RuntimeError("ray start --head did not come up in a minute")
+        self._wait_for_agent()
+
+    def _wait_for_agent(self, limit_s: float = 120) -> None:
+        """Until a job can be submitted: the dashboard listens before the agent that runs its jobs is there."""
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [ray, "job", "submit", f"--address=http://127.0.0.1:{self.dashboard}", "--", "true"]
+        until = time.monotonic() + limit_s
+        while True:
+            tried = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+            if tried.returncode == 0:
+                return
+            if time.monotonic() > until:
+                self.stop()
+                raise RuntimeError(f"no job could be submitted within {limit_s:.0f} s:\n{tried.stderr[-2000:]}")
+            time.sleep(1)
 
     def submit(self, *entry: str) -> float:
         """Submit a job and wait; seconds. CalledProcessError with its log when it fails."""
