@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from folder import files, finish, holders, state_of
-from store_faults import DIE_BEFORE, Fault, Killed, Stalled, fault, faults_possible
+from store_faults import DIE_AFTER, DIE_BEFORE, Fault, Killed, Stalled, fault, faults_possible
 from toy_run import EVERYONE, SHARDS, composed_of, fit, key_of, make_run, prefix_pass, shard_of
 
 from taft_ray.orchestration.composer import Composer
@@ -15,6 +15,7 @@ from taft_ray.orchestration.garbage import gc
 from taft_ray.orchestration.selection import Selection
 from taft_ray.orchestration.verify import verify
 from taft_ray.storage import Store
+from taft_ray.storage import rundir as names
 
 
 @pytest.fixture
@@ -123,6 +124,68 @@ def test_fit_from_before_a_purge_is_not_admitted_after_it(run: Path) -> None:
     composer.resume_forget(again["request"])
     assert composer.finished(late) == {"stale": True}
     assert not (run / late["delta"]["key"]).exists()
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+def test_purge_overtaken_by_that_of_another_shard_is_made_again_from_the_newer_manifest(run: Path, at: int) -> None:
+    """Both write a manifest from the same one; the second to commit would bring back what the first took out."""
+    first, second = one_of(0), one_of(1)
+    sleeper, other = Composer(str(run)), Composer(str(run))
+    # a request finishes the purges that it finds: this one has looked for them already
+    asking = Stalled(lambda: other.request_forget(Selection(ids=(second,)), "retrain"), 1)
+    request = sleeper.request_forget(Selection(ids=(first,)), "retrain")["request"]
+    asleep = Stalled(lambda: sleeper.resume_forget(request), at)
+    asking.wake()
+    overtaking = asking.answer["request"]
+    other.resume_forget(overtaking)
+    asleep.wake()
+    assert asleep.error is None
+    for name in (first, second):
+        assert holders(run, key_of(name)) == []
+    for asked in (request, overtaking):
+        finish(other, other.forgetting.answer(asked), Worker(run))  # type: ignore[arg-type]
+    assert verify(str(run))["problems"] == []
+    assert Composer(str(run)).composed_digest() == composed_of(left_after(first, second))
+
+
+def test_fit_that_ends_between_a_drop_and_its_purge_is_stale(run: Path) -> None:
+    """Its generation is still the current one, and what it read held the sample."""
+    forget(run, [one_of(0)], "drop")
+    composer = Composer(str(run))
+    back = composer.request_forget(Selection(ids=(one_of(0),)), "retrain")["request"]
+    composer.resume_forget(back)
+    late = fit(Store(str(run)), composer.task_for(0) or {})
+    request = composer.request_forget(Selection(ids=(one_of(0, 1),)), "retrain")["request"]
+    assert composer.snapshot().requests[request].purged is None
+    assert composer.finished(late) == {"stale": True}
+    assert not (run / late["delta"]["key"]).exists()
+    assert state_of(run).shards[0].state != "trained"
+
+
+def test_fit_of_other_parts_than_the_shard_has_is_stale(run: Path) -> None:
+    """Whatever it read, it was not what the ledger says the shard is."""
+    composer = Composer(str(run))
+    request = composer.request_forget(Selection(ids=(one_of(0),)), "retrain")["request"]
+    composer.resume_forget(request)
+    fitted = fit(Store(str(run)), composer.task_for(0) or {})
+    assert composer.finished({**fitted, "parts": ["0" * 64]}) == {"stale": True}
+
+
+def test_purge_leaves_what_another_process_may_be_about_to_commit(run: Path) -> None:
+    """The delta of the generation that is current, and parts of the next; everything older goes."""
+    request = Composer(str(run)).request_forget(Selection(ids=(one_of(0),)), "retrain")["request"]
+    at = 0
+    while state_of(run).requests[request].rewritten is None:
+        at += 1
+        with fault(Fault(DIE_AFTER, at)), pytest.raises(Killed):
+            Composer(str(run)).resume_forget(request)
+    store, now = Store(str(run)), state_of(run).shards[0].current
+    at_work = [f"{names.delta_folder(0)}/{now}-new.safetensors", f"{names.shard_prefix(0, now + 1)}/part-00000.arrow"]
+    dead = [f"{names.delta_folder(0)}/{now - 1}-old.safetensors", f"{names.shard_prefix(0, now)}/part-00099.arrow"]
+    for key in at_work + dead:
+        store.write(key, b"by another process")
+    Composer(str(run)).resume_forget(request)
+    assert [key for key in at_work + dead if store.exists(key)] == at_work
 
 
 def test_first_fit_reported_again_does_not_take_the_start_of_a_resolve(run: Path) -> None:

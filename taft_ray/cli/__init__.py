@@ -1,0 +1,36 @@
+"""The command line: parse, call one verb, print."""
+
+from __future__ import annotations
+
+import click
+
+from taft_ray import __version__
+from taft_ray.cli.forgetting import estimate, forget, sign
+from taft_ray.cli.proof import audit, destroy_key, verify
+from taft_ray.cli.run import demo, evaluate, gc, report_command, status, train
+
+__all__ = [
+    "audit",
+    "demo",
+    "destroy_key",
+    "estimate",
+    "evaluate",
+    "forget",
+    "gc",
+    "main",
+    "report_command",
+    "sign",
+    "status",
+    "train",
+    "verify",
+]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+def main() -> None:
+    """Fine-tune linearised vision transformers on shards that can be forgotten exactly."""
+
+
+for command in (train, evaluate, estimate, forget, sign, status, verify, audit, destroy_key, gc, report_command, demo):
+    main.add_command(command)

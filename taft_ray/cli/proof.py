@@ -1,0 +1,70 @@
+"""The commands that show, or end, what can be shown: verify, audit, destroy-key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from taft_ray.cli.answers import answers
+from taft_ray.cli.selection import read_ids
+from taft_ray.errors import UsageError
+from taft_ray.privacy import read_public_key
+from taft_ray.progress import ProgressReport
+
+
+@click.command()
+@click.argument("target")
+@click.option("--retrain", is_flag=True, help="Of a run: also train again every shard that a forget trained again.")
+@click.option("--head", metavar="DIGEST", help="Of a run: a ledger entry that must be there, from an earlier verify.")
+@click.option("--public-key", metavar="FILE", help="Of a certificate: it must be signed by this Ed25519 key (PEM).")
+@click.option("--run", metavar="RUN", help="Of a certificate: the run to compare it with; the one it names by default.")
+@answers
+def verify(
+    target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, report: ProgressReport
+) -> Any:
+    """Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong."""
+    from taft_ray.orchestration import verify as of_run
+    from taft_ray.orchestration import verify_certificate as of_certificate
+    from taft_ray.orchestration.run import run_address
+
+    if of_certificate.is_certificate(target):
+        if retrain or head:
+            raise UsageError(f"{target} is a certificate; --retrain and --head are of a run")
+        signer = None if public_key is None else read_public_key(public_key)
+        return of_certificate.verify_certificate(target, public_key=signer, run=run and run_address(run))
+    if public_key or run:
+        raise UsageError(f"{target} is not a certificate's file; --public-key and --run are of a certificate")
+    return of_run.verify(run_address(target), head=head, retrain=retrain, report=report)
+
+
+@click.command()
+@click.argument("run")
+@click.option(
+    "--data", required=True, metavar="URI", help="The forgotten samples, from their owner: RUN has them no more."
+)
+@click.option("--never-seen", required=True, metavar="URI", help="Data of the same kind that RUN never saw.")
+@click.option("--ids", metavar="IDS", help="Forgotten samples of DATA; all of them by default.")
+@click.option("--level", type=float, default=0.01, show_default=True, help="How likely a false alarm may be.")
+@answers
+def audit(run: str, data: str, never_seen: str, ids: str | None, level: float, report: ProgressReport) -> Any:
+    """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."""
+    from taft_ray.orchestration.audit import audit as attack
+
+    return attack(run, data, never_seen, ids=read_ids(ids) if ids is not None else None, level=level, report=report)
+
+
+@click.command("destroy-key")
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="It cannot be undone.")
+@answers
+def destroy_key(run: str, yes: bool, report: ProgressReport) -> Any:
+    """Destroy RUN's key of the id hashes: nobody can tell any more whom a tombstone names, nor read data in."""
+    from taft_ray.orchestration.destroy_key import destroy_key as destroy
+    from taft_ray.orchestration.run import run_address
+
+    if not yes:
+        raise UsageError(
+            "destroying the key cannot be undone, and nothing can be read into the run afterwards; add --yes"
+        )
+    return destroy(run_address(run))

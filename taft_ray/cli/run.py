@@ -1,0 +1,81 @@
+"""The commands of a run: train, evaluate, status, report, gc; and the demo, which is all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from taft_ray.cli.answers import answers
+from taft_ray.cli.spec import spec_from, spec_options
+from taft_ray.progress import ProgressReport
+
+
+@click.command()
+@click.argument("run")
+@spec_options
+@click.option("--monolithic", is_flag=True, help="Also train one model over everything, for comparison.")
+@click.option("--lanes", type=int, help="Workers at once; one a GPU, or as the cores allow, by default.")
+@answers
+def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None, **options: Any) -> Any:
+    """Train every shard of RUN that has no delta yet, and compose."""
+    from taft_ray.orchestration import run as verbs
+
+    return verbs.train(run, spec_from(run, options), monolithic=monolithic, lanes=lanes, report=report)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--data", required=True, metavar="URI")
+@answers
+def evaluate(run: str, data: str, report: ProgressReport) -> Any:
+    """Accuracy of RUN's composed model on DATA."""
+    from taft_ray.orchestration import run as verbs
+
+    return verbs.evaluate(run, data, report=report)
+
+
+@click.command()
+@click.argument("run")
+@answers
+def status(run: str, report: ProgressReport) -> Any:
+    """Where RUN stands."""
+    from taft_ray.orchestration import run as verbs
+
+    return verbs.status(run)
+
+
+@click.command()
+@click.argument("run")
+@answers
+def gc(run: str, report: ProgressReport) -> Any:
+    """Remove what killed processes left in RUN and nothing refers to."""
+    from taft_ray.orchestration.garbage import gc as collect
+    from taft_ray.orchestration.run import run_address
+
+    return collect(run_address(run))
+
+
+@click.command("report")
+@click.argument("run")
+@answers
+def report_command(run: str, report: ProgressReport) -> Any:
+    """Write RUN's report: one HTML page, and report.json."""
+    from taft_ray.orchestration.reporting import report as write
+    from taft_ray.orchestration.run import run_address
+
+    return write(run_address(run))
+
+
+@click.command()
+@click.option("--folder", metavar="PATH", help="Where the data and the run go; a temporary folder by default.")
+@click.option("--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name.")
+@click.option(
+    "--weights", metavar="URI", help="A safetensors file for --model; else the embedded or the hub's weights."
+)
+@answers
+def demo(folder: str | None, model: str, weights: str | None, report: ProgressReport) -> Any:
+    """Train, compose, forget, verify and report on digits, offline, with the embedded model."""
+    from taft_ray.orchestration.demo import demo as show
+
+    return show(folder, model=model, weights=weights, report=report)

@@ -1,0 +1,99 @@
+"""The options that make a RunSpec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from taft_ray.cli.answers import Verb
+from taft_ray.plans.spec import COMPOSITIONS, DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
+from taft_ray.tangent.loss import LOSSES
+from taft_ray.tangent.model import TRAINABLE
+
+
+def spec_options(function: Verb) -> Verb:
+    """The options that make a RunSpec, for `train` and the jobs."""
+    options = [
+        click.option(
+            "--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."
+        ),
+        click.option(
+            "--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name."
+        ),
+        click.option("--weights", metavar="URI", help="A safetensors file; else the embedded or the hub's weights."),
+        click.option("--image-size", type=int, help="Pixels; the model's own by default."),
+        click.option("--shards", type=int, default=10, show_default=True),
+        click.option(
+            "--assignment", default="hash", show_default=True, help="hash, equal, stratified or grouped (by owner)."
+        ),
+        click.option("--classes", help="Comma-separated class names, in order; read from the data by default."),
+        click.option("--last-blocks", default="1", show_default=True, help='How many blocks are trained, or "all".'),
+        click.option("--trainable", type=click.Choice(TRAINABLE), default="full", show_default=True),
+        click.option("--reset", is_flag=True, help="Re-initialise what is trained before linearising (PT=F)."),
+        click.option("--cls-token", is_flag=True, help="A new, trained class token at the suffix (CLS=T)."),
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--solver", type=click.Choice(("ridge", "adam")), default="ridge", show_default=True),
+        click.option("--loss", type=click.Choice(LOSSES), default="rsl", show_default=True),
+        click.option("--kappa", type=float, default=15.0, show_default=True),
+        click.option("--alpha", type=float, default=1.0, show_default=True),
+        click.option("--penalty", type=float, default=0.001, show_default=True, help="λ of λ‖Δw‖²."),
+        click.option("--tolerance", type=float, default=1e-2, show_default=True, help="Relative residual (ridge)."),
+        click.option("--max-iterations", type=int, default=300, show_default=True, help="Of ridge."),
+        click.option("--epochs", type=int, default=30, show_default=True, help="Of adam."),
+        click.option("--batch-size", type=int, default=32, show_default=True, help="Of adam."),
+        click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Of adam."),
+        click.option(
+            "--slices",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Of adam: checkpoints inside a shard, so that a retrain starts at the slice that lost a sample.",
+        ),
+        click.option("--compose", type=click.Choice(COMPOSITIONS), default="gram", show_default=True),
+        click.option("--epsilon", type=float, default=0.02, show_default=True, help="Of the Gram composition."),
+        click.option("--weighting", type=click.Choice(WEIGHTINGS), default="uniform", show_default=True),
+        click.option(
+            "--precision",
+            type=click.Choice(("auto", *PRECISIONS)),
+            default="auto",
+            show_default=True,
+            help="Of the frozen prefix; bfloat16 where the machine has it.",
+        ),
+        click.option("--cache-dtype", type=click.Choice(DTYPES), default="float16", show_default=True),
+        click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True),
+        click.option("--threads", type=int, default=1, show_default=True, help="CPU threads a worker."),
+        click.option("--max-rejected", type=float, default=0.01, show_default=True, help="Fraction of rows."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
+    """A RunSpec from `spec_options`; what it does not know stays in ``options``.
+
+    "auto" is what RUN has where it exists already: it may be continued on another kind of machine.
+    """
+    import torch
+
+    from taft_ray.orchestration.run import run_address
+    from taft_ray.storage import Store, read_spec
+
+    names = set(RunSpec.__dataclass_fields__) & options.keys()
+    values = {name: options.pop(name) for name in names}
+    values["last_blocks"] = _last_blocks(values["last_blocks"])
+    if values["classes"] is not None:
+        values["classes"] = tuple(name.strip() for name in values["classes"].split(","))
+    pinned = {}
+    if "auto" in (values["device"], values["precision"]):
+        pinned = read_spec(Store(run_address(run))) or {}
+    if values["device"] == "auto":
+        values["device"] = pinned.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if values["precision"] == "auto":
+        values["precision"] = pinned.get("precision") or fastest_precision(values["device"])
+    return RunSpec(**values)
+
+
+def _last_blocks(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
