@@ -64,8 +64,8 @@ class RunSpec:
     loss: str = "rsl"
     kappa: float = 15.0
     alpha: float = 1.0
-    penalty: float = 0.001
-    tolerance: float = 1e-2
+    penalty: float = 0.01
+    tolerance: float = 1e-4
     max_iterations: int = 300
     epochs: int = 30
     batch_size: int = 32

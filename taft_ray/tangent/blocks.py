@@ -23,6 +23,7 @@ from taft_ray.tangent.rules import (
     plus,
     rule_for,
 )
+from taft_ray.tangent.trained import Probes, trained_vector
 
 
 class Residual(Rule):
@@ -114,26 +115,19 @@ class ReadoutAttention(Rule):
         n, s0, h0, q, r, p, x_bar = (saved[self.key(part)] for part in ("n", "s0", "h0", "q", "r", "p", "x_bar"))
         gamma = self.norm.module.weight
         w_q, w_k, w_v = self.weights(self.module.qkv.weight)
-        d_weight, d_bias = delta.get(self.key("qkv.weight")), delta.get(self.key("qkv.bias"))
-        d_gamma, d_beta = delta.get(self.norm.key("weight")), delta.get(self.norm.key("bias"))
-        dw_q, dw_k, dw_v = (None, None, None) if d_weight is None else self.weights(d_weight)
-        db_q, _, db_v = (None, None, None) if d_bias is None else self.heads(d_bias.unflatten(0, (3, -1))).unbind(0)
+        d_query, d_key, d_value = self.trained(delta, h0, q, self.norm.affine(x_bar))
         u = None if x_dot is None else self.norm.input_tangent(x_dot[:, :1], n[:, :1], s0)
 
+        d_gamma, d_beta = (trained_vector(delta, self.norm.key(part), h0) for part in ("weight", "bias"))
         h0_dot = None if d_gamma is None else n[:, : self.rows] * d_gamma
         if d_beta is not None:
             h0_dot = plus(h0_dot, d_beta.expand_as(h0))
         if u is not None:  # only row 0 of the input has a tangent
             h0_dot = plus(h0_dot, torch.cat([u, u.new_zeros(len(u), self.rows - 1, u.shape[-1])], dim=1))
-        q_dot = None if h0_dot is None else torch.einsum("brd,hed->brhe", h0_dot, w_q)
-        if dw_q is not None:
-            q_dot = plus(q_dot, torch.einsum("brd,hed->brhe", h0, dw_q))
-        if db_q is not None:
-            q_dot = plus(q_dot, db_q.expand_as(q))
+        q_dot = plus(None if h0_dot is None else torch.einsum("brd,hed->brhe", h0_dot, w_q), d_query)
 
-        z = None if q_dot is None else torch.einsum("brhe,hed->brhd", q_dot, w_k)
-        if dw_k is not None:
-            z = plus(z, torch.einsum("brhe,hed->brhd", q, dw_k))
+        d_gamma, d_beta = (trained_vector(delta, self.norm.key(part), r) for part in ("weight", "bias"))
+        z = plus(None if q_dot is None else torch.einsum("brhe,hed->brhd", q_dot, w_k), d_key)
         if z is not None and gamma is not None:
             z = z * gamma
         if d_gamma is not None:
@@ -157,11 +151,32 @@ class ReadoutAttention(Rule):
         if u is not None:
             v_in = plus(v_in, p[..., :1] * u[:, :, None])
         o_dot = None if v_in is None else torch.einsum("brhd,hed->brhe", v_in, w_v)
-        if dw_v is not None:
-            o_dot = plus(o_dot, torch.einsum("brhd,hed->brhe", self.norm.affine(x_bar), dw_v))
-        if db_v is not None:
-            o_dot = plus(o_dot, db_v.expand_as(q))
+        o_dot = plus(o_dot, d_value)
         return self.tail.tangent(None if o_dot is None else o_dot.flatten(2), saved, delta)
+
+    def trained(
+        self, delta: Mapping[str, Tensor], h0: Tensor, q: Tensor, h_bar: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """ΔW_q h₀ + Δb_q (B, R, H, E), ΔW_kᵀ q (B, R, H, D), ΔW_v h̄ + Δb_v (B, R, H, E): each None when it is not trained."""
+        weight, bias = self.key("qkv.weight"), self.key("qkv.bias")
+        if isinstance(delta, Probes):
+            weighted, biased = weight in delta.shapes, bias in delta.shapes
+            if not (weighted or biased):
+                return None, None, None
+            query = delta.heads(h0[:, :, None], self.module.attn_dim, weighted=weighted, biased=biased)
+            key = delta.heads(q, h0.shape[-1], weighted=True, biased=False) if weighted else None
+            value = delta.heads(h_bar, self.module.head_dim, weighted=weighted, biased=biased)
+            return self.heads(query[:, :, 0]), key, value
+        query = key = value = None
+        if weight in delta:
+            dw_q, dw_k, dw_v = self.weights(delta[weight])
+            query = torch.einsum("brd,hed->brhe", h0, dw_q)
+            key = torch.einsum("brhe,hed->brhd", q, dw_k)
+            value = torch.einsum("brhd,hed->brhe", h_bar, dw_v)
+        if bias in delta:
+            db_q, _, db_v = self.heads(delta[bias].unflatten(0, (3, -1))).unbind(0)
+            query, value = plus(query, db_q.expand_as(q)), plus(value, db_v.expand_as(q))
+        return query, key, value
 
     def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
         """The query rows saw h₀ and each head's value rows saw γx̄ + β; keys have no single input (plain mean)."""

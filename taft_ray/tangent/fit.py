@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]  # (steps done, steps at most)
 class FitConfig:
     """How a delta is fitted: minimise mean loss + penalty · ‖Δw‖².
 
-    solver "ridge": conjugate gradient to ``tolerance`` (relative residual), at most ``max_iterations``; loss rsl or mse.
+    solver "ridge": preconditioned conjugate gradient to ``tolerance`` (relative residual), at most ``max_iterations``; loss rsl or mse.
     solver "adam": the paper's recipe (appendix A): ``epochs`` with ``batch_size``, ``learning_rate`` divided by ten at
     each of ``milestones``, no augmentation. ``slices`` > 1 trains in stages over parts of the shard (`tangent.slices`), so
     that a retrain can start in the middle; 1 is the paper's recipe.
@@ -36,8 +36,8 @@ class FitConfig:
     loss: str = "rsl"
     kappa: float = 15.0
     alpha: float = 1.0
-    penalty: float = 0.001
-    tolerance: float = 1e-2
+    penalty: float = 0.01
+    tolerance: float = 1e-4
     max_iterations: int = 300
     epochs: int = 30
     batch_size: int = 32

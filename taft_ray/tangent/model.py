@@ -19,6 +19,7 @@ from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
 from taft_ray.tangent.prepared import Prepared
+from taft_ray.tangent.trained import trained_vector
 
 TRAINABLE = ("full", "bitfit", "norm", "head")
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RmsNorm)
@@ -85,7 +86,8 @@ class TangentModel(nn.Module):
         """J(x)·Δ, (B, K); differentiable in ``delta``."""
         x_dot = None
         if self.class_token is not None and CLASS_TOKEN in delta:
-            row = delta[CLASS_TOKEN].expand(len(prepared), -1, -1)
+            like = self.class_token.expand(len(prepared), -1, -1)
+            row = trained_vector(delta, CLASS_TOKEN, like).expand_as(like)  # type: ignore[union-attr]  # it is in delta
             rows = self._cut.class_token_rows if self._cut.first_rows_only else prepared.token_count
             x_dot = torch.cat([row, row.new_zeros(len(prepared), (rows or 1) - 1, row.shape[-1])], dim=1)
         out = self._cut.suffix.tangent(x_dot, prepared.saved, delta)

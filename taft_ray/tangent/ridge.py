@@ -1,8 +1,9 @@
-"""Ridge regression in the tangent space, solved by conjugate gradient (tangent.md §5).
+"""Ridge regression in the tangent space, solved by preconditioned conjugate gradient (tangent.md §5).
 
     (JᵀDJ/(nK) + λI) Δw = JᵀD(T − f_w)/(nK)
 
-with T the targets, D the class weights. One product with the left side is one tangent pass and one transpose of it.
+with T the targets, D the class weights. One product with the left side is one tangent pass and one transpose of it. Where
+the last block is trained behind the class token, the preconditioner is all but the inverse, and two steps are enough.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, pullback
+from taft_ray.tangent.precondition import preconditioner
 from taft_ray.tangent.prepared import Pictures, batches
 
 CHUNK = 256  # pictures a pass: large enough for the matrix products, small enough to stay near the cache
@@ -81,32 +83,39 @@ def solve(
     start: Delta,
     progress: Callable[[int, int], None] | None = None,
 ) -> Solution:
-    """Conjugate gradient from ``start`` until ‖residual‖ ≤ tolerance · ‖b‖.
+    """Preconditioned conjugate gradient from ``start`` until ‖residual‖ ≤ tolerance · ‖b‖.
 
     The residual and the distance are recomputed from the solution itself. The bound ‖∇L‖/(2λ) = ‖A Δw − b‖/λ holds
     because the objective is 2λ-strongly convex.
     """
     system = NormalEquations(tm, pictures, labels, loss, penalty)
+    precondition = preconditioner(tm, pictures, labels, loss, penalty)
     delta = start
     at_zero, _ = system.gradient(start * 0.0)
     scale = float(at_zero.norm())
     is_zero = all(not bool(value.any()) for value in start.values())
     residual = -at_zero if is_zero else -system.gradient(start)[0]
-    direction = residual
-    squared = residual.dot(residual)
     history: list[float] = []
     iterations = 0
-    while iterations < max_iterations and float(squared.sqrt()) > tolerance * scale:
+    size = float(residual.norm())
+    towards = direction = precondition(residual) if size > tolerance * scale else residual
+    slope = residual.dot(towards)
+    while iterations < max_iterations and size > tolerance * scale:
         image = system.apply(direction)
-        step = squared / direction.dot(image)
+        step = slope / direction.dot(image)
         delta = _axpy(delta, step, direction)
-        residual = _axpy(residual, -step, image)
-        previous, squared = squared, residual.dot(residual)
-        direction = _axpy(residual, squared / previous, direction)
+        before, residual = residual, _axpy(residual, -step, image)
+        size = float(residual.norm())
         iterations += 1
-        history.append(float(squared.sqrt()) / scale if scale else 0.0)
+        history.append(size / scale if scale else 0.0)
         if progress is not None:
             progress(iterations, max_iterations)
+        if size <= tolerance * scale:
+            break
+        towards = precondition(residual)
+        previous, slope = slope, residual.dot(towards)
+        # Polak-Ribière: the preconditioner is rounded, so that one direction's slope is not quite the other's
+        direction = _axpy(towards, (slope - before.dot(towards)) / previous, direction)
     gradient, objective = system.gradient(delta)
     size = float(gradient.norm())
     return Solution(

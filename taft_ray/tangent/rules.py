@@ -16,6 +16,7 @@ from timm.layers import LayerNorm as TimmLayerNorm
 from torch import Tensor, nn
 
 from taft_ray.tangent.elementwise import is_elementwise, slope
+from taft_ray.tangent.trained import trained_linear, trained_vector
 
 Saved = dict[str, Tensor]  # constants of a batch; every tensor has the batch first
 
@@ -79,14 +80,9 @@ class Linear(Rule):
         return self.module(x)
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
-        out = None if x_dot is None else x_dot @ self.module.weight.T
-        d_weight, d_bias = delta.get(self.key("weight")), delta.get(self.key("bias"))
+        through = None if x_dot is None else x_dot @ self.module.weight.T
         x = saved[self.key("input")]
-        if d_weight is not None:
-            out = plus(out, x @ d_weight.T)
-        if d_bias is not None:
-            out = plus(out, d_bias.expand(*x.shape[:-1], -1))
-        return out
+        return plus(through, trained_linear(delta, self.key("weight"), self.key("bias"), x))
 
     def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
         weight, bias = self.key("weight"), self.key("bias")
@@ -132,7 +128,8 @@ class LayerNorm(Rule):
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         n, s = saved[self.key("n")], saved[self.key("s")]
         out = None if x_dot is None else self.input_tangent(x_dot, n, s)
-        d_weight, d_bias = delta.get(self.key("weight")), delta.get(self.key("bias"))
+        d_weight = trained_vector(delta, self.key("weight"), n)
+        d_bias = trained_vector(delta, self.key("bias"), n)
         if d_weight is not None:
             out = plus(out, n * d_weight)
         if d_bias is not None:
@@ -153,8 +150,9 @@ class Scale(Rule):
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         out = None if x_dot is None else x_dot * self.module.gamma
-        d_gamma = delta.get(self.key("gamma"))
-        return out if d_gamma is None else plus(out, saved[self.key("input")] * d_gamma)
+        x = saved[self.key("input")]
+        d_gamma = trained_vector(delta, self.key("gamma"), x)
+        return out if d_gamma is None else plus(out, x * d_gamma)
 
 
 class Elementwise(Rule):

@@ -11,7 +11,19 @@ from cases import BY_ID, CLASSES, Reference, build, images, random_delta
 from torch import Tensor
 
 from taft_ray.errors import DataError, DeltaMismatch, UsageError
-from taft_ray.tangent import Delta, FitConfig, Loss, Prepared, Recomputed, TangentModel, batches, fit, linearize, ridge
+from taft_ray.tangent import (
+    Delta,
+    FitConfig,
+    Loss,
+    Prepared,
+    Recomputed,
+    TangentModel,
+    batches,
+    fit,
+    linearize,
+    precondition,
+    ridge,
+)
 from taft_ray.tangent.adam import index_order
 
 COUNT = 12
@@ -117,7 +129,9 @@ def test_certificate_is_honest(tolerance: float):
     assert report.samples == COUNT
 
 
-def test_certificate_of_an_unfinished_solve_is_honest():
+def test_certificate_of_an_unfinished_solve_is_honest(monkeypatch):
+    monkeypatch.setattr(precondition, "WHOLE", CLASSES)
+    monkeypatch.setattr(precondition, "PART", 2 * CLASSES)  # two pictures stand for twelve: three steps are too few
     tm, tokens, labels = problem()
     prepared = tm.prepare(tokens)
     dense = Dense(tm, prepared, labels, Loss(), 0.01)
@@ -173,8 +187,10 @@ def test_start_independence():
     assert float((first - second).norm() / first.norm()) < 1e-6
 
 
-def test_warm_start_needs_fewer_iterations():
+def test_warm_start_needs_fewer_iterations(monkeypatch):
     """Forget two of the pictures: the old solution is near the new one."""
+    monkeypatch.setattr(precondition, "WHOLE", CLASSES)
+    monkeypatch.setattr(precondition, "PART", 2 * CLASSES)  # with all of them one step is enough from anywhere
     tm, tokens, labels = problem("full", 24)
     prepared, config = tm.prepare(tokens), FitConfig(penalty=0.01, tolerance=1e-4, max_iterations=2000)
     old = fit(tm, prepared, labels, config)
