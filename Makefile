@@ -17,8 +17,9 @@ help: ## this list
 demo: $(RUN_STAMP) ## train on shards, forget a sample and verify it, on this machine, without any download of data
 	$(BIN)/taft-ray demo
 
+# Two processes, a file of tests each at a time: much of a test with Ray is waiting for its processes.
 test: $(DEV_STAMP) ## the tests that take minutes in all (pytest fails when it finds none)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(DEV_STAMP) ## every test, those marked slow too
 	$(BIN)/python -m pytest -m "slow or not slow"

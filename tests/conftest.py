@@ -21,6 +21,8 @@ os.environ.update(
     }
 )
 os.environ.pop("RAY_ADDRESS", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests side by side share the cores; before torch is imported
 
 import logging
 import shutil

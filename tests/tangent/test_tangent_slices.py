@@ -146,7 +146,7 @@ def test_stage_is_the_recipe_on_the_pictures_so_far() -> None:
                 optimizer.zero_grad()
                 batch = prepared[index]
                 value = Loss().per_sample(batch.primal + tm.tangent(batch, leaves), labels[index]).mean()
-                (value + 0.001 * sum(leaf.square().sum() for leaf in leaves.values())).backward()
+                (value + config.penalty * sum(leaf.square().sum() for leaf in leaves.values())).backward()
                 optimizer.step()
         expected = Delta({name: leaf.detach() for name, leaf in leaves.items()})
     got, _ = fitted(config, range(COUNT), slice_of.tolist())
