@@ -17,9 +17,10 @@ help: ## this list
 demo: $(RUN_STAMP) ## train on shards, forget a sample and verify it, on this machine, without any download of data
 	$(BIN)/taft-ray demo
 
-# Two processes, a file of tests each at a time: much of a test with Ray is waiting for its processes.
+# Two processes, a file of tests each at a time, in order (the long ones with Ray come before the many short ones): much of a
+# test with Ray is waiting for its processes.
 test: $(DEV_STAMP) ## the tests that take minutes in all (pytest fails when it finds none)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(DEV_STAMP) ## every test, those marked slow too
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -7,7 +7,7 @@ import click
 from taft_ray import __version__
 from taft_ray.cli.forgetting import estimate, forget, sign
 from taft_ray.cli.proof import audit, destroy_key, verify
-from taft_ray.cli.run import demo, evaluate, gc, report_command, status, train
+from taft_ray.cli.run import demo, evaluate, export_command, gc, report_command, status, train
 
 __all__ = [
     "audit",
@@ -15,6 +15,7 @@ __all__ = [
     "destroy_key",
     "estimate",
     "evaluate",
+    "export_command",
     "forget",
     "gc",
     "main",
@@ -32,5 +33,20 @@ def main() -> None:
     """Fine-tune linearised vision transformers on shards that can be forgotten exactly."""
 
 
-for command in (train, evaluate, estimate, forget, sign, status, verify, audit, destroy_key, gc, report_command, demo):
+COMMANDS = (
+    train,
+    evaluate,
+    export_command,
+    estimate,
+    forget,
+    sign,
+    status,
+    verify,
+    audit,
+    destroy_key,
+    gc,
+    report_command,
+    demo,
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""The commands of a run: train, evaluate, status, report, gc; and the demo, which is all of them."""
+"""The commands of a run: train, evaluate, status, export, report, gc; and the demo, which is all of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from taft_ray.cli.answers import answers
 from taft_ray.cli.spec import spec_from, spec_options
+from taft_ray.plans.spec import COMPOSITIONS
 from taft_ray.progress import ProgressReport
 
 
@@ -54,6 +55,19 @@ def gc(run: str, report: ProgressReport) -> Any:
     from taft_ray.orchestration.run import run_address
 
     return collect(run_address(run))
+
+
+@click.command("export")
+@click.argument("run")
+@click.option("--output", required=True, metavar="FILE", help="Ends in .pt2 (torch.export) or .onnx.")
+@click.option("--compose", type=click.Choice(COMPOSITIONS), help="The run's own by default.")
+@answers
+def export_command(run: str, output: str, compose: str | None, report: ProgressReport) -> Any:
+    """Write RUN's composed model as one file that runs without taft_ray."""
+    from taft_ray.orchestration.export import export
+    from taft_ray.orchestration.run import run_address
+
+    return export(run_address(run), output, compose)
 
 
 @click.command("report")

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from taft_ray.errors import IntegrityError
 from taft_ray.evaluation import certificate_page, render, summarise
 from taft_ray.orchestration.linearised import run_spec
+from taft_ray.orchestration.reading import read_state
 from taft_ray.orchestration.signature import with_signature
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import RequestState, RunState, replay
-from taft_ray.storage import Ledger, Store, Tombstones, digest_json
+from taft_ray.plans.state import RequestState, RunState
+from taft_ray.storage import Ledger, Store, digest_json
 from taft_ray.storage import rundir as names
 
 
@@ -20,14 +20,8 @@ def report(run: str) -> dict[str, Any]:
     """Write report.json, report.html and a page a certificate; returns where they are and what was derived."""
     store = Store(run)
     spec = run_spec(store)
-    ledger = Ledger(store)
-    state = replay(ledger.entries())
-    if missing := Tombstones(store, (state.created or {}).get("id_key", "")).missing(state.requests):
-        raise IntegrityError(
-            f"forget requests {missing} are kept beside {store.uri} and not in its ledger: an older copy of the folder was "
-            "put back, and its figures are not those of the run; run taft-ray forget --due first"
-        )
-    summary = summarise(gather(store, spec, state, ledger))
+    state = read_state(store)
+    summary = summarise(gather(store, spec, state, Ledger(store)))
     page, data = names.report_key("report.html"), names.report_key("report.json")
     store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
     store.write(page, render(summary).encode())

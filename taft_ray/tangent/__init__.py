@@ -7,9 +7,11 @@ from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, linearize
 from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate
 from taft_ray.tangent.ridge import certified_distance
+from taft_ray.tangent.serving import ComposedModel
 
 __all__ = [
     "DEFAULT_EPSILON",
+    "ComposedModel",
     "Delta",
     "FitConfig",
     "FitReport",

@@ -123,7 +123,7 @@ class ReadoutAttention(Rule):
         if d_beta is not None:
             h0_dot = plus(h0_dot, d_beta.expand_as(h0))
         if u is not None:  # only row 0 of the input has a tangent
-            h0_dot = plus(h0_dot, torch.cat([u, u.new_zeros(len(u), self.rows - 1, u.shape[-1])], dim=1))
+            h0_dot = plus(h0_dot, torch.cat([u, u.new_zeros(u.shape[0], self.rows - 1, u.shape[-1])], dim=1))
         q_dot = plus(None if h0_dot is None else torch.einsum("brd,hed->brhe", h0_dot, w_q), d_query)
 
         d_gamma, d_beta = (trained_vector(delta, self.norm.key(part), r) for part in ("weight", "bias"))

@@ -35,12 +35,16 @@ def is_elementwise(module: nn.Module) -> bool:
 def slope(module: nn.Module, x: Tensor) -> Tensor:
     """φ'(x), the shape of x.
 
-    GELU has its closed form Φ(x) + x·φ(x) with Φ and φ themselves: the form GELU(x)/x + … breaks near 0. Any other
-    activation is differentiated with a cotangent of ones, which for an elementwise function is its derivative.
+    GELU has its closed form Φ(x) + x·φ(x) with Φ and φ themselves: the form GELU(x)/x + … breaks near 0.
+    QuickGELU, x·σ(1.702x), has its own because its module cannot be differentiated while a graph is exported. Any
+    other activation is differentiated with a cotangent of ones, which for an elementwise function is its derivative.
     """
     if type(module) in (nn.GELU, timm.layers.GELU) and getattr(module, "approximate", "none") == "none":
         density = torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
         return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
+    if type(module) is timm.layers.QuickGELU:
+        gate = torch.sigmoid(1.702 * x)
+        return gate + 1.702 * x * gate * (1 - gate)
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         y = module(leaf * 1)  # times one: an in-place activation must not overwrite the leaf

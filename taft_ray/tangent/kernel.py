@@ -51,18 +51,18 @@ class JacobianRows:
 
     def _derivatives(self, out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
         """Of each class's output with respect to each picture's own probe: (B, K, …) for each leaf (B, …)."""
-        classes = out.shape[1]
-        each = torch.eye(classes, dtype=out.dtype, device=out.device)[:, None].expand(-1, len(out), -1)
-        grads = torch.autograd.grad(out, leaves, each, is_grads_batched=True, allow_unused=True)
-        return [
-            leaf.new_zeros(len(out), classes, *leaf.shape[1:]) if grad is None else grad.transpose(0, 1).contiguous()
-            for leaf, grad in zip(leaves, grads, strict=True)
-        ]
+        columns = []
+        for one in out.sum(0):  # batched gradients copy the tokens once a class, and are slower
+            grads = torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True)
+            pairs = zip(leaves, grads, strict=True)
+            columns.append([torch.zeros_like(leaf) if grad is None else grad for leaf, grad in pairs])
+        return [torch.stack(column, dim=1) for column in zip(*columns, strict=True)]
 
     def gram(self) -> Tensor:
-        """J·Jᵀ, (B·K, B·K) float64; picture by picture, its classes next to each other."""
+        """J·Jᵀ, (B·K, B·K) as float64; picture by picture, its classes next to each other."""
         count, classes = self.shape
-        total = torch.zeros(count * classes, count * classes, dtype=torch.float64, device=self._device())
+        like = self.factors[0].outputs if self.factors else self.vectors[0]
+        total = like.new_zeros(count * classes, count * classes)
         blocks = total.view(count, classes, count, classes)
         for factor in self.factors:
             rows, heads = factor.outputs.shape[2:4]
@@ -72,11 +72,11 @@ class JacobianRows:
                         left = factor.outputs[:, :, first, head].flatten(0, 1)
                         right = factor.outputs[:, :, second, head].flatten(0, 1)
                         scale = self._inputs(factor, first, second, head)
-                        blocks.addcmul_((left @ right.T).view_as(blocks).double(), scale[:, None, :, None].double())
+                        blocks.addcmul_((left @ right.T).view_as(blocks), scale[:, None, :, None])
         for vector in self.vectors:
             flat = vector.flatten(0, 1).flatten(1)
-            total += flat @ flat.T
-        return total
+            total.addmm_(flat, flat.T)
+        return total.double()
 
     @staticmethod
     def _inputs(factor: _Factor, first: int, second: int, head: int) -> Tensor:
@@ -86,6 +86,3 @@ class JacobianRows:
         if factor.inputs is not None:
             scale = factor.inputs[:, first, head] @ factor.inputs[:, second, head].T
         return scale + 1 if factor.biased else scale
-
-    def _device(self) -> torch.device:
-        return (self.factors[0].outputs if self.factors else self.vectors[0]).device

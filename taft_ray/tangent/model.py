@@ -77,7 +77,7 @@ class TangentModel(nn.Module):
         """Per-picture constants of the suffix: every primal value, computed once. Tokens of any float type."""
         x = tokens.to(self.device, self.dtype)
         if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x[:, 1:]], dim=1)
         saved: dict[str, Tensor] = {}
         primal = self._cut.suffix.primal(x, saved)
         return Prepared(primal, saved, token_count=tokens.shape[1] if tokens.ndim == 3 else 0)
@@ -86,10 +86,11 @@ class TangentModel(nn.Module):
         """J(x)·Δ, (B, K); differentiable in ``delta``."""
         x_dot = None
         if self.class_token is not None and CLASS_TOKEN in delta:
-            like = self.class_token.expand(len(prepared), -1, -1)
+            batch = prepared.primal.shape[0]  # not len(): an exported graph takes any number
+            like = self.class_token.expand(batch, -1, -1)
             row = trained_vector(delta, CLASS_TOKEN, like).expand_as(like)  # type: ignore[union-attr]  # it is in delta
             rows = self._cut.class_token_rows if self._cut.first_rows_only else prepared.token_count
-            x_dot = torch.cat([row, row.new_zeros(len(prepared), (rows or 1) - 1, row.shape[-1])], dim=1)
+            x_dot = torch.cat([row, row.new_zeros(batch, (rows or 1) - 1, row.shape[-1])], dim=1)
         out = self._cut.suffix.tangent(x_dot, prepared.saved, delta)
         return torch.zeros_like(prepared.primal) if out is None else out
 

@@ -1,0 +1,118 @@
+"""The exported file alone answers as the run's composed model does, and holds no shard that has left."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from folder import copy_run, plain_forget, shard_of
+from plain import plain_train
+from tiny import SHARDS, SIZE, sample_id
+
+from taft_ray.errors import IntegrityError, StorageError, UsageError
+from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.export import export
+from taft_ray.orchestration.linearised import build_tangent, run_spec
+from taft_ray.orchestration.snapshots import load_snapshot
+from taft_ray.storage import Store
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Callable[..., Any]) -> Path:
+    run = tmp_path_factory.mktemp("export") / "run"
+    plain_train(run, spec_of(parquet))
+    return run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    copy_run(trained, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def pictures() -> torch.Tensor:
+    return torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+
+
+def expected_of(run: Path, compose: str | None = None) -> torch.Tensor:
+    """The composed model's logits, by the snapshot and the tangent model."""
+    store, composer = Store(str(run)), Composer(str(run))
+    key = composer.compose(compose)["key"]
+    tm, _ = build_tangent(run_spec(store), composer.class_count())
+    return tm(pictures(), load_snapshot(store, key))
+
+
+def by_onnx(path: Path) -> torch.Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    assert [given.name for given in session.get_inputs()] == ["pictures"]
+    return torch.from_numpy(np.asarray(session.run(["logits"], {"pictures": pictures().numpy()})[0]))
+
+
+def test_onnx_gives_the_composed_models_logits(run: Path, tmp_path: Path) -> None:
+    told = export(str(run), str(tmp_path / "model.onnx"))
+    torch.testing.assert_close(by_onnx(tmp_path / "model.onnx"), expected_of(run), rtol=1e-4, atol=1e-4)
+    assert told["composed"] == Composer(str(run)).composed_digest()
+    assert told["bytes"] == (tmp_path / "model.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("compose", [None, "gram", "mean"])
+def test_pt2_gives_the_composed_models_logits_and_says_what_it_is(
+    run: Path, tmp_path: Path, compose: str | None
+) -> None:
+    told = export(str(run), str(tmp_path / "new" / "model.pt2"), compose)
+    extra = {"taft_ray": ""}
+    program = torch.export.load(tmp_path / "new" / "model.pt2", extra_files=extra)
+    torch.testing.assert_close(program.module()(pictures()), expected_of(run, compose), rtol=1e-4, atol=1e-4)
+    facts = json.loads(extra["taft_ray"])
+    assert facts == {name: value for name, value in told.items() if name not in ("output", "bytes")}
+    assert facts["size"] == SIZE
+    assert len(facts["classes"]) == 3
+    assert facts["shards"] == list(range(SHARDS))
+
+
+def test_what_was_dropped_is_not_in_the_file(run: Path, tmp_path: Path) -> None:
+    before = expected_of(run)
+    plain_forget(run, [sample_id(3)], "drop")
+    told = export(str(run), str(tmp_path / "model.onnx"))
+    assert shard_of(sample_id(3), SHARDS) not in told["shards"]
+    after = by_onnx(tmp_path / "model.onnx")
+    torch.testing.assert_close(after, expected_of(run), rtol=1e-4, atol=1e-4)
+    assert float((after - before).abs().max()) > 1e-2
+
+
+def test_older_copy_is_not_exported(run: Path, tmp_path: Path) -> None:
+    backup = Path(shutil.copytree(run, tmp_path / "backup"))
+    plain_forget(run, [sample_id(3)], "drop")
+    shutil.rmtree(run)
+    shutil.copytree(backup, run)
+    with pytest.raises(IntegrityError, match="older copy"):
+        export(str(run), str(tmp_path / "model.pt2"))
+    assert not (tmp_path / "model.pt2").exists()
+
+
+def test_bad_input_is_told(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\.pt2 or \.onnx"):
+        export(str(run), str(tmp_path / "model.pth"))
+    with pytest.raises(StorageError, match="no run at"):
+        export(str(tmp_path / "nothing"), str(tmp_path / "model.pt2"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot be written"):
+        export(str(run), str(tmp_path / "file" / "model.pt2"))
+    plain_forget(run, [], "drop", shards=tuple(range(SHARDS)))
+    with pytest.raises(UsageError, match="no shard is in the model"):
+        export(str(run), str(tmp_path / "model.pt2"))
+
+
+def test_changed_delta_is_not_exported(run: Path, tmp_path: Path) -> None:
+    delta = next((run / "deltas").rglob("*.safetensors"))
+    data = bytearray(delta.read_bytes())
+    data[-9] ^= 1
+    delta.write_bytes(data)
+    with pytest.raises(IntegrityError, match="deltas/shard="):
+        export(str(run), str(tmp_path / "model.pt2"))
