@@ -166,9 +166,13 @@ class Sums:
         """The upper Cholesky factor of Σ Aᵢ + e Σ wᵢ I of a layer, and e."""
         size = self.totals[_CROSS + key].shape[1]
         packed = self.totals[_GRAM + key]
+        values = from_grid(packed, GRAM_BITS)
         a = torch.zeros(size, size, dtype=torch.float64, device=packed.device)
-        upper = torch.ones(size, size, dtype=torch.bool, device=packed.device).triu_()
-        a.masked_scatter_(upper, from_grid(packed, GRAM_BITS))
+        start = 0
+        for row in range(size):  # a masked scatter takes ten times as long
+            stop = start + size - row
+            a[row, row:] = values[start:stop]
+            start = stop
         # relative to the mean input energy; the floor keeps a layer whose inputs are all zero solvable
         e = epsilon * float(a.diagonal().mean()) or 1.0
         a.diagonal().add_(e)
