@@ -27,7 +27,8 @@ def role() -> str:
     found = "driver"
     frame = sys._getframe()
     while frame is not None:
-        kind = type(frame.f_locals.get("self")).__name__
+        # the class of the method, not of the object: Ray Data gives an actor's class another name
+        kind = frame.f_code.co_qualname.partition(".")[0]
         if kind in _ROLES:
             return _ROLES[kind]
         if frame.f_code.co_name == "lane_loop":
