@@ -85,7 +85,8 @@ class _Message:
 class FaultyS3:
     """The proxy in front of `upstream`: each request meets a fault with probability `fraction`, drawn from `seed`.
 
-    `faults` limits the kinds. With several connections the draws are the same, but which request meets which is not.
+    `faults` limits the kinds. Each HTTP method has draws of its own: with several connections which request meets which is a
+    matter of time, but what the first n requests of a method meet in all is not.
     """
 
     def __init__(self, upstream: str, *, fraction: float, seed: int, faults: tuple[str, ...] = FAULTS) -> None:
@@ -95,7 +96,8 @@ class FaultyS3:
         self._upstream = (where.hostname, where.port)
         self.fraction = fraction
         self.faults = faults
-        self._generator = random.Random(seed)
+        self._seed = seed
+        self._draws: dict[str, random.Random] = {}
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._methods: Counter[tuple[str, str]] = Counter()
@@ -194,8 +196,8 @@ class FaultyS3:
         with self._lock:
             self._counts["requests"] += 1
             weights = [_WEIGHTS[FAULTS.index(fault)] for fault in self.faults]
-            spoiled = self._generator.random() < self.fraction
-            fault = self._generator.choices(self.faults, weights)[0] if spoiled else None
+            draws = self._draws.setdefault(method, random.Random(f"{self._seed} {method}"))
+            fault = draws.choices(self.faults, weights)[0] if draws.random() < self.fraction else None
             if fault is not None:
                 self._counts[fault] += 1
                 self._methods[fault, method] += 1
