@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorProxy
@@ -16,6 +17,7 @@ from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
 
 WORKER_IDLE_S = 600.0  # a retrain actor stays warm this long after its last call
+CROWDED_IDLE_S = 3.0  # … and only this long once another run wants its CPUs or GPU
 _TRIES = 3
 
 
@@ -44,6 +46,7 @@ def composer_for(run: str) -> ActorProxy[Composer]:
 
 def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorProxy[ShardWorker]:
     """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves after ten idle minutes."""
+    make_room(run)
     on_gpu = spec.device == "cuda"
     return (
         ray.remote(ShardWorker)
@@ -58,6 +61,18 @@ def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorPr
         )
         .remote(run, classes, WORKER_IDLE_S)
     )
+
+
+def make_room(run: str) -> None:
+    """Ask the warm shard actors of other runs to leave as soon as they have nothing to do: what they hold is wanted here."""
+    mine = actor_name(run, "worker-")
+    listed = cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True))
+    for actor in listed:
+        name = actor["name"]
+        if actor["namespace"] != NAMESPACE or "/worker-" not in name or name.startswith(mine):
+            continue
+        with suppress(ValueError):  # it has just left
+            ray.get_actor(name, namespace=NAMESPACE).leave_sooner.remote(CROWDED_IDLE_S)
 
 
 def release_worker(run: str, index: int = 0) -> None:

@@ -17,7 +17,7 @@ from taft_ray.data import check_rejected, counts, open_source
 from taft_ray.errors import DataError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.models import load_model
 from taft_ray.orchestration import session
-from taft_ray.orchestration.actors import ask, composer_for, worker_for
+from taft_ray.orchestration.actors import ask, composer_for, make_room, worker_for
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
 from taft_ray.orchestration.lanes import start_lanes
 from taft_ray.orchestration.linearised import build_tangent, run_spec
@@ -83,6 +83,7 @@ def train(
     ask(composer.begin, environment(count), secret and digest_bytes(secret))
     state: RunState = ask(composer.snapshot)
     work = state.cached is None or bool(pending_shards(state))
+    make_room(run)
     # On CPUs the lanes start beside the prefix pass and wait: their start takes as long as a small run's pass
     running = start_lanes(run, spec, composer, count) if work and not gpus else None
     trained_from = time.time()

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +53,24 @@ RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 c
 RESOLVE_ITERATIONS = 2000  # at most
 
 Progress = Callable[[int, int], None]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _in_use(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of `ShardWorker` during which the worker is not idle."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        worker: Any = args[0]
+        worker.calls += 1
+        try:
+            return method(*args, **kwargs)
+        finally:
+            worker.calls -= 1
+            worker.last_use = time.monotonic()
+
+    return call
 
 
 class ShardWorker:
@@ -65,14 +84,19 @@ class ShardWorker:
         torch.use_deterministic_algorithms(True, warn_only=self.spec.device == "cuda")
         self.tm, self.fingerprint = build_tangent(self.spec, classes)
         self._prepared_eval: tuple[str, Pictures, Tensor] | None = None
-        self._last_use = time.monotonic()
+        self.calls, self.last_use, self._idle_s = 0, time.monotonic(), idle_s
         if idle_s is not None:
-            threading.Thread(target=self._leave_when_idle, args=(idle_s,), daemon=True).start()
+            threading.Thread(target=self._leave_when_idle, daemon=True).start()
 
-    def _leave_when_idle(self, idle_s: float) -> None:
-        while time.monotonic() - self._last_use < idle_s:
-            time.sleep(min(idle_s, 5.0))
+    def _leave_when_idle(self) -> None:
+        while self.calls or time.monotonic() - self.last_use < (self._idle_s or 0):
+            time.sleep(0.5)
         os._exit(0)  # a detached actor ends itself: nothing is lost, its deltas are in storage
+
+    def leave_sooner(self, idle_s: float) -> None:
+        """Stay idle no longer than this: somebody waits for what this worker holds."""
+        if self._idle_s is not None:
+            self._idle_s = min(self._idle_s, idle_s)
 
     def ready(self) -> bool:
         return True
@@ -109,6 +133,7 @@ class ShardWorker:
             return Recomputed(self.tm.prepare, tokens)
         return concatenate([first, *(self.tm.prepare(tokens[part]) for part in passes[1:])])
 
+    @_in_use
     def fit(self, task: dict[str, Any], progress: Progress | None = None, lane: str = "") -> dict[str, Any]:
         """Fit one shard (or everything, for the monolith) and write its delta.
 
@@ -118,7 +143,6 @@ class ShardWorker:
         Returns what the composer commits: {"shard", "generation", "samples", "delta": DeltaRef JSON, "facts": {…}}, and of a
         shard in slices "checkpoints": [CheckpointRef JSON], those of the stages that this fit made.
         """
-        self._last_use = time.monotonic()
         self.release()
         monolith = task["shard"] == "monolith"
         # the comparison model is the paper's recipe: it keeps no checkpoints, so slices would only cost it accuracy
@@ -174,7 +198,6 @@ class ShardWorker:
             meta,
         )
         ended = time.time()
-        self._last_use = time.monotonic()
         report = delta.report
         return {
             "shard": task["shard"],
@@ -231,6 +254,7 @@ class ShardWorker:
             "torch": torch.__version__,
         }
 
+    @_in_use
     def certified_distance(self, parts: Sequence[dict[str, Any]], ref: dict[str, Any]) -> tuple[float, float]:
         """‖∇L‖/(2λ) of a stored delta on these parts, and of no delta at all (ridge only)."""
         _, labels, arrays = self.read(parts)
@@ -251,15 +275,16 @@ class ShardWorker:
 
     # --- evaluation: the same model, cached tokens of other pictures
 
+    @_in_use
     def evaluate(self, delta_key: str | None, parts: Sequence[dict[str, Any]], delta_ref: dict | None = None) -> dict:
         """Accuracy on the parts of the composed snapshot at ``delta_key``, or of one shard's (or the monolith's) delta."""
-        self._last_use = time.monotonic()
         began = time.perf_counter()
         pictures, labels = self._eval_set(parts)
         delta = self._model(delta_ref if delta_ref is not None else str(delta_key))
         correct = self._correct(pictures, labels, delta)
         return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
 
+    @_in_use
     def accuracy_by_shards(
         self,
         refs: Sequence[dict[str, Any]],
@@ -268,7 +293,6 @@ class ShardWorker:
         counts: Sequence[int],
     ) -> list[dict[str, Any]]:
         """Accuracy of the first m shards composed, for each m in ``counts``, by every composition the deltas allow."""
-        self._last_use = time.monotonic()
         pictures, labels = self._eval_set(parts)
         sums, rows = Sums(), []
         for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
@@ -283,6 +307,7 @@ class ShardWorker:
             rows.append(row)
         return rows
 
+    @_in_use
     def sample_values(
         self,
         models: Sequence[dict[str, Any] | str],
@@ -293,7 +318,6 @@ class ShardWorker:
 
         models: a DeltaRef as JSON, or the key of a composed snapshot. Nothing of the pictures is kept or written.
         """
-        self._last_use = time.monotonic()
         deltas = [self._model(model).to(self.tm.device) for model in models]
         if not parts:
             return picture_values(self.tm, self.spec, stripes, deltas)

@@ -1,0 +1,62 @@
+"""A warm worker stays for the next call, but not in the way of another run."""
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taft_ray.orchestration.worker import ShardWorker
+
+
+def is_there(run: str) -> bool:
+    import ray
+
+    from taft_ray.orchestration import actors, session
+
+    try:
+        ray.get_actor(actors.actor_name(run, "worker-0"), namespace=session.NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_warm_worker_leaves_when_another_run_wants_its_room(
+    ridge: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from taft_ray.orchestration import actors
+    from taft_ray.orchestration.linearised import run_spec
+    from taft_ray.orchestration.run import run_address
+    from taft_ray.storage import Store
+
+    monkeypatch.setattr(actors, "CROWDED_IDLE_S", 0.2)
+    run = run_address(str(ridge[0]))
+    worker = actors.worker_for(run, run_spec(Store(run)), 3)
+    assert ray.get(worker.ready.remote())
+    actors.make_room(run)
+    time.sleep(2)
+    assert is_there(run), "its own run does not send it away"
+    actors.make_room(run + "-another")
+    until = time.monotonic() + 20
+    while is_there(run) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_there(run)
+    assert ray.get(
+        actors.worker_for(run, run_spec(Store(run)), 3).ready.remote()
+    )  # and is made again when it is needed
+
+
+def test_a_worker_never_leaves_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: left.set())
+    worker = ShardWorker.__new__(ShardWorker)
+    worker.calls, worker.last_use, worker._idle_s = 1, time.monotonic() - 100, 50.0
+    worker.leave_sooner(0.1)
+    threading.Thread(target=worker._leave_when_idle, daemon=True).start()
+    assert not left.wait(1.5)
+    worker.calls = 0
+    assert left.wait(5)
