@@ -69,36 +69,59 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         )
     )
     (folder / "data").mkdir(exist_ok=True)
-    master, volume, filer, s3 = (_free_port() for _ in range(4))
-    command = [binary, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += ["-master.telemetry=false", f"-master.port={master}", "-master.volumeSizeLimitMB=128"]
-    command += [f"-volume.port={volume}", "-volume.max=0", "-filer", f"-filer.port={filer}"]
-    command += ["-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={identities}"]
-    server = S3Server(f"http://127.0.0.1:{s3}", BUCKET)
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "GOMAXPROCS": "2"})
+    server, process = _start(binary, folder, identities)
     try:
-        _wait_until_ready(server, process, folder / "server.log")
         yield server
     finally:
-        process.terminate()
+        _stop(process)
+
+
+def _start(binary: str, folder: Path, identities: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
+    """A server that answers; on other ports when somebody took one of its between the look and the start."""
+    log = folder / "server.log"
+    for left in reversed(range(_STARTS)):
+        master, volume, filer, s3 = (_free_port() for _ in range(4))
+        command = [binary, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+        command += ["-master.telemetry=false", f"-master.port={master}", "-master.volumeSizeLimitMB=128"]
+        command += [f"-volume.port={volume}", "-volume.max=0", "-filer", f"-filer.port={filer}"]
+        command += ["-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={identities}"]
+        server = S3Server(f"http://127.0.0.1:{s3}", BUCKET)
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "GOMAXPROCS": "2"}
+            )
         try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            _wait_until_ready(server, process, log)
+        except BaseException:
+            _stop(process)
+            if not left or "address already in use" not in log.read_text():
+                raise
+        else:
+            return server, process
+    raise AssertionError("the last start returns or raises")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _identity(name: str, key: str, secret: str, actions: list[str]) -> dict[str, object]:
     return {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
 
 
+_STARTS = 3
 _taken: set[int] = set()
 
 
 def _free_port() -> int:
     """A port that is free, and so is the one of its gRPC twin."""
-    for port in range(20_000 + os.getpid() % 5_000, 45_000):
+    first = 20_000 + os.getpid() * 40 % 9_000  # neighbours' ranges lie apart: tests run side by side
+    for port in range(first, first + GRPC_OFFSET):
         if not _taken & {port, port + GRPC_OFFSET} and _is_free(port) and _is_free(port + GRPC_OFFSET):
             _taken.update((port, port + GRPC_OFFSET))
             return port
