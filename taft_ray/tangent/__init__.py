@@ -2,7 +2,7 @@
 
 from taft_ray.tangent.compose import DEFAULT_EPSILON, Sums, compose, shard_terms, terms_to_delta
 from taft_ray.tangent.delta import Delta
-from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit
+from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit, fit_many
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, linearize
 from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate
@@ -27,6 +27,7 @@ __all__ = [
     "compose",
     "concatenate",
     "fit",
+    "fit_many",
     "linearize",
     "shard_terms",
     "terms_to_delta",

@@ -57,7 +57,8 @@ def descend(
     order may leave pictures out, the same number in every epoch and never all: they are then not seen at all.
     """
     leaves = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-    optimizer = torch.optim.Adam(leaves.values(), lr=recipe.learning_rate)
+    # the penalty's gradient, 2·penalty·Δw, is what PyTorch calls the weight decay of Adam (not AdamW)
+    optimizer = torch.optim.Adam(leaves.values(), lr=recipe.learning_rate, weight_decay=2 * recipe.penalty, fused=True)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), gamma=0.1)
     penalty, batch_size = recipe.penalty, recipe.batch_size
     steps_a_epoch = 0
@@ -72,11 +73,10 @@ def descend(
             optimizer.zero_grad(set_to_none=True)
             logits = batch.primal + tm.tangent(batch, leaves)
             value = loss.per_sample(logits, labels[index]).mean()
-            # the penalty's gradient is 2·penalty·Δw: adding it by hand saves a pass over the parameters
             value.backward()
-            with torch.no_grad():
-                for leaf in leaves.values():
-                    leaf.grad = 2 * penalty * leaf if leaf.grad is None else leaf.grad.add_(leaf, alpha=2 * penalty)
+            for leaf in leaves.values():
+                if leaf.grad is None:  # without a gradient Adam would not apply the penalty
+                    leaf.grad = torch.zeros_like(leaf)
             optimizer.step()
             total += float(value.detach()) * len(index)
             if progress is not None:

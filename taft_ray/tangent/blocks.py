@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from taft_ray.tangent.normalisation import softmax_tangent
 from taft_ray.tangent.rules import (
     Fallback,
     LayerNorm,
@@ -43,6 +45,13 @@ class Residual(Rule):
         x_dot = plus(None if x_dot is None else x_dot[:, : self.rows], attended)
         return plus(x_dot, self.feed.tangent(x_dot, saved, delta))
 
+    def dual(self, x: Tensor, x_dot: Tensor | None, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        attended, attended_dot = self.attend.dual(x, x_dot, delta)
+        x = x[:, : self.rows] + attended
+        x_dot = plus(None if x_dot is None else x_dot[:, : self.rows], attended_dot)
+        fed, fed_dot = self.feed.dual(x, x_dot, delta)
+        return x + fed, plus(x_dot, fed_dot)
+
     def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
         yield from self.attend.linear_inputs(saved, trained)
         yield from self.feed.linear_inputs(saved, trained)
@@ -65,16 +74,17 @@ class Rows(Rule):
 class ReadoutAttention(Rule):
     """norm1 and attention of the last block for the R rows that are read out: keys and values are never formed.
 
-    Exact where the block's input has no tangent, or one in row 0 alone (a linearised class token, the same for every
-    picture: then x_dot is (B, R, D) with rows 1.. zero). With X̂ the normalised tokens, per head and read-out row:
+    The input may have a tangent: none (the block is the first that is trained), one of its first U = R rows (a linearised class
+    token in front of it), or one of all U = T rows (blocks before it are trained). With X̂ the normalised tokens and u what the input's
+    tangent becomes behind norm1, per head and read-out row:
 
-        q̇ = ΔW_q h₀ + Δb_q + W_q ḣ₀,   h₀ = γX̂₀ + β,   ḣ₀ = ΔγX̂₀ + Δβ [+ u]
+        q̇ = ΔW_q h₀ + Δb_q + W_q ḣ₀,   h₀ = γX̂₀ + β,   ḣ₀ = ΔγX̂₀ + Δβ + u₀
         z = γ(ΔW_kᵀ q + W_kᵀ q̇) + Δγ r,   r = W_kᵀ q
-        ṡ_t = z·X̂_t √(1/E) [+ r·u at t = 0],   a_t = p_t (ṡ_t − Σ p ṡ)
-        ȯ = W_v (γ Σ a_t X̂_t + Δγ x̄ + Δβ [+ p₀ u]) + ΔW_v (γx̄ + β) + Δb_v,   x̄ = Σ p_t X̂_t
+        ṡ_t = (z·X̂_t + r·u_t) √(1/E),   a_t = p_t (ṡ_t − Σ p ṡ)
+        ȯ = W_v (γ Σ a_t X̂_t + Δγ x̄ + Δβ + Σ p_t u_t) + ΔW_v (γx̄ + β) + Δb_v,   x̄ = Σ p_t X̂_t
 
-    (u is what the class token's tangent becomes behind norm1.) Terms of ṡ that are constant in t drop out of a.
-    Token work: 4·R·H·T·D multiply-adds a picture instead of about 24·T·D².
+    Terms of ṡ that are constant in t drop out of a. Token work: 4·R·H·T·D multiply-adds a picture, 8 with a tangent of all rows,
+    instead of about 24·T·D².
     """
 
     def __init__(self, name: str, norm: LayerNorm, module: Attention, rows: int) -> None:
@@ -107,23 +117,26 @@ class ReadoutAttention(Rule):
         h_bar = self.norm.affine(x_bar)
         o = torch.einsum("brhd,hed->brhe", h_bar, w_v)
         o = o if b_v is None else o + b_v
-        for part, value in (("n", n), ("s0", s[:, :1]), ("h0", h0), ("q", q), ("r", r), ("p", p), ("x_bar", x_bar)):
+        for part, value in (("n", n), ("s", s), ("h0", h0), ("q", q), ("r", r), ("p", p), ("x_bar", x_bar)):
             saved[self.key(part)] = value
         return self.tail.primal(o.flatten(2), saved)
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
-        n, s0, h0, q, r, p, x_bar = (saved[self.key(part)] for part in ("n", "s0", "h0", "q", "r", "p", "x_bar"))
+        n, s, h0, q, r, p, x_bar = (saved[self.key(part)] for part in ("n", "s", "h0", "q", "r", "p", "x_bar"))
         gamma = self.norm.module.weight
         w_q, w_k, w_v = self.weights(self.module.qkv.weight)
         d_query, d_key, d_value = self.trained(delta, h0, q, self.norm.affine(x_bar))
-        u = None if x_dot is None else self.norm.input_tangent(x_dot[:, :1], n[:, :1], s0)
+        u = None
+        if x_dot is not None:
+            known = x_dot.shape[1]  # U
+            u = self.norm.input_tangent(x_dot, n[:, :known], s[:, :known])
 
         d_gamma, d_beta = (trained_vector(delta, self.norm.key(part), h0) for part in ("weight", "bias"))
         h0_dot = None if d_gamma is None else n[:, : self.rows] * d_gamma
         if d_beta is not None:
             h0_dot = plus(h0_dot, d_beta.expand_as(h0))
-        if u is not None:  # only row 0 of the input has a tangent
-            h0_dot = plus(h0_dot, torch.cat([u, u.new_zeros(u.shape[0], self.rows - 1, u.shape[-1])], dim=1))
+        if u is not None:
+            h0_dot = plus(h0_dot, u[:, : self.rows])
         q_dot = plus(None if h0_dot is None else torch.einsum("brd,hed->brhe", h0_dot, w_q), d_query)
 
         d_gamma, d_beta = (trained_vector(delta, self.norm.key(part), r) for part in ("weight", "bias"))
@@ -138,10 +151,9 @@ class ReadoutAttention(Rule):
             batch, rows, heads, width = z.shape
             s_dot = torch.bmm(z.flatten(1, 2), n.transpose(1, 2)).view(batch, rows, heads, n.shape[1])
             if u is not None:
-                at_zero = torch.einsum("brhd,bd->brh", r, u[:, 0])
-                s_dot = torch.cat([(s_dot[..., 0] + at_zero)[..., None], s_dot[..., 1:]], dim=-1)
-            s_dot = s_dot * self.module.scale
-            a = p * (s_dot - (p * s_dot).sum(-1, keepdim=True))
+                from_input = torch.bmm(r.flatten(1, 2), u.transpose(1, 2)).view(batch, rows, heads, known)
+                s_dot = s_dot + F.pad(from_input, (0, n.shape[1] - known))
+            a = softmax_tangent(s_dot * self.module.scale, p)
             v_in = torch.bmm(a.flatten(1, 2), n).view(batch, rows, heads, width)
             v_in = v_in if gamma is None else v_in * gamma
         if d_gamma is not None:
@@ -149,7 +161,7 @@ class ReadoutAttention(Rule):
         if d_beta is not None:
             v_in = plus(v_in, d_beta.expand_as(x_bar))
         if u is not None:
-            v_in = plus(v_in, p[..., :1] * u[:, :, None])
+            v_in = plus(v_in, torch.bmm(p[..., :known].flatten(1, 2), u).view_as(x_bar))
         o_dot = None if v_in is None else torch.einsum("brhd,hed->brhe", v_in, w_v)
         o_dot = plus(o_dot, d_value)
         return self.tail.tangent(None if o_dot is None else o_dot.flatten(2), saved, delta)
@@ -160,12 +172,12 @@ class ReadoutAttention(Rule):
         """ΔW_q h₀ + Δb_q (B, R, H, E), ΔW_kᵀ q (B, R, H, D), ΔW_v h̄ + Δb_v (B, R, H, E): each None when it is not trained."""
         weight, bias = self.key("qkv.weight"), self.key("qkv.bias")
         if isinstance(delta, Probes):
-            weighted, biased = weight in delta.shapes, bias in delta.shapes
-            if not (weighted or biased):
+            if weight not in delta and bias not in delta:
                 return None, None, None
-            query = delta.heads(h0[:, :, None], self.module.attn_dim, weighted=weighted, biased=biased)
-            key = delta.heads(q, h0.shape[-1], weighted=True, biased=False) if weighted else None
-            value = delta.heads(h_bar, self.module.head_dim, weighted=weighted, biased=biased)
+            width, whole = self.module.attn_dim, 3 * self.module.attn_dim
+            query = delta.site(h0[:, :, None], weight, bias, 0, width)
+            key = delta.site(q, weight, None, width, 2 * width, transposed=True) if weight in delta else None
+            value = delta.site(h_bar, weight, bias, 2 * width, whole)
             return self.heads(query[:, :, 0]), key, value
         query = key = value = None
         if weight in delta:
@@ -209,7 +221,7 @@ def block_rule(name: str, block: nn.Module, *, rows: int | None, frozen_input: b
         fallback = Fallback(name, block)
         return fallback if rows is None else Sequence(name, [fallback, Rows(name, rows)])
     norm = rule_for(f"{name}.norm1", block.norm1)
-    short_cut = rows is not None and frozen_input and isinstance(norm, LayerNorm) and _has_plain_scores(block.attn)
+    short_cut = rows is not None and isinstance(norm, LayerNorm) and _has_plain_scores(block.attn)
     if short_cut:
         attention: list[Rule] = [ReadoutAttention(f"{name}.attn", norm, block.attn, rows)]  # type: ignore[arg-type]
     elif type(block.attn) is Attention and block.attn.gate is None:
@@ -219,4 +231,4 @@ def block_rule(name: str, block: nn.Module, *, rows: int | None, frozen_input: b
         attention += [] if rows is None else [Rows(name, rows)]
     attend = Sequence(name, [*attention, rule_for(f"{name}.ls1", block.ls1)])
     feed = Sequence(name, [rule_for(f"{name}.{part}", block.get_submodule(part)) for part in ("norm2", "mlp", "ls2")])
-    return Residual(name, attend, feed, rows, reads_rows_only=short_cut)
+    return Residual(name, attend, feed, rows, reads_rows_only=short_cut and frozen_input)

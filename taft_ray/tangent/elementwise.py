@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import timm.layers
 import torch
 from torch import Tensor, nn
@@ -35,13 +33,12 @@ def is_elementwise(module: nn.Module) -> bool:
 def slope(module: nn.Module, x: Tensor) -> Tensor:
     """φ'(x), the shape of x.
 
-    GELU has its closed form Φ(x) + x·φ(x) with Φ and φ themselves: the form GELU(x)/x + … breaks near 0.
+    GELU has PyTorch's own kernel, Φ(x) + x·φ(x) with Φ and φ themselves: the form GELU(x)/x + … breaks near 0.
     QuickGELU, x·σ(1.702x), has its own because its module cannot be differentiated while a graph is exported. Any
     other activation is differentiated with a cotangent of ones, which for an elementwise function is its derivative.
     """
-    if type(module) in (nn.GELU, timm.layers.GELU) and getattr(module, "approximate", "none") == "none":
-        density = torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
-        return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
+    if _is_gelu(module):
+        return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
     if type(module) is timm.layers.QuickGELU:
         gate = torch.sigmoid(1.702 * x)
         return gate + 1.702 * x * gate * (1 - gate)
@@ -49,3 +46,14 @@ def slope(module: nn.Module, x: Tensor) -> Tensor:
         leaf = x.detach().clone().requires_grad_()
         y = module(leaf * 1)  # times one: an in-place activation must not overwrite the leaf
         return torch.autograd.grad(y, leaf, torch.ones_like(y))[0]
+
+
+def through_slope(module: nn.Module, x: Tensor, x_dot: Tensor) -> Tensor:
+    """φ'(x)·ẋ, where the slope is not needed again."""
+    if _is_gelu(module):
+        return torch.ops.aten.gelu_backward(x_dot, x)
+    return slope(module, x) * x_dot
+
+
+def _is_gelu(module: nn.Module) -> bool:
+    return type(module) in (nn.GELU, timm.layers.GELU) and getattr(module, "approximate", "none") == "none"

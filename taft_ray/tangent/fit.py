@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from taft_ray.errors import UsageError
+from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.adam import EpochOrder, Recipe, index_order
 from taft_ray.tangent.delta import Delta
+from taft_ray.tangent.kernel import JacobianRows, jacobian_rows
 from taft_ray.tangent.loss import Loss, check_labels
 from taft_ray.tangent.model import TangentModel
-from taft_ray.tangent.prepared import Pictures
+from taft_ray.tangent.precondition import WHOLE
+from taft_ray.tangent.prepared import Pictures, Prepared
 from taft_ray.tangent.ridge import solve
 from taft_ray.tangent.slices import KeepCheckpoint, descend_by_slices
 
@@ -115,12 +117,14 @@ def fit(
     slice_of: Tensor | None = None,
     done: int = 0,
     checkpoint: KeepCheckpoint | None = None,
+    rows: JacobianRows | None = None,
     progress: Progress | None = None,
 ) -> FittedDelta:
     """Fit Δw on the pictures; labels (B,) in 0..K-1. Zero pictures give Δw = 0.
 
     order: ``order(count, seed, epoch) -> permutation`` for adam; `data.epoch_order` of the sample keys makes it stable
-        under removal of samples. start: a warm start (zero otherwise). DataError for labels outside the classes.
+        under removal of samples. start: a warm start (zero otherwise). rows: the Jacobian's of these pictures, if known
+        (`fit_many`). DataError for labels outside the classes.
 
     With ``config.slices`` = R > 1, slice_of: the slice of each picture, (B,) int64 in 0..R-1, needed.
         checkpoint: ``checkpoint(stage, delta)`` is called after each stage but the last; the delta is not written to later.
@@ -148,7 +152,7 @@ def fit(
     if config.solver == "ridge":
         solution = solve(
             tm, prepared, labels, config.as_loss(), penalty=config.penalty, tolerance=config.tolerance,
-            max_iterations=config.max_iterations, start=initial, progress=progress,
+            max_iterations=config.max_iterations, start=initial, rows=rows, progress=progress,
         )  # fmt: skip
         delta, facts = solution.delta, {
             "iterations": solution.iterations,
@@ -172,6 +176,41 @@ def fit(
     return FittedDelta(delta, FitReport(solver=config.solver, samples=len(labels), seconds=seconds, **facts))
 
 
+def fit_many(
+    tm: TangentModel, shards: Sequence[tuple[Pictures, Tensor]], config: FitConfig | None = None
+) -> list[FittedDelta]:
+    """`fit` of several shards' (pictures, labels), in less time: ridge passes all their pictures through the network together.
+
+    Guarantees: each delta is, bit for bit, that of `fit` on its shard alone.
+    """
+    config = config or FitConfig()
+    began = time.perf_counter()
+    known = _rows_of_all(tm, [pictures for pictures, _ in shards], config)
+    shared = (time.perf_counter() - began) / max(1, sum(len(shards[number][0]) for number in known))
+    fitted = []
+    for number, (pictures, labels) in enumerate(shards):
+        delta = fit(tm, pictures, labels, config, rows=known.get(number))
+        if number in known:
+            delta.report = replace(delta.report, seconds=delta.report.seconds + shared * len(pictures))
+        fitted.append(delta)
+    return fitted
+
+
+def _rows_of_all(tm: TangentModel, shards: Sequence[Pictures], config: FitConfig) -> dict[int, JacobianRows]:
+    """The Jacobian's rows of those shards, by their place in the list, whose whole kernel `fit` would use."""
+    small = {
+        number: pictures
+        for number, pictures in enumerate(shards)
+        if isinstance(pictures, Prepared) and 0 < len(pictures) * tm.num_classes <= WHOLE
+    }
+    if config.solver != "ridge" or not small:
+        return {}
+    try:
+        return dict(zip(small, jacobian_rows(tm, list(small.values())), strict=True))
+    except UnsupportedModel:
+        return {}
+
+
 def _check_slices(slice_of: Tensor | None, count: int, slices: int) -> Tensor:
     if slice_of is None:
         if slices > 1:
@@ -184,4 +223,4 @@ def _check_slices(slice_of: Tensor | None, count: int, slices: int) -> Tensor:
     return slice_of.cpu()
 
 
-__all__: Sequence[str] = ("FitConfig", "FitReport", "FittedDelta", "fit")
+__all__: Sequence[str] = ("FitConfig", "FitReport", "FittedDelta", "fit", "fit_many")

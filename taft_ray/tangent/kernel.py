@@ -1,88 +1,158 @@
-"""The tangent kernel K = J·Jᵀ between pictures, without forming J (ours).
+"""The Jacobian of a batch of pictures in factors, and the tangent kernel K = J·Jᵀ, without forming J (ours).
 
 A row of J is made of outer products: for a trained matrix, (derivative at the layer's output) ⊗ (the layer's input). So
 
     J(x)_k · J(x')_k' = Σ_layers (g_k(x)·g_k'(x')) (a(x)·a(x')) + Σ_vectors g_k(x)·g_k'(x')
 
-and nK·(nK)·width multiply-adds make what would take nK·(nK)·parameters. Legend: B pictures, K classes, R rows, H heads.
+and nK·(nK)·width multiply-adds make what would take nK·(nK)·parameters; J·Δ and Jᵀ·u never look at a token.
+Legend: B pictures, K classes, R rows, H heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel
+from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.model import TangentModel
-from taft_ray.tangent.prepared import Prepared
-from taft_ray.tangent.trained import Probes
+from taft_ray.tangent.prepared import Prepared, concatenate
+from taft_ray.tangent.trained import Entry, Probes
 
 MOST_ROWS = 2  # tokens that a trained layer may see: beyond the class token's the products grow with their square
+PASS = 16  # pictures a pass through the network, always, so that a picture's bits do not depend on those it is with
 
 
-class _Factor(NamedTuple):
-    """Of one trained matrix: ``inputs`` (B, R, H, in) or None, whether a bias goes with it, ``outputs`` (B, K, R, H, out)."""
+class Factor(NamedTuple):
+    """Of one place where trained matrices enter: its ``inputs`` (B, R, H, in), and the ``outputs`` (B, K, R, H, out), each class's
+    derivative with respect to what the place puts out."""
 
-    inputs: Tensor | None
-    biased: bool
+    entry: Entry
+    inputs: Tensor
     outputs: Tensor
 
 
 class JacobianRows:
-    """The rows of J of a batch of pictures, in factors. UnsupportedModel where they do not come apart cheaply."""
+    """The rows of J of some pictures, in factors. Made by `jacobian_rows`.
 
-    def __init__(self, tm: TangentModel, prepared: Prepared) -> None:
-        self.shape = prepared.primal.shape  # (B, K)
-        with torch.enable_grad():
-            probes = Probes(tm.zero_delta(), len(prepared))
-            out = tm.tangent(prepared, probes)
-            rows = max((site.probe.shape[1] for site in probes.sites), default=1)
-            if rows > MOST_ROWS:
-                raise UnsupportedModel(f"a trained layer sees {rows} tokens of a picture, more than {MOST_ROWS}")
-            leaves = [site.probe for site in probes.sites] + list(probes.vectors.values())
-            grads = self._derivatives(out, leaves)
-        sites = len(probes.sites)
-        self.factors = [
-            _Factor(site.inputs, site.biased, grad) for site, grad in zip(probes.sites, grads[:sites], strict=True)
-        ]
-        self.vectors = grads[sites:]
+    Guarantees: `jvp` and `vjp` are those of the tangent model, up to rounding.
+    """
 
-    def _derivatives(self, out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-        """Of each class's output with respect to each picture's own probe: (B, K, …) for each leaf (B, …)."""
-        columns = []
-        for one in out.sum(0):  # batched gradients copy the tokens once a class, and are slower
-            grads = torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True)
-            pairs = zip(leaves, grads, strict=True)
-            columns.append([torch.zeros_like(leaf) if grad is None else grad for leaf, grad in pairs])
-        return [torch.stack(column, dim=1) for column in zip(*columns, strict=True)]
+    def __init__(self, zero: Delta, shape: torch.Size, factors: list[Factor], vectors: Mapping[str, Tensor]) -> None:
+        self._zero, self.shape = zero, shape  # (B, K)
+        self.factors, self.vectors = factors, vectors  # vectors: (B, K, D), a class's derivative by a scale or shift
+
+    def jvp(self, delta: Mapping[str, Tensor]) -> Tensor:
+        """J·Δ, (B, K)."""
+        out = next(iter(delta.values())).new_zeros(self.shape)
+        for entry, inputs, outputs in self.factors:
+            matrices, shifts = entry.matrices(delta), entry.shifts(delta)
+            if matrices is not None:
+                out += torch.einsum("bkrho,brho->bk", outputs, torch.einsum("brhi,hoi->brho", inputs, matrices))
+            if shifts is not None:
+                out += torch.einsum("bkrho,ho->bk", outputs, shifts)
+        for name, outputs in self.vectors.items():
+            out += outputs @ delta[name].flatten()
+        return out
+
+    def vjp(self, cotangent: Tensor) -> Delta:
+        """Jᵀ·cotangent, with cotangent (B, K)."""
+        total = {name: torch.zeros_like(value) for name, value in self._zero.items()}
+        for entry, inputs, outputs in self.factors:
+            back = torch.einsum("bk,bkrho->brho", cotangent, outputs)
+            matrices, shifts = (
+                entry.matrices(total),
+                entry.shifts(total),
+            )  # views: what is added there is added to total
+            if matrices is not None:
+                matrices += torch.einsum("brho,brhi->hoi", back, inputs)
+            if shifts is not None:
+                shifts += back.sum((0, 1))
+        for name, outputs in self.vectors.items():
+            total[name] += torch.einsum("bk,bkd->d", cotangent, outputs).view_as(total[name])
+        return Delta(total)
 
     def gram(self) -> Tensor:
         """J·Jᵀ, (B·K, B·K) as float64; picture by picture, its classes next to each other."""
         count, classes = self.shape
-        like = self.factors[0].outputs if self.factors else self.vectors[0]
+        like = next(iter(self._zero.values()))
         total = like.new_zeros(count * classes, count * classes)
         blocks = total.view(count, classes, count, classes)
-        for factor in self.factors:
-            rows, heads = factor.outputs.shape[2:4]
+        for entry, inputs, outputs in self.factors:
+            rows, heads = outputs.shape[2:4]
             for head in range(heads):
                 for first in range(rows):
                     for second in range(rows):
-                        left = factor.outputs[:, :, first, head].flatten(0, 1)
-                        right = factor.outputs[:, :, second, head].flatten(0, 1)
-                        scale = self._inputs(factor, first, second, head)
-                        blocks.addcmul_((left @ right.T).view_as(blocks), scale[:, None, :, None])
-        for vector in self.vectors:
-            flat = vector.flatten(0, 1).flatten(1)
+                        left = outputs[:, :, first, head].flatten(0, 1)
+                        right = outputs[:, :, second, head].flatten(0, 1)
+                        shared = like.new_zeros(count, count)  # what two rows' inputs have in common, and 1 for a bias
+                        if entry.weight is not None:
+                            shared = inputs[:, first, head] @ inputs[:, second, head].T
+                        if entry.bias is not None:
+                            shared = shared + 1
+                        blocks.addcmul_((left @ right.T).view_as(blocks), shared[:, None, :, None])
+        for outputs in self.vectors.values():
+            flat = outputs.flatten(0, 1)
             total.addmm_(flat, flat.T)
         return total.double()
 
-    @staticmethod
-    def _inputs(factor: _Factor, first: int, second: int, head: int) -> Tensor:
-        """(B, B): what the two rows' inputs have in common, and 1 for a bias."""
-        count = len(factor.outputs)
-        scale = factor.outputs.new_zeros(count, count)
-        if factor.inputs is not None:
-            scale = factor.inputs[:, first, head] @ factor.inputs[:, second, head].T
-        return scale + 1 if factor.biased else scale
+
+def jacobian_rows(tm: TangentModel, parts: Sequence[Prepared]) -> list[JacobianRows]:
+    """The rows of each part's pictures (none of them empty). UnsupportedModel where they do not come apart cheaply.
+
+    Guarantees: a part's rows are the same, bit for bit, whatever other parts there are.
+    """
+    pictures = concatenate(list(parts))
+    found = [_pass(tm, pictures, start) for start in range(0, len(pictures), PASS)]
+    sizes = [len(part) for part in parts]
+    factors: list[list[Factor]] = [[] for _ in parts]
+    for place, factor in enumerate(found[0][0]):
+        inputs, outputs = (
+            _cut([getattr(one[place], what) for one, _ in found], sizes) for what in ("inputs", "outputs")
+        )
+        for number in range(len(parts)):
+            factors[number].append(Factor(factor.entry, inputs[number], outputs[number]))
+    vectors = {name: _cut([one[name] for _, one in found], sizes) for name in found[0][1]}
+    return [
+        JacobianRows(
+            tm.zero_delta(), part.primal.shape, factors[number], {name: cut[number] for name, cut in vectors.items()}
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+def _cut(passes: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """What all passes gave, without the padding, a part each; in memory of its own, as the bits of a product may depend on where it starts."""
+    whole = torch.cat(passes)[: sum(sizes)]
+    return [part.clone() for part in whole.split(sizes)]
+
+
+def _pass(tm: TangentModel, pictures: Prepared, start: int) -> tuple[list[Factor], dict[str, Tensor]]:
+    """Of PASS pictures from ``start`` on, the last one repeated."""
+    index = torch.arange(start, start + PASS, device=pictures.primal.device).clamp_(max=len(pictures) - 1)
+    batch = pictures[index]
+    with torch.enable_grad():
+        probes = Probes(tm.zero_delta(), PASS)
+        out = tm.tangent(batch, probes)
+        rows = max((site.probe.shape[1] for site in probes.sites), default=1)
+        if rows > MOST_ROWS:
+            raise UnsupportedModel(f"a trained layer sees {rows} tokens of a picture, more than {MOST_ROWS}")
+        grads = _derivatives(out, [site.probe for site in probes.sites] + list(probes.vectors.values()))
+    factors = [
+        Factor(site.entry, site.inputs, outputs)
+        for site, outputs in zip(probes.sites, grads, strict=False)  # the vectors' follow
+    ]
+    return factors, dict(zip(probes.vectors, grads[len(factors) :], strict=True))
+
+
+def _derivatives(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Of each class's output with respect to each picture's own probe: (B, K, …) for each leaf (B, …)."""
+    columns = []
+    for one in out.sum(0):  # batched gradients copy the tokens once a class, and are slower
+        grads = torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True)
+        pairs = zip(leaves, grads, strict=True)
+        columns.append([torch.zeros_like(leaf) if grad is None else grad for leaf, grad in pairs])
+    return [torch.stack(column, dim=1) for column in zip(*columns, strict=True)]

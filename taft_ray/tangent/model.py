@@ -75,24 +75,32 @@ class TangentModel(nn.Module):
     @torch.no_grad()
     def prepare(self, tokens: Tensor) -> Prepared:
         """Per-picture constants of the suffix: every primal value, computed once. Tokens of any float type."""
-        x = tokens.to(self.device, self.dtype)
-        if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x[:, 1:]], dim=1)
         saved: dict[str, Tensor] = {}
-        primal = self._cut.suffix.primal(x, saved)
-        return Prepared(primal, saved, token_count=tokens.shape[1] if tokens.ndim == 3 else 0)
+        primal = self._cut.suffix.primal(self._entrance(tokens), saved)
+        return Prepared(primal, saved, token_count=_token_count(tokens))
 
     def tangent(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
         """J(x)·Δ, (B, K); differentiable in ``delta``."""
-        x_dot = None
-        if self.class_token is not None and CLASS_TOKEN in delta:
-            batch = prepared.primal.shape[0]  # not len(): an exported graph takes any number
-            like = self.class_token.expand(batch, -1, -1)
-            row = trained_vector(delta, CLASS_TOKEN, like).expand_as(like)  # type: ignore[union-attr]  # it is in delta
-            rows = self._cut.class_token_rows if self._cut.first_rows_only else prepared.token_count
-            x_dot = torch.cat([row, row.new_zeros(batch, (rows or 1) - 1, row.shape[-1])], dim=1)
+        batch = prepared.primal.shape[0]  # not len(): an exported graph takes any number
+        x_dot = self._entrance_tangent(batch, prepared.token_count, delta)
         out = self._cut.suffix.tangent(x_dot, prepared.saved, delta)
         return torch.zeros_like(prepared.primal) if out is None else out
+
+    def _entrance(self, tokens: Tensor) -> Tensor:
+        """The suffix's input: the tokens, with the class token that is trained in the place of the network's own."""
+        x = tokens.to(self.device, self.dtype)
+        if self.class_token is None:
+            return x
+        return torch.cat([self.class_token.expand(x.shape[0], -1, -1), x[:, 1:]], dim=1)
+
+    def _entrance_tangent(self, batch: int, token_count: int, delta: Mapping[str, Tensor]) -> Tensor | None:
+        """The tangent of the suffix's input, as many of its first rows as the suffix reads; None where it is zero."""
+        if self.class_token is None or CLASS_TOKEN not in delta:
+            return None
+        like = self.class_token.expand(batch, -1, -1)
+        row = trained_vector(delta, CLASS_TOKEN, like).expand_as(like)  # type: ignore[union-attr]  # it is in delta
+        rows = self._cut.class_token_rows if self._cut.first_rows_only else token_count
+        return torch.cat([row, row.new_zeros(batch, (rows or 1) - 1, row.shape[-1])], dim=1)
 
     def jvp(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(f_w(x), J_w f(x)·Δ), each (B, K); the tangent is differentiable in ``delta``. DeltaMismatch on other names."""
@@ -106,13 +114,20 @@ class TangentModel(nn.Module):
             return pullback(self.tangent(prepared, leaves), leaves, cotangent)
 
     def forward(self, images: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
-        """The serving path: logits (B, K) of the linearised model."""
-        primal, tangent = self.jvp(self.prepare(self.prefix(images)), delta)
-        return primal + tangent
+        """The serving path: logits (B, K) of the linearised model, layer by layer, with no constants kept."""
+        self.zero_delta().check_like(delta)
+        tokens = self.prefix(images)
+        x_dot = self._entrance_tangent(tokens.shape[0], _token_count(tokens), delta)
+        primal, tangent = self._cut.suffix.dual(self._entrance(tokens), x_dot, delta)
+        return primal if tangent is None else primal + tangent
 
     def gram(self, prepared: Prepared) -> dict[str, Tensor]:
         """Gram matrices of the primal inputs of every trained linear layer, for `compose(statistics=…)`; float64."""
         return gram_matrices(self._cut.suffix.linear_inputs(prepared.saved, self.trained))
+
+
+def _token_count(tokens: Tensor) -> int:
+    return tokens.shape[1] if tokens.ndim == 3 else 0
 
 
 def pullback(tangent: Tensor, leaves: Mapping[str, Tensor], cotangent: Tensor) -> Delta:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel
 from taft_ray.tangent.delta import Delta
-from taft_ray.tangent.kernel import JacobianRows
+from taft_ray.tangent.kernel import JacobianRows, jacobian_rows
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.prepared import Pictures
@@ -26,15 +26,13 @@ Preconditioner = Callable[[Delta], Delta]
 
 
 class Woodbury:
-    """A_S⁻¹ for the given pictures."""
+    """A_S⁻¹ from the Jacobian's rows of the pictures in S, with ``weights`` (m, K), D."""
 
-    def __init__(self, tm: TangentModel, pictures: Pictures, labels: Tensor, loss: Loss, penalty: float, take: Tensor):
-        self.tm, self.penalty = tm, penalty
-        self.prepared = pictures[take]
-        weights = loss.weights(labels[take], tm.num_classes, self.prepared.primal.dtype)
-        self.root = weights.sqrt()  # (m, K)
-        kernel = JacobianRows(tm, self.prepared).gram()
+    def __init__(self, rows: JacobianRows, weights: Tensor, penalty: float) -> None:
+        self.rows, self.penalty = rows, penalty
+        self.root = weights.sqrt()
         root = self.root.flatten().double()
+        kernel = rows.gram()
         kernel *= root[:, None] * root
         # float32 products: below this an eigenvalue is rounding, and might be negative
         rounding = 1e-7 * float(kernel.diagonal().sum())
@@ -42,21 +40,25 @@ class Woodbury:
         self.factor = torch.linalg.cholesky(kernel)
 
     def __call__(self, residual: Delta) -> Delta:
-        image = self.root * self.tm.tangent(self.prepared, residual)
+        image = self.root * self.rows.jvp(residual)
         solved = torch.cholesky_solve(image.flatten().double()[:, None], self.factor)
-        back = self.tm.vjp(self.prepared, self.root * solved.view_as(image).to(image))
-        return (residual - back) / self.penalty
+        return (residual - self.rows.vjp(self.root * solved.view_as(image).to(image))) / self.penalty
 
 
-def preconditioner(tm: TangentModel, pictures: Pictures, labels: Tensor, loss: Loss, penalty: float) -> Preconditioner:
-    """The best there is for this problem; the identity where the Jacobian's rows do not come apart."""
-    count = len(labels)
-    if count * tm.num_classes > WHOLE:
-        few = max(1, PART // tm.num_classes)
-        take = torch.linspace(0, count - 1, few).round().long()
-    else:
-        take = torch.arange(count)
+def preconditioner(
+    tm: TangentModel, pictures: Pictures, labels: Tensor, loss: Loss, penalty: float, rows: JacobianRows | None = None
+) -> Preconditioner:
+    """The best there is for this problem; the identity where the Jacobian's rows do not come apart. ``rows``: of all pictures, if known."""
+    take = taken(len(labels), tm.num_classes)
     try:
-        return Woodbury(tm, pictures, labels, loss, penalty, take)
+        known = rows if rows is not None else jacobian_rows(tm, [pictures[take]])[0]
     except UnsupportedModel:
         return lambda residual: residual
+    return Woodbury(known, loss.weights(labels[take], tm.num_classes, tm.dtype), penalty)
+
+
+def taken(count: int, classes: int) -> Tensor:
+    """Which of ``count`` pictures go into S: all while the whole kernel is small enough, else a part, evenly spread."""
+    if count * classes <= WHOLE:
+        return torch.arange(count)
+    return torch.linspace(0, count - 1, max(1, PART // classes)).round().long()

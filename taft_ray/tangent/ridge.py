@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from taft_ray.tangent.delta import Delta
+from taft_ray.tangent.kernel import JacobianRows
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, pullback
 from taft_ray.tangent.precondition import preconditioner
@@ -81,15 +82,16 @@ def solve(
     tolerance: float,
     max_iterations: int,
     start: Delta,
+    rows: JacobianRows | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Solution:
-    """Preconditioned conjugate gradient from ``start`` until ‖residual‖ ≤ tolerance · ‖b‖.
+    """Preconditioned conjugate gradient from ``start`` until ‖residual‖ ≤ tolerance · ‖b‖. ``rows``: of all pictures, if known.
 
     The residual and the distance are recomputed from the solution itself. The bound ‖∇L‖/(2λ) = ‖A Δw − b‖/λ holds
     because the objective is 2λ-strongly convex.
     """
     system = NormalEquations(tm, pictures, labels, loss, penalty)
-    precondition = preconditioner(tm, pictures, labels, loss, penalty)
+    precondition = preconditioner(tm, pictures, labels, loss, penalty, rows)
     delta = start
     at_zero, _ = system.gradient(start * 0.0)
     scale = float(at_zero.norm())

@@ -15,7 +15,8 @@ from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp
 from timm.layers import LayerNorm as TimmLayerNorm
 from torch import Tensor, nn
 
-from taft_ray.tangent.elementwise import is_elementwise, slope
+from taft_ray.tangent.elementwise import is_elementwise, slope, through_slope
+from taft_ray.tangent.normalisation import normalised_tangent, softmax_tangent
 from taft_ray.tangent.trained import trained_linear, trained_vector
 
 Saved = dict[str, Tensor]  # constants of a batch; every tensor has the batch first
@@ -47,6 +48,12 @@ class Rule(ABC):
     @abstractmethod
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         """The derivative of the output along (``x_dot``, ``delta``); None when it is zero."""
+
+    def dual(self, x: Tensor, x_dot: Tensor | None, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Both passes in one, which keeps no constants: the output and its tangent."""
+        saved: Saved = {}
+        y = self.primal(x, saved)
+        return y, self.tangent(x_dot, saved, delta)
 
     def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
         """The primal inputs of every trained linear layer in here, for Gram statistics."""
@@ -80,9 +87,14 @@ class Linear(Rule):
         return self.module(x)
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
-        through = None if x_dot is None else x_dot @ self.module.weight.T
         x = saved[self.key("input")]
-        return plus(through, trained_linear(delta, self.key("weight"), self.key("bias"), x))
+        fresh = trained_linear(delta, self.key("weight"), self.key("bias"), x)
+        if x_dot is None:
+            return fresh
+        if fresh is None:
+            return x_dot @ self.module.weight.T
+        through = torch.addmm(fresh.flatten(0, -2), x_dot.flatten(0, -2), self.module.weight.T)
+        return through.unflatten(0, fresh.shape[:-1])
 
     def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
         weight, bias = self.key("weight"), self.key("bias")
@@ -105,14 +117,15 @@ class LayerNorm(Rule):
         self.module = module
 
     def normalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        centred = x - x.mean(-1, keepdim=True)
-        s = torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.module.eps)
-        return centred * s, s
+        """n, and s with a last axis of one."""
+        n, _, s = torch.native_layer_norm(x, x.shape[-1:], None, None, self.module.eps)
+        return n, s.to(n.dtype)
 
     def affine(self, n: Tensor) -> Tensor:
-        if self.module.weight is not None:
-            n = n * self.module.weight
-        return n if self.module.bias is None else n + self.module.bias
+        gamma, beta = self.module.weight, self.module.bias
+        if gamma is None:
+            return n if beta is None else n + beta
+        return n * gamma if beta is None else torch.addcmul(beta, n, gamma)
 
     def primal(self, x: Tensor, saved: Saved) -> Tensor:
         n, s = self.normalise(x)
@@ -121,8 +134,7 @@ class LayerNorm(Rule):
 
     def input_tangent(self, x_dot: Tensor, n: Tensor, s: Tensor) -> Tensor:
         """The part of the tangent that comes through the input."""
-        centred = x_dot - x_dot.mean(-1, keepdim=True)
-        out = s * (centred - n * (n * centred).mean(-1, keepdim=True))
+        out = normalised_tangent(x_dot, n, s)
         return out if self.module.weight is None else out * self.module.weight
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
@@ -131,7 +143,7 @@ class LayerNorm(Rule):
         d_weight = trained_vector(delta, self.key("weight"), n)
         d_bias = trained_vector(delta, self.key("bias"), n)
         if d_weight is not None:
-            out = plus(out, n * d_weight)
+            out = n * d_weight if out is None else torch.addcmul(out, n, d_weight)
         if d_bias is not None:
             out = plus(out, d_bias.expand_as(n))
         return out
@@ -169,6 +181,10 @@ class Elementwise(Rule):
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         return None if x_dot is None else saved[self.key("slope")] * x_dot
 
+    def dual(self, x: Tensor, x_dot: Tensor | None, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        through = None if x_dot is None else through_slope(self.module, x, x_dot)  # before an in-place activation
+        return self.module(x), through
+
 
 class Sequence(Rule):
     """Rules one after the other."""
@@ -186,6 +202,11 @@ class Sequence(Rule):
         for rule in self.rules:
             x_dot = rule.tangent(x_dot, saved, delta)
         return x_dot
+
+    def dual(self, x: Tensor, x_dot: Tensor | None, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        for rule in self.rules:
+            x, x_dot = rule.dual(x, x_dot, delta)
+        return x, x_dot
 
     def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
         for rule in self.rules:
@@ -259,12 +280,14 @@ class SelfAttention(Rule):
         q_in, k_in, v_dot = (None, None, None) if qkv_dot is None else self.split(qkv_dot)
         q_dot = self.q_norm.tangent(q_in, saved, delta)
         k_dot = self.k_norm.tangent(k_in, saved, delta)
-        s_dot = None if q_dot is None else (q_dot * self.module.scale) @ k.transpose(-2, -1)
-        if k_dot is not None:
-            s_dot = plus(s_dot, q @ k_dot.transpose(-2, -1))
-        out = None
-        if s_dot is not None:
-            out = (p * (s_dot - (p * s_dot).sum(-1, keepdim=True))) @ v
+        q_dot = None if q_dot is None else q_dot * self.module.scale
+        if q_dot is not None and k_dot is not None:  # one product over twice the width writes the T·T scores once
+            s_dot = torch.cat([q_dot, q], -1) @ torch.cat([k, k_dot], -1).transpose(-2, -1)
+        elif k_dot is not None:
+            s_dot = q @ k_dot.transpose(-2, -1)
+        else:
+            s_dot = None if q_dot is None else q_dot @ k.transpose(-2, -1)
+        out = None if s_dot is None else softmax_tangent(s_dot, p) @ v
         if v_dot is not None:
             out = plus(out, p @ v_dot)
         return self.tail.tangent(None if out is None else self.merge(out), saved, delta)

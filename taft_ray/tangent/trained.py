@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel
@@ -17,12 +18,11 @@ from taft_ray.errors import UnsupportedModel
 def trained_linear(delta: Mapping[str, Tensor], weight: str, bias: str, x: Tensor) -> Tensor | None:
     """ΔW x + Δb over the last axis of ``x`` (eq. 11's new terms); None when neither is trained."""
     if isinstance(delta, Probes):
-        return delta.linear(x, delta.shapes.get(weight), delta.shapes.get(bias))
+        return delta.linear(x, weight, bias)
     d_weight, d_bias = delta.get(weight), delta.get(bias)
-    out = None if d_weight is None else x @ d_weight.T
-    if d_bias is not None:
-        out = d_bias.expand(*x.shape[:-1], -1) if out is None else out + d_bias
-    return out
+    if d_weight is None:
+        return None if d_bias is None else d_bias.expand(*x.shape[:-1], -1)
+    return F.linear(x, d_weight, d_bias)
 
 
 def trained_vector(delta: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor | None:
@@ -32,11 +32,36 @@ def trained_vector(delta: Mapping[str, Tensor], name: str, like: Tensor) -> Tens
     return delta.get(name)
 
 
-class Site(NamedTuple):
-    """A place where a trained matrix and bias enter: to ``probe``, zeros (B, rows, H, out), was added ΔW·input + Δb."""
+class Entry(NamedTuple):
+    """Where a place of the network takes its matrices and shifts from: rows ``start:stop`` of two parameters, cut into H heads.
 
-    inputs: Tensor | None  # (B, rows, H, in): None where only the bias is trained
-    biased: bool
+    A name is None where that parameter is not trained. ``transposed``: the place uses ΔWᵀ (the keys of a read-out attention).
+    """
+
+    weight: str | None
+    bias: str | None
+    start: int
+    stop: int
+    heads: int
+    transposed: bool
+
+    def matrices(self, delta: Mapping[str, Tensor]) -> Tensor | None:
+        """(H, out, in)."""
+        if self.weight is None:
+            return None
+        cut = delta[self.weight][self.start : self.stop].unflatten(0, (self.heads, -1))
+        return cut.mT if self.transposed else cut
+
+    def shifts(self, delta: Mapping[str, Tensor]) -> Tensor | None:
+        """(H, out)."""
+        return None if self.bias is None else delta[self.bias][self.start : self.stop].unflatten(0, (self.heads, -1))
+
+
+class Site(NamedTuple):
+    """A place where trained matrices enter: to ``probe``, zeros (B, rows, H, out), was added M·input + shift, of its ``entry``."""
+
+    entry: Entry
+    inputs: Tensor  # (B, rows, H, in)
     probe: Tensor
 
 
@@ -71,18 +96,24 @@ class Probes(Mapping[str, Tensor]):
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, **self.options, requires_grad=True)  # type: ignore[arg-type]  # dtype and device
 
-    def linear(self, x: Tensor, weight: torch.Size | None, bias: torch.Size | None) -> Tensor | None:
+    def linear(self, x: Tensor, weight: str, bias: str) -> Tensor | None:
         """A site of a plain layer: ``x`` (B, in) or (B, rows, in)."""
-        if weight is None and bias is None:
+        shape = self.shapes.get(weight) or self.shapes.get(bias)
+        if shape is None:
             return None
-        out = (weight or bias)[0]  # type: ignore[index]  # one of them is there
         inputs = x.reshape(len(x), -1, 1, x.shape[-1])
-        return self.heads(inputs, out, weighted=weight is not None, biased=bias is not None).reshape(*x.shape[:-1], out)
+        return self.site(inputs, weight, bias, 0, shape[0]).reshape(*x.shape[:-1], shape[0])
 
-    def heads(self, inputs: Tensor, out: int, *, weighted: bool, biased: bool) -> Tensor:
+    def site(
+        self, inputs: Tensor, weight: str, bias: str | None, start: int, stop: int, *, transposed: bool = False
+    ) -> Tensor:
         """A site with a matrix a head: ``inputs`` (B, rows, H, in) -> zeros (B, rows, H, out)."""
+        heads = inputs.shape[2]
+        known = [name if name in self.shapes else None for name in (weight, bias)]
+        entry = Entry(known[0], known[1], start, stop, heads, transposed)
+        out = self.shapes[weight][1] if transposed else (stop - start) // heads
         probe = self._zeros(*inputs.shape[:-1], out)
-        self.sites.append(Site(inputs if weighted else None, biased, probe))
+        self.sites.append(Site(entry, inputs, probe))
         return probe
 
     def vector(self, name: str, like: Tensor) -> Tensor | None:

@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
-from cases import BY_ID, CLASSES, build, images
+from cases import BY_ID, CLASSES, build, images, random_delta, random_like
 from test_tangent_fit import Dense, flat, jacobian, problem
 from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel
-from taft_ray.tangent import FitConfig, Loss, TangentModel, fit, linearize, precondition, ridge
-from taft_ray.tangent.kernel import JacobianRows
+from taft_ray.tangent import Delta, FitConfig, Loss, TangentModel, fit, fit_many, linearize, precondition, ridge
+from taft_ray.tangent.kernel import PASS, jacobian_rows
 
 NO_RULE = "vit-swiglu-unpacked"  # its MLP goes through the fallback
 SHORT_CUTS = sorted(case.id for case in BY_ID.values() if case.short_cut and case.id != NO_RULE)
@@ -28,7 +29,9 @@ def test_kernel_is_the_jacobian_times_itself(case: str, trainable: str) -> None:
     prepared = tm.prepare(tokens)
     rows = jacobian(tm, prepared)
     expected = rows @ rows.T
-    assert float((JacobianRows(tm, prepared).gram() - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
+    assert float((jacobian_rows(tm, [prepared])[0].gram() - expected).abs().max()) <= 1e-12 * float(
+        expected.abs().max()
+    )
 
 
 @pytest.mark.parametrize("options", [{"cls_token": True}, {"trainable": "norm"}, {"trainable": "head"}], ids=str)
@@ -37,14 +40,61 @@ def test_kernel_counts_what_is_trained(options: dict[str, Any]) -> None:
     prepared = tm.prepare(tokens)
     rows = jacobian(tm, prepared)
     expected = rows @ rows.T
-    assert float((JacobianRows(tm, prepared).gram() - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
+    assert float((jacobian_rows(tm, [prepared])[0].gram() - expected).abs().max()) <= 1e-12 * float(
+        expected.abs().max()
+    )
+
+
+@pytest.mark.parametrize("case", SHORT_CUTS)
+@pytest.mark.parametrize("options", [{}, {"trainable": "bitfit"}, {"trainable": "norm"}], ids=str)
+def test_rows_are_the_jacobian(case: str, options: dict[str, Any]) -> None:
+    """J·Δ and Jᵀ·u from the factors against the passes through the network."""
+    tm, tokens = tangent_model(case, **options)
+    prepared = tm.prepare(tokens)
+    rows = jacobian_rows(tm, [prepared])[0]
+    delta = random_delta(tm)
+    tangent = tm.tangent(prepared, delta)
+    torch.testing.assert_close(rows.jvp(delta), tangent, rtol=1e-10, atol=1e-12 * float(tangent.abs().max()))
+    cotangent = random_like(tangent)
+    expected = tm.vjp(prepared, cotangent)
+    assert float((rows.vjp(cotangent) - expected).norm()) <= 1e-12 * float(expected.norm())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bits_do_not_depend_on_which_shards_are_fitted_together(threads: int) -> None:
+    """Of sizes below, at and above a pass, and an empty one; in float32, where every other order of a sum shows."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        tm = linearize(timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=7))
+        shards = []
+        for size in (3, PASS, 0, 2 * PASS + 5, 1):
+            tokens = tm.prefix(torch.randn(size, 3, 64, 64, generator=torch.Generator().manual_seed(size)))
+            shards.append((tm.prepare(tokens), torch.arange(size) % 7))
+        config = FitConfig(penalty=0.01, tolerance=1e-6)
+        alone = [fit(tm, pictures, labels, config) for pictures, labels in shards]
+        for together in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [3, 0], [1, 1]):
+            for number, delta in zip(together, fit_many(tm, [shards[i] for i in together], config), strict=True):
+                assert delta.report.samples == len(shards[number][1])
+                assert all(torch.equal(value, alone[number][name]) for name, value in delta.items()), number
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_shards_are_fitted_together_where_rows_do_not_come_apart_and_by_adam() -> None:
+    tm, tokens = tangent_model("vit-avg")
+    shards = [(tm.prepare(tokens[:3]), torch.arange(3)), (tm.prepare(tokens[3:]), torch.arange(1))]
+    for config in (FitConfig(penalty=0.1, max_iterations=20), FitConfig(solver="adam", epochs=2)):
+        for delta, (pictures, labels) in zip(fit_many(tm, shards, config), shards, strict=True):
+            expected: Delta = fit(tm, pictures, labels, config)
+            assert all(torch.equal(value, expected[name]) for name, value in delta.items())
 
 
 @pytest.mark.parametrize("case", ["vit-avg", "vit-qk-norm", "resnet-basic", NO_RULE])
 def test_where_rows_do_not_come_apart_it_is_refused_and_solved_without(case: str) -> None:
     tm, tokens = tangent_model(case)
     with pytest.raises(UnsupportedModel, match=r"sees .* tokens|without a rule"):
-        JacobianRows(tm, tm.prepare(tokens))
+        jacobian_rows(tm, [tm.prepare(tokens)])
     labels = torch.arange(4) % CLASSES
     report = fit(tm, tm.prepare(tokens), labels, FitConfig(penalty=0.1, tolerance=1e-6, max_iterations=3000)).report
     assert report.converged

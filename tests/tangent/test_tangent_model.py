@@ -126,10 +126,10 @@ def test_passes_leave_the_base_alone():
 
 @EVERY_CASE
 def test_short_cut_is_used_where_it_should_be(case: Case):
-    """Class-token pooling, the last block alone, scores linear in the keys' input: one; anything else: none."""
+    """Class-token pooling, scores linear in the keys' input: the last block, however many are trained; anything else: none."""
     assert short_cuts(linearize(build(case))) == case.short_cut
     assert short_cuts(linearize(build(case), cls_token=case.class_token)) == case.short_cut
-    assert short_cuts(linearize(build(case), last_blocks=2)) == 0
+    assert short_cuts(linearize(build(case), last_blocks=2)) == case.short_cut
     assert short_cuts(linearize(build(case), last_blocks=0)) == 0
 
 
@@ -146,6 +146,8 @@ def test_short_cut_keeps_no_keys_or_values(case: Case):
             assert value.shape == (len(tokens), count, width)
         elif name.endswith("attn.p"):
             assert value.shape[-1] == count
+        elif name.endswith("attn.s"):
+            assert value.shape == (len(tokens), count, 1)
         else:
             assert value.ndim < 3 or value.shape[1] <= 2, f"{name} keeps {tuple(value.shape)}: a row a token"
     general = linearize(build(case), last_blocks=2)
