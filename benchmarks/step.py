@@ -1,167 +1,151 @@
-"""One training step on the class-token short cut against the same step through torch.func.jvp, in one run.
+"""One training step on the short cut against the same step through torch.func.jvp, in one run.
 
-    python -m benchmarks.step [--json] [--model vit_small_patch16_224] [--model ...]
+    python -m benchmarks.step [--json] [--model vit_small_patch16_224] [--model ...] [--last-blocks 1] [--whole 3] [--memory]
 
-A step is: take a batch of cached tokens, forward, backward, Adam. Trained are the last block, the final norm and the head.
-Both ways start from the same cached tokens at the entrance of the last block, so that the frozen prefix counts for neither,
-and both use the same loss, optimizer and batches. The repetitions are interleaved and the median is taken: on a shared
-machine the times move a lot, their ratio less: the load average and the quartiles of the ratio are given with it.
+Trained are the last blocks, the final norm and the head. The ways start from the same cached tokens at the entrance of the first
+trained block, so that the frozen prefix counts for none of them; ``--whole N`` also makes N steps of the whole tangent model
+from the pictures, without a cache. The repetitions are interleaved and the median is taken: on a shared machine the times
+move a lot, their ratio less: the load average and the quartiles of the ratio are given with it. With more than one block our
+step is measured with the constants kept in memory and with those of the batch made anew (``recomputed``). ``--memory`` makes each way's
+step once more in a process of its own and gives how far its resident memory grew.
 
 Weights and pictures are random: nothing is downloaded, and the time of a step does not depend on the values.
 """
-
-# B batch, T tokens, D width, K classes
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import resource
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 # On a machine busy with other things a thread that spins at a barrier waits for one that is not scheduled, and the way with
-# the smaller matrices suffers most. To be set before torch is loaded; it holds for both ways. OMP_WAIT_POLICY=active undoes it.
+# the smaller matrices suffers most. To be set before torch is loaded; it holds for all ways. OMP_WAIT_POLICY=active undoes it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import timm
 import torch
-from torch import Tensor, nn
 
-from taft_ray.tangent import Loss, TangentModel, linearize
+from benchmarks.floor import floor_of, measure_rates
+from benchmarks.ways import FuncJvp, Problem, logits_of, problem, training_step
 
 DEFAULT_MODEL = "vit_small_patch16_224"
-POOL = 2  # batches' worth of pictures that batches are drawn from
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What one model gave. Times are medians of ``repetitions``, in milliseconds a step."""
+    """What one model gave. Times are medians of ``repetitions``, in milliseconds a step; a ratio is another way's time over ours."""
 
     model: str
+    last_blocks: int
     batch: int
     tokens: int
     threads: int
     wait_policy: str  # OMP_WAIT_POLICY
     load: float  # the machine's load average when the measurement began
     repetitions: int
-    short_cut_ms: float
+    ours_ms: float
     func_jvp_ms: float
     ratio: float  # median over median
     ratio_range: tuple[float, float]  # quartiles of the ratio of neighbouring repetitions
     cpu_ratio: float  # the same of CPU time over all threads, which other programs disturb less
-    prepare_ms: float  # once a batch of pictures, before the first epoch
+    recomputed_ms: float | None  # of more than one block
+    whole_ms: float | None  # with --whole
+    whole_ratio: float | None
+    floor_ms: float | None  # of one block
+    floor: dict[str, float] | None  # its parts, and the machine's rates
+    memory_mib: dict[str, float] | None  # with --memory
     difference: float  # of the two ways' tangents, relative to the largest value
     torch: str
     timm: str
 
 
-class Suffix(nn.Module):
-    """timm's own last block, final norm and head."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        blocks = self.network.get_submodule("blocks")
-        last = blocks.get_submodule(str(len(list(blocks.children())) - 1))
-        x = self.network.get_submodule("norm")(last(tokens))
-        return self.network.forward_head(x)  # type: ignore[operator]  # every timm vision transformer has it
-
-
-class FuncJvp:
-    """(f_w(x), J_w f(x)·Δ) by torch.func.jvp over the suffix; `linearize` has switched its fused attention off."""
-
-    def __init__(self, tm: TangentModel) -> None:
-        self.suffix = Suffix(tm.network)
-        self.base = {f"network.{name}": value for name, value in tm.base.items()}
-
-    def __call__(self, tokens: Tensor, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        def forward(parameters: dict[str, Tensor]) -> Tensor:
-            return torch.func.functional_call(self.suffix, parameters, (tokens,))
-
-        direction = {f"network.{name}": delta[name] for name in delta}
-        primal, tangent, *_ = torch.func.jvp(forward, (self.base,), (direction,))
-        return primal, tangent
-
-
-def training_step(
-    tm: TangentModel, logits: Callable[[Tensor, Mapping[str, Tensor]], Tensor], labels: Tensor, batch: int
-) -> Callable[[], tuple[float, float]]:
-    """A function that makes one step on the next batch and returns its seconds, by the clock and of CPU. ``logits(index, delta)`` -> (B, K)."""
-    leaves = {name: value.requires_grad_() for name, value in tm.zero_delta().items()}
-    optimizer = torch.optim.Adam(leaves.values(), lr=1e-3)
-    generator = torch.Generator().manual_seed(0)
-    loss = Loss()
-
-    def step() -> tuple[float, float]:
-        index = torch.randperm(len(labels), generator=generator)[:batch]
-        began, began_cpu = time.perf_counter(), time.process_time()
-        optimizer.zero_grad(set_to_none=True)
-        loss.per_sample(logits(index, leaves), labels[index]).mean().backward()
-        optimizer.step()
-        return time.perf_counter() - began, time.process_time() - began_cpu
-
-    return step
-
-
-def measure(model: str, *, batch: int, classes: int, threads: int, repetitions: int) -> Measurement:
-    """Both ways on one model, interleaved."""
+def measure(
+    model: str, *, last_blocks: int, batch: int, classes: int, threads: int, repetitions: int, whole: int, memory: bool
+) -> Measurement:
+    """All ways on one model, interleaved."""
     load = os.getloadavg()[0]
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    tm = linearize(timm.create_model(model, num_classes=classes))
-    height, width = map(int, tm.network.get_submodule("patch_embed").img_size)  # type: ignore[arg-type]  # timm's own
-    count = POOL * batch
-    tokens = torch.cat([tm.prefix(torch.randn(batch, 3, height, width)) for _ in range(POOL)])
-    labels = torch.randint(classes, (count,))
-    began = time.perf_counter()
-    prepared = tm.prepare(tokens)
-    prepare_seconds = (time.perf_counter() - began) / POOL
-
-    reference = FuncJvp(tm)
-    probe = tm.zero_delta().map(lambda value: torch.randn_like(value) * 0.02)
-    expected = reference(tokens[:batch], probe)[1]
-    difference = float((tm.tangent(prepared[:batch], probe) - expected).abs().max() / expected.abs().max())
-    if not difference < 1e-3:
-        raise AssertionError(f"the two ways disagree by {difference:.2g}: there is nothing to compare")
-
-    short_cut = training_step(
-        tm, lambda index, delta: (part := prepared[index]).primal + tm.tangent(part, delta), labels, batch
-    )
-    func_jvp = training_step(tm, lambda index, delta: sum_of(reference(tokens[index], delta)), labels, batch)
-    for step in (short_cut, func_jvp):
+    given = problem(model, last_blocks=last_blocks, batch=batch, classes=classes)
+    difference = check_agreement(given)
+    names = ("ours", "func_jvp") if last_blocks == 1 else ("ours", "recomputed", "func_jvp")
+    steps = {way: training_step(given, logits_of(way, given)) for way in names}
+    for step in steps.values():
         step()  # warm-up: Adam's state, torch.func's decompositions
-    seconds = [(short_cut(), func_jvp()) for _ in range(repetitions)]
-    fast, fast_cpu = (statistics.median(quick[kind] for quick, _ in seconds) for kind in (0, 1))
-    slow, slow_cpu = (statistics.median(long[kind] for _, long in seconds) for kind in (0, 1))
-    quartiles = statistics.quantiles([long[0] / quick[0] for quick, long in seconds], n=4)
+    rounds = [{way: step() for way, step in steps.items()} for _ in range(repetitions)]
+    clock, cpu = ({way: statistics.median(times[way][kind] for times in rounds) for way in names} for kind in (0, 1))
+    quartiles = statistics.quantiles([times["func_jvp"][0] / times["ours"][0] for times in rounds], n=4)
+    whole_s = whole_model_seconds(given, whole) if whole else None
+    floor, rates = (floor_of(given.tm, batch=batch, tokens=given.tokens.shape[1]), measure_rates())
+    memories = None
+    if memory:
+        memories = {
+            way: peak_memory(way, model, last_blocks, batch, classes, threads)
+            for way in (*names, *(("whole",) if whole else ()))
+        }
     return Measurement(
         model=model,
+        last_blocks=last_blocks,
         batch=batch,
-        tokens=tokens.shape[1],
+        tokens=given.tokens.shape[1],
         threads=threads,
         wait_policy=os.environ["OMP_WAIT_POLICY"],
         load=round(load, 1),
         repetitions=repetitions,
-        short_cut_ms=round(1e3 * fast, 2),
-        func_jvp_ms=round(1e3 * slow, 1),
-        ratio=round(slow / fast, 1),
-        ratio_range=(round(quartiles[0], 1), round(quartiles[2], 1)),
-        cpu_ratio=round(slow_cpu / fast_cpu, 1),
-        prepare_ms=round(1e3 * prepare_seconds, 1),
+        ours_ms=round(1e3 * clock["ours"], 2),
+        func_jvp_ms=round(1e3 * clock["func_jvp"], 1),
+        ratio=round(clock["func_jvp"] / clock["ours"], 2),
+        ratio_range=(round(quartiles[0], 2), round(quartiles[2], 2)),
+        cpu_ratio=round(cpu["func_jvp"] / cpu["ours"], 2),
+        recomputed_ms=round(1e3 * clock["recomputed"], 1) if "recomputed" in clock else None,
+        whole_ms=None if whole_s is None else round(1e3 * whole_s, 1),
+        whole_ratio=None if whole_s is None else round(whole_s / clock["ours"], 1),
+        floor_ms=round(1e3 * floor.seconds(rates), 2) if last_blocks == 1 else None,
+        floor={**asdict(floor), **asdict(rates)} if last_blocks == 1 else None,
+        memory_mib=memories,
         difference=difference,
         torch=torch.__version__,
         timm=timm.__version__,
     )
 
 
-def sum_of(pair: tuple[Tensor, Tensor]) -> Tensor:
-    """primal + tangent."""
-    return pair[0] + pair[1]
+def check_agreement(given: Problem) -> float:
+    """How far our tangent is from torch.func.jvp's on the first pictures, relative to the largest value."""
+    few = torch.arange(min(8, given.batch))
+    probe = given.tm.zero_delta().map(lambda value: torch.randn_like(value) * 0.02)
+    with torch.no_grad():
+        expected = FuncJvp(given).tangent(few, probe)[1]
+        ours = given.tm.tangent(given.tm.prepare(given.tokens[few]), probe)
+    difference = float((ours - expected).abs().max() / expected.abs().max())
+    if not difference < 1e-3:
+        raise AssertionError(f"the two ways disagree by {difference:.2g}: there is nothing to compare")
+    return difference
+
+
+def whole_model_seconds(given: Problem, repetitions: int) -> float:
+    step = training_step(given, logits_of("whole", given))
+    step()
+    return statistics.median(step()[0] for _ in range(repetitions))
+
+
+def peak_memory(way: str, model: str, last_blocks: int, batch: int, classes: int, threads: int) -> float:
+    """MiB by which the resident memory of a process grew over its first two steps and what they keep of the pictures."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_growth, (way, model, last_blocks, batch, classes, threads))
+
+
+def _growth(way: str, model: str, last_blocks: int, batch: int, classes: int, threads: int) -> float:
+    torch.set_num_threads(threads)
+    given = problem(model, last_blocks=last_blocks, batch=batch, classes=classes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = training_step(given, logits_of(way, given))
+    step()
+    step()
+    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -171,19 +155,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--model", action="append", help=f"a timm vision transformer with a class token ({DEFAULT_MODEL})"
     )
+    parser.add_argument("--last-blocks", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--whole", type=int, default=0, help="steps of the whole tangent model without a cache")
+    parser.add_argument("--memory", action="store_true", help="the growth of resident memory, a way")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
     measured = [
         measure(
             model,
+            last_blocks=options.last_blocks,
             batch=options.batch,
             classes=options.classes,
             threads=options.threads,
             repetitions=options.repetitions,
+            whole=options.whole,
+            memory=options.memory,
         )
         for model in options.model or [DEFAULT_MODEL]
     ]
@@ -191,13 +181,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({"step": [asdict(result) for result in measured]}))
         return
     print(f"one step (forward, backward, Adam), batch {options.batch}, {options.threads} threads, medians")
-    print(f"{'model':28} {'short cut':>12} {'torch.func.jvp':>16} {'ratio (quartiles)':>22} {'of CPU time':>12}")
     for result in measured:
-        low, high = result.ratio_range
+        print_readably(result)
+
+
+def print_readably(result: Measurement) -> None:
+    low, high = result.ratio_range
+    print(f"{result.model}, last {result.last_blocks}")
+    print(f"  ours              {result.ours_ms:10.1f} ms")
+    print(
+        f"  torch.func.jvp    {result.func_jvp_ms:10.0f} ms   {result.ratio:.1f} times ours (quartiles {low:.1f}-{high:.1f}); "
+        f"{result.cpu_ratio:.1f} times its CPU time"
+    )
+    if result.recomputed_ms is not None:
+        print(f"  ours, recomputed  {result.recomputed_ms:10.0f} ms")
+    if result.whole_ms is not None:
+        print(f"  whole model       {result.whole_ms:10.0f} ms   {result.whole_ratio:.0f} times ours")
+    if result.floor_ms is not None:
         print(
-            f"{result.model:28} {result.short_cut_ms:9.1f} ms {result.func_jvp_ms:13.0f} ms "
-            f"{result.ratio:10.1f} ({low:.1f}-{high:.1f}) {result.cpu_ratio:12.1f}"
+            f"  floor             {result.floor_ms:10.1f} ms   {result.ours_ms / result.floor_ms:.1f} floors are ours"
         )
+    for way, size in (result.memory_mib or {}).items():
+        print(f"  memory of {way:12} {size:8.0f} MiB")
 
 
 if __name__ == "__main__":
