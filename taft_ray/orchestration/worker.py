@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import wraps
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +18,7 @@ from taft_ray.orchestration.checkpoints import SliceCheckpoints
 from taft_ray.orchestration.linearised import build_tangent, run_spec
 from taft_ray.orchestration.probe import minus_log_loss, picture_values
 from taft_ray.orchestration.snapshots import load_snapshot
+from taft_ray.orchestration.warm import Warm, in_use
 from taft_ray.storage import (
     DeltaRef,
     PartRef,
@@ -34,6 +31,8 @@ from taft_ray.storage import (
 from taft_ray.storage import rundir as names
 from taft_ray.tangent import (
     Delta,
+    FitConfig,
+    FittedDelta,
     Pictures,
     Prepared,
     Recomputed,
@@ -43,6 +42,7 @@ from taft_ray.tangent import (
     certified_distance,
     concatenate,
     fit,
+    fit_many,
     shard_terms,
     terms_to_delta,
 )
@@ -53,27 +53,23 @@ RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 c
 RESOLVE_ITERATIONS = 2000  # at most
 
 Progress = Callable[[int, int], None]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
-def _in_use(method: Callable[P, T]) -> Callable[P, T]:
-    """A method of `ShardWorker` during which the worker is not idle."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A task's pictures in the order they are fitted in, and how long reading (and preparing) them took."""
 
-    @wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        worker: Any = args[0]
-        worker.calls += 1
-        try:
-            return method(*args, **kwargs)
-        finally:
-            worker.calls -= 1
-            worker.last_use = time.monotonic()
-
-    return call
+    task: dict[str, Any]
+    keys: list[bytes]
+    labels: Tensor
+    slices: np.ndarray
+    pictures: Pictures
+    started: float
+    read_s: float
+    prepare_s: float
 
 
-class ShardWorker:
+class ShardWorker(Warm):
     """Fits shards of one run. Keeps the model; reads tokens, writes deltas, and says what it did."""
 
     def __init__(self, run: str, classes: int, idle_s: float | None = None, into: Store | None = None) -> None:
@@ -84,35 +80,14 @@ class ShardWorker:
         torch.use_deterministic_algorithms(True, warn_only=self.spec.device == "cuda")
         self.tm, self.fingerprint = build_tangent(self.spec, classes)
         self._prepared_eval: tuple[str, Pictures, Tensor] | None = None
-        self.calls, self.last_use, self._idle_s = 0, time.monotonic(), idle_s
-        if idle_s is not None:
-            threading.Thread(target=self._leave_when_idle, daemon=True).start()
-
-    def _leave_when_idle(self) -> None:
-        while self.calls or time.monotonic() - self.last_use < (self._idle_s or 0):
-            time.sleep(0.5)
-        os._exit(0)  # a detached actor ends itself: nothing is lost, its deltas are in storage
-
-    def leave_sooner(self, idle_s: float) -> None:
-        """Stay idle no longer than this: somebody waits for what this worker holds."""
-        if self._idle_s is not None:
-            self._idle_s = min(self._idle_s, idle_s)
-
-    def ready(self) -> bool:
-        return True
+        super().__init__(idle_s)
 
     def read(self, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], Tensor, list[np.ndarray]]:
         """Keys, labels (n,) and token arrays of the parts, in ascending order of the sample keys."""
-        read = [
-            read_part(self.store, PartRef.from_json(part), fingerprint=self.fingerprint, into=self._copies())
-            for part in parts
-        ]
+        read = [read_part(self.store, PartRef.from_json(part), fingerprint=self.fingerprint) for part in parts]
         keys = [key for part in read for key in part.keys]
         labels = torch.from_numpy(np.concatenate([part.labels for part in read]) if read else np.zeros(0, np.int64))
         return keys, labels, [_as_torch_readable(part.tokens) for part in read]
-
-    def _copies(self) -> Path | None:
-        return None
 
     def _tokens(self, arrays: Sequence[np.ndarray]) -> Tensor:
         tokens = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0]))
@@ -133,7 +108,7 @@ class ShardWorker:
             return Recomputed(self.tm.prepare, tokens)
         return concatenate([first, *(self.tm.prepare(tokens[part]) for part in passes[1:])])
 
-    @_in_use
+    @in_use
     def fit(self, task: dict[str, Any], progress: Progress | None = None, lane: str = "") -> dict[str, Any]:
         """Fit one shard (or everything, for the monolith) and write its delta.
 
@@ -144,21 +119,9 @@ class ShardWorker:
         shard in slices "checkpoints": [CheckpointRef JSON], those of the stages that this fit made.
         """
         self.release()
-        monolith = task["shard"] == "monolith"
-        # the comparison model is the paper's recipe: it keeps no checkpoints, so slices would only cost it accuracy
-        config = replace(self.spec.fit_config(), slices=1) if monolith else self.spec.fit_config()
-        started = time.time()
-        keys, labels, arrays = self.read(task["parts"])
-        slices = slice_of(keys, slices=config.slices, seed=config.seed)
-        # by slice, then by key (a monolith's parts come shard by shard)
-        order = sorted(range(len(keys)), key=lambda i: (slices[i], keys[i]))
-        keys = [keys[i] for i in order]
-        labels, slices = labels[order], slices[order]
-        tokens = self._tokens(arrays)[order] if arrays else torch.zeros(0)
-        read_s = time.time() - started
-        sizes = np.bincount(slices, minlength=config.slices).tolist()
-        pictures: Pictures = self.prepare(tokens, sizes) if len(labels) else _nothing(self.tm)
-        prepare_s = time.time() - started - read_s
+        config = self._config(task)
+        loaded = self._load(task, config)
+        keys, pictures = loaded.keys, loaded.pictures
 
         def by_key(count: int, seed: int, epoch: int) -> Tensor:
             return torch.from_numpy(epoch_order(keys, seed=seed, epoch=epoch))
@@ -178,43 +141,78 @@ class ShardWorker:
             )
             start = checkpoints.begin(task.get("resume"))
         delta = fit(
-            self.tm, pictures, labels, config, order=by_key, slice_of=torch.from_numpy(slices),
+            self.tm, pictures, loaded.labels, config, order=by_key, slice_of=torch.from_numpy(loaded.slices),
             start=start, done=checkpoints.resumed if checkpoints else 0,
             checkpoint=checkpoints.keep if checkpoints else None, progress=progress,
         )  # fmt: skip
-        gram = None
-        gram_started = time.time()
-        if self.spec.compose == "gram" and not monolith:
-            gram = self._gram(pictures)
+        result = self._write(loaded, delta, lane)
+        if resolve is not None:
+            result["facts"].update(resolved=True, warm=start is not None)
+        if checkpoints is not None:
+            result["checkpoints"] = [written.to_json() for written in checkpoints.written]
+            sizes = np.bincount(loaded.slices, minlength=config.slices).tolist()
+            result["facts"].update(stages=config.slices, slice_samples=sizes, **checkpoints.facts())
+        return result
+
+    @in_use
+    def fit_several(self, tasks: Sequence[dict[str, Any]], lane: str = "") -> list[dict[str, Any]]:
+        """`fit` of several small shards' first tasks (ridge: nothing to resolve or to resume), in less time and to the same bits."""
+        self.release()
+        config = self._config(tasks[0])
+        loaded = [self._load(task, config) for task in tasks]
+        deltas = fit_many(self.tm, [(one.pictures, one.labels) for one in loaded], config)
+        return [self._write(one, delta, lane) for one, delta in zip(loaded, deltas, strict=True)]
+
+    def _config(self, task: dict[str, Any]) -> FitConfig:
+        config = self.spec.fit_config()
+        # the comparison model is the paper's recipe: it keeps no checkpoints, so slices would only cost it accuracy
+        return replace(config, slices=1) if task["shard"] == "monolith" else config
+
+    def _load(self, task: dict[str, Any], config: FitConfig) -> _Loaded:
+        started = time.time()
+        keys, labels, arrays = self.read(task["parts"])
+        slices = slice_of(keys, slices=config.slices, seed=config.seed)
+        # by slice, then by key (a monolith's parts come shard by shard)
+        order = sorted(range(len(keys)), key=lambda i: (slices[i], keys[i]))
+        labels, slices = labels[order], slices[order]
+        tokens = self._tokens(arrays)[order] if arrays else torch.zeros(0)
+        read_s = time.time() - started
+        sizes = np.bincount(slices, minlength=config.slices).tolist()
+        pictures: Pictures = self.prepare(tokens, sizes) if len(labels) else _nothing(self.tm)
+        prepare_s = time.time() - started - read_s
+        return _Loaded(task, [keys[i] for i in order], labels, slices, pictures, started, read_s, prepare_s)
+
+    def _write(self, loaded: _Loaded, delta: FittedDelta, lane: str) -> dict[str, Any]:
+        """Statistics and the delta into storage; what `fit` returns."""
+        task, report = loaded.task, delta.report
+        monolith = task["shard"] == "monolith"
+        began = time.time()
+        gram = self._gram(loaded.pictures) if self.spec.compose == "gram" and not monolith else None
         terms = shard_terms({name: value.cpu() for name, value in delta.items()}, gram)
-        gram_s = time.time() - gram_started
-        folder = names.MONOLITH_FOLDER if monolith else names.delta_folder(int(task["shard"]))
-        meta = {"shard": str(task["shard"]), "samples": str(len(labels)), "fingerprint": self.fingerprint}
+        gram_s = time.time() - began
         ref = write_delta(
             self.into or self.store,
-            folder,
+            names.MONOLITH_FOLDER if monolith else names.delta_folder(int(task["shard"])),
             int(task["generation"]),
             {name: term.numpy() for name, term in terms.items()},
-            meta,
+            {"shard": str(task["shard"]), "samples": str(len(loaded.labels)), "fingerprint": self.fingerprint},
         )
         ended = time.time()
-        report = delta.report
         return {
             "shard": task["shard"],
             "generation": int(task["generation"]),
-            "samples": len(labels),
+            "samples": len(loaded.labels),
             "parts": [part["digest"] for part in task["parts"]],
             "delta": ref.to_json(),
-            **({"checkpoints": [written.to_json() for written in checkpoints.written]} if checkpoints else {}),
             "facts": {
-                "seconds": ended - started,
+                "seconds": loaded.read_s + loaded.prepare_s + report.seconds + ended - began,
                 "fit_seconds": report.seconds,
-                "read_seconds": read_s,
-                "prepare_seconds": prepare_s,
+                "read_seconds": loaded.read_s,
+                "prepare_seconds": loaded.prepare_s,
                 "statistics_seconds": gram_s,
-                "started": started,
+                "started": loaded.started,
                 "ended": ended,
-                "samples": len(labels),
+                "samples": len(loaded.labels),
                 "lane": lane,
                 "solver": report.solver,
                 "iterations": report.iterations,
@@ -224,8 +222,6 @@ class ShardWorker:
                 "converged": report.converged,
                 "norm": float(delta.norm()),
                 "environment": self.environment(),
-                **({} if resolve is None else {"resolved": True, "warm": start is not None}),
-                **({"stages": config.slices, "slice_samples": sizes, **checkpoints.facts()} if checkpoints else {}),
             },
         }
 
@@ -254,7 +250,7 @@ class ShardWorker:
             "torch": torch.__version__,
         }
 
-    @_in_use
+    @in_use
     def certified_distance(self, parts: Sequence[dict[str, Any]], ref: dict[str, Any]) -> tuple[float, float]:
         """‖∇L‖/(2λ) of a stored delta on these parts, and of no delta at all (ridge only)."""
         _, labels, arrays = self.read(parts)
@@ -275,7 +271,7 @@ class ShardWorker:
 
     # --- evaluation: the same model, cached tokens of other pictures
 
-    @_in_use
+    @in_use
     def evaluate(self, delta_key: str | None, parts: Sequence[dict[str, Any]], delta_ref: dict | None = None) -> dict:
         """Accuracy on the parts of the composed snapshot at ``delta_key``, or of one shard's (or the monolith's) delta."""
         began = time.perf_counter()
@@ -284,7 +280,7 @@ class ShardWorker:
         correct = self._correct(pictures, labels, delta)
         return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
 
-    @_in_use
+    @in_use
     def accuracy_by_shards(
         self,
         refs: Sequence[dict[str, Any]],
@@ -307,7 +303,7 @@ class ShardWorker:
             rows.append(row)
         return rows
 
-    @_in_use
+    @in_use
     def sample_values(
         self,
         models: Sequence[dict[str, Any] | str],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.orchestration.warm import Warm, in_use
 
 
 def is_there(run: str) -> bool:
@@ -53,10 +53,14 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
 def test_a_worker_never_leaves_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     left = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda code: left.set())
-    worker = ShardWorker.__new__(ShardWorker)
-    worker.calls, worker.last_use, worker._idle_s = 1, time.monotonic() - 100, 50.0
-    worker.leave_sooner(0.1)
-    threading.Thread(target=worker._leave_when_idle, daemon=True).start()
-    assert not left.wait(1.5)
-    worker.calls = 0
+    during = []
+
+    class Busy(Warm):
+        @in_use
+        def work(self) -> None:
+            self.leave_sooner(0.1)
+            during.append(left.wait(1.5))
+
+    Busy(idle_s=50.0).work()
+    assert during == [False]
     assert left.wait(5)
