@@ -19,7 +19,6 @@ from taft_ray.orchestration.queue import Queue
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.selection import Selection
 from taft_ray.plans.state import RunState
-from taft_ray.plans.train import pending_shards
 from taft_ray.storage import digest_bytes
 from taft_ray.storage.digest import canonical_json
 
@@ -57,6 +56,7 @@ class Composer:
             "host_python": platform.python_version(),
         }
         self.record.commit("created", "created", lambda: body)
+        self.queue.ready.clear()  # these lanes have not come yet
         self.recover()
         self.forgetting.tidy()
 
@@ -90,8 +90,10 @@ class Composer:
 
     # --- training
 
-    def take(self, lane: str) -> dict[str, Any] | None:
-        """The next task for a lane: see `Queue.take`."""
+    def take(self, lane: str, result: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """Commit what a lane has fitted, if it brings something; then the next task for it: see `Queue.take`."""
+        if result is not None:
+            self.queue.finished(result)
         self.record.refresh()
         self.forgetting.finish_purges()
         return self.queue.take(lane)
@@ -118,14 +120,15 @@ class Composer:
 
     def training_status(self) -> dict[str, Any]:
         """For the driver's progress line."""
-        left = pending_shards(self.record.state)
-        trained = len(self.record.state.in_model)
+        state = self.record.state
+        trained = len(state.in_model)
         return {
-            "shards": trained + len(left),
+            "shards": trained + len(state.pending),
             "trained": trained,
             "monolith": self.queue.monolith_done(),
             "left": self.queue.waiting(),
             "lanes": dict(self._progress),
+            "ready": dict(self.queue.ready),
         }
 
     # --- composition

@@ -14,19 +14,22 @@ from torch import Tensor
 from taft_ray.errors import ObjectMissing, UsageError
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.snapshots import save_snapshot, snapshot_digest
-from taft_ray.plans.state import ShardState
+from taft_ray.plans.state import TRAINED, ShardState
 from taft_ray.storage import DeltaRef, Store, read_delta
 from taft_ray.storage import rundir as names
 from taft_ray.tangent import Delta, Sums
 
-TERMS_BUDGET = 1 << 30  # bytes of shards' terms kept in memory, so that a drop need not read them
+# Of shards' terms kept in memory, so that a drop of a shard that was fitted lately need not read them: how many shards', so that
+# memory does not grow with the shards of a run, and how many bytes
+TERMS_KEPT = 8
+TERMS_BUDGET = 1 << 30
 
 
 class Terms:
-    """Deltas by key, checked by digest when read; the latest used stay in memory up to a budget."""
+    """Deltas by key, checked by digest when read; the latest used stay in memory, ``most`` of them up to a budget."""
 
-    def __init__(self, store: Store, budget: int = TERMS_BUDGET) -> None:
-        self._store, self._budget = store, budget
+    def __init__(self, store: Store, budget: int = TERMS_BUDGET, most: int = TERMS_KEPT) -> None:
+        self._store, self._budget, self._most = store, budget, most
         self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self._bytes = 0
 
@@ -40,7 +43,7 @@ class Terms:
         terms = {name: torch.from_numpy(value) for name, value in tensors.items()}
         self._kept[key] = terms
         self._bytes += _size(terms)
-        while self._bytes > self._budget and len(self._kept) > 1:
+        while len(self._kept) > 1 and (self._bytes > self._budget or len(self._kept) > self._most):
             self._bytes -= _size(self._kept.popitem(last=False)[1])
         return terms
 
@@ -62,14 +65,18 @@ class Composition:
         self.terms = Terms(record.store)
         self._sums = Sums()
         self._members: dict[int, tuple[Mapping[str, Any], int]] = {}  # shard: (delta, weight), as summed
+        self._seen = 0  # of the state's moves: how many the sums have followed
+        self._ahead: set[int] = set()  # shards in the sums whose commit had not come when they were last level
         self._composed: dict[str, Delta] = {}  # by mode
         self._digests: dict[str, str] = {}
 
     def sums(self) -> Sums:
         """The sums, level with the ledger as last read."""
-        wanted = {shard.shard: _member(shard) for shard in self.record.state.in_model}
-        leaving = [shard for shard, member in self._members.items() if wanted.get(shard) != member]
-        entering = [shard for shard, member in wanted.items() if self._members.get(shard) != member]
+        state = self.record.state
+        moved = sorted(self._ahead.union(state.moves[self._seen :]))
+        wanted = {shard: _member(state.shards[shard]) for shard in moved if state.shards[shard].state == TRAINED}
+        leaving = [shard for shard in moved if shard in self._members and self._members[shard] != wanted.get(shard)]
+        entering = [shard for shard in wanted if self._members.get(shard) != wanted[shard]]
         if leaving or entering:
             self._composed, self._digests = {}, {}
         for shard in leaving:
@@ -77,7 +84,7 @@ class Composition:
             try:
                 terms = self.terms.read(ref)
             except ObjectMissing:  # purged by another writer: what is left is summed anew
-                self._sums, self._members = Sums(), {}
+                self._sums, self._members, self._seen, self._ahead = Sums(), {}, 0, set()
                 return self.sums()
             self._sums.subtract(terms, weight)
             del self._members[shard]
@@ -86,6 +93,7 @@ class Composition:
             ref, weight = wanted[shard]
             self._sums.add(self.terms.read(ref), weight)
             self._members[shard] = wanted[shard]
+        self._seen, self._ahead = len(state.moves), set()
         return self._sums
 
     def admit(self, shard: int, ref: Mapping[str, Any], weight: int) -> None:
@@ -97,6 +105,7 @@ class Composition:
         if shard not in self._members:
             self._sums.add(self.terms.read(ref), weight)
             self._members[shard] = (dict(ref), weight)
+            self._ahead.add(shard)
             self._composed, self._digests = {}, {}
 
     def model(self, mode: str | None = None) -> Delta | None:

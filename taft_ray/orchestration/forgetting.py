@@ -162,7 +162,7 @@ class Forgetting:
 
     def finish_purges(self) -> None:
         """Finish the drops and purges that a crash cut off, so that their shards can be fitted again."""
-        for request in list(self.record.state.requests.values()):
+        for request in list(self.record.state.unpurged.values()):
             if request.purged is None and not request.waiting:
                 self.resume(request.request)
 

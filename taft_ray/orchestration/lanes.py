@@ -45,8 +45,9 @@ def lane_loop(config: Mapping[str, Any]) -> None:
             said = time.monotonic()
             composer.progress.remote(lane, done, total)
 
+    result = None
     while True:
-        task = ask(composer.take, lane)
+        task, result = ask(composer.take, lane, result), None
         if task is None:
             return
         if "wait" in task:
@@ -55,7 +56,7 @@ def lane_loop(config: Mapping[str, Any]) -> None:
         if worker is None:
             worker = ShardWorker(config["run"], ask(composer.class_count))
         try:
-            ask(composer.finished, worker.fit(task, progress, lane))
+            result = worker.fit(task, progress, lane)
         except ObjectMissing:
             # a forget purged what the task names: the next one names what is left. Twice the same: it is truly missing
             if task == missed:
@@ -73,15 +74,17 @@ class Lanes:
     started: float
     count: int
 
-    def wait(self, report: Report) -> None:
-        """Raises the first lane's error when work is left that no lane can do."""
+    def wait(self, report: Report) -> list[float]:
+        """When each lane asked for its first task (unix seconds); the first lane's error when work is left that no lane can do."""
         while any(thread.is_alive() for thread in self.threads):
             self._say(report)
             if self.errors and len(self.errors) == self.count:
                 break
             self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
-        if self._say(report)["left"] and self.errors:
+        status = self._say(report)
+        if status["left"] and self.errors:
             raise own_error(self.errors[0]) or TaftError(f"a lane failed {MAX_FAILURES + 1} times: {self.errors[0]}")
+        return sorted(status["ready"].values())
 
     def _say(self, report: Report) -> dict[str, Any]:
         status = ask(self.composer.training_status)

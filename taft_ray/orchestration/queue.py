@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,6 @@ from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.record import Record
 from taft_ray.plans.slices import resume_from
 from taft_ray.plans.state import TRAINED
-from taft_ray.plans.train import pending_shards
 from taft_ray.storage import DeltaRef, read_delta
 
 STALE = {"stale": True}
@@ -25,26 +25,27 @@ class Queue:
         self._monolith = False  # whether the comparison model is wanted
         self._closed = False
         self._compares = False
+        self.ready: dict[str, float] = {}  # when a lane asked first (unix seconds)
 
     def take(self, lane: str) -> dict[str, Any] | None:
-        """The next task for a lane: a shard without a delta, largest first; None when there is nothing left.
+        """The next task for a lane, on the state as last read: a shard without a delta, largest first; None when nothing is left.
 
         A lane that asks again gives up what it held (it has finished it, or it died and was restarted). The comparison
         model comes after the last shard.
         """
-        self.record.refresh()
+        self.ready.setdefault(lane, time.time())
         self.give_up(lane)
         if self._closed:
             return None
-        for number in pending_shards(self.record.state):
+        for number in self.record.state.pending:
             if number not in self._leases:
                 self._leases[number] = lane
-                return self.record.current(lambda number=number: self._task(number))
+                return self.record.known(lambda number=number: self._task(number))
         if self._monolith and "monolith" not in self._leases:
             if self._leases:  # it is compared with the shards' fits: it must not run beside them
                 return {"wait": True}
             self._leases["monolith"] = lane
-            return self.record.current(self._monolith_task)
+            return self.record.known(self._monolith_task)
         # lanes start beside the prefix pass: there will be work
         return {"wait": True} if self.record.state.cached is None else None
 
@@ -58,7 +59,7 @@ class Queue:
 
     def waiting(self) -> int:
         """How many fits are left."""
-        return len(pending_shards(self.record.state)) + self._monolith
+        return len(self.record.state.pending) + self._monolith
 
     def monolith_done(self) -> bool | None:
         """Whether the comparison model that was wanted is trained; None when none was."""
@@ -134,7 +135,7 @@ class Queue:
             if generation != state.current or state.state == TRAINED or self._is_stale(result, [shard]):
                 return None
             self.composition.sums()
-            before.update(self.record.state.checkpoint_keys())
+            before.update(str(kept["key"]) for kept in state.checkpoints)
             try:
                 self.composition.admit(shard, ref, weight)
             except ObjectMissing:
@@ -147,7 +148,9 @@ class Queue:
         if body is None:
             return self._throw_away(result)
         # a checkpoint that could not be gone on from has been made again
-        self.record.store.erase(sorted(before - self.record.state.checkpoint_keys()))
+        replaced = before - {str(kept["key"]) for kept in self.record.state.shards[shard].checkpoints}
+        if replaced:
+            self.record.store.erase(sorted(replaced))
         if body["delta"]["digest"] != ref["digest"]:  # another process was first; ours differs: another kind of machine
             self._throw_away(result)
         return body

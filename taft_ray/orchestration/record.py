@@ -56,6 +56,10 @@ class Record:
     def current(self, action: Callable[[], T]) -> T:
         """Do something on the state as it is now, and again when another writer removed what it needed meanwhile."""
         self.refresh()
+        return self.known(action)
+
+    def known(self, action: Callable[[], T]) -> T:
+        """The same on the state as last read."""
         for _ in range(_TRIES):
             try:
                 return action()

@@ -86,7 +86,7 @@ def train(
     make_room(run)
     # On CPUs the lanes start beside the prefix pass and wait: their start takes as long as a small run's pass
     running = start_lanes(run, spec, composer, count) if work and not gpus else None
-    trained_from = time.time()
+    trained_from, ready = time.time(), []
     try:
         if state.cached is None:
             trained_from = _cache(store, run, spec, composer, state, secret, workers=gpus or count, report=report)
@@ -97,7 +97,7 @@ def train(
     compare = monolithic and ask(composer.want_monolith)
     if work or compare:
         running = running or start_lanes(run, spec, composer, count if work else 1)
-        running.wait(report)
+        ready = running.wait(report)
     state = ask(composer.snapshot)
     _check_all_trained(state)
     if work:
@@ -109,6 +109,7 @@ def train(
             "started": trained_from,
             "ended": ended,
             "lanes_started": running and running.started,
+            "lanes_ready": ready,
         }
         ask(composer.commit, "training-finished", body, f"training-finished/{trained_from}")
     if compare and ask(composer.want_monolith):

@@ -88,7 +88,10 @@ class RequestState:
 @dataclass
 class RunState:
     shards: dict[int, ShardState] = field(default_factory=dict)
+    pending: dict[int, None] = field(default_factory=dict)  # shards without a delta, the largest first
+    moves: list[int] = field(default_factory=list)  # every shard whose delta came or went, in the order of the entries
     requests: dict[str, RequestState] = field(default_factory=dict)
+    unpurged: dict[str, RequestState] = field(default_factory=dict)  # those whose samples may still be in the cache
     tombstones: dict[str, str] = field(default_factory=dict)  # id hash -> the request that forgot it
     owner_tombstones: dict[str, str] = field(default_factory=dict)  # owner hash -> the request that forgot them
     manifest: str | None = None  # the digest of the manifest last committed, and its key
@@ -111,7 +114,7 @@ class RunState:
 
     def promised(self) -> dict[str, float]:
         """The id hashes that wait for a request to be carried out, and the first deadline of each."""
-        waiting = [(r.deadline, r.hashes) for r in self.requests.values() if r.waiting and r.deadline is not None]
+        waiting = [(r.deadline, r.hashes) for r in self.unpurged.values() if r.waiting and r.deadline is not None]
         # the latest first, so that the first deadline stays
         return {digest: at for at, hashes in sorted(waiting, reverse=True) for digest in hashes}
 
@@ -119,7 +122,7 @@ class RunState:
         """Whether samples of this shard are asked to go and are still in its cache: no fit of it counts meanwhile."""
         return any(
             request.rewritten is None and not request.waiting and shard in request.shards
-            for request in self.requests.values()
+            for request in self.unpurged.values()
         )
 
     def delta_keys(self) -> set[str]:
@@ -161,8 +164,11 @@ class RunState:
                 self.cached, self.manifest, self.manifest_key = body, body["manifest"], body.get("manifest_key")
                 for number, samples in enumerate(body["samples"]):
                     self.shards[number] = ShardState(number, samples, state=PENDING if samples else EMPTY)
+                self._order_pending(self.shards)
             case "trained":
                 shard = self.shards[body["shard"]]
+                self.pending.pop(shard.shard, None)
+                self.moves.append(shard.shard)
                 shard.generation, shard.samples, shard.weight = body["generation"], body["samples"], body["weight"]
                 shard.delta, shard.facts, shard.state = body["delta"], body["facts"], TRAINED
                 shard.checkpoints = after_fit(shard.checkpoints, body.get("checkpoints", ()))
@@ -180,12 +186,14 @@ class RunState:
                     shard = self.shards[number]
                     if shard.state == TRAINED:
                         shard.state, shard.delta = DROPPED, None
+                        self.moves.append(number)
                 if self.monolith is not None and self.monolith.get("delta") is not None:
                     self.monolith = {**self.monolith, "delta": None}
             case "rewritten":
                 self._rewrite(body)
             case "purged":
                 self.requests[body["request"]].purged = body
+                self.unpurged.pop(body["request"], None)
             case "start-purged":
                 self.requests[body["request"]].start_purged = body
             case "key-destroyed":
@@ -201,6 +209,11 @@ class RunState:
             case other:
                 raise ValueError(f"unknown ledger entry {other!r}: made by a newer taft_ray")
 
+    def _order_pending(self, numbers: Iterable[int]) -> None:
+        waiting = [shard for shard in map(self.shards.__getitem__, numbers) if shard.state == PENDING]
+        waiting.sort(key=lambda shard: (-shard.samples, shard.shard))
+        self.pending = dict.fromkeys(shard.shard for shard in waiting)
+
     def _rewrite(self, body: Mapping[str, Any]) -> None:
         request = self.requests[body["request"]]
         request.rewritten = body
@@ -213,7 +226,10 @@ class RunState:
             shard = self.shards[int(number)]
             shard.samples = samples
             if not samples:
+                if shard.state == TRAINED:
+                    self.moves.append(shard.shard)
                 shard.state = EMPTY
+        self._order_pending(self.pending)
         for number, refs in body.get("checkpoints", {}).items():
             self.shards[int(number)].checkpoints = tuple(refs)
 
@@ -236,7 +252,7 @@ class RunState:
             first = self.tombstones.get(digest)
             if first is None or self.requests[first].waiting:  # a sooner one takes over what waits
                 self.tombstones[digest] = request.request
-        self.requests[request.request] = request
+        self.requests[request.request] = self.unpurged[request.request] = request
         for digest in request.owners:
             self.owner_tombstones.setdefault(digest, request.request)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from taft_ray.plans.state import PENDING, RunState
+from taft_ray.plans.state import RunState
 
 
 def pending_shards(state: RunState) -> list[int]:
     """Shards without a delta, the largest first: the longest fit must not start last. Dropped shards stay dropped."""
-    waiting = [shard for shard in state.shards.values() if shard.state == PENDING]
-    return [shard.shard for shard in sorted(waiting, key=lambda shard: (-shard.samples, shard.shard))]
+    return list(state.pending)
 
 
 def lanes_for(shards: int, *, gpus: int, cpus: int, threads: int, asked: int | None = None) -> int:

@@ -1,0 +1,246 @@
+"""What it costs to handle a shard, whatever is in it: tiny shards through the real verbs, the composer's memory, a long ledger.
+
+    python -m benchmarks.orchestration [--json] [--shards 10 100 1000] [--samples 4] [--entries 10000]
+
+A run: Parquet of noise (32 px), ``samples`` pictures a shard, timm's `test_vit` (0.4 M parameters, random weights), the last block
+by ridge with Gram statistics, through `train` on a local folder and a Ray of its own. Read off the run's own measurements:
+
+* ``seconds``: of `train`, all of it, with Ray up; ``lanes_start_s``: from the start of the lanes until the last of them asked for its
+  first shard (they start beside the prefix pass); ``beyond_lanes_start_s``: the first less the second.
+* ``overhead_ms``: the wall clock of the fits times the lanes, less the seconds in which a lane computed (preparing, fitting,
+  statistics), over the shards. So it has in it all that is done for a shard and is not mathematics: asking, reading, writing,
+  committing, and waiting for a core that something else has. ``between_ms``: the median gap between two fits of a lane.
+* ``composer_rss_mb`` and ``composer_peak_mb``: of the composer's process after the composition, and its highest.
+* ``composer_again_s``: a composer made anew from the folder until it has the composed model.
+
+Ledger: as many `trained` facts as a run of ``entries`` shards has, appended by the project's own code, read by a new process whose
+files are out of the page cache (that much a user without privileges can drop).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from taft_ray.orchestration import session
+from taft_ray.orchestration.actors import ask, composer_for
+from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.record import Record
+from taft_ray.orchestration.run import train
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
+from taft_ray.storage import Ledger, Store, entry_key, write_spec
+
+MODEL, SIDE, CLASSES = "test_vit", 32, 4
+SHARDS = (10, 100, 1000)
+FILES = 4
+
+
+def write_noise(folder: Path, samples: int) -> Path:
+    """Pictures of noise, as PNG in a few Parquet files."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number, rows in enumerate(np.array_split(np.arange(samples), FILES)):
+        images = []
+        for _ in rows:
+            encoded = io.BytesIO()
+            Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(encoded, "PNG")
+            images.append(encoded.getvalue())
+        table = pa.table({"image": images, "label": rows % CLASSES, "id": [f"sample-{row}" for row in rows]})
+        pq.write_table(table, folder / f"part-{number}.parquet")
+    return folder
+
+
+def write_weights(path: Path) -> Path:
+    torch.manual_seed(0)
+    save_file(timm.create_model(MODEL, img_size=SIDE).state_dict(), path)
+    return path
+
+
+def memory_mb(_: Any) -> dict[str, float]:
+    """What the kernel says of this process: {"rss", "peak"} in MiB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {what: int(lines[name].split()[0]) / 1024 for what, name in (("rss", "VmRSS"), ("peak", "VmHWM"))}
+
+
+def measure_run(shards: int, samples: int) -> dict[str, Any]:
+    """One run of tiny shards from the pictures to the composed model."""
+    with tempfile.TemporaryDirectory(prefix="taft-ray-orchestration-") as folder:
+        data = write_noise(Path(folder) / "data", shards * samples)
+        weights = write_weights(Path(folder) / "weights.safetensors")
+        run = Path(folder) / "run"
+        spec = RunSpec(
+            data=str(data), model=MODEL, weights=str(weights), image_size=SIDE, shards=shards, assignment="equal"
+        )
+        session.connect()
+        try:
+            began = time.perf_counter()
+            train(str(run), spec)
+            seconds = time.perf_counter() - began
+            composer = composer_for(str(run))
+            memory = ray.get(composer.__ray_call__.remote(memory_mb))
+            state: RunState = ask(composer.snapshot)
+        finally:
+            session.disconnect()
+        began = time.perf_counter()
+        again = Composer(str(run)).composed_digest()
+        composer_again_s = time.perf_counter() - began
+        if again != state.compositions[-1]["digest"]:
+            raise AssertionError(f"the composer made anew has {again}, the run {state.compositions[-1]['digest']}")
+        size = sum(shard.delta["bytes"] for shard in state.in_model if shard.delta) / len(state.in_model)
+        return {
+            "shards": shards,
+            "samples_a_shard": samples,
+            "seconds": seconds,
+            **phases(state, seconds),
+            **handling(state),
+            "composer_rss_mb": memory["rss"],
+            "composer_peak_mb": memory["peak"],
+            "composer_again_s": composer_again_s,
+            "delta_bytes": size,
+        }
+
+
+def phases(state: RunState, seconds: float) -> dict[str, float]:
+    """How long each phase of `train` took."""
+    cached, training = state.cached or {}, state.trainings[-1]
+    start = max(training["lanes_ready"]) - training["lanes_started"]
+    return {
+        "lanes_start_s": start,
+        "beyond_lanes_start_s": seconds - start,
+        "prefix_pass_s": cached["seconds"],
+        "training_s": training["wall_seconds"],
+        "compose_s": state.compositions[-1]["seconds"],
+    }
+
+
+def handling(state: RunState) -> dict[str, float]:
+    """What a lane did for its shards beside computing."""
+    facts = [shard.facts for shard in state.in_model]
+    lanes: dict[str, list[Any]] = {}
+    for fact in sorted(facts, key=lambda fact: fact["started"]):
+        lanes.setdefault(fact["lane"], []).append(fact)
+    gaps = [after["started"] - before["ended"] for fits in lanes.values() for before, after in pairwise(fits)]
+    wall = sum(fits[-1]["ended"] - fits[0]["started"] for fits in lanes.values())
+    computing = sum(sum(fact[f"{what}_seconds"] for what in ("prepare", "fit", "statistics")) for fact in facts)
+    return {
+        "lanes": len(lanes),
+        "fits_s": sum(fact["seconds"] for fact in facts),
+        "computing_s": computing,
+        "computing_ms_a_shard": 1000 * computing / len(facts),
+        "overhead_ms": 1000 * (wall - computing) / len(facts),
+        "between_ms": 1000 * statistics.median(gaps) if gaps else 0.0,
+    }
+
+
+def trained_fact(shard: int) -> dict[str, Any]:
+    """A `trained` entry's body, of the size and shape that a worker's has."""
+    random = np.random.default_rng(shard)
+    digest = random.bytes(32).hex()
+    times = {
+        name: float(random.random())
+        for name in ("seconds", "fit_seconds", "read_seconds", "prepare_seconds", "statistics_seconds", "residual",
+                     "distance_bound", "objective", "norm", "started", "ended")
+    }  # fmt: skip
+    return {
+        "shard": shard,
+        "generation": 1,
+        "samples": 100,
+        "parts": [random.bytes(32).hex() for _ in range(2)],
+        "delta": {"key": f"deltas/shard={shard:05d}/000001-{digest[:16]}.safetensors", "digest": digest, "bytes": 9**7},
+        "facts": {
+            **times, "samples": 100, "lane": f"lane-{shard % 500}", "solver": "ridge", "iterations": 2, "converged": True,
+            "environment": {"machine": "x86_64", "cpu_capability": "AVX512", "device": "cpu", "threads": 1,
+                            "python": "3.11.0", "torch": torch.__version__},
+        },
+        "weight": 1,
+    }  # fmt: skip
+
+
+def measure_ledger(entries: int) -> dict[str, Any]:
+    """Write a ledger of so many fits, and read it in a new process."""
+    with tempfile.TemporaryDirectory(prefix="taft-ray-ledger-") as folder:
+        store = Store(folder)
+        write_spec(store, RunSpec(data="synthetic", model=MODEL, shards=entries).to_json())
+        ledger = Ledger(store)
+        began = time.perf_counter()
+        ledger.append("cached", {"manifest": "", "samples": [100] * entries, "classes": []}, "cached")
+        for shard in range(entries):
+            ledger.append("trained", trained_fact(shard), f"trained/{shard}/1")
+        written_s = time.perf_counter() - began
+        command = [sys.executable, "-m", "benchmarks.orchestration", "--replay", folder]
+        cold, warm = (
+            json.loads(subprocess.run([*command, *more], check=True, capture_output=True, text=True).stdout)
+            for more in ((), ("--warm",))
+        )
+        return {
+            "ledger_entries": entries + 1,
+            "commit_ms": 1000 * written_s / entries,
+            "entry_bytes": (Path(folder) / entry_key(1)).stat().st_size,
+            "replay_cold_s": cold["seconds"],
+            "replay_warm_s": warm["seconds"],
+            "replayed_mb": cold["grown_mb"],
+        }
+
+
+def replay(folder: str, warm: bool) -> dict[str, Any]:
+    """The composer's record made from a folder whose entries are not in memory: seconds, and what the process grew by."""
+    if not warm:
+        for entry in Path(folder, "ledger").iterdir():
+            descriptor = os.open(entry, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+    before, began = memory_mb(None)["rss"], time.perf_counter()
+    record = Record(folder)
+    seconds = time.perf_counter() - began
+    return {
+        "seconds": seconds,
+        "grown_mb": memory_mb(None)["rss"] - before,
+        "trained": len(record.state.in_model),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, nargs="*", default=list(SHARDS))
+    parser.add_argument("--samples", type=int, default=4, help="pictures a shard")
+    parser.add_argument("--entries", type=int, default=10_000, help="of the ledger; 0: leave it out")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--replay", help=argparse.SUPPRESS)
+    parser.add_argument("--warm", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.replay:
+        print(json.dumps(replay(options.replay, options.warm)))
+        return
+    rows: list[dict[str, Any]] = [measure_run(shards, options.samples) for shards in options.shards]
+    if options.entries:
+        rows.append(measure_ledger(options.entries))
+    for row in rows:
+        row["load"] = os.getloadavg()[0]
+    print(json.dumps(rows) if options.json else json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
