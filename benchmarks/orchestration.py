@@ -1,6 +1,6 @@
 """What it costs to handle a shard, whatever is in it: tiny shards through the real verbs, the composer's memory, a long ledger.
 
-    python -m benchmarks.orchestration [--json] [--shards 10 100 1000] [--samples 4] [--entries 10000]
+    python -m benchmarks.orchestration [--json] [--shards 10 100 1000] [--samples 4] [--entries 10000] [--rows 1000000]
 
 A run: Parquet of noise (32 px), ``samples`` pictures a shard, timm's `test_vit` (0.4 M parameters, random weights), the last block
 by ridge with Gram statistics, through `train` on a local folder and a Ray of its own. Read off the run's own measurements:
@@ -12,6 +12,9 @@ by ridge with Gram statistics, through `train` on a local folder and a Ray of it
   committing, and waiting for a core that something else has. ``between_ms``: the median gap between two fits of a lane.
 * ``composer_rss_mb`` and ``composer_peak_mb``: of the composer's process after the composition, and its highest.
 * ``composer_again_s``: a composer made anew from the folder until it has the composed model.
+
+Manifest: what a forget does with one of ``rows`` samples beside the fit: finding the sample, and writing the manifest anew without it
+(rows, description and the pointer to them).
 
 Ledger: as many `trained` facts as a run of ``entries`` shards has, appended by the project's own code, read by a new process whose
 files are out of the page cache (that much a user without privileges can drop).
@@ -44,14 +47,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from taft_ray.data import MANIFEST_SCHEMA
+from taft_ray.data.manifest import key_array
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.run import train
+from taft_ray.orchestration.selection import Selection, find
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
-from taft_ray.storage import Ledger, Store, entry_key, write_spec
+from taft_ray.storage import Ledger, Store, digest_bytes, entry_key, id_key, point_manifest, write_rows, write_spec
+from taft_ray.storage import rundir as names
 
 MODEL, SIDE, CLASSES = "test_vit", 32, 4
 SHARDS = (10, 100, 1000)
@@ -205,6 +212,50 @@ def measure_ledger(entries: int) -> dict[str, Any]:
         }
 
 
+def measure_manifest(rows: int, shards: int) -> dict[str, Any]:
+    """Find one sample among so many, and write the manifest without it."""
+    random = np.random.default_rng(0)
+    keys = random.bytes(16 * rows)
+    shard = np.sort(random.integers(0, shards, rows)).astype(np.int32)
+    hashes = [random.bytes(16).hex() for _ in range(rows)]
+    columns = {
+        "key": key_array([keys[at : at + 16] for at in range(0, len(keys), 16)]), "shard": shard,
+        "label": random.integers(0, 1000, rows).astype(np.int32), "owner_key": pa.nulls(rows, pa.binary(16)),
+        "uri_relative": np.array([f"part-{n:04d}.parquet" for n in range(100)])[random.integers(0, 100, rows)],
+        "row": random.integers(0, 1 << 20, rows), "bytes": random.integers(5_000, 20_000, rows),
+        "status": pa.array(["kept"] * rows), "reason": pa.nulls(rows, pa.string()),
+        "part": np.zeros(rows, np.int32), "part_row": np.zeros(rows, np.int32),
+    }  # fmt: skip
+    table = pa.table(columns, schema=MANIFEST_SCHEMA).append_column("id_hash", pa.array(hashes))
+    parts = {
+        str(number): [{"key": f"{names.shard_prefix(number)}/part-{part:03d}-{'0' * 16}.arrow", "digest": "0" * 64,
+                       "rows": 64, "bytes": 1 << 20, "part": part} for part in range(2)]
+        for number in range(shards)
+    }  # fmt: skip
+    meta = {"parts": parts, "classes": [str(number) for number in range(1000)], "fingerprint": "0" * 64}
+    with tempfile.TemporaryDirectory(prefix="taft-ray-manifest-") as folder:
+        store = Store(folder)
+        write_spec(store, RunSpec(data="synthetic", model=MODEL, shards=shards).to_json())
+        composer = Composer(folder)
+        composer.begin({}, digest_bytes(id_key(store, create=True)))
+        described = write_rows(store, table, meta, version=0)
+        facts = {"manifest": described["digest"], "manifest_key": described["key"], "classes": meta["classes"]}
+        composer.commit("cached", {**facts, "counts": {}, "samples": [1] * shards}, "cached")
+        composer.record.manifest()
+        began = time.perf_counter()
+        find(composer.record, Selection(shards=(shards // 2,)))
+        find_s = time.perf_counter() - began
+        began = time.perf_counter()
+        point_manifest(store, write_rows(store, table.slice(1), meta, version=1))
+        return {
+            "manifest_rows": rows,
+            "manifest_shards": shards,
+            "manifest_bytes": (Path(folder) / described["key"]).stat().st_size,
+            "find_s": find_s,
+            "manifest_rewrite_s": time.perf_counter() - began,
+        }
+
+
 def replay(folder: str, warm: bool) -> dict[str, Any]:
     """The composer's record made from a folder whose entries are not in memory: seconds, and what the process grew by."""
     if not warm:
@@ -227,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", type=int, nargs="*", default=list(SHARDS))
     parser.add_argument("--samples", type=int, default=4, help="pictures a shard")
     parser.add_argument("--entries", type=int, default=10_000, help="of the ledger; 0: leave it out")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of the manifest; 0: leave it out")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--replay", help=argparse.SUPPRESS)
     parser.add_argument("--warm", action="store_true", help=argparse.SUPPRESS)
@@ -237,6 +289,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = [measure_run(shards, options.samples) for shards in options.shards]
     if options.entries:
         rows.append(measure_ledger(options.entries))
+    if options.rows:
+        rows.append(measure_manifest(options.rows, options.entries or max(options.shards)))
     for row in rows:
         row["load"] = os.getloadavg()[0]
     print(json.dumps(rows) if options.json else json.dumps(rows, indent=1))

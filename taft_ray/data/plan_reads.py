@@ -50,7 +50,12 @@ class Stripe:
     @property
     def parts(self) -> list[tuple[int, int]]:
         """The (shard, part) it yields, in order."""
-        return [(int(self.shard[at]), int(self.part[at])) for at, _ in self._spans()]
+        return list(self.rows)
+
+    @property
+    def rows(self) -> dict[tuple[int, int], int]:
+        """How many samples each of its (shard, part) has, in order."""
+        return {(int(self.shard[at]), int(self.part[at])): end - at for at, end in self._spans()}
 
     def only(self, wanted: Collection[tuple[int, int]]) -> "Stripe":
         """The same stripe without the parts that are finished; parts keep their numbers and rows."""

@@ -184,7 +184,7 @@ def build_cache(
     check_rejected(counts(planned), spec.max_rejected)
     pieces = stripes(planned, files, budget_bytes=STRIPE_BYTES, part_rows=PART_ROWS)
     every = [part for piece in pieces for part in piece.parts]
-    answers = _finished(store, folders, every, {part: rows for piece in pieces for part, rows in _rows(piece).items()})
+    answers = _finished(store, folders, every, {part: rows for piece in pieces for part, rows in piece.rows.items()})
     wanted = set(every) - answers.keys()
     total = sum(len(piece) for piece in pieces)
     done = sum(len(answer["keys"]) + len(answer["bad"]) for answer in answers.values())
@@ -255,10 +255,6 @@ def _with_hashes(table: pa.Table, index: pa.Table, seed: int, secret: bytes | No
         {key: id_hash(name, secret) for key, name in zip(sample_keys(ids, seed), ids, strict=True)} if secret else {}
     )
     return table.append_column("id_hash", pa.array([by_key.get(key) for key in table["key"].to_pylist()], pa.string()))
-
-
-def _rows(piece: Stripe) -> dict[tuple[int, int], int]:
-    return {part: int(((piece.shard == part[0]) & (piece.part == part[1])).sum()) for part in piece.parts}
 
 
 def _finished(

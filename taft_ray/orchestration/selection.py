@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from taft_ray.data import id_hash, owner_hash, sample_key
 from taft_ray.errors import ObjectMissing, UnknownSample, UsageError
@@ -46,21 +49,28 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
     hashes: dict[str, str] = {}
     found: dict[str, Known] = {}
     owned: set[str] = set()
-    columns = (table[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
+    asked = _asked_rows(table, by_key, by_owner, [shard for shard in selection.shards if shard in record.state.shards])
+    columns = (asked[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
     for key, shard, digest, owner in zip(*columns, strict=True):
-        if shard < 0:
-            continue
-        name = by_key.get(key)
+        name = by_key.get(key, digest)
         if owner in by_owner:
             owned.add(by_owner[owner])
-        if name is None and owner not in by_owner and shard not in selection.shards:
-            continue
-        name = name or digest
         hashes[name], found[name] = digest, Known(key=key, shard=shard)
     _name_the_rest(selection, secret, hashes)
     owners = {name: owner_hash(name, secret) for name in selection.owners} if secret else {}
     _check(record, selection, owned, owners)
     return hashes, found, list(owners.values())
+
+
+def _asked_rows(table: pa.Table, keys: Iterable[bytes], owners: Iterable[bytes], shards: Sequence[int]) -> pa.Table:
+    """The kept rows of these samples, owners and shards."""
+    binary, number = table.schema.field("key").type, table.schema.field("shard").type
+    asked = [
+        pc.is_in(table[column], value_set=pa.array(list(values), type))  # type: ignore[attr-defined]  # made at import
+        for column, values, type in (("key", keys, binary), ("owner_key", owners, binary), ("shard", shards, number))
+    ]
+    kept = pc.greater_equal(table["shard"], 0)  # type: ignore[attr-defined]
+    return table.filter(pc.and_(kept, pc.or_(pc.or_(asked[0], asked[1]), asked[2])))  # type: ignore[attr-defined]
 
 
 def _secret(store: Store) -> bytes | None:

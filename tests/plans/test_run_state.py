@@ -1,7 +1,11 @@
 """The fold of the ledger: what is true after each kind of entry."""
 
+from collections.abc import Sequence
+
 import pytest
 from history import Fact, cached, created, delta_ref, forget_entries, requested, trained
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taft_ray.plans.state import DROPPED, EMPTY, PENDING, TRAINED, replay
 from taft_ray.plans.train import lanes_for, pending_shards
@@ -89,3 +93,41 @@ def test_lanes_fit_the_machine_and_never_exceed_the_shards(
     shards: int, gpus: int, cpus: int, threads: int, asked: int | None, lanes: int
 ) -> None:
     assert lanes_for(shards, gpus=gpus, cpus=cpus, threads=threads, asked=asked) == lanes
+
+
+def _history(choices: Sequence[tuple[int, int]], samples: Sequence[int]) -> list[Fact]:
+    """Fits and forgets, one after the other, as a composer would commit them; choices: (what, shard)."""
+    entries, left, purges = [cached(samples)], dict(enumerate(samples)), dict.fromkeys(range(len(samples)), 0)
+    for number, (what, shard) in enumerate(choices):
+        shard %= len(samples)
+        state = replay(entries)
+        if what == 0 and left[shard] and state.shards[shard].state != TRAINED:
+            entries.append(trained(shard, left[shard], purges[shard] + 1))
+        elif what > 0 and left[shard]:
+            left[shard] = max(0, left[shard] - what)
+            purges[shard] += 1
+            steps = forget_entries(f"r{number}", "retrain", [f"h{number}"], {shard: left[shard]})
+            entries += steps[: 1 + number % len(steps)] if number + 1 == len(choices) else steps
+    return entries
+
+
+@given(
+    choices=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=20),
+    samples=st.lists(st.integers(0, 5), min_size=1, max_size=5),
+)
+def test_what_the_state_keeps_is_what_a_search_would_find(choices: list[tuple[int, int]], samples: list[int]) -> None:
+    """Decisions after every commit read it, so that they cost the same whatever the number of shards and requests."""
+    entries = _history(choices, samples)
+    state, members, seen = replay([]), dict[int, object](), 0
+    for entry in entries:
+        state.apply(entry)
+        waiting = [shard for shard in state.shards.values() if shard.state == PENDING]
+        expected = [shard.shard for shard in sorted(waiting, key=lambda shard: (-shard.samples, shard.shard))]
+        assert pending_shards(state) == expected
+        assert list(state.unpurged) == [name for name, r in state.requests.items() if r.purged is None]
+        for shard in state.moves[seen:]:  # following the moves alone gives what is in the model
+            members.pop(shard, None)
+            if state.shards[shard].state == TRAINED:
+                members[shard] = state.shards[shard].delta
+        seen = len(state.moves)
+        assert members == {shard.shard: shard.delta for shard in state.in_model}
