@@ -57,8 +57,8 @@ class Parts:
     drop_s: float = 1.8  # measured: `forget`, ViT-B by Gram matrices, subtraction and solve; 0.073 by the mean
     compose_s: float = 1.8  # the same solve, for a snapshot
     find_s_a_row: float = 1e-8  # measured: finding a sample in the manifest
-    rewrite_s_a_row: float = 1.5e-6  # measured: writing the manifest anew
-    manifest_bytes_a_row: float = 75.0  # measured
+    rewrite_s_a_row: float = 7e-7  # measured: writing the manifest anew
+    manifest_bytes_a_row: float = 50.0  # measured
     # --- the storage
     round_trip_s: float = 0.02  # assumed: of S3 in its region
     bytes_s: float = 3e8  # assumed: of one process

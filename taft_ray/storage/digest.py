@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,15 @@ def canonical_json(obj: Any) -> bytes:
     Raises `ValueError` for NaN and infinities, `TypeError` for what JSON has no form for.
     """
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def parse_json(data: bytes) -> Any:
+    """The object of this JSON, its keys shared with every other one: in ten thousand ledger entries each is in memory once."""
+    return json.loads(data, object_pairs_hook=_with_shared_keys)
+
+
+def _with_shared_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {sys.intern(name): value for name, value in pairs}
 
 
 def digest_json(obj: Any) -> str:
@@ -59,7 +69,7 @@ def seal(body: Mapping[str, Any], field: str) -> bytes:
 def unseal(data: bytes, field: str, where: str) -> dict[str, Any]:
     """The object that `seal` wrote, `field` included; `IntegrityError` naming `where` if any byte differs."""
     try:
-        sealed = json.loads(data)
+        sealed = parse_json(data)
         body = {key: value for key, value in sealed.items() if key != field}
         intact = seal(body, field) == data
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

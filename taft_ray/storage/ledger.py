@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from json import loads
 from typing import Any
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError, UsageError
-from taft_ray.storage.digest import canonical_json, digest_json, seal, unseal
+from taft_ray.storage.digest import canonical_json, digest_json, parse_json, seal, unseal
 from taft_ray.storage.objects import Store
 
 FOLDER = "ledger"
@@ -147,7 +146,7 @@ class Ledger:
 
     def _next(self, kind: str, body: dict[str, Any], op: str) -> Entry:
         try:
-            plain = loads(canonical_json(body))
+            plain = parse_json(canonical_json(body))
         except (TypeError, ValueError) as error:
             raise UsageError(f"a ledger entry's body must be JSON without NaN: {error}; convert it") from error
         prev = self._known[-1].digest if self._known else GENESIS
