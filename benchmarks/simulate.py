@@ -55,7 +55,8 @@ class Parts:
     delta_bytes: float = 184.5e6  # ViT-B/16, last block, with Gram statistics; 57e6 by --compose mean
     add_bytes_s: float = 6e8  # measured: a delta's bytes checked by digest and added to the sums
     drop_s: float = 1.8  # measured: `forget`, ViT-B by Gram matrices, subtraction and solve; 0.073 by the mean
-    compose_s: float = 1.8  # the same solve, for a snapshot
+    compose_s: float = 1.8  # the same solve after a fit was added; after a drop the model is there already
+    snapshot_bytes: float = 28.4e6  # 7.1 M values, float32
     find_s_a_row: float = 1e-8  # measured: finding a sample in the manifest
     rewrite_s_a_row: float = 7e-7  # measured: writing the manifest anew
     manifest_bytes_a_row: float = 50.0  # measured
@@ -100,8 +101,8 @@ class Parts:
 
     @property
     def conclude_s(self) -> float:
-        """The composer's time to compose, write the snapshot and the certificate, and commit."""
-        return self.compose_s + 2 * self.commit_s + 6 * self.round_trip_s
+        """The composer's time to write the snapshot of a composed model and the certificate, and to commit both."""
+        return self.snapshot_bytes / self.bytes_s + 2 * self.commit_s + 6 * self.round_trip_s
 
     @property
     def retrain_s(self) -> float:
@@ -163,7 +164,7 @@ def train(parts: Parts, seed: int = 0) -> dict[str, float]:
             heapq.heappush(events, (back, order, False, seconds))
         else:
             heapq.heappush(events, (done + takes, order, True, 0.0))
-    makespan = committed + parts.compose_s
+    makespan = committed + parts.compose_s + parts.conclude_s
     work = sum(fit_seconds(parts, seed))
     return {
         "makespan_s": makespan,
@@ -178,7 +179,7 @@ def train(parts: Parts, seed: int = 0) -> dict[str, float]:
     }
 
 
-def forget(parts: Parts, a_minute: float, *, retrain: bool, hours: float = HOURS, seed: int = 0) -> dict[str, float]:
+def forget(parts: Parts, a_minute: float, *, retrain: bool, hours: float = HOURS, seed: int = 0) -> dict[str, Any]:
     """Latencies from a request to its certificate, with requests coming at random for so many hours."""
     arrivals = random.Random(f"{seed}/{a_minute}")
     composer, worker = Server(), Server()
@@ -192,7 +193,7 @@ def forget(parts: Parts, a_minute: float, *, retrain: bool, hours: float = HOURS
     steps = [(composer, parts.call_s + parts.request_s), (composer, parts.call_s + parts.purge_s)]
     if retrain:
         steps += [(worker, parts.retrain_s), (composer, parts.call_s + parts.admit_s)]
-    steps.append((composer, parts.call_s + parts.conclude_s))
+    steps.append((composer, parts.call_s + parts.conclude_s + parts.compose_s * retrain))
     latencies, out_of_model = [], []
     heapq.heapify(events)
     while events:
@@ -218,6 +219,7 @@ def forget(parts: Parts, a_minute: float, *, retrain: bool, hours: float = HOURS
         "composer_load": loads["composer"],
         "worker_load": loads["worker"],
         "sustained_a_minute": a_minute / max(loads.values()),
+        "binds": max(loads, key=lambda name: loads[name]),
     }
 
 

@@ -26,7 +26,8 @@ CALM = Parts(shards=40, lanes=1, losses_an_hour=0.0)
 
 def test_one_lane_without_losses_takes_the_sum_of_the_parts() -> None:
     handled = CALM.take_s + CALM.admit_s + CALM.lane_s + CALM.delta_bytes / CALM.bytes_s
-    expected = CALM.lane_start_s + CALM.take_s + CALM.shards * handled + sum(fit_seconds(CALM, 3)) + CALM.compose_s
+    expected = CALM.lane_start_s + CALM.take_s + CALM.shards * handled + sum(fit_seconds(CALM, 3))
+    expected += CALM.compose_s + CALM.conclude_s
     assert train(CALM, seed=3)["makespan_s"] == pytest.approx(expected, rel=1e-12)
 
 
