@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from taft_ray.tangent import Delta, Sums
 # memory does not grow with the shards of a run, and how many bytes
 TERMS_KEPT = 8
 TERMS_BUDGET = 1 << 30
+_READERS = 8  # deltas read side by side, where many enter the sums: by a composer that starts again
 
 
 class Terms:
@@ -39,8 +41,34 @@ class Terms:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
+        return self._keep(key, self._load(ref))
+
+    def read_each(self, refs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Tensor]]:
+        """What `read` gives for each, in order; read side by side, within the budget."""
+        ahead = min(_READERS, len(refs), max(1, self._budget // max((int(ref["bytes"]) for ref in refs), default=1)))
+        if ahead < 2:
+            yield from map(self.read, refs)
+            return
+        with ThreadPoolExecutor(ahead) as readers:
+            coming = deque(readers.submit(self._load, ref) for ref in refs[:ahead])
+            try:
+                for position, ref in enumerate(refs):
+                    terms = coming.popleft().result()
+                    if position + ahead < len(refs):
+                        coming.append(readers.submit(self._load, refs[position + ahead]))
+                    yield self._keep(str(ref["key"]), terms)
+            finally:
+                for reading in coming:
+                    reading.cancel()
+
+    def _load(self, ref: Mapping[str, Any]) -> dict[str, Tensor]:
         tensors, _ = read_delta(self._store, DeltaRef.from_json(ref))
-        terms = {name: torch.from_numpy(value) for name, value in tensors.items()}
+        return {name: torch.from_numpy(value) for name, value in tensors.items()}
+
+    def _keep(self, key: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
         self._kept[key] = terms
         self._bytes += _size(terms)
         while len(self._kept) > 1 and (self._bytes > self._budget or len(self._kept) > self._most):
@@ -89,9 +117,8 @@ class Composition:
             self._sums.subtract(terms, weight)
             del self._members[shard]
             self.terms.discard({str(ref["key"])})  # what has left does not come back: not even memory keeps it
-        for shard in entering:
-            ref, weight = wanted[shard]
-            self._sums.add(self.terms.read(ref), weight)
+        for shard, terms in zip(entering, self.terms.read_each([wanted[n][0] for n in entering]), strict=True):
+            self._sums.add(terms, wanted[shard][1])
             self._members[shard] = wanted[shard]
         self._seen, self._ahead = len(state.moves), set()
         return self._sums

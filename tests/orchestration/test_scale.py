@@ -118,6 +118,19 @@ def test_composer_keeps_the_latest_deltas_and_no_more(tmp_path: Path) -> None:
         terms.read(refs[3])
 
 
+@pytest.mark.parametrize("budget", [1, 1 << 30])
+def test_deltas_read_side_by_side_come_in_order_up_to_the_one_that_is_missing(tmp_path: Path, budget: int) -> None:
+    store = Store(str(tmp_path))
+    refs = [write_delta(store, names.delta_folder(n), 1, {"delta/w": np.full(3, n)}, {}).to_json() for n in range(30)]
+    assert [terms["delta/w"].tolist() for terms in Terms(store, budget).read_each(refs)] == [[n] * 3 for n in range(30)]
+    store.delete(str(refs[20]["key"]))
+    reading = Terms(store, budget).read_each(refs)
+    assert [next(reading)["delta/w"][0].item() for _ in range(20)] == list(range(20))
+    with pytest.raises(ObjectMissing):
+        next(reading)
+    assert list(Terms(store, budget).read_each([])) == []
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Composer:
     folder = tmp_path_factory.mktemp("toy") / "run"
