@@ -52,7 +52,7 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
     asked = _asked_rows(table, by_key, by_owner, [shard for shard in selection.shards if shard in record.state.shards])
     columns = (asked[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
     for key, shard, digest, owner in zip(*columns, strict=True):
-        name = by_key.get(key, digest)
+        name = by_key.get(key) or digest
         if owner in by_owner:
             owned.add(by_owner[owner])
         hashes[name], found[name] = digest, Known(key=key, shard=shard)
