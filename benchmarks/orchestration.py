@@ -23,6 +23,7 @@ files are out of the page cache (that much a user without privileges can drop).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -287,11 +288,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.replay:
         print(json.dumps(replay(options.replay, options.warm)))
         return
-    rows: list[dict[str, Any]] = [measure_run(shards, options.samples) for shards in options.shards]
-    if options.entries:
-        rows.append(measure_ledger(options.entries))
-    if options.rows:
-        rows.append(measure_manifest(options.rows, MANIFEST_SHARDS))
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints warnings of its own on stdout
+        rows: list[dict[str, Any]] = [measure_run(shards, options.samples) for shards in options.shards]
+        if options.entries:
+            rows.append(measure_ledger(options.entries))
+        if options.rows:
+            rows.append(measure_manifest(options.rows, MANIFEST_SHARDS))
     for row in rows:
         row["load"] = os.getloadavg()[0]
     print(json.dumps(rows) if options.json else json.dumps(rows, indent=1))
