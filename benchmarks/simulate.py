@@ -31,6 +31,7 @@ RATES = (1.0, 10.0, 100.0)  # forget requests a minute
 HOURS = 2.0  # of requests simulated at each rate
 GIB = 2.0**30
 PARALLEL_READS = 16  # of ledger entries, as `storage/ledger.py` has it
+READ_AHEAD = 8  # deltas read side by side, as `orchestration/composition.py` has it
 LISTED = 1000  # keys a page of an S3 listing
 PUTS_A_SHARD = 3  # a cache part, a delta, a ledger entry
 
@@ -45,15 +46,15 @@ class Parts:
     # --- a lane
     fit_s: float = 10.0  # assumed: of one shard on one GPU, in the mean
     fit_spread: float = 0.3  # assumed: sigma of its logarithm
-    lane_s: float = 0.009  # measured: what a lane does for a shard beside computing, less the composer's part
-    lane_start_s: float = 20.0  # measured, on 2 CPU cores: from the trainer's start to the first question
+    lane_s: float = 0.012  # measured: what a lane does for a shard beside computing, less the composer's part
+    lane_start_s: float = 23.0  # measured, on 2 CPU cores: from the trainer's start to the first question
     losses_an_hour: float = 0.05  # assumed: how often the cloud takes one GPU
     replacement_s: float = 180.0  # assumed: until another is there
     # --- the composer
     call_s: float = 0.0015  # assumed: a call through Ray, in the composer
-    commit_s: float = 0.001  # measured, local: one ledger entry made durable, without round trips
+    commit_s: float = 0.0008  # measured, local: one ledger entry made durable, without round trips
     delta_bytes: float = 184.5e6  # ViT-B/16, last block, with Gram statistics; 57e6 by --compose mean
-    add_bytes_s: float = 6e8  # measured: a delta's bytes checked by digest and added to the sums
+    add_bytes_s: float = 8.9e8  # measured: a delta's bytes checked by digest and added to the sums
     drop_s: float = 1.8  # measured: `forget`, ViT-B by Gram matrices, subtraction and solve; 0.073 by the mean
     compose_s: float = 1.8  # the same solve after a fit was added; after a drop the model is there already
     snapshot_bytes: float = 28.4e6  # 7.1 M values, float32
@@ -65,7 +66,7 @@ class Parts:
     bytes_s: float = 3e8  # assumed: of one process
     page_s: float = 0.15  # assumed: of 1,000 listed keys
     entry_s: float = 1.5e-4  # measured: one ledger entry parsed, checked and folded in
-    entry_bytes: float = 1200.0  # measured
+    entry_bytes: float = 1180.0  # measured
     token_bytes: float = 197 * 768 * 2.0  # of a picture in the cache: ViT-B/16 at 224 px, float16
     gib_month_price: float = 0.023  # assumed: S3 standard, USD
     put_price: float = 5e-6
@@ -243,7 +244,8 @@ def start_again(parts: Parts) -> dict[str, float]:
     """What a composer does that was killed when all was trained: list and read the ledger, and sum every delta anew."""
     listing = parts.page_s * -(-parts.shards // LISTED)
     reading = parts.shards * (parts.round_trip_s / PARALLEL_READS + parts.entry_s)
-    summing = parts.shards * (parts.round_trip_s + parts.delta_bytes * (1 / parts.bytes_s + 1 / parts.add_bytes_s))
+    read_s = (parts.round_trip_s + parts.delta_bytes / parts.bytes_s) / READ_AHEAD
+    summing = parts.shards * max(read_s, parts.delta_bytes / parts.add_bytes_s)
     return {"ledger_listing_s": listing, "ledger_reading_s": reading, "sums_s": summing}
 
 
