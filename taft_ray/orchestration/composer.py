@@ -90,13 +90,13 @@ class Composer:
 
     # --- training
 
-    def take(self, lane: str, result: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    def take(self, lane: str, results: Sequence[Mapping[str, Any]] = (), together: int = 0) -> dict[str, Any] | None:
         """Commit what a lane has fitted, if it brings something; then the next task for it: see `Queue.take`."""
-        if result is not None:
+        for result in results:
             self.queue.finished(result)
         self.record.refresh()
         self.forgetting.finish_purges()
-        return self.queue.take(lane)
+        return self.queue.take(lane, together)
 
     def give_up(self, lane: str) -> None:
         """A lane has failed for good."""

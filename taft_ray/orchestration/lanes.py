@@ -28,6 +28,7 @@ from taft_ray.plans.spec import RunSpec
 
 MAX_FAILURES = 3  # restarts of one lane before the run fails
 LANE_SHARE = 0.4  # of each of a CPU lane's threads: see features.PREFIX_SHARE
+TOGETHER = 64  # pictures of small shards that a lane fits in one go
 _POLL_S = 0.5
 _WAIT_S = 0.2
 _PROGRESS_S = 1.0
@@ -45,9 +46,9 @@ def lane_loop(config: Mapping[str, Any]) -> None:
             said = time.monotonic()
             composer.progress.remote(lane, done, total)
 
-    result = None
+    results: list[dict[str, Any]] = []
     while True:
-        task, result = ask(composer.take, lane, result), None
+        task, results = ask(composer.take, lane, results, TOGETHER), []
         if task is None:
             return
         if "wait" in task:
@@ -56,7 +57,9 @@ def lane_loop(config: Mapping[str, Any]) -> None:
         if worker is None:
             worker = ShardWorker(config["run"], ask(composer.class_count))
         try:
-            result = worker.fit(task, progress, lane)
+            results = (
+                worker.fit_several(task["several"], lane) if "several" in task else [worker.fit(task, progress, lane)]
+            )
         except ObjectMissing:
             # a forget purged what the task names: the next one names what is left. Twice the same: it is truly missing
             if task == missed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from taft_ray.errors import ObjectMissing
@@ -27,9 +28,10 @@ class Queue:
         self._compares = False
         self.ready: dict[str, float] = {}  # when a lane asked first (unix seconds)
 
-    def take(self, lane: str) -> dict[str, Any] | None:
+    def take(self, lane: str, together: int = 0) -> dict[str, Any] | None:
         """The next task for a lane, on the state as last read: a shard without a delta, largest first; None when nothing is left.
 
+        Where the next shards are so small that several have no more than ``together`` pictures in all: {"several": [task, …]}.
         A lane that asks again gives up what it held (it has finished it, or it died and was restarted). The comparison
         model comes after the last shard.
         """
@@ -37,10 +39,11 @@ class Queue:
         self.give_up(lane)
         if self._closed:
             return None
-        for number in self.record.state.pending:
-            if number not in self._leases:
-                self._leases[number] = lane
-                return self.record.known(lambda number=number: self._task(number))
+        numbers = self._next(together)
+        if numbers:
+            self._leases.update(dict.fromkeys(numbers, lane))
+            tasks = self.record.known(lambda: [self._task(number) for number in numbers])
+            return tasks[0] if len(tasks) == 1 else {"several": tasks}
         if self._monolith and "monolith" not in self._leases:
             if self._leases:  # it is compared with the shards' fits: it must not run beside them
                 return {"wait": True}
@@ -48,6 +51,22 @@ class Queue:
             return self.record.known(self._monolith_task)
         # lanes start beside the prefix pass: there will be work
         return {"wait": True} if self.record.state.cached is None else None
+
+    def _next(self, together: int) -> list[int]:
+        """The next shards for a lane: one, or as many as have ``together`` pictures while every lane still finds some later."""
+        state = self.record.state
+        free = (number for number in state.pending if number not in self._leases)
+        numbers = list(islice(free, 1))
+        if not numbers or self.record.spec.solver != "ridge":  # other solvers' tasks may have something to resume
+            return numbers
+        pictures = state.shards[numbers[0]].samples
+        most = (len(state.pending) - len(self._leases)) // (4 * max(1, len(self.ready)))
+        for number in islice(free, max(0, most - 1)):
+            pictures += state.shards[number].samples
+            if pictures > together:
+                break
+            numbers.append(number)
+        return numbers
 
     def give_up(self, lane: str) -> None:
         """What this lane held is free for others."""

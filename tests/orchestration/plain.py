@@ -55,9 +55,9 @@ def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
 
 
 def plain_train(
-    run: Path | str, spec: RunSpec, workers: Sequence[ShardWorker] | None = None, lanes: int = 1
+    run: Path | str, spec: RunSpec, workers: Sequence[ShardWorker] | None = None, lanes: int = 1, together: int = 0
 ) -> Composer:
-    """Train whatever has no delta yet, and compose; the composer. ``lanes`` workers take turns.
+    """Train whatever has no delta yet, and compose; the composer. ``lanes`` workers take turns. ``together``: as of `Composer.take`.
 
     ``workers``: of another run with the same model, so that it need not be made again.
     """
@@ -70,8 +70,10 @@ def plain_train(
     workers = [at(worker, run) for worker in workers or ()]
     workers = workers or [ShardWorker(str(run), composer.class_count()) for _ in range(lanes)]
     turn = 0
-    while (task := composer.take(f"lane-{turn % lanes}")) is not None:
-        composer.finished(workers[turn % lanes].fit(task))
+    while (task := composer.take(f"lane-{turn % lanes}", (), together)) is not None:
+        worker = workers[turn % lanes]
+        for result in worker.fit_several(task["several"]) if "several" in task else [worker.fit(task)]:
+            composer.finished(result)
         turn += 1
     if composer.snapshot().in_model:
         composer.compose()

@@ -1,7 +1,7 @@
 """What one shard costs the composer does not depend on how many there are; and what a lane asks it in one call."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import plain_train
 from toy_run import EVERYONE, OWNERS, SHARDS, composed_of, fit, key_of, make_run, owner_of, shard_of
 
 from taft_ray.data import MANIFEST_SCHEMA, id_hash, owner_hash
@@ -17,6 +18,7 @@ from taft_ray.errors import ObjectMissing
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.composition import TERMS_KEPT, Terms
 from taft_ray.orchestration.selection import Selection, find
+from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import Ledger, Store, digest_bytes, id_key, write_delta, write_rows, write_spec
 from taft_ray.storage import rundir as names
@@ -67,23 +69,53 @@ def test_commit_of_a_shard_is_as_much_work_among_many_as_among_few(tmp_path: Pat
         task = composer.take("lane")
         for _ in range(shards - 3):
             assert task is not None
-            task = composer.take("lane", fitted(composer, task))
+            task = composer.take("lane", [fitted(composer, task)])
         assert task is not None
         result = fitted(composer, task)
-        took[shards] = work(lambda composer=composer, result=result: composer.take("lane", result))
+        took[shards] = work(lambda composer=composer, result=result: composer.take("lane", [result]))
         assert len(composer.snapshot().in_model) == shards - 2
     assert took[200] < 1.2 * took[20]
 
 
 def test_lane_hands_in_a_fit_and_takes_the_next_in_one_call(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
-    composer, result, taken = Composer(str(tmp_path / "run")), None, []
-    while (task := composer.take("lane", result)) is not None:
+    composer, results, taken = Composer(str(tmp_path / "run")), [], []
+    while (task := composer.take("lane", results)) is not None:
         taken.append(task["shard"])
-        result = fit(composer.record.store, task)
+        results = [fit(composer.record.store, task)]
     everyone = [{name for name in EVERYONE if shard_of(name) == shard} for shard in range(SHARDS)]
     assert sorted(taken) == list(range(SHARDS))
     assert composer.composed_digest() == composed_of(everyone)
+
+
+def test_small_shards_fitted_together_have_the_bits_of_shards_fitted_alone(
+    tmp_path: Path, parquet: Path, spec_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, bundles = ShardWorker.fit_several, []
+
+    def watched(worker: ShardWorker, tasks: Sequence[dict[str, Any]], lane: str = "") -> list[dict[str, Any]]:
+        bundles.append(len(tasks))
+        return real(worker, tasks, lane)
+
+    monkeypatch.setattr(ShardWorker, "fit_several", watched)
+    spec, deltas = spec_of(parquet, shards=30), []  # about four pictures each
+    for most in (0, 16):
+        state = plain_train(tmp_path / str(most), spec, together=most).snapshot()
+        deltas.append({shard.shard: (shard.delta or {})["digest"] for shard in state.in_model})
+        assert bool(bundles) == bool(most)
+    assert max(bundles) > 1
+    assert len({shard.samples for shard in state.in_model}) > 1
+    assert deltas[0] == deltas[1]
+
+
+def test_bundles_leave_something_for_every_lane(tmp_path: Path) -> None:
+    composer = run_of(tmp_path, 40)  # of four pictures each
+    first = composer.take("a", (), 16) or {}
+    assert [task["shard"] for task in first["several"]] == [0, 1, 2, 3]
+    composer.take("b", (), 16)
+    third = composer.take("c", (), 1000) or {}
+    assert len(third["several"]) <= (40 - 8) // (4 * 3)
+    assert "several" not in (composer.take("d", (), 0) or {})
 
 
 def test_call_that_ray_makes_again_commits_its_fit_once(tmp_path: Path) -> None:
@@ -94,9 +126,9 @@ def test_call_that_ray_makes_again_commits_its_fit_once(tmp_path: Path) -> None:
     assert task is not None
     result = fit(composer.record.store, task)
     answers = [
-        composer.take("lane", result),
-        composer.take("lane", result),
-        Composer(str(tmp_path / "run")).take("lane", result),
+        composer.take("lane", [result]),
+        composer.take("lane", [result]),
+        Composer(str(tmp_path / "run")).take("lane", [result]),
     ]
     assert answers[0] == answers[1] == answers[2]
     assert [entry.op for entry in Ledger(composer.record.store).entries()].count(f"trained/{task['shard']}/1") == 1
