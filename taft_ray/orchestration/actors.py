@@ -46,12 +46,14 @@ def composer_for(run: str) -> ActorProxy[Composer]:
 
 def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorProxy[ShardWorker]:
     """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves after ten idle minutes."""
-    make_room(run)
-    on_gpu = spec.device == "cuda"
+    on_gpu, name = spec.device == "cuda", actor_name(run, f"worker-{index}")
+    with suppress(ValueError):  # there is none yet
+        return ray.get_actor(name, namespace=NAMESPACE)
+    make_room(run, spec)
     return (
         ray.remote(ShardWorker)
         .options(
-            name=actor_name(run, f"worker-{index}"),
+            name=name,
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
@@ -63,8 +65,12 @@ def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorPr
     )
 
 
-def make_room(run: str) -> None:
-    """Ask the warm shard actors of other runs to leave as soon as they have nothing to do: what they hold is wanted here."""
+def make_room(run: str, spec: RunSpec, workers: int = 1) -> None:
+    """Where so many workers of this run do not find a GPU (or ``threads`` CPUs) each, ask the warm ones of other runs to leave as soon as
+    they have nothing to do."""
+    what, each = ("GPU", 1) if spec.device == "cuda" else ("CPU", spec.threads)
+    if ray.available_resources().get(what, 0) >= workers * each:
+        return
     mine = actor_name(run, "worker-")
     listed = cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True))
     for actor in listed:

@@ -83,7 +83,7 @@ def train(
     ask(composer.begin, environment(count), secret and digest_bytes(secret))
     state: RunState = ask(composer.snapshot)
     work = state.cached is None or bool(pending_shards(state))
-    make_room(run)
+    make_room(run, spec, gpus or count)
     # On CPUs the lanes start beside the prefix pass and wait: their start takes as long as a small run's pass
     running = start_lanes(run, spec, composer, count) if work and not gpus else None
     trained_from, ready = time.time(), []

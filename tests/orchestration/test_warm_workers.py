@@ -35,19 +35,20 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
 
     monkeypatch.setattr(actors, "CROWDED_IDLE_S", 0.2)
     run = run_address(str(ridge[0]))
-    worker = actors.worker_for(run, run_spec(Store(run)), 3)
+    spec, another = run_spec(Store(run)), run + "-another"
+    worker = actors.worker_for(run, spec, 3)
     assert ray.get(worker.ready.remote())
-    actors.make_room(run)
+    cpus = int(ray.cluster_resources()["CPU"])
+    actors.make_room(another, spec)  # there is room
+    actors.make_room(run, spec, cpus + 1)  # its own run
     time.sleep(2)
-    assert is_there(run), "its own run does not send it away"
-    actors.make_room(run + "-another")
+    assert is_there(run)
+    actors.make_room(another, spec, cpus)
     until = time.monotonic() + 20
     while is_there(run) and time.monotonic() < until:
         time.sleep(0.1)
     assert not is_there(run)
-    assert ray.get(
-        actors.worker_for(run, run_spec(Store(run)), 3).ready.remote()
-    )  # and is made again when it is needed
+    assert ray.get(actors.worker_for(run, spec, 3).ready.remote())  # and is made again when it is needed
 
 
 def test_a_worker_never_leaves_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
