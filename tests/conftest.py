@@ -3,6 +3,7 @@
 The runs are trained once a session through the whole path; a test that changes one works on its own copy of the folder.
 """
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -24,7 +25,6 @@ os.environ.pop("RAY_ADDRESS", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests side by side share the cores; before torch is imported
 
-import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -113,8 +113,7 @@ def ray_session() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
     )
-    for name in ("ray.data", "ray.train"):  # as session.connect does
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)  # as session.connect does
     yield
     ray.shutdown()
 

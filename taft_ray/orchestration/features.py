@@ -8,6 +8,7 @@ Tokens never travel through Ray: the actor that makes them writes them, and only
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,6 +290,10 @@ def _pass(
     workers = min(workers, calls)  # an actor that gets no call would still be started, and waited for
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # What goes wrong is raised here, as our own error and not as one of Ray Data's with ours in its text; its log would tell it before that,
+    # with a traceback. (Importing ray.data sets the level of its log, so that it cannot be set once for all.)
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # a part is a block: larger ones would pass through one decoder and one actor, however many there are
     context.target_max_block_size = 1
     dataset = (
@@ -313,4 +318,5 @@ def _pass(
         own = own_error(error)
         if own is None:
             raise
+        own.args = (str(own).partition("\n")[0],)  # Ray Data adds hints to the message, on lines of their own
         raise own from None

@@ -32,7 +32,6 @@ def connect() -> None:
         )  # fmt: skip
     except ConnectionError as error:
         raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
 
 
