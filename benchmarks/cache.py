@@ -1,0 +1,262 @@
+"""Making the activation cache against the forward pass alone, what memory it takes as pictures grow, and reading it back.
+
+    python -m benchmarks.cache --assets FOLDER [--only build memory read] [--pictures 4000] [--threads 1] [--json]
+
+build: the prefix pass as `train` runs it (Ray Data: JPEG in Parquet, decoded, resized, through the frozen prefix in bfloat16, written
+as parts), against the same prefix on normalised pictures that lie in memory, in as many processes with as many threads, before
+and after it in the same Ray. The pass is counted from its first answer to its last, so that the start of Ray's tasks and actors, given
+apart, is not in it. Also what decoding costs a picture, on one core.
+memory: passes with the embedded model over 5,000, 20,000 and 50,000 pictures; the most that driver, tasks, actors and object store held.
+read: the parts of a cache, memory-mapped and copied out, against a plain sequential read of the same files into memory; both from a
+warm page cache, interleaved. The digest check is given apart.
+
+Pictures are CIFAR-10's, the model DeiT-Tiny at 224 px (and the embedded model at 32 px for memory).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from benchmarks.memory import MemoryWatch
+from taft_ray.data import decode_image
+from taft_ray.models import Preprocess
+from taft_ray.orchestration import session
+from taft_ray.orchestration.features import CacheResult, build_cache
+from taft_ray.orchestration.linearised import build_tangent
+from taft_ray.orchestration.prefix import PREFIX_BATCH
+from taft_ray.plans.spec import RunSpec, fastest_precision
+from taft_ray.plans.state import RunState
+from taft_ray.plans.train import lanes_for
+from taft_ray.storage import PartRef, Store, read_part, write_spec
+from taft_ray.storage import rundir as names
+
+MODEL, EMBEDDED = "deit_tiny_patch16_224", "taft_vit_cifar"
+WEIGHTS, DATA = f"{MODEL}.safetensors", "cifar10_jpeg_train.parquet"
+CLASSES = 10
+SHARDS = 10
+GROWTH = (5_000, 20_000, 50_000)
+RAW_POOL = 128  # different pictures that the plain forward goes round
+RAW_S = 15.0
+DECODED = 500
+
+
+class RawForward:
+    """The frozen prefix and nothing else: normalised pictures in memory, tokens thrown away."""
+
+    def __init__(self, spec: RunSpec, pictures: Sequence[bytes]) -> None:
+        torch.set_num_threads(spec.threads)
+        self.spec = spec
+        self.tm, _ = build_tangent(spec, CLASSES)
+        preprocess = Preprocess.of(self.tm.network)
+        self.images = preprocess(torch.from_numpy(np.stack([decode_image(p, preprocess.size) for p in pictures])))
+
+    def measure(self, seconds: float) -> tuple[int, float]:
+        """Pictures, and the seconds they took."""
+        batches = self.images.split(PREFIX_BATCH["cpu"])
+        done, began = 0, time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            while (spent := time.perf_counter() - began) < seconds:
+                done += len(self.tm.prefix(batches[(done // len(batches[0])) % len(batches)]))
+        return done, spent
+
+
+class Timeline:
+    """When how many pictures were done: the `report` of a pass."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.points: list[tuple[float, int]] = []
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self.points.append((time.perf_counter() - self.began, done))
+
+    def first_s(self) -> float:
+        """Until the first answer; `build_cache` reports once before it begins."""
+        return self.points[1][0]
+
+    def rate(self) -> float:
+        """Pictures a second from the first answer to the last."""
+        (first, few), (last, many) = self.points[1], self.points[-1]
+        return (many - few) / (last - first)
+
+
+def spec_for(data: Path, assets: Path, threads: int, model: str = MODEL) -> RunSpec:
+    weights = None if model == EMBEDDED else str(assets / WEIGHTS)
+    return RunSpec(
+        data=str(data), model=model, weights=weights, shards=SHARDS, threads=threads, precision=fastest_precision("cpu")
+    )
+
+
+def first_pictures(assets: Path, count: int, into: Path) -> Path:
+    file = into / f"cifar-{count}.parquet"
+    pq.write_table(pq.read_table(assets / DATA).slice(0, count), file)
+    return file
+
+
+def run_pass(run: Path, spec: RunSpec, workers: int) -> tuple[CacheResult, Timeline]:
+    store = Store(str(run))
+    write_spec(store, spec.to_json())
+    timeline = Timeline()
+    result = build_cache(
+        store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=None,
+        folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=RunState(), secret=None, workers=workers,
+        report=timeline,
+    )  # fmt: skip
+    return result, timeline
+
+
+def measure_decoding(pictures: Sequence[bytes], size: int) -> float:
+    """Milliseconds a picture of `decode_image` on one core, the best of three."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        for picture in pictures:
+            decode_image(picture, size)
+        times.append(time.perf_counter() - began)
+    return 1e3 * min(times) / len(pictures)
+
+
+def measure_build(assets: Path, scratch: Path, pictures: int, threads: int) -> tuple[dict[str, Any], Path]:
+    """The pass between two measurements of the plain forward; and the run's folder."""
+    data = first_pictures(assets, pictures, scratch)
+    spec = spec_for(data, assets, threads)
+    encoded = pq.read_table(data, columns=["image"])["image"].to_pylist()
+    workers = lanes_for(spec.shards, gpus=0, cpus=session.resources()[0], threads=threads)
+    raw = [plain_forward(spec, encoded[:RAW_POOL], workers)]
+    result, timeline = run_pass(scratch / "run", spec, workers)
+    raw.append(plain_forward(spec, encoded[:RAW_POOL], workers))
+    return {
+        "model": MODEL,
+        "precision": spec.precision,
+        "pictures": result.images,
+        "processes": workers,
+        "threads": threads,
+        "forward_per_s": [round(rate, 1) for rate in raw],
+        "pass_per_s": round(timeline.rate(), 1),
+        "ratio": round(timeline.rate() / statistics.mean(raw), 3),
+        "until_first_answer_s": round(timeline.first_s(), 1),
+        "whole_pass_s": round(result.seconds, 1),
+        "bytes": result.bytes,
+        "decode_ms": round(measure_decoding(encoded[:DECODED], 224), 3),
+        "load": round(os.getloadavg()[0], 1),
+    }, scratch / "run"
+
+
+def plain_forward(spec: RunSpec, pictures: Sequence[bytes], workers: int) -> float:
+    """Pictures a second of ``workers`` processes at once."""
+    actor = ray.remote(RawForward).options(num_cpus=spec.threads)
+    actors = [actor.remote(spec, pictures) for _ in range(workers)]
+    ray.get([one.measure.remote(1.0) for one in actors])  # warm-up; and all have started
+    measured = ray.get([one.measure.remote(RAW_S) for one in actors])
+    for one in actors:
+        ray.kill(one)
+    return sum(done / spent for done, spent in measured)
+
+
+def measure_memory(assets: Path, scratch: Path, threads: int, growth: Sequence[int]) -> list[dict[str, Any]]:
+    """Passes over more and more pictures, in one Ray."""
+    rows = []
+    for count in growth:
+        spec = spec_for(first_pictures(assets, count, scratch), assets, threads, EMBEDDED)
+        workers = lanes_for(spec.shards, gpus=0, cpus=session.resources()[0], threads=threads)
+        with MemoryWatch() as watch:
+            result, timeline = run_pass(scratch / f"run-{count}", spec, workers)
+        rows.append(
+            {
+                "model": EMBEDDED,
+                "pictures": result.images,
+                "cache_mb": round(result.bytes / 1e6),
+                "pass_per_s": round(timeline.rate()),
+                "peak_mb": {role: round(size) for role, size in watch.peak.items()},
+                "driver_before_mb": round(watch.before["driver"]),
+            }
+        )
+    return rows
+
+
+def measure_reading(run: Path, repetitions: int) -> dict[str, Any]:
+    """Every part of a run's cache into memory, three ways; GB a second."""
+    store = Store(str(run))
+    refs = [json.loads(store.read(info.key)) for info in store.list(names.CACHE_FOLDER) if info.key.endswith(".json")]
+    fingerprint = refs[0]["fingerprint"]
+    parts = [PartRef.from_json(ref["ref"]) for ref in refs]
+    total = sum(part.bytes for part in parts)
+    into = np.zeros(max(part.bytes for part in parts), np.uint8)
+
+    def plain() -> None:
+        for part in parts:
+            with open(run / part.key, "rb", buffering=0) as file:
+                file.readinto(into[: part.bytes])
+
+    def mapped(verify: bool) -> None:
+        for part in parts:
+            tokens = read_part(store, part, fingerprint=fingerprint, verify=verify).tokens
+            np.copyto(into[: tokens.nbytes].view(tokens.dtype).reshape(tokens.shape), tokens)
+
+    ways = {"plain": plain, "mapped": lambda: mapped(False), "mapped and checked": lambda: mapped(True)}
+    rounds = []
+    for _ in range(repetitions + 1):  # the first warms the page cache
+        times = {}
+        for way, read in ways.items():
+            began = time.perf_counter()
+            read()
+            times[way] = time.perf_counter() - began
+        rounds.append(times)
+    rounds = rounds[1:]
+    return {
+        "parts": len(parts),
+        "bytes": total,
+        "gb_per_s": {way: round(total / statistics.median(r[way] for r in rounds) / 1e9, 2) for way in ways},
+        "ratio_of_mapped": round(statistics.median(r["plain"] / r["mapped"] for r in rounds), 3),
+        "ratio_of_checked": round(statistics.median(r["plain"] / r["mapped and checked"] for r in rounds), 3),
+        "repetitions": repetitions,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", choices=("build", "memory", "read"), default=["build", "memory", "read"])
+    parser.add_argument("--pictures", type=int, default=4000, help="of the build")
+    parser.add_argument("--growth", type=int, nargs="+", default=list(GROWTH), help="pictures of each pass of memory")
+    parser.add_argument("--threads", type=int, default=1, help="of each process; there are as many as fit the cores")
+    parser.add_argument("--repetitions", type=int, default=9, help="of reading")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args(arguments)
+    missing = [file for file in (WEIGHTS, DATA) if not (options.assets / file).is_file()]
+    if missing:
+        parser.error(f"{options.assets} lacks {', '.join(missing)}")
+    assets, answer = options.assets.absolute(), {}
+    with tempfile.TemporaryDirectory(prefix="taft-ray-cache-") as folder:
+        began = time.perf_counter()
+        session.connect()
+        answer["ray_start_s"] = round(time.perf_counter() - began, 1)
+        try:
+            if {"build", "read"} & set(options.only):
+                answer["build"], run = measure_build(assets, Path(folder), options.pictures, options.threads)
+            if "read" in options.only:
+                answer["read"] = measure_reading(run, options.repetitions)
+            if "memory" in options.only:
+                answer["memory"] = measure_memory(assets, Path(folder), options.threads, options.growth)
+        finally:
+            session.disconnect()
+    print(json.dumps(answer) if options.json else json.dumps(answer, indent=1))
+
+
+if __name__ == "__main__":
+    main()
