@@ -28,7 +28,11 @@ class Preprocess:
         return cls(size=size, mean=tuple(config["mean"]), std=tuple(config["std"]))
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, 3, size, size) -> float32 of the same shape."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1)
-        return (pixels.float() / 255 - mean) / std
+        """uint8 (B, 3, size, size) -> float32 of the same shape. The host does not wait for the device."""
+        mean, std = (_filled(values, pixels.device) for values in (self.mean, self.std))
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def _filled(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1), made on the device: a copy from the host's memory would wait for what the device has still to do."""
+    return torch.stack([torch.full((1, 1), value, device=device) for value in values])

@@ -17,25 +17,26 @@ PREFIX_BATCH = {"cpu": 16, "cuda": 128}
 def prefix_tokens(tm: TangentModel, preprocess: Preprocess, pixels: np.ndarray, spec: RunSpec) -> np.ndarray:
     """uint8 (n, 3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits.
 
-    Guarantees: a picture's tokens do not depend on the pictures around it: every pass has the same shape.
+    Guarantees: a picture's tokens do not depend on the pictures around it: every pass has the same shape. On a GPU passes
+    follow each other without the host: it waits once, at the end.
     """
-    out = []
     device = torch.device(spec.device)
+    on_gpu = device.type == "cuda"
     target = torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16
     size = PREFIX_BATCH[spec.device]
+    tokens = torch.empty(0, 1, 1, dtype=target)
+    finite = torch.ones((), dtype=torch.bool, device=device)
     for at in range(0, len(pixels), size):
-        chunk = torch.from_numpy(np.array(pixels[at : at + size]))
-        count = len(chunk)
-        if count < size:
-            chunk = torch.cat([chunk, torch.zeros(size - count, *chunk.shape[1:], dtype=torch.uint8)])
-        images = preprocess(chunk.to(device))
+        part = pixels[at : at + size]
+        chunk = torch.zeros(size, *part.shape[1:], dtype=torch.uint8, pin_memory=on_gpu)
+        chunk.numpy()[: len(part)] = part
+        images = preprocess(chunk.to(device, non_blocking=on_gpu))
         with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            tokens = tm.prefix(images)[:count]
-        stored = tokens.to(target)
-        if not bool(torch.isfinite(stored).all()):
-            raise TaftError(f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16")
-        out.append(stored.cpu())
-    if not out:
-        return np.zeros((0, 1, 1), np.float16 if spec.cache_dtype == "float16" else np.uint16)
-    tokens = torch.cat(out)
+            stored = tm.prefix(images)[: len(part)].to(target)
+        finite &= torch.isfinite(stored).all()
+        if not at:
+            tokens = torch.empty(len(pixels), *stored.shape[1:], dtype=target, pin_memory=on_gpu)
+        tokens[at : at + len(part)].copy_(stored, non_blocking=on_gpu)
+    if not bool(finite):  # which waits for all that was asked of the device
+        raise TaftError(f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16")
     return tokens.numpy() if target is torch.float16 else tokens.view(torch.int16).numpy().view(np.uint16)
