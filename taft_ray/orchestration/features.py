@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ STRIPE_BYTES = 256 << 20  # encoded pictures held by a reading task
 FILES_A_TASK = 256
 # On a machine without GPUs the prefix pass shares the cores with lanes that start beside it (LANE_SHARE each) and idle
 # until it ends. The shares of one core add up to less than 1, or the pass could wait for the lanes for ever.
-PREFIX_SHARE, TASK_SHARE = 0.3, 0.15
+# Reading's and decoding's differ, for Ray Data makes one task of two that want the same: a stripe would have one decoder.
+PREFIX_SHARE, READ_SHARE, DECODE_SHARE = 0.3, 0.1, 0.15
+CALLS_AT_ONCE = 2  # of an actor: one has the prefix while the other hashes and writes
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -95,40 +98,38 @@ def index_source(
 
 
 class PrefixActor:
-    """Runs the frozen prefix and writes cache parts."""
+    """Runs the frozen prefix and writes cache parts. May be called by several threads: the prefix is one's at a time."""
 
     def __init__(self, run: str, classes: int, folders: str) -> None:
         self.store = Store(run)
         self.spec: RunSpec = run_spec(self.store)
-        torch.set_num_threads(self.spec.threads)
         self.tm, self.fingerprint = build_tangent(self.spec, classes)
         self.preprocess = Preprocess.of(self.tm.network)
         self.folders = folders
+        self._prefix_is_free = threading.Lock()
 
-    def __call__(self, batch: Any) -> dict[str, Any]:
+    def __call__(self, batch: pa.Table) -> dict[str, Any]:
         size = self.preprocess.size
-        began = time.perf_counter()
-        pixels = [np.frombuffer(p, np.uint8).reshape(-1, 3, size, size) for p in batch["pixels"]]
-        good = [np.array([not why for why in json.loads(r)], bool) for r in batch["reasons"]]
-        tokens = self._tokens(np.concatenate([p[g] for p, g in zip(pixels, good, strict=True)]))
+        pixels = [np.frombuffer(part.as_buffer(), np.uint8).reshape(-1, 3, size, size) for part in batch["pixels"]]
+        reasons = [json.loads(text) for text in batch["reasons"].to_pylist()]
+        good = [np.array([not why for why in part], bool) for part in reasons]
+        together = np.concatenate([p if g.all() else p[g] for p, g in zip(pixels, good, strict=True)])
+        with self._prefix_is_free:
+            torch.set_num_threads(self.spec.threads)  # of the thread that calls: a sum's last bits depend on it
+            tokens = prefix_tokens(self.tm, self.preprocess, together, self.spec)
         answers: list[str] = []
+        rows = batch.select(["shard", "part", "keys", "labels"]).to_pylist()
         at = 0
-        for row in range(len(pixels)):
-            count = int(good[row].sum())
-            answers.append(self._write(batch, row, good[row], tokens[at : at + count]))
+        for row, whole, why in zip(rows, good, reasons, strict=True):
+            count = int(whole.sum())
+            answers.append(self._write(row, whole, why, tokens[at : at + count]))
             at += count
-        seconds = time.perf_counter() - began
-        return {"answer": answers, "seconds": np.full(len(answers), seconds / max(1, len(answers)))}
+        return {"answer": answers}
 
-    def _tokens(self, pixels: np.ndarray) -> np.ndarray:
-        return prefix_tokens(self.tm, self.preprocess, pixels, self.spec)
-
-    def _write(self, batch: Mapping[str, Any], row: int, good: np.ndarray, tokens: np.ndarray) -> str:
-        shard, part = int(batch["shard"][row]), int(batch["part"][row])
-        flat = bytes(batch["keys"][row])
+    def _write(self, row: Mapping[str, Any], good: np.ndarray, reasons: Sequence[str], tokens: np.ndarray) -> str:
+        shard, part, flat = row["shard"], row["part"], row["keys"]
         keys = [flat[at : at + 16] for at in range(0, len(flat), 16)]
-        labels = np.frombuffer(batch["labels"][row], "<i8").astype(np.int64)
-        reasons = json.loads(batch["reasons"][row])
+        labels = np.frombuffer(row["labels"], "<i8").astype(np.int64)
         folder = self.folders.format(shard=shard)
         ref = None
         if good.any():
@@ -298,14 +299,17 @@ def _pass(
     context.target_max_block_size = 1
     dataset = (
         ray.data.from_items([{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces))
-        .map_batches(read_parts, batch_size=1, num_cpus=TASK_SHARE)
-        .map_batches(Decode(size), batch_size=1, num_cpus=TASK_SHARE, zero_copy_batch=True)
+        .map_batches(read_parts, batch_size=1, num_cpus=READ_SHARE)
+        .map_batches(Decode(size), batch_size=1, batch_format="pyarrow", num_cpus=DECODE_SHARE, zero_copy_batch=True)
         .map_batches(
             PrefixActor,
             fn_constructor_args=(run, classes, folders),
             batch_size=PARTS_A_CALL,
+            batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(size=workers),
+            compute=ray.data.ActorPoolStrategy(
+                size=workers, max_concurrent_calls_per_actor=CALLS_AT_ONCE, enable_true_multi_threading=True
+            ),
             num_cpus=1 if on_gpu else PREFIX_SHARE * spec.threads,
             num_gpus=1 if on_gpu else 0,
         )

@@ -16,17 +16,19 @@ def index_chunk(batch: Any) -> pa.Table:
     return index_files(list(batch["files"][0]))
 
 
-def read_parts(batch: Any) -> Iterator[dict[str, Any]]:
-    """A stripe's parts, one row each, as Arrow-friendly bytes."""
+def read_parts(batch: Any) -> Iterator[pa.Table]:
+    """A stripe's parts, one row each."""
     stripe: Stripe = batch["stripe"][0]
     for part in read_stripe(stripe):
-        yield {
-            "shard": np.array([part["shard"]]),
-            "part": np.array([part["part"]]),
-            "keys": pa.array([b"".join(part["keys"])], pa.large_binary()),
-            "labels": pa.array([part["labels"].astype("<i8").tobytes()], pa.large_binary()),
-            "images": pa.array([[image or b"" for image in part["images"]]], pa.list_(pa.large_binary())),
-        }
+        yield pa.table(
+            {
+                "shard": pa.array([part["shard"]]),
+                "part": pa.array([part["part"]]),
+                "keys": pa.array([b"".join(part["keys"])], pa.large_binary()),
+                "labels": pa.array([part["labels"].astype("<i8").tobytes()], pa.large_binary()),
+                "images": pa.array([[image or b"" for image in part["images"]]], pa.list_(pa.large_binary())),
+            }
+        )
 
 
 class Decode:
@@ -35,20 +37,28 @@ class Decode:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, batch: Any) -> dict[str, Any]:
-        pixels, reasons = [], []
-        for images in batch["images"]:
-            stack, why = [], []
-            for image in images:
-                try:
-                    if not image:
-                        raise Undecodable("no image")
-                    stack.append(decode_image(image, self.size))
-                    why.append("")
-                except Undecodable as error:
-                    stack.append(np.zeros((3, self.size, self.size), np.uint8))
-                    why.append(error.reason)
-            pixels.append(np.stack(stack).tobytes())
-            reasons.append(json.dumps(why))
-        kept = {name: batch[name] for name in ("shard", "part", "keys", "labels")}
-        return {**kept, "pixels": pa.array(pixels, pa.large_binary()), "reasons": pa.array(reasons)}
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        decoded = [self._part(images) for images in batch["images"].to_pylist()]
+        return (
+            batch.drop_columns("images")
+            .append_column("pixels", pa.chunked_array([_as_one_row(pixels) for pixels, _ in decoded]))
+            .append_column("reasons", pa.array([json.dumps(reasons) for _, reasons in decoded]))
+        )
+
+    def _part(self, images: list[bytes]) -> tuple[np.ndarray, list[str]]:
+        pixels = np.zeros((len(images), 3, self.size, self.size), np.uint8)
+        reasons = [""] * len(images)
+        for row, image in enumerate(images):
+            try:
+                if not image:
+                    raise Undecodable("no image")
+                pixels[row] = decode_image(image, self.size)
+            except Undecodable as error:
+                reasons[row] = error.reason
+        return pixels, reasons
+
+
+def _as_one_row(pixels: np.ndarray) -> pa.Array:
+    """The bytes of the array as a column of one row, uncopied."""
+    ends = pa.py_buffer(np.array([0, pixels.nbytes], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(pixels)])

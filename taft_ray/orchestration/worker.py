@@ -77,6 +77,7 @@ class ShardWorker(Warm):
         self.into = into  # where what it fits goes; the run's own folder by default
         self.spec = run_spec(self.store)
         torch.set_num_threads(self.spec.threads)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA's products need not repeat
         torch.use_deterministic_algorithms(True, warn_only=self.spec.device == "cuda")
         self.tm, self.fingerprint = build_tangent(self.spec, classes)
         self._prepared_eval: tuple[str, Pictures, Tensor] | None = None

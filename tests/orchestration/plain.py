@@ -1,11 +1,11 @@
 """A whole training without Ray: the same functions and classes, called one after the other in this process."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 from folder import at
 
 from taft_ray.orchestration import features
@@ -22,23 +22,11 @@ def inline_pass(
     pieces: Sequence[Any], run: str, spec: RunSpec, classes: int, folders: str, workers: int
 ) -> Iterator[dict[str, Any]]:
     """What `features._pass` does through Ray Data, in a loop."""
-    import json
-
     actor = features.PrefixActor(run, classes, folders)
     decode = Decode(actor.preprocess.size)
     for piece in pieces:
-        for row in read_parts({"stripe": [piece]}):
-            batch = {
-                "shard": row["shard"],
-                "part": row["part"],
-                "keys": np.array(row["keys"].to_pylist(), object),
-                "labels": np.array(row["labels"].to_pylist(), object),
-                "images": row["images"].to_pylist(),
-            }
-            decoded = decode(batch)
-            decoded["pixels"] = decoded["pixels"].to_pylist()
-            decoded["reasons"] = decoded["reasons"].to_pylist()
-            yield from (json.loads(answer) for answer in actor(decoded)["answer"])
+        for part in read_parts({"stripe": [piece]}):
+            yield from (json.loads(answer) for answer in actor(decode(part))["answer"])
 
 
 def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
