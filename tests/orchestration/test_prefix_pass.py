@@ -1,0 +1,90 @@
+"""The prefix pass: what a killed one finished is not made again, and the one that goes on ends with the same parts."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+import pytest
+from plain import inline_pass
+
+from taft_ray.orchestration import features
+from taft_ray.orchestration.pictures import Decode
+from taft_ray.orchestration.run import silent
+from taft_ray.plans.state import RunState
+from taft_ray.storage import Store, write_spec
+from taft_ray.storage import rundir as names
+
+ROWS = 8  # a part, so that the tiny data set has many
+
+
+class Killed(BaseException):
+    """As a kill: nothing of ours runs after it."""
+
+
+class Pass:
+    """`build_cache` without Ray, which is killed when ``limit`` parts are done; ``made``: the parts it made."""
+
+    def __init__(self, run: Path, spec: Any) -> None:
+        self.store, self.run, self.spec = Store(str(run)), str(run), spec
+        write_spec(self.store, spec.to_json())
+        self.made: list[tuple[int, int]] = []
+
+    def __call__(self, limit: int | None = None) -> features.CacheResult:
+        def until_killed(*words: Any) -> Iterator[dict[str, Any]]:
+            for answer in inline_pass(*words):
+                self.made.append((answer["shard"], answer["part"]))
+                if len(self.made) == limit:
+                    raise Killed
+                yield answer
+
+        with mock.patch.object(features, "_pass", until_killed), mock.patch.object(features, "PART_ROWS", ROWS):
+            return features.build_cache(
+                self.store, self.run, self.spec, data=self.spec.data, shards=self.spec.shards, assignment="hash",
+                classes=None, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=RunState(), secret=None,
+                workers=1, report=silent,
+            )  # fmt: skip
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, spec_of: Callable[..., Any], parquet: Path) -> tuple[Pass, features.CacheResult]:
+    whole = Pass(tmp_path / "whole", spec_of(parquet))
+    return whole, whole()
+
+
+def test_a_killed_pass_goes_on_with_what_is_missing(
+    tmp_path: Path, spec_of: Callable[..., Any], parquet: Path, undisturbed: tuple[Pass, features.CacheResult]
+) -> None:
+    whole, expected = undisturbed
+    cut_off = Pass(tmp_path / "cut-off", spec_of(parquet))
+    with pytest.raises(Killed):
+        cut_off(limit=5)
+    finished, cut_off.made = cut_off.made, []
+    damaged = finished.pop()  # marked, but its part did not survive
+    (part,) = (info.key for info in cut_off.store.list(f"cache/shard={damaged[0]:05d}/part-{damaged[1]:03d}-"))
+    cut_off.store.delete(part)
+    again = cut_off()
+    assert sorted(cut_off.made) == sorted(set(whole.made) - set(finished))
+    assert again.parts == expected.parts
+    assert again.table.equals(expected.table)
+
+
+def test_a_finished_pass_makes_nothing(undisturbed: tuple[Pass, features.CacheResult]) -> None:
+    whole, expected = undisturbed
+    whole.made.clear()
+    assert whole().parts == expected.parts
+    assert whole.made == []
+
+
+def test_pixels_of_a_part_are_not_copied(class_folder: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted(class_folder.rglob("*.png"))[:3]]
+    part = pa.table({"part": [0], "images": pa.array([[*pictures, b"", b"no picture"]], pa.list_(pa.large_binary()))})
+    decoder = Decode(8)
+    made = []
+    one_part = decoder._part
+    with mock.patch.object(decoder, "_part", lambda images: made.append(one_part(images)) or made[-1]):
+        decoded = decoder(part)
+    pixels, reasons = made[0]
+    assert reasons == ["", "", "", "no image", "not a picture"]
+    assert decoded["pixels"][0].as_buffer().address == pixels.ctypes.data
