@@ -42,7 +42,7 @@ from taft_ray.errors import ObjectMissing
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.linearised import build_tangent, run_spec
-from taft_ray.orchestration.pictures import Decode, index_chunk, read_parts
+from taft_ray.orchestration.pictures import Decode, index_chunk, pixels_of, read_parts
 from taft_ray.orchestration.prefix import prefix_tokens
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
@@ -109,8 +109,7 @@ class PrefixActor:
         self._prefix_is_free = threading.Lock()
 
     def __call__(self, batch: pa.Table) -> dict[str, Any]:
-        size = self.preprocess.size
-        pixels = [np.frombuffer(part.as_buffer(), np.uint8).reshape(-1, 3, size, size) for part in batch["pixels"]]
+        pixels = list(pixels_of(batch["pixels"], self.preprocess.size))
         reasons = [json.loads(text) for text in batch["reasons"].to_pylist()]
         good = [np.array([not why for why in part], bool) for part in reasons]
         together = np.concatenate([p if g.all() else p[g] for p, g in zip(pixels, good, strict=True)])

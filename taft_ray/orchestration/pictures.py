@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -62,3 +63,12 @@ def _as_one_row(pixels: np.ndarray) -> pa.Array:
     """The bytes of the array as a column of one row, uncopied."""
     ends = pa.py_buffer(np.array([0, pixels.nbytes], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(pixels)])
+
+
+def pixels_of(column: pa.ChunkedArray, size: int) -> Iterator[np.ndarray]:
+    """uint8 (n, 3, size, size) of each part in `Decode`'s column ``pixels``: views (a scalar of pyarrow would be a copy)."""
+    for chunk in column.chunks:
+        _, ends, data = chunk.buffers()
+        ends = np.frombuffer(ends, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        for start, end in itertools.pairwise(ends):
+            yield np.frombuffer(data, np.uint8)[start:end].reshape(-1, 3, size, size)

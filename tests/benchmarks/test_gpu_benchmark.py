@@ -39,4 +39,3 @@ def test_every_part_is_measured_without_ray_or_network() -> None:
     assert row["fits"]["repeats"] == {"tokens": True, "adam": True, "ridge": True}
     assert row["fits"]["ridge_residual"] < 1e-5
     assert row["serving"]["float32"]["ratio_of_times"] > 0
-
