@@ -4,8 +4,9 @@
 
 build: the prefix pass as `train` runs it (Ray Data: JPEG in Parquet, decoded, resized, through the frozen prefix in bfloat16, written
 as parts), against the same prefix on normalised pictures that lie in memory, in as many processes with as many threads, before
-and after it in the same Ray. The pass is counted from its first answer on, so that the start of Ray's tasks and actors, given
-apart, is not in it, nor the last round, when one actor may have nothing left to do. Also what decoding costs a picture, on one core.
+and after it in the same Ray: with the attention that the pass takes, and with timm's fused one. The pass is counted from its first
+answer on, so that the start of Ray's tasks and actors, given apart, is not in it, nor the last round, when one actor may have
+nothing left to do. Also what decoding costs a picture, on one core.
 memory: passes with the embedded model over 5,000, 20,000 and 50,000 pictures; the most that driver, tasks, actors and object store held.
 read: the parts of a cache, memory-mapped and copied out, against a plain sequential read of the same files into memory; both from a
 warm page cache, interleaved. The digest check is given apart.
@@ -38,7 +39,7 @@ from taft_ray.models import Preprocess
 from taft_ray.orchestration import session
 from taft_ray.orchestration.features import CacheResult, build_cache
 from taft_ray.orchestration.linearised import build_tangent
-from taft_ray.orchestration.prefix import PREFIX_BATCH
+from taft_ray.orchestration.prefix import PREFIX_BATCH, arithmetic
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
@@ -51,7 +52,7 @@ CLASSES = 10
 SHARDS = 10
 GROWTH = (5_000, 20_000, 50_000)
 RAW_POOL = 128  # different pictures that the plain forward goes round
-RAW_S = 15.0
+RAW_S = 10.0
 DECODED = 500
 SAME_CALL_S = 0.05
 
@@ -66,11 +67,12 @@ class RawForward:
         preprocess = Preprocess.of(self.tm.network)
         self.images = preprocess(torch.from_numpy(np.stack([decode_image(p, preprocess.size) for p in pictures])))
 
-    def measure(self, seconds: float) -> tuple[int, float]:
-        """Pictures, and the seconds they took."""
+    def measure(self, seconds: float, timm_attention: bool = False) -> tuple[int, float]:
+        """Pictures, and the seconds they took: with the pass's own attention, or with timm's fused one."""
         batches = self.images.split(PREFIX_BATCH["cpu"])
+        plain = torch.autocast("cpu", torch.bfloat16, enabled=self.spec.precision == "bfloat16")
         done, began = 0, time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+        with plain if timm_attention else arithmetic(self.tm, self.spec):
             while (spent := time.perf_counter() - began) < seconds:
                 done += len(self.tm.prefix(batches[(done // len(batches[0])) % len(batches)]))
         return done, spent
@@ -159,9 +161,11 @@ def measure_build(assets: Path, scratch: Path, pictures: int, threads: int) -> t
         "pictures": result.images,
         "processes": workers,
         "threads": threads,
-        "forward_per_s": [round(rate, 1) for rate in raw],
+        "forward_per_s": [round(rate, 1) for rate, _ in raw],
+        "timm_forward_per_s": [round(rate, 1) for _, rate in raw],
         "pass_per_s": round(timeline.rate(workers), 1),
-        "ratio": round(timeline.rate(workers) / statistics.mean(raw), 3),
+        "ratio": round(timeline.rate(workers) / statistics.mean(rate for rate, _ in raw), 3),
+        "ratio_to_timm": round(timeline.rate(workers) / statistics.mean(rate for _, rate in raw), 3),
         "until_first_answer_s": round(timeline.first_s(), 1),
         "whole_pass_s": round(result.seconds, 1),
         "bytes": result.bytes,
@@ -170,15 +174,18 @@ def measure_build(assets: Path, scratch: Path, pictures: int, threads: int) -> t
     }, scratch / "run"
 
 
-def plain_forward(spec: RunSpec, pictures: Sequence[bytes], workers: int) -> float:
-    """Pictures a second of ``workers`` processes at once."""
+def plain_forward(spec: RunSpec, pictures: Sequence[bytes], workers: int) -> tuple[float, float]:
+    """Pictures a second of ``workers`` processes at once: with the pass's own attention, and with timm's."""
     actor = ray.remote(RawForward).options(num_cpus=spec.threads)
     actors = [actor.remote(spec, pictures) for _ in range(workers)]
-    ray.get([one.measure.remote(1.0) for one in actors])  # warm-up; and all have started
-    measured = ray.get([one.measure.remote(RAW_S) for one in actors])
+    rates = []
+    for timm_attention in (False, True):
+        ray.get([one.measure.remote(1.0, timm_attention) for one in actors])  # warm-up; and all have started
+        measured = ray.get([one.measure.remote(RAW_S, timm_attention) for one in actors])
+        rates.append(sum(done / spent for done, spent in measured))
     for one in actors:
         ray.kill(one)
-    return sum(done / spent for done, spent in measured)
+    return rates[0], rates[1]
 
 
 def measure_memory(assets: Path, scratch: Path, threads: int, growth: Sequence[int]) -> list[dict[str, Any]]:

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from taft_ray.data import decode_image
 from taft_ray.models import LoadedModel, load_model
-from taft_ray.orchestration.prefix import PREFIX_BATCH
+from taft_ray.orchestration.prefix import PREFIX_BATCH, arithmetic
+from taft_ray.plans.spec import RunSpec
 from taft_ray.tangent import FitConfig, TangentModel, batches, concatenate, fit, linearize
 
 MODEL = "deit_tiny_patch16_224"
@@ -71,12 +72,13 @@ def rows_of(file: Path, count: int | None) -> pa.Table:
 def tokens_of(tm: TangentModel, loaded: LoadedModel, table: pa.Table, precision: str) -> Tensor:
     """(n, T, D) float32, before they are rounded for a cache; padded passes of one shape, as a run's."""
     size, out = PREFIX_BATCH["cpu"], []
+    spec = RunSpec(data="none", model=MODEL, precision=precision)
     pictures = table["image"].to_pylist()
     for at in range(0, len(pictures), size):
         pixels = [decode_image(picture, loaded.preprocess.size) for picture in pictures[at : at + size]]
         padded = np.zeros((size, *pixels[0].shape), np.uint8)
         padded[: len(pixels)] = pixels
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with arithmetic(tm, spec):
             out.append(tm.prefix(loaded.preprocess(torch.from_numpy(padded)))[: len(pixels)].float())
     return torch.cat(out)
 

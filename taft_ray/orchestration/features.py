@@ -56,6 +56,7 @@ FILES_A_TASK = 256
 # until it ends. The shares of one core add up to less than 1, or the pass could wait for the lanes for ever.
 # Reading's and decoding's differ, for Ray Data makes one task of two that want the same: a stripe would have one decoder.
 PREFIX_SHARE, READ_SHARE, DECODE_SHARE = 0.3, 0.1, 0.15
+DECODE_SHARE_BY_A_GPU = 0.5  # where cores have little else to do: some of these processes always wait for a part
 CALLS_AT_ONCE = 2  # of an actor: one has the prefix while the other hashes and writes
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
@@ -299,7 +300,15 @@ def _pass(
     dataset = (
         ray.data.from_items([{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces))
         .map_batches(read_parts, batch_size=1, num_cpus=READ_SHARE)
-        .map_batches(Decode(size), batch_size=1, batch_format="pyarrow", num_cpus=DECODE_SHARE, zero_copy_batch=True)
+        .map_batches(
+            Decode(size),
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            # beside forward passes on the same cores each more is a process to start, and nothing gained
+            compute=ray.data.TaskPoolStrategy(None if on_gpu else max(1, workers // 2)),
+            num_cpus=DECODE_SHARE_BY_A_GPU if on_gpu else DECODE_SHARE,
+        )
         .map_batches(
             PrefixActor,
             fn_constructor_args=(run, classes, folders),

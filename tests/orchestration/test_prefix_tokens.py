@@ -10,7 +10,7 @@ import torch
 from taft_ray.errors import TaftError
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.linearised import build_tangent
-from taft_ray.orchestration.prefix import PREFIX_BATCH, prefix_tokens
+from taft_ray.orchestration.prefix import PREFIX_BATCH, arithmetic, prefix_tokens
 
 DTYPES = pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 Tokens = Callable[[np.ndarray], np.ndarray]
@@ -90,6 +90,20 @@ def test_tokens_are_the_models_own_up_to_rounding(spec_of: Callable[..., Any], p
     expected = tm.prefix(preprocess(torch.from_numpy(pixels)))
     got = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec)).float()
     torch.testing.assert_close(got, expected.float(), rtol=2e-3, atol=2e-3)
+
+
+def test_attention_written_out_is_timms_up_to_rounding(spec_of: Callable[..., Any], pixels: np.ndarray) -> None:
+    spec = spec_of("/nowhere", precision="bfloat16")
+    tm, _ = build_tangent(spec, 3)
+    images = Preprocess.of(tm.network)(torch.from_numpy(pixels[:4]))
+    with torch.autocast("cpu", torch.bfloat16):
+        fused = tm.prefix(images)
+    switches = [module.fused_attn for module in tm.network.modules() if hasattr(module, "fused_attn")]
+    with arithmetic(tm, spec):
+        written_out = tm.prefix(images)
+    assert not torch.equal(written_out, fused)
+    torch.testing.assert_close(written_out, fused, rtol=0.05, atol=0.05)
+    assert [module.fused_attn for module in tm.network.modules() if hasattr(module, "fused_attn")] == switches
 
 
 def test_tokens_out_of_range_are_refused(spec_of: Callable[..., Any], pixels: np.ndarray) -> None:
