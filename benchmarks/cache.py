@@ -8,8 +8,8 @@ and after it in the same Ray: with the attention that the pass takes, and with t
 answer on, so that the start of Ray's tasks and actors, given apart, is not in it, nor the last round, when one actor may have
 nothing left to do. Also what decoding costs a picture, on one core.
 memory: passes with the embedded model over 5,000, 20,000 and 50,000 pictures; the most that driver, tasks, actors and object store held.
-read: the parts of a cache, memory-mapped and copied out, against a plain sequential read of the same files into memory; both from a
-warm page cache, interleaved. The digest check is given apart.
+read: the parts of that cache, memory-mapped, against a plain sequential read of the same files into one buffer, interleaved; from a warm
+page cache, copied out or turned into float32 (what a fit does first), and from the disk. With the digest check apart.
 
 Pictures are CIFAR-10's, the model DeiT-Tiny at 224 px (and the embedded model at 32 px for memory).
 """
@@ -34,6 +34,7 @@ import ray
 import torch
 
 from benchmarks.memory import MemoryWatch
+from benchmarks.reading import measure_reading
 from taft_ray.data import decode_image
 from taft_ray.models import Preprocess
 from taft_ray.orchestration import session
@@ -43,7 +44,7 @@ from taft_ray.orchestration.prefix import PREFIX_BATCH, arithmetic
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
-from taft_ray.storage import PartRef, Store, read_part, write_spec
+from taft_ray.storage import Store, write_spec
 from taft_ray.storage import rundir as names
 
 MODEL, EMBEDDED = "deit_tiny_patch16_224", "taft_vit_cifar"
@@ -208,45 +209,6 @@ def measure_memory(assets: Path, scratch: Path, threads: int, growth: Sequence[i
             }
         )
     return rows
-
-
-def measure_reading(run: Path, repetitions: int) -> dict[str, Any]:
-    """Every part of a run's cache into memory, three ways; GB a second."""
-    store = Store(str(run))
-    refs = [json.loads(store.read(info.key)) for info in store.list(names.CACHE_FOLDER) if info.key.endswith(".json")]
-    fingerprint = refs[0]["fingerprint"]
-    parts = [PartRef.from_json(ref["ref"]) for ref in refs]
-    total = sum(part.bytes for part in parts)
-    into = np.zeros(max(part.bytes for part in parts), np.uint8)
-
-    def plain() -> None:
-        for part in parts:
-            with open(run / part.key, "rb", buffering=0) as file:
-                file.readinto(into[: part.bytes])
-
-    def mapped(verify: bool) -> None:
-        for part in parts:
-            tokens = read_part(store, part, fingerprint=fingerprint, verify=verify).tokens
-            np.copyto(into[: tokens.nbytes].view(tokens.dtype).reshape(tokens.shape), tokens)
-
-    ways = {"plain": plain, "mapped": lambda: mapped(False), "mapped and checked": lambda: mapped(True)}
-    rounds = []
-    for _ in range(repetitions + 1):  # the first warms the page cache
-        times = {}
-        for way, read in ways.items():
-            began = time.perf_counter()
-            read()
-            times[way] = time.perf_counter() - began
-        rounds.append(times)
-    rounds = rounds[1:]
-    return {
-        "parts": len(parts),
-        "bytes": total,
-        "gb_per_s": {way: round(total / statistics.median(r[way] for r in rounds) / 1e9, 2) for way in ways},
-        "ratio_of_mapped": round(statistics.median(r["plain"] / r["mapped"] for r in rounds), 3),
-        "ratio_of_checked": round(statistics.median(r["plain"] / r["mapped and checked"] for r in rounds), 3),
-        "repetitions": repetitions,
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

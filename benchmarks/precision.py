@@ -3,8 +3,8 @@
     python -m benchmarks.precision --assets FOLDER [--data signs cifar] [--prefix float32 bfloat16] [--threads 2] [--json]
 
 DeiT-Tiny, last block, final norm and head, one model over everything (N = 1), ridge as runs fit it. Sign-Digits (1,650 / 412) and
-CIFAR-10 (5,000 / 2,000: the same random rows as `benchmarks.figures`). The prefix runs in float32 or under bfloat16 autocast, its tokens are
-kept as float32, float16 or bfloat16, and a model is fitted and tested on what was kept. One picture of Sign-Digits is 0.24 points: so
+CIFAR-10 (5,000 / 2,000: the same random rows as `benchmarks.figures`). The prefix runs in float32, its tokens kept as float32 or float16, or
+in bfloat16 as a run's, its tokens kept as float16 or bfloat16; a model is fitted and tested on what was kept. One picture of Sign-Digits is 0.24 points: so
 ``changed`` counts the test pictures whose class is another than the reference's, and ``better``/``worse`` those of them that became right or wrong.
 """
 
@@ -39,7 +39,7 @@ DATA = {
     "signs": (("signdigits_100px_train.parquet", None), ("signdigits_100px_test.parquet", None)),
     "cifar": (("cifar10_jpeg_train.parquet", 5000), ("cifar10_jpeg_test.parquet", 2000)),
 }
-KEPT = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+KEPT = {"float32": (torch.float32, torch.float16), "bfloat16": (torch.float16, torch.bfloat16)}  # of each prefix
 PREPARE_CHUNK = 128
 
 
@@ -110,7 +110,7 @@ def measure(assets: Path, data: str, prefixes: Sequence[str]) -> Iterator[Row]:
         train_tokens, test_tokens = (tokens_of(tm, loaded, table, prefix) for table in (train, test))
         prefix_s = round(time.perf_counter() - began, 1)
         exact = test_tokens if exact is None else exact
-        for kept, dtype in KEPT.items():
+        for dtype in KEPT[prefix]:
             seen, asked = train_tokens.to(dtype), test_tokens.to(dtype)
             answers, facts = fitted(tm, seen, labels, asked)
             right = answers == expected
@@ -119,7 +119,7 @@ def measure(assets: Path, data: str, prefixes: Sequence[str]) -> Iterator[Row]:
             yield Row(
                 data=data,
                 prefix=prefix,
-                kept=kept,
+                kept=str(dtype).removeprefix("torch."),
                 accuracy=round(100 * float(right.double().mean()), 2),
                 points=round(100 * float(right.double().mean() - was_right.double().mean()), 2),
                 changed=int((answers != reference).sum()),
