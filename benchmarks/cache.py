@@ -154,7 +154,8 @@ def measure_build(assets: Path, scratch: Path, pictures: int, threads: int) -> t
     encoded = pq.read_table(data, columns=["image"])["image"].to_pylist()
     workers = lanes_for(spec.shards, gpus=0, cpus=session.resources()[0], threads=threads)
     raw = [plain_forward(spec, encoded[:RAW_POOL], workers)]
-    result, timeline = run_pass(scratch / "run", spec, workers)
+    with MemoryWatch(every_s=1.0) as watch:
+        result, timeline = run_pass(scratch / "run", spec, workers)
     raw.append(plain_forward(spec, encoded[:RAW_POOL], workers))
     return {
         "model": MODEL,
@@ -170,6 +171,7 @@ def measure_build(assets: Path, scratch: Path, pictures: int, threads: int) -> t
         "until_first_answer_s": round(timeline.first_s(), 1),
         "whole_pass_s": round(result.seconds, 1),
         "bytes": result.bytes,
+        "peak_mb": {role: round(size) for role, size in watch.peak.items()},
         "decode_ms": round(measure_decoding(encoded[:DECODED], 224), 3),
         "load": round(os.getloadavg()[0], 1),
     }, scratch / "run"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-EVERY_S = 0.25
 # a role is what its processes' command lines hold; Ray writes there what a worker is running
 ROLES: Mapping[str, tuple[str, ...]] = {
     "actors": ("PrefixActor",),
@@ -26,6 +25,7 @@ class MemoryWatch:
     counted. Linux only: it reads /proc.
     """
 
+    every_s: float = 0.25
     peak: dict[str, float] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
@@ -44,7 +44,7 @@ class MemoryWatch:
         while True:
             for role, megabytes in held().items():
                 self.peak[role] = max(self.peak.get(role, 0.0), megabytes)
-            if self._ended.wait(EVERY_S):
+            if self._ended.wait(self.every_s):
                 return
 
 
