@@ -6,7 +6,8 @@ build: the prefix pass as `train` runs it (Ray Data: JPEG in Parquet, decoded, r
 as parts), against the same prefix on normalised pictures that lie in memory, in as many processes with as many threads, before
 and after it in the same Ray: with the attention that the pass takes, and with timm's fused one. The pass is counted from its first
 answer on, so that the start of Ray's tasks and actors, given apart, is not in it, nor the last round, when one actor may have
-nothing left to do. Also what decoding costs a picture, on one core.
+nothing left to do. On a machine that others use too, read ``cpu_ratio``: CPU time a picture, of the forward pass alone over that of the
+pass with all its processes and Ray's own. Also what decoding costs a picture, on one core.
 memory: passes with the embedded model over 5,000, 20,000 and 50,000 pictures; the most that driver, tasks, actors and object store held.
 read: the parts of that cache, memory-mapped, against a plain sequential read of the same files into one buffer, interleaved; from a warm
 page cache, copied out or turned into float32 (what a fit does first), and from the disk. With the digest check apart.
@@ -33,7 +34,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from benchmarks.memory import MemoryWatch
+from benchmarks.processes import ProcessWatch
 from benchmarks.reading import measure_reading
 from taft_ray.data import decode_image
 from taft_ray.models import Preprocess
@@ -53,7 +54,7 @@ CLASSES = 10
 SHARDS = 10
 GROWTH = (5_000, 20_000, 50_000)
 RAW_POOL = 128  # different pictures that the plain forward goes round
-RAW_S = 10.0
+RAW_S = 6.0
 DECODED = 500
 SAME_CALL_S = 0.05
 
@@ -68,15 +69,15 @@ class RawForward:
         preprocess = Preprocess.of(self.tm.network)
         self.images = preprocess(torch.from_numpy(np.stack([decode_image(p, preprocess.size) for p in pictures])))
 
-    def measure(self, seconds: float, timm_attention: bool = False) -> tuple[int, float]:
-        """Pictures, and the seconds they took: with the pass's own attention, or with timm's fused one."""
+    def measure(self, seconds: float, timm_attention: bool = False) -> tuple[float, float]:
+        """Pictures a second, and CPU seconds a picture: with the pass's own attention, or with timm's fused one."""
         batches = self.images.split(PREFIX_BATCH["cpu"])
         plain = torch.autocast("cpu", torch.bfloat16, enabled=self.spec.precision == "bfloat16")
-        done, began = 0, time.perf_counter()
+        done, began, began_cpu = 0, time.perf_counter(), time.process_time()
         with plain if timm_attention else arithmetic(self.tm, self.spec):
             while (spent := time.perf_counter() - began) < seconds:
                 done += len(self.tm.prefix(batches[(done // len(batches[0])) % len(batches)]))
-        return done, spent
+        return done / spent, (time.process_time() - began_cpu) / done
 
 
 class Timeline:
@@ -97,8 +98,8 @@ class Timeline:
         """Until the first answer; `build_cache` reports once before it begins."""
         return self.points[1][0]
 
-    def rate(self, workers: int) -> float:
-        """Pictures a second while all ``workers`` are at work.
+    def steady(self, workers: int) -> tuple[float, float, int]:
+        """From when until when (of ``perf_counter``) all ``workers`` were at work, and how many pictures they made.
 
         Between two answers of one worker each of the others has answered as often: so over a whole number of rounds, and
         without the last, when some have nothing left to do.
@@ -108,7 +109,7 @@ class Timeline:
         if rounds < 1:
             raise SystemExit(f"{len(ends)} calls of {workers} workers are too few to measure; give more --pictures")
         (first, few), (last, many) = ends[0], ends[rounds * workers]
-        return (many - few) / (last - first)
+        return self.began + first, self.began + last, many - few
 
 
 def spec_for(data: Path, assets: Path, threads: int, model: str = MODEL) -> RunSpec:
@@ -154,41 +155,50 @@ def measure_build(assets: Path, scratch: Path, pictures: int, threads: int) -> t
     encoded = pq.read_table(data, columns=["image"])["image"].to_pylist()
     workers = lanes_for(spec.shards, gpus=0, cpus=session.resources()[0], threads=threads)
     raw = [plain_forward(spec, encoded[:RAW_POOL], workers)]
-    with MemoryWatch(every_s=1.0) as watch:
+    with ProcessWatch(every_s=0.5) as watch:
         result, timeline = run_pass(scratch / "run", spec, workers)
     raw.append(plain_forward(spec, encoded[:RAW_POOL], workers))
+    since, until, done = timeline.steady(workers)
+    cpu_ms = {role: 1e3 * spent / done for role, spent in watch.cpu_s(since, until).items()}
+    own, timm = ([both[way] for both in raw] for way in ("own", "timm"))
+    rate = done / (until - since)
     return {
         "model": MODEL,
         "precision": spec.precision,
         "pictures": result.images,
         "processes": workers,
         "threads": threads,
-        "forward_per_s": [round(rate, 1) for rate, _ in raw],
-        "timm_forward_per_s": [round(rate, 1) for _, rate in raw],
-        "pass_per_s": round(timeline.rate(workers), 1),
-        "ratio": round(timeline.rate(workers) / statistics.mean(rate for rate, _ in raw), 3),
-        "ratio_to_timm": round(timeline.rate(workers) / statistics.mean(rate for _, rate in raw), 3),
+        "forward_per_s": [round(per_s, 1) for per_s, _ in own],
+        "timm_forward_per_s": [round(per_s, 1) for per_s, _ in timm],
+        "pass_per_s": round(rate, 1),
+        "ratio": round(rate / statistics.mean(per_s for per_s, _ in own), 3),
+        "ratio_to_timm": round(rate / statistics.mean(per_s for per_s, _ in timm), 3),
+        "forward_cpu_ms": round(1e3 * statistics.mean(cpu for _, cpu in own), 2),
+        "timm_forward_cpu_ms": round(1e3 * statistics.mean(cpu for _, cpu in timm), 2),
+        "pass_cpu_ms": {role: round(spent, 2) for role, spent in cpu_ms.items()},
+        "cpu_ratio": round(1e3 * statistics.mean(cpu for _, cpu in own) / sum(cpu_ms.values()), 3),
+        "cpu_ratio_to_timm": round(1e3 * statistics.mean(cpu for _, cpu in timm) / sum(cpu_ms.values()), 3),
         "until_first_answer_s": round(timeline.first_s(), 1),
         "whole_pass_s": round(result.seconds, 1),
         "bytes": result.bytes,
-        "peak_mb": {role: round(size) for role, size in watch.peak.items()},
+        "peak_mb": {role: round(size) for role, size in watch.peak_mb.items()},
         "decode_ms": round(measure_decoding(encoded[:DECODED], 224), 3),
         "load": round(os.getloadavg()[0], 1),
     }, scratch / "run"
 
 
-def plain_forward(spec: RunSpec, pictures: Sequence[bytes], workers: int) -> tuple[float, float]:
-    """Pictures a second of ``workers`` processes at once: with the pass's own attention, and with timm's."""
+def plain_forward(spec: RunSpec, pictures: Sequence[bytes], workers: int) -> dict[str, tuple[float, float]]:
+    """Of ``workers`` processes at once, with the pass's own attention and with timm's: pictures a second, CPU seconds a picture."""
     actor = ray.remote(RawForward).options(num_cpus=spec.threads)
     actors = [actor.remote(spec, pictures) for _ in range(workers)]
-    rates = []
-    for timm_attention in (False, True):
-        ray.get([one.measure.remote(1.0, timm_attention) for one in actors])  # warm-up; and all have started
-        measured = ray.get([one.measure.remote(RAW_S, timm_attention) for one in actors])
-        rates.append(sum(done / spent for done, spent in measured))
+    found = {}
+    for way in ("own", "timm"):
+        ray.get([one.measure.remote(1.0, way == "timm") for one in actors])  # warm-up; and all have started
+        measured = ray.get([one.measure.remote(RAW_S, way == "timm") for one in actors])
+        found[way] = (sum(per_s for per_s, _ in measured), statistics.mean(cpu for _, cpu in measured))
     for one in actors:
         ray.kill(one)
-    return rates[0], rates[1]
+    return found
 
 
 def measure_memory(assets: Path, scratch: Path, threads: int, growth: Sequence[int]) -> list[dict[str, Any]]:
@@ -197,17 +207,16 @@ def measure_memory(assets: Path, scratch: Path, threads: int, growth: Sequence[i
     for count in growth:
         spec = spec_for(first_pictures(assets, count, scratch), assets, threads, EMBEDDED)
         workers = lanes_for(spec.shards, gpus=0, cpus=session.resources()[0], threads=threads)
-        with MemoryWatch() as watch:
+        with ProcessWatch() as watch:
             result, timeline = run_pass(scratch / f"run-{count}", spec, workers)
         rows.append(
             {
                 "model": EMBEDDED,
                 "pictures": result.images,
                 "cache_mb": round(result.bytes / 1e6),
-                "pass_per_s": round(timeline.rate(workers)),
+                "per_s_with_start": round(result.images / result.prefix_seconds),
                 "until_first_answer_s": round(timeline.first_s(), 1),
-                "peak_mb": {role: round(size) for role, size in watch.peak.items()},
-                "driver_before_mb": round(watch.before["driver"]),
+                "peak_mb": {role: round(size) for role, size in watch.peak_mb.items()},
             }
         )
     return rows
