@@ -179,6 +179,10 @@ def measure_build(assets: Path, scratch: Path, pictures: int, threads: int) -> t
         "cpu_ratio": round(1e3 * statistics.mean(cpu for _, cpu in own) / sum(cpu_ms.values()), 3),
         "cpu_ratio_to_timm": round(1e3 * statistics.mean(cpu for _, cpu in timm) / sum(cpu_ms.values()), 3),
         "until_first_answer_s": round(timeline.first_s(), 1),
+        "until_first_answer_cpu_s": {
+            role: round(spent, 1)
+            for role, spent in watch.cpu_s(timeline.began, timeline.began + timeline.first_s()).items()
+        },
         "whole_pass_s": round(result.seconds, 1),
         "bytes": result.bytes,
         "peak_mb": {role: round(size) for role, size in watch.peak_mb.items()},
