@@ -12,8 +12,8 @@ plain: one step of fine-tuning as one would otherwise: the whole network forward
     bfloat16, without a graph, pictures lie on the device; the better of the batches counts.
 step: forward, backward and Adam on cached constants, eager and as a replayed CUDA graph. float32 is exact, tf32 rounds the products' inputs,
     bfloat16 keeps constants and base weights in half the bytes; Δw and Adam are float32 in all. ``difference``: of tangent and gradient
-    from float32, relative to the norm. ``floor``: the longer of bytes (X̂ once forward and once backward; weights W twice,
-    Δw once, the gradient once, Adam's seven) and products (48·D² + 4·H·T·D multiply-adds a picture), by the measured rates.
+    from float32, relative to the norm. ``of_floor``: the floor of `benchmarks.floor` over the time, by the measured rates, and which of
+    bytes and products binds.
 fit: `fit` by the paper's recipe, and by ridge to a relative residual of 1e-6, as a shard's worker calls them.
 serving: the composed model against the plain network in the same precision, its fused attention on.
 
@@ -41,6 +41,7 @@ import timm
 import torch
 from torch import Tensor
 
+from benchmarks.floor import floor_of
 from benchmarks.roofline import PRECISIONS, Clock, Roofline, dtype_of, products
 from benchmarks.training_step import PlainFineTuning, TrainingStep, logits_of, relative, waits
 from taft_ray.errors import TaftError
@@ -185,7 +186,6 @@ class Bench:
 
     def step(self) -> dict[str, Any]:
         prepared, labels = self.constants(self.sizes.pool)
-        tokens_T, width_D = prepared.token_count, self.tm.zero_delta()["norm.weight"].numel()
         exact = self._probe(self.tm, prepared[: self.sizes.chunk], labels[: self.sizes.chunk])
         rows = []
         for precision in PRECISIONS if self.clock.on_gpu else ("float32", "bfloat16"):
@@ -206,7 +206,7 @@ class Bench:
                         except RuntimeError as error:
                             row["graph_failed"] = str(error)
                     seconds = {way: self.clock.seconds(call, self.sizes.repetitions) for way, call in ways.items()}
-                    floor_s, bound = self.floor(batch, tokens_T, width_D, precision)
+                    floor_s, bound = self.floor(batch, prepared.token_count, precision)
                     rows.append(
                         row
                         | {"per_s": {way: round(batch / s) for way, s in seconds.items()}}
@@ -216,13 +216,11 @@ class Bench:
             del tm, kept
         return {"rows": rows, "gb_of_constants": round(prepared.nbytes() / 1e9, 3)}
 
-    def floor(self, batch: int, tokens_T: int, width_D: int, precision: str) -> tuple[float, str]:
-        """Seconds a step takes at least, as the module's docstring says."""
-        size = dtype_of(precision).itemsize
-        heads_H = self.network.get_submodule("blocks.0.attn").num_heads
-        values = self.tm.zero_delta().numel()
-        moved = 2 * batch * tokens_T * width_D * size + values * (2 * size + 9 * 4)
-        return self.roofline.floor_s(moved, 2 * batch * (48 * width_D**2 + 4 * heads_H * tokens_T * width_D), precision)
+    def floor(self, batch: int, tokens_T: int, precision: str) -> tuple[float, str]:
+        """Seconds a step takes at least: the floor of `benchmarks.floor`, with constants and base weights in this precision."""
+        least = floor_of(self.tm, batch=batch, tokens=tokens_T)
+        moved = (least.token_bytes + least.weight_bytes) * dtype_of(precision).itemsize / 4 + least.adam_bytes
+        return self.roofline.floor_s(moved, 2 * least.multiply_adds, precision)
 
     def _probe(self, tm: TangentModel, prepared: Prepared, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The tangent along a fixed Δ, and the loss's gradient there, as vectors."""
