@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -223,7 +224,13 @@ def measure_memory(assets: Path, scratch: Path, threads: int, growth: Sequence[i
                 "peak_mb": {role: round(size) for role, size in watch.peak_mb.items()},
             }
         )
+        say(rows[-1])
     return rows
+
+
+def say(measured: dict[str, Any]) -> None:
+    """Before all is measured, for who waits."""
+    print(json.dumps(measured), file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -247,10 +254,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             if {"build", "read"} & set(options.only):
                 answer["build"], run = measure_build(assets, Path(folder), options.pictures, options.threads)
-            if "read" in options.only:
-                answer["read"] = measure_reading(run, options.repetitions)
+                say(answer["build"])
             if "memory" in options.only:
                 answer["memory"] = measure_memory(assets, Path(folder), options.threads, options.growth)
+            if "read" in options.only:
+                answer["read"] = measure_reading(run, options.repetitions)
         finally:
             session.disconnect()
     print(json.dumps(answer) if options.json else json.dumps(answer, indent=1))
