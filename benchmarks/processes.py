@@ -12,12 +12,7 @@ from typing import NamedTuple, Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 # a role is what its processes' command lines hold; Ray writes there what a worker is running
-ROLES: Mapping[str, str] = {
-    "actors": "PrefixActor",
-    "raylet": "raylet/raylet",
-    "tasks": "ray::MapBatches",
-    "ray": "ray",
-}
+ROLES: Mapping[str, str] = {"actors": "PrefixActor", "tasks": "ray::MapBatches"}
 
 
 class Held(NamedTuple):
@@ -72,6 +67,8 @@ class ProcessWatch:
                 seen = _held(pid)
             except (OSError, ValueError, IndexError):
                 continue  # it has ended
+            if seen.role == "ray" and pid in self._cpu:  # a task's process between two tasks
+                seen = seen._replace(role=self._cpu[pid].role)
             self._cpu[pid] = seen
             sizes[seen.role] = sizes.get(seen.role, 0.0) + seen.private_mb
             sizes["object store"] = max(sizes["object store"], seen.shared_mb)
