@@ -24,19 +24,16 @@ cluster.wait_for_nodes()
 ray.init(address=cluster.address, namespace=session.NAMESPACE, log_to_driver=False, logging_level="ERROR")
 
 
-def lose() -> None:
-    while "trained" not in kinds(run):
-        time.sleep(0.02)
-    cluster.add_node(num_cpus=1)
-    cluster.remove_node(doomed, allow_graceful=False)
-    print("removed", flush=True)
-
-
-thread = threading.Thread(target=lose)
-thread.start()
 spec = RunSpec(data=data, model=MODEL, weights=weights, image_size=SIZE, shards=SHARDS, epochs=3)
-train(str(run), spec, lanes=1)
-thread.join()
+training = threading.Thread(target=train, args=(str(run), spec), kwargs={"lanes": 1})
+training.start()
+while "trained" not in kinds(run):
+    time.sleep(0.02)
+# in the main thread: a node that is started handles signals
+cluster.add_node(num_cpus=1)
+cluster.remove_node(doomed, allow_graceful=False)
+print("removed", flush=True)
+training.join()
 ray.shutdown()
 cluster.shutdown()
 os._exit(0)

@@ -104,7 +104,15 @@ class Driver:
 
     def __init__(self, run: Path, data: Path, weights: Path, log: Path) -> None:
         options = ["--model", MODEL, "--weights", weights, "--image-size", SIZE, "--shards", SHARDS, "--epochs", 3]
-        options += ["--device", "cpu", "--lanes", 1, "--json"]
+        options += [
+            "--device",
+            "cpu",
+            "--precision",
+            "float32",
+            "--lanes",
+            1,
+            "--json",
+        ]  # as of the run it is compared with
         self.command = [sys.executable, "-m", "taft_ray.cli", "train", run, "--data", data, *options]
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
