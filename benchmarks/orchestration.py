@@ -9,7 +9,7 @@ by ridge with Gram statistics, through `train` on a local folder and a Ray of it
   first shard (they start beside the prefix pass); ``beyond_lanes_start_s``: the first less the second.
 * ``overhead_ms``: the wall clock of the fits times the lanes, less the seconds in which a lane computed (preparing, fitting,
   statistics), over the shards. So it has in it all that is done for a shard and is not mathematics: asking, reading, writing,
-  committing, and waiting for a core that something else has. ``between_ms``: the median gap between two fits of a lane.
+  committing, and waiting for a core that something else has. ``between_ms``: the median gap between what a lane fits in one go and the next.
 * ``composer_rss_mb`` and ``composer_peak_mb``: of the composer's process after the composition, and its highest.
 * ``composer_again_s``: a composer made anew from the folder until it has the composed model.
 
@@ -152,6 +152,7 @@ def handling(state: RunState) -> dict[str, float]:
     for fact in sorted(facts, key=lambda fact: fact["started"]):
         lanes.setdefault(fact["lane"], []).append(fact)
     gaps = [after["started"] - before["ended"] for fits in lanes.values() for before, after in pairwise(fits)]
+    gaps = [gap for gap in gaps if gap >= 0]  # else both were fitted in one go
     wall = sum(fits[-1]["ended"] - fits[0]["started"] for fits in lanes.values())
     computing = sum(sum(fact[f"{what}_seconds"] for what in ("prepare", "fit", "statistics")) for fact in facts)
     return {
