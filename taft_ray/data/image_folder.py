@@ -1,4 +1,4 @@
-"""A folder with a folder a class: every file is one sample, its class is the first folder of its path."""
+"""A folder with a folder a class: every file is one sample, its class is the first folder of its path, or what a list says."""
 
 import posixpath
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def classes_of(uri: str, files: Sequence[SourceFile]) -> tuple[str, ...]:
 def index(files: Sequence[SourceFile]):
     """One row a file, in the order given; a file that is no picture is a rejected row, not a lost one."""
     names = [file.relative for file in files]
-    labels = [name.split("/", 1)[0] if "/" in name else None for name in names]
+    labels = [file.label or (file.relative.split("/", 1)[0] if "/" in file.relative else None) for file in files]
     reasons = [
         NOT_AN_IMAGE if not is_image(name) else (NO_LABEL if label is None else None)
         for name, label in zip(names, labels, strict=True)

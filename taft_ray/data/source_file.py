@@ -29,12 +29,16 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One file: a picture, a Parquet file or a tar. ``relative`` is its path relative to the data, and begins ids."""
+    """One file: a picture, a Parquet file or a tar. ``relative`` is its path relative to the data, and begins ids.
+
+    label: of a picture whose class a list of the data set gives; the folder gives it otherwise.
+    """
 
     uri: str
     relative: str
     format: Format
     size: int  # bytes; 0 where the storage does not say
+    label: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from taft_ray.data import access, image_folder, parquet, webdataset
+from taft_ray.data import access, datasets, image_folder, parquet, webdataset
 from taft_ray.data.source_file import Format, Source, SourceFile
 from taft_ray.errors import DataError
 
@@ -18,11 +18,15 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")
 
 
 def open_source(uri: str) -> Source:
-    """List the data and tell its format; only a footer or two is read, no picture.
+    """List the data and tell its format; only a footer or two, or a data set's own lists, are read, no picture.
+
+    uri: a path or URI of data in a known format, or a published data set by name (`datasets`).
 
     Guarantees: every visible file of a class folder, and every Parquet or tar file, is in ``files`` exactly once;
     files are sorted by relative path; the same data gives the same ``relative`` wherever it lies.
     """
+    if datasets.is_named(uri):
+        return datasets.open_dataset(uri)
     _, listing = access.list_files(uri)
     visible = {name: found for name, found in listing.items() if not _is_hidden(name)}
     if not visible:

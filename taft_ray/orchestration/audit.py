@@ -21,7 +21,7 @@ from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, worker_for
 from taft_ray.orchestration.features import STRIPE_BYTES, Report, index_source
 from taft_ray.orchestration.linearised import run_spec
-from taft_ray.orchestration.run import run_address, silent
+from taft_ray.orchestration.run import data_address, run_address, silent
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState, replay
 from taft_ray.privacy import NO_SHARD, Samples, check, judge
@@ -50,7 +50,7 @@ def audit(
     spec = run_spec(store)
     state = replay(Ledger(store).entries())
     _check_state(store, state, level)
-    data, never_seen = run_address(data), run_address(never_seen)
+    data, never_seen = data_address(data), data_address(never_seen)
     for uri in (data, never_seen):
         open_source(uri)  # a wrong path must not take the start of Ray to be told
     session.connect()

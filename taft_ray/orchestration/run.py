@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.numpy import save
 
-from taft_ray.data import check_rejected, counts, open_source
+from taft_ray.data import check_rejected, counts, datasets, open_source
 from taft_ray.errors import DataError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.models import load_model
 from taft_ray.orchestration import session
@@ -50,6 +50,11 @@ def run_address(run: str) -> str:
     return run if "://" in run else str(Path(run).expanduser().resolve())
 
 
+def data_address(data: str) -> str:
+    """The same for data: a published data set keeps its name before the place."""
+    return datasets.absolute(data, run_address) if datasets.is_named(data) else run_address(data)
+
+
 def train(
     run: str, spec: RunSpec, *, monolithic: bool = False, lanes: int | None = None, report: Report = silent
 ) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def train(
     began = time.time()
     run = run_address(run)
     store = Store(run)
-    spec = replace(spec, data=run_address(spec.data), weights=spec.weights and run_address(spec.weights))
+    spec = replace(spec, data=data_address(spec.data), weights=spec.weights and run_address(spec.weights))
     if not pinned(store):
         open_source(spec.data)  # before anything is written: a wrong path must leave no run behind
         loaded = load_model(spec.model, spec.weights, spec.image_size)
@@ -211,7 +216,7 @@ def _check_all_trained(state: RunState) -> None:
 
 def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     """Accuracy of the composed model (both ways), of the monolith if there is one, and by number of shards."""
-    run, data = run_address(run), run_address(data)
+    run, data = run_address(run), data_address(data)
     store = Store(run)
     spec = run_spec(store)
     session.connect()
