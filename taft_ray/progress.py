@@ -18,6 +18,7 @@ _LABELS = {
     "shards": "shards with a delta",
     "monolith": "comparison model",
     "retrain": "shards retrained",
+    "trials": "trials ended",
     "verify cache": "cache parts checked",
     "verify deltas": "deltas checked",
     "verify retrain": "shards trained again",

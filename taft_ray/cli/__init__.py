@@ -8,6 +8,7 @@ from taft_ray import __version__
 from taft_ray.cli.forgetting import estimate, forget, sign
 from taft_ray.cli.proof import audit, destroy_key, verify
 from taft_ray.cli.run import demo, evaluate, export_command, gc, report_command, status, train
+from taft_ray.cli.sweep import sweep
 
 __all__ = [
     "audit",
@@ -22,6 +23,7 @@ __all__ = [
     "report_command",
     "sign",
     "status",
+    "sweep",
     "train",
     "verify",
 ]
@@ -36,6 +38,7 @@ def main() -> None:
 COMMANDS = (
     train,
     evaluate,
+    sweep,
     export_command,
     estimate,
     forget,

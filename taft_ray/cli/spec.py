@@ -7,14 +7,47 @@ from typing import Any
 import click
 
 from taft_ray.cli.answers import Verb
+from taft_ray.errors import TaftError
 from taft_ray.plans.spec import COMPOSITIONS, DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
 from taft_ray.tangent.loss import LOSSES
 from taft_ray.tangent.model import TRAINABLE
 
 
+def _defaults_from(context: click.Context, option: click.Parameter, where: str | None) -> None:
+    """Take the fields of a spec file as defaults: what is typed comes before them."""
+    from taft_ray.data import access
+    from taft_ray.plans.spec_file import parse_spec_file
+
+    if where is None:
+        return
+    try:
+        with access.open_file(where) as file:
+            values = parse_spec_file(file.read(), where)
+    except (OSError, TaftError) as error:
+        raise click.BadParameter(str(error), context, option) from error
+    # an option's own form: text with commas where the spec has a list
+    texts = {name: ",".join(map(str, value)) for name, value in values.items() if isinstance(value, tuple)}
+    context.default_map = {**values, **texts}
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: expected whole numbers with commas", context, option) from None
+
+
 def spec_options(function: Verb) -> Verb:
     """The options that make a RunSpec, for `train` and the jobs."""
     options = [
+        click.option(
+            "--spec",
+            metavar="FILE",
+            is_eager=True,
+            expose_value=False,
+            callback=_defaults_from,
+            help="Defaults of the options below, from a JSON file such as a sweep's best.json; a path or URI.",
+        ),
         click.option(
             "--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."
         ),
@@ -43,6 +76,13 @@ def spec_options(function: Verb) -> Verb:
         click.option("--epochs", type=int, default=30, show_default=True, help="Of adam."),
         click.option("--batch-size", type=int, default=32, show_default=True, help="Of adam."),
         click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Of adam."),
+        click.option(
+            "--milestones",
+            default="15,25",
+            show_default=True,
+            callback=_numbers,
+            help="Of adam: the epochs at which the learning rate is divided by ten, with commas.",
+        ),
         click.option(
             "--slices",
             type=int,

@@ -2,7 +2,7 @@
 
 from taft_ray.data.classes import label_column, label_index, resolve_classes
 from taft_ray.data.decode import Undecodable, decode_image
-from taft_ray.data.keys import epoch_order, id_hash, owner_hash, sample_key, sample_keys, slice_of
+from taft_ray.data.keys import epoch_order, held_out, id_hash, owner_hash, sample_key, sample_keys, slice_of
 from taft_ray.data.manifest import (
     MANIFEST_SCHEMA,
     build_manifest,
@@ -32,6 +32,7 @@ __all__ = [
     "counts",
     "decode_image",
     "epoch_order",
+    "held_out",
     "id_hash",
     "index_file",
     "index_files",

@@ -1,4 +1,4 @@
-"""The two names of a sample that are not its id, its slice, and the order an epoch visits the samples in.
+"""The two names of a sample that are not its id, its slice, whether it is held out, and the order an epoch visits the samples in.
 
 Formal guarantees: ``sample_key`` and ``id_hash`` depend on nothing but their arguments, on any machine; the order of
 two samples in an epoch depends on their keys, the seed and the epoch, and on no other sample; a sample's slice depends on
@@ -13,7 +13,9 @@ import numpy as np
 from taft_ray.errors import UsageError
 
 KEY_BYTES = 16
-_SLICE = b"taft_ray slice"  # BLAKE2 personalisation: slices are drawn apart from shards and from every epoch's order
+# BLAKE2 personalisations: slices and the held-out part are drawn apart from shards and from every epoch's order
+_SLICE = b"taft_ray slice"
+_HELD_OUT = b"taft_ray heldout"
 
 
 def sample_key(id: str, seed: int) -> bytes:
@@ -54,6 +56,18 @@ def slice_of(keys: Sequence[bytes], *, slices: int, seed: int) -> np.ndarray:
     key = _number(seed, "seed")
     drawn = [hashlib.blake2b(k, digest_size=KEY_BYTES, key=key, person=_SLICE).digest() for k in keys]
     return (words(drawn)[0] % np.uint64(slices)).astype(np.int64)
+
+
+def held_out(keys: Sequence[bytes], *, fraction: float, seed: int) -> np.ndarray:
+    """Which samples are set aside to choose by: bool, about ``fraction`` of them, by BLAKE2b(their key; seed).
+
+    Whether a sample is set aside does not depend on which others there are; a larger fraction sets aside these and more.
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(f"expected 0 < fraction < 1, got {fraction}; set --held-out")
+    key = _number(seed, "seed")
+    drawn = [hashlib.blake2b(k, digest_size=KEY_BYTES, key=key, person=_HELD_OUT).digest() for k in keys]
+    return words(drawn)[0] < np.uint64(fraction * 2**64)
 
 
 def order_of(keys: Sequence[bytes]) -> np.ndarray:

@@ -107,7 +107,7 @@ def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
         axes.margins(x=0.03, y=0.12)
         figure.legend(loc="outside upper left", ncols=3 if width > 500 else 2, handlelength=2.6, columnspacing=1.4)
 
-    return _svg(draw, name="accuracy", width=width, height=320 if width > 500 else 280)
+    return as_svg(draw, name="accuracy", width=width, height=320 if width > 500 else 280)
 
 
 def accuracy_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -180,7 +180,7 @@ def timeline(report: dict[str, Any], *, width: int) -> str | None:
             columnspacing=1.4,
         )
 
-    return _svg(draw, name="timeline", width=width, height=110 + pitch * len(rows) + (20 if cuts else 0))
+    return as_svg(draw, name="timeline", width=width, height=110 + pitch * len(rows) + (20 if cuts else 0))
 
 
 def timeline_bars(report: dict[str, Any]) -> list[tuple[str, str, float, float, str]]:
@@ -288,7 +288,7 @@ def speedups(report: dict[str, Any], *, width: int) -> str | None:
         scale = ", log scale" if log else ""
         axes.set_xlabel(f"times the speed of the monolith (dashed){scale}" if width > 500 else f"× the monolith{scale}")
 
-    return _svg(draw, name="speedups", width=width, height=64 + 62 * len(bars))
+    return as_svg(draw, name="speedups", width=width, height=64 + 62 * len(bars))
 
 
 def _cut_idle(
@@ -322,7 +322,7 @@ def _cut_idle(
     return place, cuts, place(worked[-1][1]) or 1.0
 
 
-def _svg(draw: Callable[[Figure], None], *, name: str, width: int, height: float) -> str:
+def as_svg(draw: Callable[[Figure], None], *, name: str, width: int, height: float) -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the reader's matplotlibrc must not change the bytes

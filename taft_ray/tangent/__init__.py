@@ -5,6 +5,7 @@ from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit, fit_many
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, linearize
+from taft_ray.tangent.network import between
 from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate
 from taft_ray.tangent.ridge import certified_distance
 from taft_ray.tangent.serving import ComposedModel
@@ -23,6 +24,7 @@ __all__ = [
     "Sums",
     "TangentModel",
     "batches",
+    "between",
     "certified_distance",
     "compose",
     "concatenate",

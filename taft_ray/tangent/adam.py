@@ -14,6 +14,7 @@ from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.prepared import Pictures
 
 EpochOrder = Callable[[int, int, int], Tensor]  # (count, seed, epoch) -> permutation, (count,) int64
+Watch = Callable[[int, int, Delta], None]  # (epochs done, epochs at most, Δw after them, which is written to later)
 
 
 def index_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -51,6 +52,7 @@ def descend(
     order: EpochOrder,
     start: Delta,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Descent:
     """Minimise mean loss + penalty · ‖Δw‖² by Adam. Deterministic given (order, seed, start) and the thread count.
 
@@ -83,6 +85,8 @@ def descend(
                 progress(epoch * steps_a_epoch + step + 1, recipe.epochs * steps_a_epoch)
         scheduler.step()
         history.append(total / len(permutation))
+        if watch is not None:
+            watch(epoch + 1, recipe.epochs, Delta({name: leaf.detach() for name, leaf in leaves.items()}))
     delta = Delta({name: leaf.detach() for name, leaf in leaves.items()})
     return Descent(
         delta=delta,

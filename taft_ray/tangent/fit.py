@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel, UsageError
-from taft_ray.tangent.adam import EpochOrder, Recipe, index_order
+from taft_ray.tangent.adam import EpochOrder, Recipe, Watch, index_order
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.kernel import JacobianRows, jacobian_rows
 from taft_ray.tangent.loss import Loss, check_labels
@@ -119,12 +119,14 @@ def fit(
     checkpoint: KeepCheckpoint | None = None,
     rows: JacobianRows | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> FittedDelta:
     """Fit Δw on the pictures; labels (B,) in 0..K-1. Zero pictures give Δw = 0.
 
     order: ``order(count, seed, epoch) -> permutation`` for adam; `data.epoch_order` of the sample keys makes it stable
         under removal of samples. start: a warm start (zero otherwise). rows: the Jacobian's of these pictures, if known
-        (`fit_many`). DataError for labels outside the classes.
+        (`fit_many`). watch: ``watch(epochs done, epochs at most, delta)`` is called after each epoch of adam. DataError for
+        labels outside the classes.
 
     With ``config.slices`` = R > 1, slice_of: the slice of each picture, (B,) int64 in 0..R-1, needed.
         checkpoint: ``checkpoint(stage, delta)`` is called after each stage but the last; the delta is not written to later.
@@ -165,7 +167,7 @@ def fit(
     else:
         descent = descend_by_slices(
             tm, prepared, labels, config.as_loss(), config.as_recipe(), slice_of=slice_of, slices=config.slices,
-            done=done, order=order, start=initial, checkpoint=checkpoint, progress=progress,
+            done=done, order=order, start=initial, checkpoint=checkpoint, progress=progress, watch=watch,
         )  # fmt: skip
         delta, facts = descent.delta, {
             "iterations": descent.steps,

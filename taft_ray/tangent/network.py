@@ -21,6 +21,8 @@ from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.blocks import Residual, block_rule
 from taft_ray.tangent.rules import Fallback, Function, Linear, Rule, Saved, Sequence, rule_for
 
+_RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
@@ -160,7 +162,7 @@ def _pooling(model: VisionTransformer) -> Rule:
 
 
 def _resnet(model: ResNet, last_blocks: int | str) -> Cut:
-    names = ("layer1", "layer2", "layer3", "layer4")
+    names = _RESNET_STAGES
     count = _count(last_blocks, len(names), "stages")
     _refuse_unpooled(model.global_pool)
     trained = names[len(names) - count :]
@@ -181,6 +183,27 @@ def _resnet(model: ResNet, last_blocks: int | str) -> Cut:
         class_token_rows=None,
         first_rows_only=False,
     )
+
+
+def between(model: nn.Module, outer: int | str, inner: int | str) -> Callable[[Tensor], Tensor]:
+    """The units between two cuts: tokens at the entrance of the last ``outer`` units -> at that of the last ``inner``.
+
+    UsageError when ``inner`` is more than ``outer``: those tokens come before the ones given.
+    """
+    if isinstance(model, VisionTransformer):
+        units, name = list(model.blocks), "blocks"
+    elif isinstance(model, ResNet):
+        units, name = [model.get_submodule(stage) for stage in _RESNET_STAGES], "stages"
+    elif isinstance(model, ConvNeXt):
+        units, name = list(model.stages), "stages"
+    else:
+        raise UnsupportedModel(f"{type(model).__name__} cannot be cut: see `cut`")
+    first, last = (len(units) - _count(cut_at, len(units), name) for cut_at in (outer, inner))
+    if last < first:
+        raise UsageError(
+            f"last_blocks={inner!r} needs tokens from before the last {outer} {name}; expected at most {outer}"
+        )
+    return _chain(nn.Sequential(*units), first, last)
 
 
 def _refuse_unpooled(pool: object) -> None:

@@ -27,7 +27,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from taft_ray.tangent.adam import Descent, EpochOrder, Recipe, descend
+from taft_ray.tangent.adam import Descent, EpochOrder, Recipe, Watch, descend
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel
@@ -58,6 +58,7 @@ def descend_by_slices(
     start: Delta,
     checkpoint: KeepCheckpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Descent:
     """All stages after the first ``done``, whose Δw is ``start``. At least one picture; slices may be empty.
 
@@ -81,11 +82,16 @@ def descend_by_slices(
         if progress is not None:
             progress(behind + step, sum(steps.values()))
 
+    def stage_watch(epoch: int, _: int, after: Delta) -> None:
+        if watch is not None:
+            watch((stage - 1) * staged.epochs + epoch, slices * staged.epochs, after)
+
     for stage in steps:
         if seen[stage]:
             descent = descend(
-                tm, pictures, labels, loss, staged, order=order_in(stage), start=delta, progress=stage_progress
-            )
+                tm, pictures, labels, loss, staged, order=order_in(stage), start=delta, progress=stage_progress,
+                watch=stage_watch,
+            )  # fmt: skip
             delta, objective = descent.delta, descent.objective
             history += descent.history
             behind += descent.steps

@@ -22,6 +22,7 @@ VERBS_OF_A_RUN: dict[str, list[str]] = {
     "audit": ["--data", "{data}", "--never-seen", "{data}"],
     "report": [],
     "gc": [],
+    "sweep": [],
 }
 
 
@@ -46,6 +47,13 @@ def _no_ray_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_run_that_does_not_exist(verb: str, run: Path, parquet: Path) -> None:
     options = [option.format(data=parquet) for option in VERBS_OF_A_RUN[verb]]
     here(verb, run, *options).complains(1, f"no run at {run}", "run.json is missing")
+    assert not run.exists()
+
+
+def test_published_data_that_is_not_whole(run: Path, parquet: Path) -> None:
+    here("train", run, "--data", f"cub-200:{parquet}").complains(1, "not CUB-200", "classes.txt", "is missing")
+    here("train", run, "--data", f"cub-200:{parquet}?split=val").complains(2, "no split 'val'", "train or test")
+    here("train", run, "--data", "cub-200:/no/such/folder").complains(1, "no data at /no/such/folder")
     assert not run.exists()
 
 

@@ -147,6 +147,28 @@ def test_slices_depend_on_the_seed_and_not_on_an_epochs_order() -> None:
         data.slice_of(keys, slices=0, seed=0)
 
 
+@given(ids=IDS, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 2**64 - 1), data_=st.data())
+@settings(deadline=None)
+def test_who_is_held_out_depends_on_no_other_sample(
+    ids: list[str], fraction: float, seed: int, data_: st.DataObject
+) -> None:
+    keys = data.sample_keys(ids, seed)
+    held = data.held_out(keys, fraction=fraction, seed=seed)
+    left = data_.draw(st.lists(st.sampled_from(range(len(ids))), unique=True))
+    assert data.held_out([keys[i] for i in left], fraction=fraction, seed=seed).tolist() == held[left].tolist()
+    assert not (held & ~data.held_out(keys, fraction=(1 + fraction) / 2, seed=seed)).any()
+
+
+def test_the_held_out_part_is_as_large_as_asked_in_every_shard() -> None:
+    keys = data.sample_keys(map(str, range(8000)), 0)
+    held, shard = data.held_out(keys, fraction=0.2, seed=0), data.assign(keys, shards=4)
+    for number in range(4):
+        assert 0.17 < held[shard == number].mean() < 0.23  # ±3 standard errors
+    for fraction in (0.0, 1.0, float("nan")):
+        with pytest.raises(UsageError, match="expected 0 < fraction < 1"):
+            data.held_out(keys, fraction=fraction, seed=0)
+
+
 def test_keys_are_the_recorded_ones() -> None:
     """Shards, caches and ledgers in storage hold these: they may never change."""
     assert data.sample_key("cats/17.jpg", 0).hex() == "34c759f9866e1ae6e1b13ea6e38d6862"

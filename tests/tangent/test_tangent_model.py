@@ -12,7 +12,7 @@ from cases import BY_ID, CASES, Case, build, images, random_delta, relative
 from torch import nn
 
 from taft_ray.errors import DeltaMismatch, UnsupportedModel, UsageError
-from taft_ray.tangent import Delta, TangentModel, concatenate, linearize
+from taft_ray.tangent import Delta, TangentModel, between, concatenate, linearize
 from taft_ray.tangent.blocks import ReadoutAttention, Residual
 from taft_ray.tangent.elementwise import is_elementwise, slope
 from taft_ray.tangent.model import TRAINABLE
@@ -476,3 +476,18 @@ def test_delta_mismatch():
             operation()
     with pytest.raises(DeltaMismatch, match=r"x is \(3,\), expected \(2,\)"):
         _ = a + Delta({"x": torch.ones(3), "y": torch.ones(1)})
+
+
+@pytest.mark.parametrize("id", ["vit", "resnet-basic", "convnext"])
+def test_between_two_cuts_lies_what_one_prefix_has_and_the_other_lacks(id: str):
+    case = BY_ID[id]
+    network = build(case)
+    pictures = images(case, count=2, seed=3)
+    for outer, inner in ((2, 1), (1, 1), (1, 0), ("all", 1)):
+        early, late = (linearize(network, last_blocks=last).prefix(pictures) for last in (outer, inner))
+        with torch.no_grad():
+            assert relative(between(network, outer, inner)(early), late) < 1e-12
+    with pytest.raises(UsageError, match="last_blocks=2 needs tokens from before the last 1"):
+        between(network, 1, 2)
+    with pytest.raises(UnsupportedModel, match="Linear cannot be cut"):
+        between(nn.Linear(2, 2), 1, 1)

@@ -233,3 +233,21 @@ def test_only_adam_has_slices() -> None:
         FitConfig(slices=2)
     with pytest.raises(UsageError, match="expected slices >= 1, got 0; set --slices"):
         FitConfig(solver="adam", slices=0)
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_watch_sees_every_epoch_and_changes_nothing(slices: int):
+    tm, prepared, labels = problem()
+    config, parts = config_of(slices), torch.tensor(SLICE_OF) % slices
+    seen: list[tuple[int, int]] = []
+    last: list[Delta] = []
+
+    def watch(done: int, most: int, delta: Delta) -> None:
+        seen.append((done, most))
+        last[:] = [delta.map(torch.clone)]
+
+    watched = fit(tm, prepared, labels, config, slice_of=parts, watch=watch)
+    epochs = slices * stage_recipe(config.as_recipe(), slices).epochs
+    assert seen == [(done, epochs) for done in range(1, epochs + 1)]
+    alone = fit(tm, prepared, labels, config, slice_of=parts)
+    assert all(torch.equal(watched[name], alone[name]) and torch.equal(last[0][name], alone[name]) for name in alone)
