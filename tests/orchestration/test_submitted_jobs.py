@@ -61,7 +61,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     command += [f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}"]
     command += [f"--temp-dir={scratch}", "--num-cpus=2", "--disable-usage-stats"]
     with log.open("wb") as out:
-        process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=out, start_new_session=True)
+        # a submitted job's `python` is the one of the environment that the head was started in
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        process = subprocess.Popen(
+            [str(c) for c in command], stdout=out, stderr=out, start_new_session=True, env={**os.environ, "PATH": path}
+        )
     try:
         address = f"http://127.0.0.1:{dashboard}"
         deadline = time.monotonic() + 120
