@@ -19,6 +19,7 @@ _LABELS = {
     "monolith": "comparison model",
     "retrain": "shards retrained",
     "trials": "trials ended",
+    "cells": "cells measured",
     "verify cache": "cache parts checked",
     "verify deltas": "deltas checked",
     "verify retrain": "shards trained again",

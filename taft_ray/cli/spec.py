@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -90,6 +91,7 @@ def spec_options(function: Verb) -> Verb:
             show_default=True,
             help="Of adam: checkpoints inside a shard, so that a retrain starts at the slice that lost a sample.",
         ),
+        click.option("--radius", type=float, help="Of adam: Δw stays in a ball of this radius; no bound by default."),
         click.option("--compose", type=click.Choice(COMPOSITIONS), default="gram", show_default=True),
         click.option("--epsilon", type=float, default=0.02, show_default=True, help="Of the Gram composition."),
         click.option("--weighting", type=click.Choice(WEIGHTINGS), default="uniform", show_default=True),
@@ -110,29 +112,67 @@ def spec_options(function: Verb) -> Verb:
     return function
 
 
+# what the rows of the paper's tables differ in, and so no option of `reproduce`
+_VARIED = frozenset(
+    [
+        "shards",
+        "last_blocks",
+        "trainable",
+        "reset",
+        "cls_token",
+        "seed",
+        "solver",
+        "loss",
+        "kappa",
+        "learning_rate",
+        "slices",
+        "radius",
+        "compose",
+    ]
+)
+
+
+def shared_spec_options(function: Verb) -> Verb:
+    """The options of a RunSpec that all rows of a table have in common, for `reproduce`."""
+    options: Any = spec_options(function)
+    options.__click_params__ = [option for option in options.__click_params__ if option.name not in _VARIED]
+    return options
+
+
+def shared_spec_from(options: dict[str, Any]) -> RunSpec:
+    """A RunSpec from `shared_spec_options`; what it does not know stays in ``options``."""
+    names = (set(RunSpec.__dataclass_fields__) - _VARIED) & options.keys()
+    return RunSpec(**_resolved({name: options.pop(name) for name in names}, {}))
+
+
 def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
     """A RunSpec from `spec_options`; what it does not know stays in ``options``.
 
     "auto" is what RUN has where it exists already: it may be continued on another kind of machine.
     """
-    import torch
-
     from taft_ray.orchestration.run import run_address
     from taft_ray.storage import Store, read_spec
 
     names = set(RunSpec.__dataclass_fields__) & options.keys()
     values = {name: options.pop(name) for name in names}
     values["last_blocks"] = _last_blocks(values["last_blocks"])
-    if values["classes"] is not None:
-        values["classes"] = tuple(name.strip() for name in values["classes"].split(","))
     pinned = {}
     if "auto" in (values["device"], values["precision"]):
         pinned = read_spec(Store(run_address(run))) or {}
+    return RunSpec(**_resolved(values, pinned))
+
+
+def _resolved(values: dict[str, Any], pinned: Mapping[str, Any]) -> dict[str, Any]:
+    """Class names as a tuple, and what "auto" is: ``pinned``'s, else this machine's."""
+    import torch
+
+    if values["classes"] is not None:
+        values["classes"] = tuple(name.strip() for name in values["classes"].split(","))
     if values["device"] == "auto":
         values["device"] = pinned.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     if values["precision"] == "auto":
         values["precision"] = pinned.get("precision") or fastest_precision(values["device"])
-    return RunSpec(**values)
+    return values
 
 
 def _last_blocks(text: str) -> int | str:

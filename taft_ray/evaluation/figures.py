@@ -36,7 +36,7 @@ COLOURS = {
 }
 WIDE, NARROW = 720, 340  # px: the page shows the narrow drawing on a phone, so that no text is scaled down
 
-_SETTINGS: dict[Any, Any] = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.image_inline": True,
     "text.parse_math": False,  # a lane may be called "$x"
@@ -327,7 +327,7 @@ def as_svg(draw: Callable[[Figure], None], *, name: str, width: int, height: flo
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the reader's matplotlibrc must not change the bytes
         # A salt a drawing: ids must differ between the drawings of one page.
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams.update(SETTINGS)
         matplotlib.rcParams["svg.hashsalt"] = f"taft_ray/{name}/{width}"
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
         draw(figure)

@@ -176,10 +176,17 @@ def build_cache(
     secret: bytes | None,
     workers: int,
     report: Report,
+    rows: int | None = None,
 ) -> CacheResult:
-    """Index the data, assign shards, run the prefix, write the parts; parts that a killed pass finished are not redone."""
+    """Index the data, assign shards, run the prefix, write the parts; parts that a killed pass finished are not redone.
+
+    rows: take at most so many of the source's rows, a random choice that is always the same; all by default.
+    """
     started = time.time()
     files, index, names = index_source(data, classes)
+    if rows is not None and rows < index.num_rows:
+        drawn = sample_keys([f"{row}" for row in index["id"].to_pylist()], seed=0)
+        index = index.take(pa.array(sorted(range(len(drawn)), key=drawn.__getitem__)[:rows]))
     indexed = index.num_rows
     index = _without_forgotten(index, tombstones, secret)
     planned = build_manifest(index, classes=names, seed=spec.seed, shards=shards, method=assignment)  # type: ignore[arg-type]

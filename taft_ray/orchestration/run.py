@@ -265,7 +265,7 @@ def _eval_parts(
     """Cached tokens of evaluation data; made once for a data set of this name and content."""
     prefix = names.eval_prefix(data)
     eval_store = Store(f"{run.rstrip('/')}/{prefix}")
-    stamp = _stamp(data)
+    stamp = data_stamp(data)
     found = read_manifest(eval_store)
     if found is None or found[1]["meta"]["stamp"] != stamp:
         cpus, gpus = session.resources()
@@ -293,7 +293,7 @@ def _eval_parts(
     return [part for refs in found[1]["meta"]["parts"].values() for part in refs], total["rejected"]
 
 
-def _stamp(data: str) -> str:
+def data_stamp(data: str) -> str:
     """Changes when files of the data are added, removed or resized."""
     return digest_json([[file.relative, file.size] for file in open_source(data).files])
 

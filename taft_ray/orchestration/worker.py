@@ -36,20 +36,17 @@ from taft_ray.tangent import (
     FittedDelta,
     Pictures,
     Prepared,
-    Recomputed,
     Sums,
     TangentModel,
     batches,
     certified_distance,
-    concatenate,
     fit,
     fit_many,
+    prepare_pictures,
     shard_terms,
     terms_to_delta,
 )
 
-PREPARE_CHUNK = 128  # pictures a prepare call: part of what fixes the last bits of a delta
-PREPARED_BUDGET = 4 << 30  # bytes of constants kept in memory; beyond it they are recomputed batch by batch
 RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 can reach
 RESOLVE_ITERATIONS = 2000  # at most
 
@@ -94,21 +91,6 @@ class ShardWorker(Warm):
     def _tokens(self, arrays: Sequence[np.ndarray]) -> Tensor:
         tokens = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0]))
         return tokens.view(torch.bfloat16) if self.spec.cache_dtype == "bfloat16" else tokens
-
-    def prepare(self, tokens: Tensor, sizes: Sequence[int] = ()) -> Pictures:
-        """Constants of all pictures in memory while they fit the budget, else recomputed batch by batch.
-
-        sizes: of consecutive groups (slices); no pass has pictures of two, so that the last bits of a group's constants
-            do not depend on the others. One group by default.
-        """
-        passes = []
-        for size in sizes or (len(tokens),):
-            at = passes[-1].stop if passes else 0
-            passes += [slice(i, min(i + PREPARE_CHUNK, at + size)) for i in range(at, at + size, PREPARE_CHUNK)]
-        first = self.tm.prepare(tokens[passes[0]])
-        if first.nbytes() / len(first) * len(tokens) > PREPARED_BUDGET:
-            return Recomputed(self.tm.prepare, tokens)
-        return concatenate([first, *(self.tm.prepare(tokens[part]) for part in passes[1:])])
 
     @in_use
     def fit(self, task: dict[str, Any], progress: Progress | None = None, lane: str = "") -> dict[str, Any]:
@@ -180,7 +162,7 @@ class ShardWorker(Warm):
         tokens = self._tokens(arrays)[order] if arrays else torch.zeros(0)
         read_s = time.time() - started
         sizes = np.bincount(slices, minlength=config.slices).tolist()
-        pictures: Pictures = self.prepare(tokens, sizes) if len(labels) else _nothing(self.tm)
+        pictures: Pictures = prepare_pictures(self.tm.prepare, tokens, sizes) if len(labels) else _nothing(self.tm)
         prepare_s = time.time() - started - read_s
         return _Loaded(task, [keys[i] for i in order], labels, slices, pictures, started, read_s, prepare_s)
 
@@ -189,7 +171,9 @@ class ShardWorker(Warm):
         task, report = loaded.task, delta.report
         monolith = task["shard"] == "monolith"
         began = time.time()
-        gram = self._gram(loaded.pictures) if self.spec.compose == "gram" and not monolith else None
+        gram = None
+        if self.spec.compose == "gram" and not monolith:
+            gram = {name: matrix.cpu() for name, matrix in self.tm.gram(loaded.pictures).items()}
         terms = shard_terms({name: value.cpu() for name, value in delta.items()}, gram)
         gram_s = time.time() - began
         ref = write_delta(
@@ -260,16 +244,9 @@ class ShardWorker(Warm):
         delta = terms_to_delta({name: torch.from_numpy(value) for name, value in terms.items()}, torch.float32)
         config = self.spec.fit_config()
         return certified_distance(
-            self.tm, self.prepare(self._tokens(arrays)), labels.to(self.tm.device), config.as_loss(),
+            self.tm, prepare_pictures(self.tm.prepare, self._tokens(arrays)), labels.to(self.tm.device), config.as_loss(),
             penalty=config.penalty, delta=delta.to(self.tm.device),
         )  # fmt: skip
-
-    def _gram(self, pictures: Pictures) -> dict[str, Tensor]:
-        total: dict[str, Tensor] = {}
-        for _, batch in batches(pictures, 1 << 30 if isinstance(pictures, Prepared) else PREPARE_CHUNK):
-            for name, matrix in self.tm.gram(batch).items():
-                total[name] = total[name] + matrix if name in total else matrix
-        return {name: matrix.cpu() for name, matrix in total.items()}
 
     # --- evaluation: the same model, cached tokens of other pictures
 
@@ -320,7 +297,7 @@ class ShardWorker(Warm):
         if not parts:
             return picture_values(self.tm, self.spec, stripes, deltas)
         keys, labels, arrays = self.read(parts)
-        pictures = self.prepare(self._tokens(arrays))
+        pictures = prepare_pictures(self.tm.prepare, self._tokens(arrays))
         return keys, labels.numpy(), minus_log_loss(self.tm, pictures, labels, self.spec, deltas)
 
     def _model(self, model: dict[str, Any] | str) -> Delta:
@@ -333,7 +310,7 @@ class ShardWorker(Warm):
         name = digest_json([part["digest"] for part in parts])
         if self._prepared_eval is None or self._prepared_eval[0] != name:
             _, labels, arrays = self.read(parts)
-            self._prepared_eval = (name, self.prepare(self._tokens(arrays)), labels)
+            self._prepared_eval = (name, prepare_pictures(self.tm.prepare, self._tokens(arrays)), labels)
         return self._prepared_eval[1:]
 
     @torch.no_grad()

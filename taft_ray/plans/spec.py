@@ -43,6 +43,7 @@ class RunSpec:
     weighting: "uniform" is the paper's plain mean of shards; "samples" weighs a shard by its number of samples.
     slices: of adam; checkpoints are kept between this many parts of a shard, and a retrain starts at the part that lost a
         sample. 1 is the paper's recipe; more is another recipe (`tangent.slices`).
+    radius: of adam; Δw is projected onto the ball of this radius (the paper's Table 7, where the penalty is 0).
     max_rejected: the fraction of source rows that may be rejected before the run fails.
     precision: of the frozen prefix's passes; see `fastest_precision`.
     """
@@ -72,6 +73,7 @@ class RunSpec:
     learning_rate: float = 1e-3
     milestones: tuple[int, ...] = (15, 25)
     slices: int = 1
+    radius: float | None = None
     compose: str = "gram"
     epsilon: float = DEFAULT_EPSILON
     weighting: str = "uniform"

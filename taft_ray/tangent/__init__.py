@@ -6,7 +6,7 @@ from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit, fit_man
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, linearize
 from taft_ray.tangent.network import between
-from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate
+from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate, prepare_pictures
 from taft_ray.tangent.ridge import certified_distance
 from taft_ray.tangent.serving import ComposedModel
 
@@ -31,6 +31,7 @@ __all__ = [
     "fit",
     "fit_many",
     "linearize",
+    "prepare_pictures",
     "shard_terms",
     "terms_to_delta",
 ]

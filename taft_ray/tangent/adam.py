@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.loss import Loss
-from taft_ray.tangent.model import TangentModel
-from taft_ray.tangent.prepared import Pictures
+from taft_ray.tangent.prepared import Pictures, Prepared
 
 EpochOrder = Callable[[int, int, int], Tensor]  # (count, seed, epoch) -> permutation, (count,) int64
 Watch = Callable[[int, int, Delta], None]  # (epochs done, epochs at most, Δw after them, which is written to later)
@@ -24,7 +24,10 @@ def index_order(count: int, seed: int, epoch: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How Adam descends. ``milestones``: the epochs at which the learning rate is divided by ten."""
+    """How Adam descends. ``milestones``: the epochs at which the learning rate is divided by ten.
+
+    radius: after each step Δw is projected onto the ball ‖Δw‖ ≤ radius (TAFT appendix B); None is no constraint.
+    """
 
     penalty: float
     epochs: int
@@ -32,6 +35,21 @@ class Recipe:
     learning_rate: float
     milestones: tuple[int, ...]
     seed: int
+    radius: float | None = None
+
+
+class Trainable(Protocol):
+    """What Adam can train: the tangent model, or another function of the same Δw."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def zero_delta(self) -> Delta: ...
+
+    def logits(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +61,7 @@ class Descent:
 
 
 def descend(
-    tm: TangentModel,
+    model: Trainable,
     pictures: Pictures,
     labels: Tensor,
     loss: Loss,
@@ -73,13 +91,14 @@ def descend(
             index = permutation[step * batch_size : (step + 1) * batch_size]
             batch = pictures[index]
             optimizer.zero_grad(set_to_none=True)
-            logits = batch.primal + tm.tangent(batch, leaves)
-            value = loss.per_sample(logits, labels[index]).mean()
+            value = loss.per_sample(model.logits(batch, leaves), labels[index]).mean()
             value.backward()
             for leaf in leaves.values():
                 if leaf.grad is None:  # without a gradient Adam would not apply the penalty
                     leaf.grad = torch.zeros_like(leaf)
             optimizer.step()
+            if recipe.radius is not None:
+                _project(leaves, recipe.radius)
             total += float(value.detach()) * len(index)
             if progress is not None:
                 progress(epoch * steps_a_epoch + step + 1, recipe.epochs * steps_a_epoch)
@@ -94,3 +113,12 @@ def descend(
         objective=history[-1] + penalty * float(delta.dot(delta)),
         history=history,
     )
+
+
+@torch.no_grad()
+def _project(leaves: Mapping[str, Tensor], radius: float) -> None:
+    """The nearest point of the ball, in place."""
+    norm = float(Delta(leaves).norm())
+    if norm > radius:
+        for leaf in leaves.values():
+            leaf.mul_(radius / norm)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel, UsageError
-from taft_ray.tangent.adam import EpochOrder, Recipe, Watch, index_order
+from taft_ray.tangent.adam import EpochOrder, Recipe, Trainable, Watch, index_order
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.kernel import JacobianRows, jacobian_rows
 from taft_ray.tangent.loss import Loss, check_labels
@@ -31,7 +31,8 @@ class FitConfig:
     solver "ridge": preconditioned conjugate gradient to ``tolerance`` (relative residual), at most ``max_iterations``; loss rsl or mse.
     solver "adam": the paper's recipe (appendix A): ``epochs`` with ``batch_size``, ``learning_rate`` divided by ten at
     each of ``milestones``, no augmentation. ``slices`` > 1 trains in stages over parts of the shard (`tangent.slices`), so
-    that a retrain can start in the middle; 1 is the paper's recipe.
+    that a retrain can start in the middle; 1 is the paper's recipe. ``radius`` keeps ‖Δw‖ at most that large by projection
+    after each step (appendix B, where the penalty is 0); None is no constraint.
     """
 
     solver: str = "ridge"
@@ -46,6 +47,7 @@ class FitConfig:
     learning_rate: float = 1e-3
     milestones: tuple[int, ...] = (15, 25)
     slices: int = 1
+    radius: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +61,13 @@ class FitConfig:
             raise UsageError("penalty must be >= 0, tolerance and learning_rate > 0")
         if min(self.max_iterations, self.epochs, self.batch_size) < 1:
             raise UsageError("max_iterations, epochs and batch_size must be >= 1")
+        if self.radius is not None and not self.radius > 0:
+            raise UsageError(f"expected radius > 0, got {self.radius}; set --radius")
+        if self.radius is not None and self.solver != "adam":
+            raise UsageError(
+                f"radius={self.radius}: solver={self.solver!r} solves the problem without a constraint; "
+                "use --solver adam, or --penalty instead of --radius"
+            )
         if self.slices < 1:
             raise UsageError(f"expected slices >= 1, got {self.slices}; set --slices")
         if self.slices > 1 and self.solver != "adam":
@@ -73,7 +82,7 @@ class FitConfig:
     def as_recipe(self) -> Recipe:
         return Recipe(
             penalty=self.penalty, epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            milestones=self.milestones, seed=self.seed,
+            milestones=self.milestones, seed=self.seed, radius=self.radius,
         )  # fmt: skip
 
 
@@ -107,7 +116,7 @@ class FittedDelta(Delta):
 
 
 def fit(
-    tm: TangentModel,
+    tm: Trainable,
     prepared: Pictures,
     labels: Tensor,
     config: FitConfig | None = None,
@@ -123,6 +132,7 @@ def fit(
 ) -> FittedDelta:
     """Fit Δw on the pictures; labels (B,) in 0..K-1. Zero pictures give Δw = 0.
 
+    tm: the tangent model; adam takes any function of Δw (`systems.NonLinear`), ridge only what is linear in it.
     order: ``order(count, seed, epoch) -> permutation`` for adam; `data.epoch_order` of the sample keys makes it stable
         under removal of samples. start: a warm start (zero otherwise). rows: the Jacobian's of these pictures, if known
         (`fit_many`). watch: ``watch(epochs done, epochs at most, delta)`` is called after each epoch of adam. DataError for
@@ -152,6 +162,8 @@ def fit(
         )
         return FittedDelta(zero, report)
     if config.solver == "ridge":
+        if not isinstance(tm, TangentModel):
+            raise UsageError(f"solver='ridge': {type(tm).__name__} is not linear in Δw; use solver='adam'")
         solution = solve(
             tm, prepared, labels, config.as_loss(), penalty=config.penalty, tolerance=config.tolerance,
             max_iterations=config.max_iterations, start=initial, rows=rows, progress=progress,

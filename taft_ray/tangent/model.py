@@ -18,7 +18,8 @@ from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
-from taft_ray.tangent.prepared import Prepared
+from taft_ray.tangent.prepared import PREPARE_CHUNK, Pictures, Prepared, batches
+from taft_ray.tangent.rules import Rule
 from taft_ray.tangent.trained import trained_vector
 
 TRAINABLE = ("full", "bitfit", "norm", "head")
@@ -86,12 +87,13 @@ class TangentModel(nn.Module):
         out = self._cut.suffix.tangent(x_dot, prepared.saved, delta)
         return torch.zeros_like(prepared.primal) if out is None else out
 
-    def _entrance(self, tokens: Tensor) -> Tensor:
-        """The suffix's input: the tokens, with the class token that is trained in the place of the network's own."""
+    def _entrance(self, tokens: Tensor, moved: Tensor | None = None) -> Tensor:
+        """The suffix's input: the tokens, with the class token that is trained (or ``moved``) in the place of the network's own."""
         x = tokens.to(self.device, self.dtype)
         if self.class_token is None:
             return x
-        return torch.cat([self.class_token.expand(x.shape[0], -1, -1), x[:, 1:]], dim=1)
+        token = self.class_token if moved is None else moved
+        return torch.cat([token.expand(x.shape[0], -1, -1), x[:, 1:]], dim=1)
 
     def _entrance_tangent(self, batch: int, token_count: int, delta: Mapping[str, Tensor]) -> Tensor | None:
         """The tangent of the suffix's input, as many of its first rows as the suffix reads; None where it is zero."""
@@ -101,6 +103,22 @@ class TangentModel(nn.Module):
         row = trained_vector(delta, CLASS_TOKEN, like).expand_as(like)  # type: ignore[union-attr]  # it is in delta
         rows = self._cut.class_token_rows if self._cut.first_rows_only else token_count
         return torch.cat([row, row.new_zeros(batch, (rows or 1) - 1, row.shape[-1])], dim=1)
+
+    def logits(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
+        """f_lin(x) = f_w(x) + J(x)·Δ, (B, K); differentiable in ``delta``."""
+        return prepared.primal + self.tangent(prepared, delta)
+
+    def nonlinear(self, tokens: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
+        """f_{w+Δ}(x), (B, K): the network itself at the weights w + Δ, on the tokens of `prefix`; differentiable in ``delta``.
+
+        The class-token short cut holds here too: the scores are linear in the keys' input, so that in a last block whose
+        input is frozen keys and values need not be formed whatever its weights are.
+        """
+        base = self.base
+        moved = {name: base[name] + value for name, value in delta.items()}
+        x = self._entrance(tokens, moved.pop(CLASS_TOKEN, None))
+        suffix = _Suffix(self.network, self._cut.suffix)
+        return torch.func.functional_call(suffix, {f"network.{name}": value for name, value in moved.items()}, (x,))
 
     def jvp(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(f_w(x), J_w f(x)·Δ), each (B, K); the tangent is differentiable in ``delta``. DeltaMismatch on other names."""
@@ -121,9 +139,25 @@ class TangentModel(nn.Module):
         primal, tangent = self._cut.suffix.dual(self._entrance(tokens), x_dot, delta)
         return primal if tangent is None else primal + tangent
 
-    def gram(self, prepared: Prepared) -> dict[str, Tensor]:
+    def gram(self, pictures: Pictures) -> dict[str, Tensor]:
         """Gram matrices of the primal inputs of every trained linear layer, for `compose(statistics=…)`; float64."""
-        return gram_matrices(self._cut.suffix.linear_inputs(prepared.saved, self.trained))
+        total: dict[str, Tensor] = {}
+        for _, batch in batches(pictures, max(1, len(pictures)) if isinstance(pictures, Prepared) else PREPARE_CHUNK):
+            for name, matrix in gram_matrices(self._cut.suffix.linear_inputs(batch.saved, self.trained)).items():
+                total[name] = total[name] + matrix if name in total else matrix
+        return total
+
+
+class _Suffix(nn.Module):
+    """The primal pass of the suffix as a module whose parameters can be replaced for a call."""
+
+    def __init__(self, network: nn.Module, suffix: Rule) -> None:
+        super().__init__()
+        self.network = network
+        self._suffix = suffix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._suffix.primal(x, {})
 
 
 def _token_count(tokens: Tensor) -> int:

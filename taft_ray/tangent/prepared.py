@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+PREPARE_CHUNK = 128  # pictures a prepare call: part of what fixes the last bits of a delta
+PREPARED_BUDGET = 4 << 30  # bytes of constants kept in memory; beyond it they are recomputed batch by batch
 
 
 class Prepared:
@@ -81,3 +84,19 @@ def concatenate(parts: list[Prepared]) -> Prepared:
         return parts[0]
     saved = {name: torch.cat([part.saved[name] for part in parts]) for name in parts[0].saved}
     return Prepared(torch.cat([part.primal for part in parts]), saved, parts[0].token_count)
+
+
+def prepare_pictures(prepare: Callable[[Tensor], Prepared], tokens: Tensor, sizes: Sequence[int] = ()) -> Pictures:
+    """Constants of all pictures in memory while they fit the budget, else recomputed batch by batch.
+
+    sizes: of consecutive groups (slices); no pass has pictures of two, so that the last bits of a group's constants
+        do not depend on the others. One group by default.
+    """
+    passes: list[slice] = []
+    for size in sizes or (len(tokens),):
+        at = passes[-1].stop if passes else 0
+        passes += [slice(i, min(i + PREPARE_CHUNK, at + size)) for i in range(at, at + size, PREPARE_CHUNK)]
+    first = prepare(tokens[passes[0]])
+    if first.nbytes() / len(first) * len(tokens) > PREPARED_BUDGET:
+        return Recomputed(prepare, tokens)
+    return concatenate([first, *(prepare(tokens[part]) for part in passes[1:])])

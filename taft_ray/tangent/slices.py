@@ -27,10 +27,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from taft_ray.tangent.adam import Descent, EpochOrder, Recipe, Watch, descend
+from taft_ray.tangent.adam import Descent, EpochOrder, Recipe, Trainable, Watch, descend
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.loss import Loss
-from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.prepared import Pictures
 
 KeepCheckpoint = Callable[[int, Delta], None]  # (stage, Δw after it)
@@ -45,7 +44,7 @@ def stage_recipe(recipe: Recipe, slices: int) -> Recipe:
 
 
 def descend_by_slices(
-    tm: TangentModel,
+    model: Trainable,
     pictures: Pictures,
     labels: Tensor,
     loss: Loss,
@@ -89,7 +88,7 @@ def descend_by_slices(
     for stage in steps:
         if seen[stage]:
             descent = descend(
-                tm, pictures, labels, loss, staged, order=order_in(stage), start=delta, progress=stage_progress,
+                model, pictures, labels, loss, staged, order=order_in(stage), start=delta, progress=stage_progress,
                 watch=stage_watch,
             )  # fmt: skip
             delta, objective = descent.delta, descent.objective

@@ -11,12 +11,12 @@ import torch
 from folder import files, flip_a_byte
 
 from taft_ray.data import sample_keys, slice_of
-from taft_ray.orchestration import worker as worker_module
 from taft_ray.orchestration.linearised import build_tangent
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.slices import after_fit, after_loss, resume_from
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import CheckpointRef, Store, read_checkpoint, write_part, write_spec
+from taft_ray.tangent import prepared as prepared_module
 
 CLASSES, SAMPLES, SLICES = 3, 24, 4
 NAMES = [f"person-{number}" for number in range(SAMPLES)]
@@ -135,7 +135,7 @@ def test_checkpoint_that_cannot_be_used_costs_time_and_not_bits(
         resume = shard.fit(shard=1)["checkpoints"][2]
     else:  # the shard was just above the budget, and is just below it without the sample
         with monkeypatch.context() as patch:
-            patch.setattr(worker_module, "PREPARED_BUDGET", 0)
+            patch.setattr(prepared_module, "PREPARED_BUDGET", 0)
             resume = shard.fit()["checkpoints"][2]
     again = shard.fit(gone, resume)
     assert again["facts"]["resumed_stage"] == 0
@@ -163,7 +163,7 @@ def test_no_pass_prepares_pictures_of_two_slices(shard: Shard, monkeypatch: pyte
     passes: list[int] = []
     prepare = shard.worker.tm.prepare
     monkeypatch.setattr(shard.worker.tm, "prepare", lambda tokens: passes.append(len(tokens)) or prepare(tokens))
-    monkeypatch.setattr(worker_module, "PREPARE_CHUNK", 4)
+    monkeypatch.setattr(prepared_module, "PREPARE_CHUNK", 4)
     shard.fit()
     sizes = [len(shard.of_slice(part)) for part in range(SLICES)]
     assert passes == [min(4, size - at) for size in sizes for at in range(0, size, 4)]

@@ -475,3 +475,37 @@ def test_config_is_validated(options: dict, message: str):
 def test_config_accepts_adam_without_penalty_and_any_loss():
     for loss in ("rsl", "mse", "ce"):
         assert FitConfig(solver="adam", penalty=0.0, loss=loss).as_loss().kind == loss
+
+
+# --- projection
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.01])
+def test_projection_keeps_delta_in_the_ball(penalty: float):
+    tm, tokens, labels = problem()
+    prepared = tm.prepare(tokens)
+    config = {"solver": "adam", "epochs": 4, "batch_size": 5, "penalty": penalty}
+    free = fit(tm, prepared, labels, FitConfig(**config))
+    radius = float(free.norm()) / 3
+    held = fit(tm, prepared, labels, FitConfig(**config, radius=radius))
+    assert float(held.norm()) == pytest.approx(radius, rel=1e-12)  # the free one wants out, so it ends on the surface
+    wide = fit(tm, prepared, labels, FitConfig(**config, radius=1e6))
+    assert all(torch.equal(wide[name], value) for name, value in free.items())
+
+
+def test_projection_is_the_nearest_point_of_the_ball():
+    """One step of Adam from zero, by hand: the same direction, shortened."""
+    tm, tokens, labels = problem()
+    prepared = tm.prepare(tokens)
+    config = {"solver": "adam", "epochs": 1, "batch_size": COUNT}
+    free, held = (fit(tm, prepared, labels, FitConfig(**config, radius=radius)) for radius in (None, 1e-3))
+    shortened = free * (1e-3 / float(free.norm()))
+    assert all(torch.allclose(held[name], value, rtol=1e-12, atol=0) for name, value in shortened.items())
+
+
+@pytest.mark.parametrize(
+    "config", [{"radius": 0.0, "solver": "adam"}, {"radius": float("nan"), "solver": "adam"}, {"radius": 1.0}]
+)
+def test_impossible_radius_is_refused(config):
+    with pytest.raises(UsageError, match="--radius"):
+        FitConfig(**config)

@@ -1,0 +1,102 @@
+"""The picture of a table of the paper, as an SVG file: bars with spreads, lines, or accuracy against seconds."""
+
+import io
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from taft_ray.evaluation.figures import COLOURS, SETTINGS
+from taft_ray.evaluation.paper_table import entries
+
+# Okabe and Ito, in an order in which neighbours differ in lightness too
+_CYCLE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#1b1f24", "#999999")
+_MARKERS = "os^DvPX*"
+_INCH = 72
+
+
+def picture(summary: dict[str, Any]) -> bytes:
+    """SVG; the same summary gives the same bytes."""
+    draw = {"bars": _bars, "lines": _lines, "time": _time}[summary["picture"]]
+    buffer = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        matplotlib.rcParams.update(
+            {"figure.facecolor": COLOURS["paper"], "svg.hashsalt": f"taft_ray/{summary['table']}"}
+        )
+        figure = Figure(figsize=(760 / _INCH, 400 / _INCH), dpi=_INCH, layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes, summary)
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        figure.suptitle(f"{summary['title']}\n{summary['data']}, {summary['model']}", fontsize=11)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=10)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _bars(axes: Axes, summary: dict[str, Any]) -> None:
+    found, rows, columns = entries(summary), summary["rows"], summary["columns"]
+    width = 0.8 / len(rows)
+    for at, row in enumerate(rows):
+        there = [(x, found[row, column]) for x, column in enumerate(columns) if (row, column) in found]
+        axes.bar(
+            [x - 0.4 + (at + 0.5) * width for x, _ in there],
+            [100 * entry["mean"] for _, entry in there],
+            width * 0.92,
+            yerr=[100 * (entry["spread"] or 0) for _, entry in there],
+            color=_CYCLE[at % len(_CYCLE)],
+            ecolor=COLOURS["ink"],
+            label=row,
+        )
+    least = min(entry["mean"] - (entry["spread"] or 0) for entry in summary["values"])
+    axes.set_ylim(bottom=max(0.0, 100 * least - 8))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_xlabel(summary["column"])
+    axes.set_ylabel("accuracy, percent (axis does not start at 0)")
+
+
+def _lines(axes: Axes, summary: dict[str, Any]) -> None:
+    found = entries(summary)
+    for at, row in enumerate(summary["rows"]):
+        there = [(float(column), found[row, column]) for column in summary["columns"] if (row, column) in found]
+        axes.errorbar(
+            [x for x, _ in there],
+            [100 * entry["mean"] for _, entry in there],
+            yerr=[100 * (entry["spread"] or 0) for _, entry in there],
+            color=_CYCLE[at % len(_CYCLE)],
+            marker=_MARKERS[at % len(_MARKERS)],
+            capsize=3,
+            label=row,
+        )
+    numbers = sorted(float(column) for column in summary["columns"])
+    if numbers[0] > 0 and numbers[-1] / numbers[0] > 50:
+        axes.set_xscale("log")
+    elif summary["column"] == "shards kept":
+        axes.invert_xaxis()  # time goes on to the right: ever more is dropped
+    axes.set_xlabel(summary["column"])
+    axes.set_ylabel("accuracy, percent")
+
+
+def _time(axes: Axes, summary: dict[str, Any]) -> None:
+    """Accuracy after a retrain against its seconds: of a shard (filled), and of one model over everything (open)."""
+    found = entries(summary)
+    shares = list(dict.fromkeys(column.partition(":")[0] for column in summary["columns"]))
+    for at, row in enumerate(summary["rows"]):
+        for kind, filled in (("a shard", True), ("one model", False)):
+            accuracy = "accuracy" if filled else "one model"
+            points = [
+                (found[row, f"{share}: retrain of {kind}"]["mean"], 100 * found[row, f"{share}: {accuracy}"]["mean"])
+                for share in shares
+            ]
+            x, y = zip(*points, strict=True)
+            colour = _CYCLE[at % len(_CYCLE)]
+            axes.plot(
+                x, y, color=colour, marker=_MARKERS[at % len(_MARKERS)], markerfacecolor=colour if filled else "none",
+                linestyle="-" if filled else ":", label=f"{row}: {kind}",
+            )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds of a retrain, log scale")
+    axes.set_ylabel(f"accuracy, percent, with {', '.join(share.split()[0] for share in shares)} forgotten")

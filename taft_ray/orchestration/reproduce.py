@@ -1,0 +1,297 @@
+"""`reproduce`: a table of the paper on any data. Cells are measured by warm actors on one shared prefix, and kept in storage."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+
+from taft_ray import evaluation
+from taft_ray.data import open_source
+from taft_ray.errors import ObjectMissing, StorageError, UsageError
+from taft_ray.models import load_model
+from taft_ray.orchestration import session
+from taft_ray.orchestration.actors import own_error
+from taft_ray.orchestration.features import Report
+from taft_ray.orchestration.linearised import build_tangent
+from taft_ray.orchestration.run import data_stamp, run_address, silent
+from taft_ray.orchestration.shared_tokens import Tokens, shared_tokens, token_set
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.train import lanes_for
+from taft_ray.storage import Store, canonical_json
+from taft_ray.systems import Cell, Table, Wanted, measure, summarise, table
+
+SAME = 1e-9  # accuracies of a cell that is measured again may differ by this much, which is rounding of a mean
+
+
+class CellWorker:
+    """Measures cells; a plain class, Ray is put around it at the rim. Keeps nothing between them."""
+
+    def __init__(self, root: str) -> None:
+        self.store = Store(root)
+
+    def measure(self, cell_json: Mapping[str, Any], classes: int, train: Any, test: Any, again: bool) -> dict[str, Any]:
+        """Measure a cell on tokens from the object store, and write its file; its content.
+
+        again: compare with the file instead of writing it; "same" says whether the accuracies are those.
+        """
+        cell = Cell.from_json(cell_json)
+        torch.set_num_threads(cell.spec.threads)
+        tm, _ = build_tangent(cell.spec, classes)
+        kind = cell.spec.cache_dtype
+        result = measure(cell, tm, token_set(train, kind), token_set(test, kind))
+        document = {"cell": cell.to_json(), "digest": cell.digest, **result, "environment": _environment(cell.spec)}
+        if again:
+            try:
+                before = json.loads(self.store.read(cell_key(cell)))["accuracy"]
+            except ObjectMissing:
+                before = None
+            if before is not None:
+                same = all(abs(before[name] - value) <= SAME for name, value in result["accuracy"].items())
+                return {**document, "same": same, "before": before}
+        self.store.write(cell_key(cell), canonical_json(document))
+        return document
+
+
+def _environment(spec: RunSpec) -> dict[str, Any]:
+    """What seconds and last bits depend on beside the cell."""
+    return {
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if spec.device == "cuda" else "cpu",
+        "threads": spec.threads,
+        "torch": torch.__version__,
+    }
+
+
+def cell_key(cell: Cell) -> str:
+    return f"cells/{cell.digest}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A table with its results, and how many of its cells were there already."""
+
+    table: Table
+    results: dict[str, dict[str, Any]]
+    made: int
+
+
+def reproduce(
+    name: str,
+    out: str,
+    spec: RunSpec,
+    test: str,
+    *,
+    seeds: Sequence[int],
+    shards: Sequence[int],
+    many_blocks: int,
+    rows: int | None = None,
+    test_rows: int | None = None,
+    label: str | None = None,
+    cell: str | None = None,
+    workers: int | None = None,
+    command: str = "",
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Measure what the table lacks and write it to OUT/tables/<name>-<label>.{json,csv,md,svg}. Safe to repeat after a kill.
+
+    spec: the data, the model and everything that rows do not change. test: the evaluation data.
+    cell: measure only the cells whose digest begins so, again, and say whether they are what they were.
+    label: of the data in titles and file names; the data's own name by default.
+
+    Raises UsageError for a table, a cell or a choice that is not there; what `train` raises for data and models.
+    """
+    out, test = run_address(out), run_address(test)
+    spec = replace(spec, data=run_address(spec.data), weights=spec.weights and run_address(spec.weights))
+    for uri in (spec.data, test):
+        open_source(uri)  # before anything is written
+    loaded = load_model(spec.model, spec.weights, spec.image_size)
+    spec = replace(spec, weights_digest=loaded.weights_digest)
+    label = label or spec.data.rstrip("/").rpartition("/")[2].partition(".")[0]
+    stamps = {"data": data_stamp(spec.data), "test": data_stamp(test), "weights": loaded.weights_digest}
+    inputs = {**stamps, "rows": str(rows), "test_rows": str(test_rows)}
+    wanted = Wanted(base=Cell(spec=spec, inputs=inputs), seeds=seeds, shards=shards, many_blocks=many_blocks)
+    asked = table(name, wanted)
+    session.connect()
+    session.check_device(spec.device)
+    store = Store(out)
+    source = _Source(root=out, data=spec.data, test=test, rows=rows, test_rows=test_rows, report=report)
+    if cell is not None:
+        return _again(store, asked, cell, source, spec)
+    measured = _measured(store, asked, source, workers or _workers(spec), report)
+    return _write(store, measured, spec, label=label, seeds=seeds, command=command)
+
+
+@dataclass(kw_only=True)
+class _Source:
+    """Where tokens come from: one pair of (training, evaluation) tokens for each depth of the suffix."""
+
+    root: str
+    data: str
+    test: str
+    rows: int | None
+    test_rows: int | None
+    report: Report
+
+    def __post_init__(self) -> None:
+        self._held: tuple[Any, Tokens, Tokens] | None = None
+
+    def of(self, cell: Cell) -> tuple[Tokens, Tokens]:
+        """The pair for this cell; the last one is kept, for cells come depth by depth."""
+        depth = cell.spec.last_blocks
+        if self._held is None or self._held[0] != depth:
+            self._held = None
+            train = shared_tokens(
+                self.root, cell.spec, self.data, rows=self.rows, classes=cell.spec.classes, report=self.report
+            )
+            test = shared_tokens(
+                self.root, cell.spec, self.test, rows=self.test_rows, classes=train.classes, report=self.report
+            )
+            self._held = (depth, train, test)
+        return self._held[1:]
+
+
+def _workers(spec: RunSpec) -> int:
+    cpus, gpus = session.resources()
+    return lanes_for(cpus, gpus=gpus if spec.device == "cuda" else 0, cpus=cpus, threads=spec.threads)
+
+
+def _actor(root: str, spec: RunSpec) -> Any:
+    on_gpu = spec.device == "cuda"
+    return (
+        ray.remote(CellWorker).options(num_cpus=0 if on_gpu else spec.threads, num_gpus=1 if on_gpu else 0).remote(root)
+    )
+
+
+def _measured(store: Store, asked: Table, source: _Source, workers: int, report: Report) -> Measured:
+    """Results of every cell; those in storage are read."""
+    results: dict[str, dict[str, Any]] = {}
+    missing: list[Cell] = []
+    for cell in asked.cells:
+        try:
+            results[cell.digest] = json.loads(store.read(cell_key(cell)))
+        except ObjectMissing:
+            missing.append(cell)
+    total, found = len(asked.cells), len(results)
+    report("cells", found, total)
+    missing.sort(key=lambda cell: (str(cell.spec.last_blocks), cell.timed))
+    for group in _alike(missing):
+        train, test = source.of(group[0])
+        at_once = 1 if group[0].timed else min(workers, len(group))
+        for result in _run(source.root, group, train, test, at_once):
+            results[result["digest"]] = result
+            report("cells", len(results), total)
+    return Measured(table=asked, results=results, made=total - found)
+
+
+def _alike(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Consecutive cells that share tokens, and whether they may run side by side."""
+    group: list[Cell] = []
+    for cell in cells:
+        if group and (cell.spec.last_blocks, cell.timed) != (group[0].spec.last_blocks, group[0].timed):
+            yield group
+            group = []
+        group.append(cell)
+    if group:
+        yield group
+
+
+def _run(
+    root: str, cells: Sequence[Cell], train: Tokens, test: Tokens, workers: int, *, again: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Measure cells on ``workers`` warm actors, each answer as it comes. The first error stops it; what was written stays."""
+    waiting = list(reversed(cells))
+    actors = [_actor(root, cells[0].spec) for _ in range(workers)]
+    running: dict[Any, Any] = {}
+
+    def start(actor: Any) -> None:
+        if waiting:
+            cell = waiting.pop()
+            running[actor.measure.remote(cell.to_json(), len(train.classes), train.ref, test.ref, again)] = actor
+
+    try:
+        for actor in actors:
+            start(actor)
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            actor = running.pop(done)
+            start(actor)
+            yield ray.get(done)
+    except RayTaskError as error:
+        own = own_error(error)
+        if own is None:
+            raise
+        raise own from None
+    except RayActorError as error:
+        raise StorageError(f"a worker died ({error}); run the same command again, finished cells are kept") from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _again(store: Store, asked: Table, wanted: str, source: _Source, spec: RunSpec) -> dict[str, Any]:
+    """Measure the named cells once more."""
+    cells = [cell for cell in asked.cells if cell.digest.startswith(wanted)]
+    if not cells:
+        some = ", ".join(cell.digest[:12] for cell in asked.cells[:4])
+        raise UsageError(f"{asked.name} has no cell {wanted!r} with these options; there are {some}, …")
+    answers = []
+    for cell in cells:
+        train, test = source.of(cell)
+        (result,) = _run(source.root, [cell], train, test, 1, again=True)
+        answers.append(
+            {
+                "cell": cell.digest,
+                "accuracy": result["accuracy"],
+                **{k: result[k] for k in ("same", "before") if k in result},
+            }
+        )
+    return {"table": asked.name, "cells": answers, "ok": all(answer.get("same", True) for answer in answers)}
+
+
+def _write(
+    store: Store, measured: Measured, spec: RunSpec, *, label: str, seeds: Sequence[int], command: str
+) -> dict[str, Any]:
+    first = next(iter(measured.results.values()))
+    summary = {
+        **summarise(measured.table, measured.results),
+        "data": f"{label} ({sum(first['samples'])} / {first['evaluated']})",
+        "model": spec.model,
+        "seeds": list(seeds),
+        "command": command,
+        "ensemble_difference": max(
+            (r["ensemble_difference"] for r in measured.results.values() if r["ensemble_difference"] is not None),
+            default=None,
+        ),
+        "cells": {
+            digest: {"seconds": result["seconds"], "absent_classes": result["absent_classes"]}
+            for digest, result in sorted(measured.results.items())
+        },
+        "environment": first["environment"],
+    }
+    where = f"tables/{measured.table.name}-{label}"
+    files = {
+        "json": json.dumps(summary, indent=1).encode(),
+        "csv": evaluation.as_csv(summary).encode(),
+        "md": evaluation.markdown(summary).encode(),
+        "svg": evaluation.picture(summary),
+    }
+    for kind, content in files.items():
+        store.write(f"{where}.{kind}", content)
+    return {
+        "table": measured.table.name,
+        "rows": {
+            row: {entry["column"] or "value": entry["mean"] for entry in summary["values"] if entry["row"] == row}
+            for row in summary["rows"]
+        },
+        "cells": len(measured.results),
+        "made": measured.made,
+        "files": [f"{store.uri}/{where}.{kind}" for kind in files],
+    }

@@ -1,0 +1,37 @@
+"""The systems that the paper compares, on the same tokens and the same shards. Needs neither ray nor files.
+
+A system is a network that shards are fitted with (`tangent`, or `nonlinear` for NLFT) and a readout of what they became:
+
+    TAFT          tangent, mean           the paper's composition: the mean of the shards' Δw
+    TAFT + Gram   tangent, gram           composed layer by layer
+    ensemble      tangent, average        the mean of the shards' outputs: equal to `mean` up to rounding
+    Model Soup    nonlinear, mean         the mean of the shards' weights
+    SISA          nonlinear, vote         each shard's network answers, the majority wins; `average` adds up what they answer
+    NLFT, FC      one shard; FC trains the head alone
+"""
+
+from taft_ray.systems.cell import NETWORKS, Cell
+from taft_ray.systems.measure import TokenSet, measure
+from taft_ray.systems.nonlinear import NonLinear
+from taft_ray.systems.readouts import READOUTS, Member, Readouts, average, vote
+from taft_ray.systems.summary import summarise
+from taft_ray.systems.tables import TABLES, Point, Table, Wanted, table
+
+__all__ = [
+    "NETWORKS",
+    "READOUTS",
+    "TABLES",
+    "Cell",
+    "Member",
+    "NonLinear",
+    "Point",
+    "Readouts",
+    "Table",
+    "TokenSet",
+    "Wanted",
+    "average",
+    "measure",
+    "summarise",
+    "table",
+    "vote",
+]

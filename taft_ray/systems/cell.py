@@ -1,0 +1,75 @@
+"""A cell: one network fitted on the shards of one data set with one seed, from which tables read their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from taft_ray.errors import UsageError
+from taft_ray.plans.spec import RunSpec
+from taft_ray.storage import digest_json
+
+NETWORKS = ("tangent", "nonlinear")
+# where a cell's inputs lie, which does not change its numbers; their contents are in `Cell.inputs`
+_PLACES = ("data", "weights", "max_rejected", "versions", "compose")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What a cell is. Cells of several tables that are alike are one: nothing here names a table.
+
+    spec: data, model, trained part, fit, shards, seed and the rest, as of a run. ``spec.data`` is the training data.
+    network: "tangent" (TAFT) or "nonlinear" (NLFT of the same parameters, Adam only).
+    forget: this fraction of the samples is left out before anything is fitted, the same ones for every cell of a seed.
+    drops: fractions of the shards that are left out of the composed model, in ``orders`` random orders.
+    epsilons: of the Gram composition, measured beside the spec's own.
+    timed: its seconds are read, so nothing else may run beside it, and a fit that does not count comes first.
+    inputs: digests of the training data, the evaluation data and the weights.
+    """
+
+    spec: RunSpec
+    network: str = "tangent"
+    forget: float = 0.0
+    drops: tuple[float, ...] = ()
+    orders: int = 3
+    epsilons: tuple[float, ...] = ()
+    timed: bool = False
+    inputs: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise UsageError(f"network={self.network!r}: expected one of {', '.join(NETWORKS)}")
+        if self.network == "nonlinear" and self.spec.solver != "adam":
+            raise UsageError(f"network='nonlinear' with solver={self.spec.solver!r}: it is trained by adam only")
+        if self.spec.assignment == "grouped":
+            raise UsageError("assignment='grouped' needs owners, which cached tokens do not have; use hash or equal")
+        if not 0 <= self.forget < 1 or not all(0 <= drop < 1 for drop in self.drops):
+            raise UsageError(f"forget={self.forget}, drops={list(self.drops)}: expected fractions in [0, 1)")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "spec": self.spec.to_json(),
+            "network": self.network,
+            "forget": self.forget,
+            "drops": list(self.drops),
+            "orders": self.orders,
+            "epsilons": list(self.epsilons),
+            "timed": self.timed,
+            "inputs": dict(self.inputs),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Cell:
+        lists = {name: tuple(values[name]) for name in ("drops", "epsilons")}
+        return cls(**{**values, **lists, "spec": RunSpec.from_json(values["spec"])})
+
+    @property
+    def digest(self) -> str:
+        """What decides its numbers, wherever data and weights lie."""
+        values = self.to_json()
+        return digest_json({**values, "spec": {k: v for k, v in values["spec"].items() if k not in _PLACES}})
+
+    def with_spec(self, **changes: Any) -> Cell:
+        """The same cell with other fields of its spec."""
+        return replace(self, spec=replace(self.spec, **changes))

@@ -1,0 +1,155 @@
+"""Measuring a cell: fit its shards, read out every model that can be made of them, and time it.
+
+Legend: n samples, N shards, B evaluation pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taft_ray.data import assign, epoch_order, sample_keys, slice_of
+from taft_ray.errors import DataError
+from taft_ray.systems.cell import Cell
+from taft_ray.systems.nonlinear import NonLinear
+from taft_ray.systems.readouts import Member, Readouts
+from taft_ray.tangent import Pictures, Sums, TangentModel, fit, prepare_pictures
+
+WARM_UP = 64  # pictures of the fit that does not count
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenSet:
+    """Cached pictures: keys n of 16 bytes, labels (n,) int64, tokens (n, T, D) of the cache's type."""
+
+    keys: Sequence[bytes]
+    labels: Tensor
+    tokens: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: Tensor) -> TokenSet:
+        return TokenSet(
+            keys=[self.keys[i] for i in index.tolist()], labels=self.labels[index], tokens=self.tokens[index]
+        )
+
+
+def split(cell: Cell, train: TokenSet) -> list[Tensor]:
+    """The samples of each shard as positions in ``train``, in ascending order of their keys; forgotten ones are in none.
+
+    A sample's key is drawn anew from its cached one and the cell's seed, so that every seed has other shards.
+    """
+    seed, spec = cell.spec.seed, cell.spec
+    keys = sample_keys([key.hex() for key in train.keys], seed)
+    shard = assign(keys, shards=spec.shards, method=spec.assignment, labels=train.labels.numpy())  # type: ignore[arg-type]  # checked by the spec
+    in_order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    drawn = sample_keys([f"forget {key.hex()}" for key in train.keys], seed)
+    forgotten = sorted(range(len(keys)), key=drawn.__getitem__)[: round(cell.forget * len(keys))]
+    kept = np.ones(len(keys), bool)
+    kept[forgotten] = False
+    return [torch.from_numpy(in_order[kept[in_order] & (shard[in_order] == number)]) for number in range(spec.shards)]
+
+
+def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> dict[str, Any]:
+    """Everything that tables read of a cell, JSON-able.
+
+    "accuracy": by readout, over all shards; "kept": the same for some of the shards, an entry an order; "gram_by_epsilon".
+    "ensemble_difference": of the mean of the shards' outputs from the composed model's, relative to the largest output.
+    "fits": seconds and what the solver says, a list with an entry a shard; "recompose_seconds": of taking one shard out, another
+    in and composing; "absent_classes": how many shards lack at least one class.
+
+    Raises DataError when no shard has a sample.
+    """
+    began = time.perf_counter()
+    model = NonLinear(tm) if cell.network == "nonlinear" else tm
+    shards = split(cell, train)
+    if not any(len(index) for index in shards):
+        raise DataError("every shard is empty: no sample was kept")
+    if cell.timed:
+        _fit_shard(replace(cell, spec=replace(cell.spec, epochs=1)), model, train[shards[0][:WARM_UP]])
+    fitted = [_fit_shard(cell, model, train[index]) for index in shards if len(index)]
+    members = [member for member, _ in fitted]
+    readouts = Readouts(model, prepare_pictures(model.prepare, test.tokens), test.labels, members, cell.spec)
+    everyone = readouts.whole()
+    out: dict[str, Any] = {
+        "accuracy": everyone.accuracy,
+        "ensemble_difference": everyone.ensemble_difference,
+        "kept": [
+            {"order": order, "shards": count, **accuracy}
+            for order in range(cell.orders if cell.drops else 0)
+            for count, accuracy in readouts.kept(_order(cell, order, len(members)), _counts(cell, len(members)))
+        ],
+        "gram_by_epsilon": readouts.gram_accuracy(cell.epsilons) if cell.epsilons else {},
+        "samples": [len(index) for index in shards],
+        "absent_classes": sum(len(train.labels[index].unique()) < tm.num_classes for index in shards),
+        "evaluated": len(test),
+        "fits": {name: [facts[name] for _, facts in fitted] for name in fitted[0][1]},
+    }
+    if cell.timed:
+        out["recompose_seconds"] = _recompose_seconds(members, cell.spec.epsilon)
+    return {**out, "seconds": time.perf_counter() - began}
+
+
+def _fit_shard(cell: Cell, model: TangentModel | NonLinear, shard: TokenSet) -> tuple[Member, dict[str, Any]]:
+    """A shard's member, and what it took. Statistics are kept where there is something to compose."""
+    spec = cell.spec
+    keys = sample_keys([key.hex() for key in shard.keys], spec.seed)
+
+    def by_key(count: int, seed: int, epoch: int) -> Tensor:
+        return torch.from_numpy(epoch_order(keys, seed=seed, epoch=epoch))
+
+    began = time.perf_counter()
+    pictures: Pictures = prepare_pictures(model.prepare, shard.tokens)
+    prepared = time.perf_counter()
+    slices = torch.from_numpy(slice_of(keys, slices=spec.slices, seed=spec.seed))
+    delta = fit(model, pictures, shard.labels, spec.fit_config(), order=by_key, slice_of=slices)
+    fitted = time.perf_counter()
+    statistics = None
+    if isinstance(model, TangentModel) and spec.shards > 1:
+        statistics = model.gram(pictures)
+    ended = time.perf_counter()
+    facts = {
+        "prepare_seconds": prepared - began,
+        "fit_seconds": fitted - prepared,
+        "statistics_seconds": ended - fitted,
+        "iterations": delta.report.iterations,
+        "converged": delta.report.converged,
+        "norm": float(delta.norm()),
+    }
+    return Member(delta=delta, weight=spec.weight_of(len(shard)), statistics=statistics), facts
+
+
+def _counts(cell: Cell, shards: int) -> list[int]:
+    return sorted({max(1, round(shards * (1 - drop))) for drop in cell.drops})
+
+
+def _order(cell: Cell, order: int, shards: int) -> list[int]:
+    """Whose turn it is to stay, in a random order."""
+    return np.random.default_rng((cell.spec.seed, order)).permutation(shards).tolist()
+
+
+def _recompose_seconds(members: Sequence[Member], epsilon: float) -> dict[str, float]:
+    """What a warm composer does after a retrain, by readout: one shard out, one in, compose. The median of three."""
+    out = {}
+    for readout in ("mean", "gram") if members[0].statistics is not None else ("mean",):
+        sums, terms = Sums(), {}
+        for member in members:
+            terms = member.terms(readout)
+            sums.add(terms, member.weight)
+        taken = []
+        for _ in range(3):
+            began = time.perf_counter()
+            sums.subtract(terms, members[-1].weight)
+            sums.add(members[-1].terms(readout), members[-1].weight)
+            sums.compose(readout, epsilon)
+            taken.append(time.perf_counter() - began)
+        out[readout] = median(taken)
+    return out

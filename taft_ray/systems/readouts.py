@@ -1,0 +1,142 @@
+"""What is read out of the models of several shards: one composed model, or all of them side by side.
+
+Legend: N shards, B pictures, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taft_ray.errors import UsageError
+from taft_ray.plans.spec import RunSpec
+from taft_ray.systems.nonlinear import NonLinear
+from taft_ray.tangent import Delta, Pictures, Sums, TangentModel, batches, shard_terms
+
+COMPOSED = ("mean", "gram")  # one model, whatever N is
+SIDE_BY_SIDE = ("average", "vote")  # N forward passes
+READOUTS = (*COMPOSED, *SIDE_BY_SIDE)
+_CHUNK = 256  # pictures a forward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """What a shard became: its Δ, how much it weighs, and its Gram statistics where they are wanted."""
+
+    delta: Delta
+    weight: int
+    statistics: Mapping[str, Tensor] | None = None
+
+    def terms(self, readout: str) -> dict[str, Tensor]:
+        """Its terms of the exact sums that "mean" or "gram" is made of."""
+        delta = {name: value.cpu() for name, value in self.delta.items()}
+        return shard_terms(delta, self.statistics if readout == "gram" else None)
+
+
+def average(outputs_NBK: Tensor, weights: Sequence[int], *, probabilities: bool) -> Tensor:
+    """(B, K): the weighted mean of what each model answers, its outputs or (after cross-entropy) their softmax."""
+    weight = _shares(weights)
+    answers = outputs_NBK.double()
+    if probabilities:
+        answers = answers.softmax(-1)
+    return torch.einsum("n,nbk->bk", weight, answers)
+
+
+def vote(outputs_NBK: Tensor, weights: Sequence[int]) -> Tensor:
+    """(B, K): the share of votes of each class; each model votes for its largest output.
+
+    Among classes with equal votes the one with the larger mean of softmax outputs is first: less than one vote is added to a share.
+    """
+    weight = _shares(weights)
+    outputs = outputs_NBK.double()
+    votes = torch.zeros_like(outputs).scatter_(-1, outputs.argmax(-1, keepdim=True), 1.0)
+    smallest = float(weight[weight > 0].min())
+    return torch.einsum("n,nbk->bk", weight, votes) + 0.5 * smallest * average(outputs, weights, probabilities=True)
+
+
+def _shares(weights: Sequence[int]) -> Tensor:
+    weight = torch.tensor(weights, dtype=torch.float64)
+    if not weight.sum() > 0:
+        raise UsageError("nothing to read out: no shard with samples is kept")
+    return weight / weight.sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """Of all shards. ``ensemble_difference``: None where the network is not linear in Δ."""
+
+    accuracy: dict[str, float]
+    ensemble_difference: float | None
+
+
+class Readouts:
+    """The members of a cell on evaluation pictures. Each member's outputs are computed once."""
+
+    def __init__(
+        self,
+        model: TangentModel | NonLinear,
+        pictures: Pictures,
+        labels: Tensor,
+        members: Sequence[Member],
+        spec: RunSpec,
+    ) -> None:
+        self.model, self.pictures, self.labels, self.members, self.spec = model, pictures, labels, members, spec
+        self.composed = COMPOSED if members[0].statistics is not None else COMPOSED[:1]
+        self.outputs_NBK = torch.stack([self._outputs(member.delta) for member in members])
+
+    @torch.no_grad()
+    def _outputs(self, delta: Delta) -> Tensor:
+        """(B, K) on the CPU."""
+        return torch.cat([self.model.logits(batch, delta).cpu() for _, batch in batches(self.pictures, _CHUNK)])
+
+    def _accuracy(self, outputs: Tensor) -> float:
+        return float((outputs.argmax(-1) == self.labels).double().mean())
+
+    def _compose(self, sums: Sums, readout: str, epsilon: float) -> Delta:
+        like = self.members[0].delta
+        composed = sums.compose(readout, epsilon)
+        return Delta({name: value.to(like[name]) for name, value in composed.items()})
+
+    def _side_by_side(self, who: Sequence[int]) -> dict[str, Tensor]:
+        outputs, weights = self.outputs_NBK[list(who)], [self.members[i].weight for i in who]
+        probabilities = self.spec.loss == "ce"
+        return {"average": average(outputs, weights, probabilities=probabilities), "vote": vote(outputs, weights)}
+
+    def kept(self, order: Sequence[int], counts: Sequence[int]) -> Iterator[tuple[int, dict[str, float]]]:
+        """Accuracy by readout of the first m members of ``order``, for each m of ``counts`` (ascending)."""
+        sums = Sums()
+        for position, index in enumerate(order, start=1):
+            member = self.members[index]
+            sums.add(member.terms(self.composed[-1]), member.weight)
+            if position not in counts:
+                continue
+            outputs = {name: self._outputs(self._compose(sums, name, self.spec.epsilon)) for name in self.composed}
+            outputs |= self._side_by_side(order[:position])
+            yield position, {name: self._accuracy(value) for name, value in outputs.items()}
+
+    def whole(self) -> Whole:
+        """All members, in their order."""
+        count = len(self.members)
+        ((_, accuracy),) = self.kept(range(count), [count])
+        return Whole(accuracy=accuracy, ensemble_difference=self.ensemble_difference())
+
+    def ensemble_difference(self) -> float | None:
+        """max |mean of the members' outputs − outputs of the mean| / max |output|; TAFT eq. 13 says 0."""
+        if isinstance(self.model, NonLinear):
+            return None
+        sums = Sums()
+        for member in self.members:
+            sums.add(member.terms("mean"), member.weight)
+        composed = self._outputs(self._compose(sums, "mean", self.spec.epsilon)).double()
+        ensemble = average(self.outputs_NBK, [member.weight for member in self.members], probabilities=False)
+        return float((composed - ensemble).abs().max() / composed.abs().max())
+
+    def gram_accuracy(self, epsilons: Sequence[float]) -> dict[str, float]:
+        """Accuracy of the Gram composition of all members, by ε."""
+        sums = Sums()
+        for member in self.members:
+            sums.add(member.terms("gram"), member.weight)
+        return {f"{e:g}": self._accuracy(self._outputs(self._compose(sums, "gram", e))) for e in epsilons}

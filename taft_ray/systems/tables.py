@@ -1,0 +1,344 @@
+"""The paper's tables and figures as lists of points: which cell each number is read from, and how.
+
+Pure data: nothing is measured here. A cell that several tables need is the same cell in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+from typing import Any
+
+from taft_ray.errors import UsageError
+from taft_ray.systems.cell import Cell
+
+DROPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # of the shards (figures 1a, 1b)
+FORGET = (0.0, 0.25, 0.5)  # of the samples (figure 1c)
+EPSILONS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.1, 0.3)
+SISA_SLICES = 4
+
+Read = Callable[[Mapping[str, Any]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One number of one seed: ``read`` of the cell's result, divided into ``against``'s where that is given.
+
+    unit: "accuracy" (a fraction), "s" or "×".
+    """
+
+    row: str
+    column: str
+    cell: Cell
+    read: Read
+    unit: str = "accuracy"
+    against: tuple[Cell, Read] | None = None
+
+    def value(self, results: Mapping[str, Mapping[str, Any]]) -> float:
+        """results: of every cell, by digest."""
+        own = self.read(results[self.cell.digest])
+        if self.against is None:
+            return own
+        other, read = self.against
+        return read(results[other.digest]) / own
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        return (self.cell,) if self.against is None else (self.cell, self.against[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a table is made for. ``base``: data, model and the rest, whose fit and trained part each row changes.
+
+    shards: the numbers of shards of table2; the figures use the largest. many_blocks: of table1's "-7" rows; 0 leaves them out.
+    """
+
+    base: Cell
+    seeds: Sequence[int] = (0, 1, 2)
+    shards: Sequence[int] = (10, 25, 50)
+    many_blocks: int = 7
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise UsageError(f"seeds={list(self.seeds)}: expected different numbers >= 0; set --seeds")
+        if not self.shards or len(set(self.shards)) != len(self.shards) or min(self.shards) < 2:
+            raise UsageError(f"shards={list(self.shards)}: expected different numbers >= 2; set --shards")
+        if self.many_blocks < 0:
+            raise UsageError(f"expected many_blocks >= 0, got {self.many_blocks}; set --many-blocks")
+
+    @property
+    def most(self) -> int:
+        return max(self.shards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """picture: "bars", "lines" (columns are numbers) or "time" (accuracy against seconds)."""
+
+    name: str
+    title: str
+    row: str  # what a row is
+    column: str  # what a column is
+    picture: str
+    points: tuple[Point, ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell once, in the order of the points."""
+        return list({cell.digest: cell for point in self.points for cell in point.cells}.values())
+
+
+def accuracy(readout: str) -> Read:
+    return lambda result: float(result["accuracy"][readout])
+
+
+def kept(readout: str, shards: int) -> Read:
+    """The mean over orders of the accuracy of ``shards`` of the shards that have samples."""
+
+    def read(result: Mapping[str, Any]) -> float:
+        most = max(row["shards"] for row in result["kept"])
+        return fmean(float(row[readout]) for row in result["kept"] if row["shards"] == min(shards, most))
+
+    return read
+
+
+def gram_at(epsilon: float) -> Read:
+    return lambda result: float(result["gram_by_epsilon"][f"{epsilon:g}"])
+
+
+def refit_seconds(readout: str | None) -> Read:
+    """A warm retrain of one shard, the median over shards: constants, fit and, where a composed model is served, statistics
+    and the composition; ``readout`` None is of one model over everything, which needs neither."""
+
+    def read(result: Mapping[str, Any]) -> float:
+        fits = result["fits"]
+        parts = ("prepare_seconds", "fit_seconds") + (("statistics_seconds",) if readout == "gram" else ())
+        each = [sum(values) for values in zip(*(fits[part] for part in parts), strict=True)]
+        return median(each) + (result["recompose_seconds"][readout] if readout is not None else 0.0)
+
+    return read
+
+
+# --- the systems, as changes of the base cell
+
+
+def ridge(base: Cell, **changes: Any) -> Cell:
+    return base.with_spec(solver="ridge", **changes)
+
+
+def adam(base: Cell, **changes: Any) -> Cell:
+    """The paper's TAFT: RSL, Adam, learning rate 1e-3 (its Tables 4 and 6)."""
+    return base.with_spec(**{"solver": "adam", "learning_rate": 1e-3, **changes})
+
+
+def nlft(base: Cell, **changes: Any) -> Cell:
+    """The paper's NLFT: cross-entropy, no penalty; learning rate 1e-3 on shards and 1e-4 on the whole data (its Tables 4 to 6)."""
+    rate = 1e-4 if changes.get("shards", base.spec.shards) == 1 else 1e-3
+    spec = {"solver": "adam", "loss": "ce", "penalty": 0.0, "learning_rate": rate, **changes}
+    return replace(base, network="nonlinear").with_spec(**spec)
+
+
+SHARDED = {
+    "Model Soup (NLFT, mean of weights)": (nlft, "mean"),
+    "SISA (NLFT, vote)": (nlft, "vote"),
+    "SISA (NLFT, mean of outputs)": (nlft, "average"),
+    "TAFT: Adam, mean": (adam, "mean"),
+    "Adam, Gram": (adam, "gram"),
+    "ridge, mean": (ridge, "mean"),
+    "ridge, Gram": (ridge, "gram"),
+}
+TAFT_ROWS = ("TAFT: Adam, mean", "Adam, Gram", "ridge, mean", "ridge, Gram")
+
+
+def _sharded(wanted: Wanted, make: Callable[..., Cell], shards: int, seed: int) -> Cell:
+    """The cell of a row of `SHARDED`. Whatever figure asks first, the largest number of shards has the drops and the ε's."""
+    cell = make(wanted.base, shards=shards, seed=seed)
+    if shards != wanted.most:
+        return cell
+    cell = replace(cell, drops=DROPS)
+    return replace(cell, epsilons=EPSILONS) if cell.network == "tangent" else cell
+
+
+def _table1(wanted: Wanted) -> Table:
+    rows: dict[str, Callable[..., Cell]] = {
+        "NLFT-1, LR 1e-4": nlft,
+        "NLFT-1, LR 1e-3": lambda base, **changes: nlft(base, learning_rate=1e-3, **changes),
+        "TAFT-1 (Adam)": adam,
+        "TAFT-1 (ridge)": ridge,
+        "FC (Adam)": lambda base, **changes: nlft(base, learning_rate=1e-3, trainable="head", **changes),
+        "FC (ridge)": lambda base, **changes: ridge(base, trainable="head", **changes),
+    }
+    if wanted.many_blocks:
+        deep = {"last_blocks": wanted.many_blocks, "learning_rate": 1e-4}
+        rows = {
+            f"NLFT-{wanted.many_blocks}, LR 1e-4": lambda base, **changes: nlft(base, **deep, **changes),
+            f"TAFT-{wanted.many_blocks} (Adam, LR 1e-4)": lambda base, **changes: adam(base, **deep, **changes),
+            **rows,
+        }
+    points = tuple(
+        Point(row=row, column="accuracy", cell=make(wanted.base, shards=1, seed=seed), read=accuracy("mean"))
+        for row, make in rows.items()
+        for seed in wanted.seeds
+    )
+    title = "One model on all data: fine-tuning, its linearisation, and the head alone"
+    return Table(name="table1", title=title, row="system", column="", picture="bars", points=points)
+
+
+def _table2(wanted: Wanted) -> Table:
+    points = [
+        Point(row=row, column=str(shards), cell=_sharded(wanted, make, shards, seed), read=accuracy(readout))
+        for row, (make, readout) in SHARDED.items()
+        for shards in (1, *sorted(wanted.shards))
+        for seed in wanted.seeds
+        # of one shard there is nothing to compose: every readout is that model
+        if shards > 1 or readout == "mean"
+    ]
+    title = "Composition of shards; 1 is one model on all data, the same for every readout of a solver"
+    return Table(name="table2", title=title, row="system", column="shards", picture="bars", points=tuple(points))
+
+
+def _dropping(name: str, title: str, rows: Sequence[str], wanted: Wanted) -> Table:
+    points = tuple(
+        Point(row=row, column=f"{left}", cell=_sharded(wanted, make, wanted.most, seed), read=kept(readout, left))
+        for row, (make, readout) in SHARDED.items()
+        if row in rows
+        for left in (max(1, round(wanted.most * (1 - drop))) for drop in DROPS)
+        for seed in wanted.seeds
+    )
+    return Table(name=name, title=title, row="system", column="shards kept", picture="lines", points=points)
+
+
+def _fig1a(wanted: Wanted) -> Table:
+    title = f"Forgetting by dropping shards: what is left of {wanted.most}, the mean over random orders"
+    return _dropping("fig1a", title, TAFT_ROWS, wanted)
+
+
+def _fig1b(wanted: Wanted) -> Table:
+    rows = [row for row in SHARDED if row not in ("Adam, Gram", "ridge, mean")]
+    title = f"Dropping shards, against SISA and Model Soup: what is left of {wanted.most}"
+    return _dropping("fig1b", title, rows, wanted)
+
+
+def _fig1c(wanted: Wanted) -> Table:
+    """Retraining what a shard has left, against the one model over what all have left, on the same warm worker."""
+    points: list[Point] = []
+    rows = {
+        "TAFT: Adam, mean": (adam, "mean", adam),
+        "ridge, mean": (ridge, "mean", ridge),
+        "ridge, Gram": (ridge, "gram", ridge),
+        "SISA (NLFT, vote)": (nlft, "vote", nlft),
+    }
+    for row, (make, readout, whole) in rows.items():
+        for share in FORGET:
+            for seed in wanted.seeds:
+                timed = replace(wanted.base, timed=True, forget=share)
+                shards, one = make(timed, shards=wanted.most, seed=seed), whole(timed, shards=1, seed=seed)
+                gone = f"{100 * share:.0f}% forgotten"
+                composed = readout if readout in ("mean", "gram") else None
+                shard_s, whole_s = refit_seconds(composed), refit_seconds(None)
+                points += [
+                    Point(row=row, column=f"{gone}: accuracy", cell=shards, read=accuracy(readout)),
+                    Point(row=row, column=f"{gone}: one model", cell=one, read=accuracy("mean")),
+                    Point(row=row, column=f"{gone}: retrain of a shard", cell=shards, read=shard_s, unit="s"),
+                    Point(row=row, column=f"{gone}: retrain of one model", cell=one, read=whole_s, unit="s"),
+                    Point(
+                        row=row, column=f"{gone}: times faster", cell=shards, read=shard_s, unit="×", against=(one, whole_s)
+                    ),
+                ]  # fmt: skip
+    title = f"Retraining the touched one of {wanted.most} shards against retraining one model, same solver, warm worker"
+    return Table(name="fig1c", title=title, row="system", column="", picture="time", points=tuple(points))
+
+
+def _ablation(name: str, title: str, cells: Mapping[tuple[str, str], Callable[..., Cell]], wanted: Wanted) -> Table:
+    points = tuple(
+        Point(row=row, column=column, cell=make(wanted.base, shards=1, seed=seed), read=accuracy("mean"))
+        for (row, column), make in cells.items()
+        for seed in wanted.seeds
+    )
+    return Table(name=name, title=title, row="choice", column="solver", picture="bars", points=points)
+
+
+def _with(make: Callable[..., Cell], **fixed: Any) -> Callable[..., Cell]:
+    return lambda base, **changes: make(base, **fixed, **changes)
+
+
+def _fig2a(wanted: Wanted) -> Table:
+    losses = {"RSL (κ = 15)": "rsl", "MSE": "mse", "CE": "ce"}
+    cells = {(row, "Adam"): _with(adam, loss=loss) for row, loss in losses.items()}
+    cells |= {(row, "ridge"): _with(ridge, loss=loss) for row, loss in losses.items() if loss != "ce"}
+    return _ablation("fig2a", "The loss of TAFT-1", cells, wanted)
+
+
+def _fig2b(wanted: Wanted) -> Table:
+    rows = {"PT=T (pre-trained)": False, "PT=F (last block reset)": True}
+    solvers = (("Adam", adam), ("ridge", ridge))
+    cells = {(row, solver): _with(make, reset=reset) for row, reset in rows.items() for solver, make in solvers}
+    return _ablation("fig2b", "Linearising at the pre-trained or at a reset last block", cells, wanted)
+
+
+def _fig2c(wanted: Wanted) -> Table:
+    rows = {"CLS=F (pre-trained)": False, "CLS=T (new and linearised)": True}
+    solvers = (("Adam", adam), ("ridge", ridge))
+    cells = {(row, solver): _with(make, cls_token=token) for row, token in rows.items() for solver, make in solvers}
+    return _ablation("fig2c", "The class token", cells, wanted)
+
+
+def _table7(wanted: Wanted) -> Table:
+    cells: dict[tuple[str, str], Callable[..., Cell]] = {}
+    for column, fit in (("CE", {"loss": "ce"}), ("RSL, κ = 5", {"loss": "rsl", "kappa": 5.0})):
+        for radius in (1.0, 10.0):
+            cells[f"R = {radius:g}", column] = _with(adam, radius=radius, penalty=0.0, **fit)
+        cells["no ball, penalty", column] = _with(adam, **fit)
+        cells["neither", column] = _with(adam, penalty=0.0, **fit)
+    return replace(_ablation("table7", "Projection onto a ball of radius R", cells, wanted), column="loss")
+
+
+def _epsilon(wanted: Wanted) -> Table:
+    points = tuple(
+        Point(row=row, column=f"{epsilon:g}", cell=_sharded(wanted, make, wanted.most, seed), read=gram_at(epsilon))
+        for row, make in (("Adam, Gram", adam), ("ridge, Gram", ridge))
+        for epsilon in EPSILONS
+        for seed in wanted.seeds
+    )
+    title = f"ε of the Gram composition of {wanted.most} shards"
+    return Table(name="epsilon", title=title, row="system", column="ε", picture="lines", points=points)
+
+
+def _slices(wanted: Wanted) -> Table:
+    """SISA's slices: the vote of shards that were trained in stages."""
+    points = tuple(
+        Point(
+            row=row, column=str(slices), read=accuracy(readout),
+            cell=_sharded(wanted, _with(make, slices=slices), wanted.most, seed),
+        )
+        for row, (make, readout) in SHARDED.items()
+        if make is not ridge and row != "Adam, Gram"
+        for slices in (1, SISA_SLICES)
+        for seed in wanted.seeds
+    )  # fmt: skip
+    title = f"Slices inside each of {wanted.most} shards"
+    return Table(name="slices", title=title, row="system", column="slices", picture="bars", points=points)
+
+
+TABLES: dict[str, Callable[[Wanted], Table]] = {
+    "table1": _table1,
+    "table2": _table2,
+    "fig1a": _fig1a,
+    "fig1b": _fig1b,
+    "fig1c": _fig1c,
+    "fig2a": _fig2a,
+    "fig2b": _fig2b,
+    "fig2c": _fig2c,
+    "table7": _table7,
+    "epsilon": _epsilon,
+    "slices": _slices,
+}
+
+
+def table(name: str, wanted: Wanted) -> Table:
+    """The table of this name; UsageError names those there are."""
+    if name not in TABLES:
+        raise UsageError(f"table={name!r}: expected one of {', '.join(TABLES)}")
+    return TABLES[name](wanted)

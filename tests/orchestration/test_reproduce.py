@@ -1,0 +1,100 @@
+"""`reproduce` through Ray on the tiny data: every file is written, nothing is measured twice, and a cell gives its numbers again."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taft_ray.errors import DataError, UsageError
+from taft_ray.orchestration.reproduce import reproduce
+
+SEEDS, SHARDS = (0, 1), (2, 3)
+
+
+@pytest.fixture(scope="module")
+def make(
+    ray_session: None, parquet: Path, test_parquet: Path, spec_of: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    out = tmp_path_factory.mktemp("reproduce")
+
+    def call(name: str = "table2", **changes: Any) -> dict[str, Any]:
+        spec = spec_of(parquet, epochs=1)
+        options = {
+            "seeds": SEEDS,
+            "shards": SHARDS,
+            "many_blocks": 0,
+            "label": "tiny",
+            "workers": 2,
+            "command": "typed",
+        }
+        return reproduce(name, str(out), spec, str(test_parquet), **{**options, **changes})
+
+    call.out = out  # type: ignore[attr-defined]
+    return call
+
+
+@pytest.fixture(scope="module")
+def first(make: Any) -> dict[str, Any]:
+    return make()
+
+
+def test_table_is_written_in_every_form(make: Any, first: dict[str, Any]) -> None:
+    assert first["made"] == first["cells"] == 3 * 3 * len(SEEDS)  # three fits (NLFT, Adam, ridge) on 1, 2 and 3 shards
+    for kind in ("json", "csv", "md", "svg"):
+        assert (make.out / f"tables/table2-tiny.{kind}").is_file()
+    summary = json.loads((make.out / "tables/table2-tiny.json").read_text())
+    assert summary["ensemble_difference"] < 1e-5
+    assert summary["data"] == "tiny (120 / 48)"
+    assert "    typed" in (make.out / "tables/table2-tiny.md").read_text()
+    rows = list(csv.DictReader((make.out / "tables/table2-tiny.csv").read_text().splitlines()))
+    cells = {path.stem[:12] for path in (make.out / "cells").iterdir()}
+    assert {row["cell"] for row in rows} == cells
+    ridge = [float(row["value"]) for row in rows if row["row"] == "ridge, mean" and row["column"] == "1"]
+    assert sum(ridge) / len(ridge) > 0.6  # of three classes
+
+
+def test_nothing_is_measured_twice_and_what_is_missing_is(make: Any, first: dict[str, Any]) -> None:
+    assert make()["made"] == 0
+    assert make("fig1a")["made"] == 0  # its cells are table2's
+    before = {path: path.read_bytes() for path in (make.out / "cells").iterdir()}
+    victim = sorted(before)[0]
+    victim.unlink()  # as after a kill: its cell was not written
+    assert make()["made"] == 1
+    again, was = json.loads(victim.read_text()), json.loads(before.pop(victim))
+    assert (again["accuracy"], again["kept"]) == (was["accuracy"], was["kept"])
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_cell_is_measured_again_by_its_digest(make: Any, first: dict[str, Any]) -> None:
+    path = sorted((make.out / "cells").iterdir())[1]
+    answer = make(cell=path.stem[:12])
+    assert answer["ok"]
+    assert [cell["same"] for cell in answer["cells"]] == [True]
+    document = json.loads(path.read_text())
+    changed = {**document, "accuracy": {name: value + 0.1 for name, value in document["accuracy"].items()}}
+    path.write_text(json.dumps(changed))
+    try:
+        assert not make(cell=path.stem[:12])["ok"]
+    finally:
+        path.write_text(json.dumps(document))
+
+
+def test_a_cell_of_no_table(make: Any, first: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="no cell 'xyz'"):
+        make(cell="xyz")
+
+
+def test_some_rows_are_always_the_same(make: Any, first: dict[str, Any]) -> None:
+    answer = make("table1", rows=40, seeds=(0,), label="few")
+    assert answer["made"] == answer["cells"]
+    summary = json.loads((make.out / "tables/table1-few.json").read_text())
+    assert summary["data"] == "few (40 / 48)"
+
+
+def test_missing_data_is_said_before_anything_is_written(make: Any, spec_of: Any, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path / "nowhere")
+    with pytest.raises(DataError):
+        reproduce("table1", str(tmp_path / "out"), spec, str(tmp_path), seeds=(0,), shards=(2,), many_blocks=0)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,54 @@
+"""A tiny network, pictures of three colours as tokens of its prefix, and the cell that goes with them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from taft_ray.plans.spec import RunSpec
+from taft_ray.systems import Cell, TokenSet
+from taft_ray.tangent import TangentModel, linearize
+
+CLASSES, TRAIN, TEST = 3, 60, 30
+
+
+@pytest.fixture(scope="session")
+def tm() -> TangentModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=3, num_heads=3)
+    return linearize(network, num_classes=CLASSES)
+
+
+def token_set(tm: TangentModel, count: int, seed: int) -> TokenSet:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % CLASSES
+    images = torch.randn(count, 3, 32, 32, generator=generator)
+    images[torch.arange(count), labels] += 1.0
+    keys = [f"{seed:08d}{number:08d}".encode() for number in range(count)]
+    return TokenSet(keys=keys, labels=labels, tokens=tm.prefix(images).to(torch.float16))
+
+
+@pytest.fixture(scope="session")
+def train(tm: TangentModel) -> TokenSet:
+    return token_set(tm, TRAIN, 1)
+
+
+@pytest.fixture(scope="session")
+def test(tm: TangentModel) -> TokenSet:
+    return token_set(tm, TEST, 2)
+
+
+@pytest.fixture(scope="session")
+def cell_of() -> Callable[..., Cell]:
+    """A cell: names of its own fields go to the cell, all others to its spec."""
+
+    def make(**changes: Any) -> Cell:
+        own = {name: changes.pop(name) for name in Cell.__dataclass_fields__.keys() & changes.keys()}
+        spec = RunSpec(data="toy", model="toy", **{"shards": 4, "epochs": 2, "batch_size": 8, **changes})
+        return replace(Cell(spec=spec, inputs={"data": "toy"}), **own)
+
+    return make

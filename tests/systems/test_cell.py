@@ -1,0 +1,52 @@
+"""What a cell is called by: its content, wherever its inputs lie."""
+
+import json
+
+import pytest
+
+from taft_ray.errors import UsageError
+from taft_ray.systems import Cell
+
+
+def test_json_and_back(cell_of):
+    cell = cell_of(
+        network="nonlinear", solver="adam", drops=(0.0, 0.5), epsilons=(0.01,), last_blocks="all", forget=0.25
+    )
+    again = Cell.from_json(json.loads(json.dumps(cell.to_json())))
+    assert again == cell
+    assert again.digest == cell.digest
+
+
+def test_digest_does_not_depend_on_where_the_inputs_lie(cell_of):
+    cell = cell_of()
+    moved = cell.with_spec(data="s3://bucket/elsewhere", weights="/mnt/other.safetensors")
+    assert moved.digest == cell.digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1}, {"shards": 5}, {"solver": "adam"}, {"penalty": 0.02}, {"reset": True}, {"last_blocks": 2}, {"slices": 2, "solver": "adam"},
+        {"radius": 1.0, "solver": "adam"}, {"epsilon": 0.1}, {"weighting": "samples"}, {"weights_digest": "a"}, {"threads": 2},
+        {"network": "nonlinear", "solver": "adam"}, {"forget": 0.5}, {"drops": (0.5,)}, {"timed": True}, {"inputs": {"data": "other"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_digest_depends_on_everything_else(cell_of, changes):
+    assert cell_of(**changes).digest != cell_of().digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": "linear"},
+        {"network": "nonlinear"},  # with ridge
+        {"assignment": "grouped"},
+        {"forget": 1.0},
+        {"drops": (-0.1,)},
+    ],
+    ids=str,
+)
+def test_impossible_cells_are_refused(cell_of, changes):
+    with pytest.raises(UsageError):
+        cell_of(**changes)

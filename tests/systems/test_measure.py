@@ -1,0 +1,98 @@
+"""A measured cell: the shards, and what is read out of them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from taft_ray.errors import DataError
+from taft_ray.systems import measure
+from taft_ray.systems.measure import split
+from taft_ray.tangent import compose, fit, prepare_pictures
+
+
+@pytest.mark.parametrize("method", ["hash", "equal", "stratified"])
+def test_every_sample_is_in_one_shard(train, cell_of, method):
+    shards = split(cell_of(assignment=method), train)
+    assert sorted(torch.cat(shards).tolist()) == list(range(len(train)))
+    assert [s.tolist() for s in shards] != [s.tolist() for s in split(cell_of(assignment=method, seed=1), train)]
+
+
+def test_forgotten_samples_are_in_none_and_move_no_other(train, cell_of):
+    whole, part = split(cell_of(), train), split(cell_of(forget=0.5), train)
+    assert sum(map(len, part)) == len(train) // 2
+    for before, after in zip(whole, part, strict=True):
+        kept = set(after.tolist())
+        assert [i for i in before.tolist() if i in kept] == after.tolist()
+    # the same ones for every number of shards and every solver of a seed
+    one = split(cell_of(forget=0.5, shards=1, solver="adam"), train)
+    assert sorted(one[0].tolist()) == sorted(torch.cat(part).tolist())
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "samples"])
+@pytest.mark.parametrize("solver", ["ridge", "adam"])
+def test_output_ensemble_of_tangent_shards_is_the_composed_model(tm, train, test, cell_of, solver, weighting):
+    result = measure(cell_of(solver=solver, weighting=weighting), tm, train, test)
+    assert result["ensemble_difference"] < 1e-5
+    assert result["accuracy"]["average"] == pytest.approx(result["accuracy"]["mean"], abs=1 / len(test) + 1e-9)
+
+
+def test_composed_models_are_those_of_the_core(tm, train, test, cell_of):
+    """Mean and Gram, by `fit` and `compose` alone."""
+    cell = cell_of()
+    result = measure(cell, tm, train, test)
+    shards = [train[index] for index in split(cell, train)]
+    prepared = [prepare_pictures(tm.prepare, shard.tokens) for shard in shards]
+    deltas = [fit(tm, p, shard.labels, cell.spec.fit_config()) for p, shard in zip(prepared, shards, strict=True)]
+    expected = {
+        "mean": compose(deltas),
+        "gram": compose(deltas, statistics=[tm.gram(p) for p in prepared], epsilon=cell.spec.epsilon),
+    }
+    pictures = tm.prepare(test.tokens)
+    for readout, delta in expected.items():
+        right = (tm.logits(pictures, delta).argmax(-1) == test.labels).double().mean()
+        assert result["accuracy"][readout] == pytest.approx(float(right)), readout
+    assert result["accuracy"]["gram"] > 0.5  # a third is chance
+
+
+@pytest.mark.parametrize("network", ["tangent", "nonlinear"])
+def test_measuring_again_gives_the_same_numbers(tm, train, test, cell_of, network):
+    cell = cell_of(network=network, solver="adam", drops=(0.0, 0.5), orders=2, slices=2)
+    first, second = (measure(cell, tm, train, test) for _ in range(2))
+    for name in ("accuracy", "kept", "samples", "absent_classes"):
+        assert first[name] == second[name]
+    json.dumps(first, allow_nan=False)
+    assert {(row["order"], row["shards"]) for row in first["kept"]} == {(o, n) for o in (0, 1) for n in (2, 4)}
+    everyone = [row for row in first["kept"] if row["shards"] == 4]
+    assert all(row["vote"] == first["accuracy"]["vote"] for row in everyone)
+    assert all(row["mean"] == first["accuracy"]["mean"] for row in everyone)  # sums do not depend on the order
+
+
+def test_one_shard_is_one_model(tm, train, test, cell_of):
+    result = measure(cell_of(shards=1), tm, train, test)
+    assert len(set(result["accuracy"].values())) == 1
+    assert set(result["accuracy"]) == {"mean", "average", "vote"}  # there is nothing to compose by Gram
+
+
+def test_timed_cells_say_what_a_retrain_takes(tm, train, test, cell_of):
+    result = measure(cell_of(timed=True), tm, train, test)
+    assert set(result["recompose_seconds"]) == {"mean", "gram"}
+    assert all(len(values) == 4 for values in result["fits"].values())
+    assert min(result["fits"]["fit_seconds"]) > 0
+
+
+def test_classes_that_shards_lack_are_counted_and_empty_shards_weigh_nothing(tm, train, test, cell_of):
+    few = train[torch.arange(9)]
+    cell = cell_of(shards=8)
+    result = measure(cell, tm, few, test)
+    assert 0 in result["samples"]
+    assert result["absent_classes"] == sum(
+        len(few.labels[index].unique()) < tm.num_classes for index in split(cell, few)
+    )
+    assert len(result["fits"]["fit_seconds"]) == sum(count > 0 for count in result["samples"])
+
+
+def test_no_sample_at_all_is_an_error(tm, train, test, cell_of):
+    with pytest.raises(DataError, match="empty"):
+        measure(replace(cell_of(), forget=0.9), tm, train[torch.arange(0)], test)

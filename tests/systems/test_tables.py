@@ -1,0 +1,96 @@
+"""The tables as lists of points, and their numbers from results."""
+
+from statistics import stdev
+
+import pytest
+
+from taft_ray.cli.reproduce import NAMES
+from taft_ray.errors import UsageError
+from taft_ray.systems import TABLES, Wanted, summarise, table
+
+
+@pytest.fixture
+def wanted(cell_of):
+    return Wanted(base=cell_of(), seeds=(0, 1), shards=(2, 5), many_blocks=2)
+
+
+def fake(cell):
+    """A result whose numbers say which cell they are of."""
+    seed, shards = cell.spec.seed, cell.spec.shards
+    value = 0.5 + 0.1 * seed
+    accuracy = dict.fromkeys(("mean", "gram", "average", "vote"), value)
+    return {
+        "accuracy": accuracy,
+        "kept": [{"order": o, "shards": n, **accuracy} for o in (0, 1) for n in range(1, shards + 1)],
+        "gram_by_epsilon": {f"{e:g}": value for e in cell.epsilons},
+        "fits": dict.fromkeys(("prepare_seconds", "fit_seconds", "statistics_seconds"), [12.0 / shards] * shards),
+        "recompose_seconds": {"mean": 0.0, "gram": 0.0},
+    }
+
+
+def test_command_line_offers_every_table():
+    assert set(NAMES) == set(TABLES)
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_every_number_has_one_cell_a_seed(wanted, name):
+    made = table(name, wanted)
+    where = [(point.row, point.column, point.cell.spec.seed) for point in made.points]
+    assert len(where) == len(set(where))
+    summary = summarise(made, {cell.digest: fake(cell) for cell in made.cells})
+    assert all(entry["seeds"] == [0, 1] for entry in summary["values"])
+    assert all(entry["spread"] is not None for entry in summary["values"])
+
+
+def test_tables_share_cells(wanted):
+    """What is dropped or voted is read from the very cells that table2 measures."""
+    cells = {name: {cell.digest for cell in table(name, wanted).cells} for name in TABLES}
+    assert cells["fig1a"] | cells["fig1b"] | cells["epsilon"] <= cells["table2"]
+    assert cells["table1"] & cells["table2"]
+    assert cells["fig2a"] & cells["table2"]
+    assert cells["slices"] & cells["table2"]
+
+
+def test_recipes_are_the_papers(wanted):
+    for point in table("table2", wanted).points:
+        spec = point.cell.spec
+        if point.cell.network == "nonlinear":
+            rate = 1e-4 if spec.shards == 1 else 1e-3
+            assert (spec.loss, spec.penalty, spec.learning_rate, spec.solver) == ("ce", 0.0, rate, "adam")
+        else:
+            assert (spec.loss, spec.kappa, spec.learning_rate) == ("rsl", 15.0, 1e-3)
+    for point in table("table7", wanted).points:
+        spec = point.cell.spec
+        assert spec.penalty == 0.0 or point.row == "no ball, penalty"
+        assert (spec.radius is not None) == point.row.startswith("R =")
+        assert spec.loss == "ce" or spec.kappa == 5.0
+
+
+def test_speed_up_is_the_monoliths_seconds_over_the_shards(wanted):
+    made = table("fig1c", wanted)
+    assert all(cell.timed for cell in made.cells)
+    summary = summarise(made, {cell.digest: fake(cell) for cell in made.cells})
+    ups = [entry for entry in summary["values"] if entry["unit"] == "×"]
+    assert ups
+    assert all(entry["mean"] == pytest.approx(5.0) for entry in ups)  # 12 s against 12/5 s
+
+
+def test_mean_and_spread(wanted):
+    made = table("table1", wanted)
+    summary = summarise(made, {cell.digest: fake(cell) for cell in made.cells})
+    entry = summary["values"][0]
+    assert entry["values"] == [0.5, 0.6]
+    assert (entry["mean"], entry["spread"]) == (pytest.approx(0.55), pytest.approx(stdev([0.5, 0.6])))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"seeds": ()}, {"seeds": (1, 1)}, {"seeds": (-1,)}, {"shards": (1, 5)}, {"shards": ()}, {"many_blocks": -1}]
+)
+def test_impossible_wishes_are_refused(cell_of, bad):
+    with pytest.raises(UsageError, match="set --"):
+        Wanted(base=cell_of(), **bad)
+
+
+def test_unknown_table(wanted):
+    with pytest.raises(UsageError, match="table2"):
+        table("table9", wanted)
