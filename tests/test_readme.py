@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    taft-ray (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
 JOBS = re.findall(r"python (jobs/\w+\.py) (.+)$", README, re.MULTILINE)
-JOB_COMMANDS = {"shard_train": "train", **{name: name for name in ("audit", "forget", "evaluate", "report", "sweep")}}
+JOB_COMMANDS = {
+    "shard_train": "train",
+    **{name: name for name in ("audit", "forget", "evaluate", "report", "reproduce", "sweep")},
+}
 
 
 def parse(command: str, arguments: list[str]) -> None:

@@ -43,6 +43,7 @@ class CellWorker:
         """
         cell = Cell.from_json(cell_json)
         torch.set_num_threads(cell.spec.threads)
+        torch.use_deterministic_algorithms(True, warn_only=cell.spec.device == "cuda")
         tm, _ = build_tangent(cell.spec, classes)
         kind = cell.spec.cache_dtype
         result = measure(cell, tm, token_set(train, kind), token_set(test, kind))

@@ -22,7 +22,7 @@ class Cell:
     spec: data, model, trained part, fit, shards, seed and the rest, as of a run. ``spec.data`` is the training data.
     network: "tangent" (TAFT) or "nonlinear" (NLFT of the same parameters, Adam only).
     forget: this fraction of the samples is left out before anything is fitted, the same ones for every cell of a seed.
-    drops: fractions of the shards that are left out of the composed model, in ``orders`` random orders.
+    kept: also read out this many of the shards (all where fewer have samples), the first ones of each of ``orders`` random orders.
     epsilons: of the Gram composition, measured beside the spec's own.
     timed: its seconds are read, so nothing else may run beside it, and a fit that does not count comes first.
     inputs: digests of the training data, the evaluation data and the weights.
@@ -31,7 +31,7 @@ class Cell:
     spec: RunSpec
     network: str = "tangent"
     forget: float = 0.0
-    drops: tuple[float, ...] = ()
+    kept: tuple[int, ...] = ()
     orders: int = 3
     epsilons: tuple[float, ...] = ()
     timed: bool = False
@@ -44,15 +44,17 @@ class Cell:
             raise UsageError(f"network='nonlinear' with solver={self.spec.solver!r}: it is trained by adam only")
         if self.spec.assignment == "grouped":
             raise UsageError("assignment='grouped' needs owners, which cached tokens do not have; use hash or equal")
-        if not 0 <= self.forget < 1 or not all(0 <= drop < 1 for drop in self.drops):
-            raise UsageError(f"forget={self.forget}, drops={list(self.drops)}: expected fractions in [0, 1)")
+        if not 0 <= self.forget < 1:
+            raise UsageError(f"forget={self.forget}: expected a fraction in [0, 1)")
+        if not all(1 <= count <= self.spec.shards for count in self.kept):
+            raise UsageError(f"kept={list(self.kept)}: expected numbers from 1 to {self.spec.shards}, the shards")
 
     def to_json(self) -> dict[str, Any]:
         return {
             "spec": self.spec.to_json(),
             "network": self.network,
             "forget": self.forget,
-            "drops": list(self.drops),
+            "kept": list(self.kept),
             "orders": self.orders,
             "epsilons": list(self.epsilons),
             "timed": self.timed,
@@ -61,7 +63,7 @@ class Cell:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
-        lists = {name: tuple(values[name]) for name in ("drops", "epsilons")}
+        lists = {name: tuple(values[name]) for name in ("kept", "epsilons")}
         return cls(**{**values, **lists, "spec": RunSpec.from_json(values["spec"])})
 
     @property

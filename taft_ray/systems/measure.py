@@ -78,16 +78,16 @@ def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> di
     fitted = [_fit_shard(cell, model, train[index]) for index in shards if len(index)]
     members = [member for member, _ in fitted]
     readouts = Readouts(model, prepare_pictures(model.prepare, test.tokens), test.labels, members, cell.spec)
-    everyone = readouts.whole()
+    subsets = _subsets(cell, len(members))
+    everyone, *some = readouts.read([range(len(members)), *(who for _, who in subsets)])
     out: dict[str, Any] = {
-        "accuracy": everyone.accuracy,
-        "ensemble_difference": everyone.ensemble_difference,
+        "accuracy": everyone,
+        "ensemble_difference": readouts.ensemble_difference(),
         "kept": [
-            {"order": order, "shards": count, **accuracy}
-            for order in range(cell.orders if cell.drops else 0)
-            for count, accuracy in readouts.kept(_order(cell, order, len(members)), _counts(cell, len(members)))
+            {"order": order, "shards": len(who), **accuracy}
+            for (order, who), accuracy in zip(subsets, some, strict=True)
         ],
-        "gram_by_epsilon": readouts.gram_accuracy(cell.epsilons) if cell.epsilons else {},
+        "gram_by_epsilon": readouts.gram_accuracy(cell.epsilons),
         "samples": [len(index) for index in shards],
         "absent_classes": sum(len(train.labels[index].unique()) < tm.num_classes for index in shards),
         "evaluated": len(test),
@@ -127,13 +127,13 @@ def _fit_shard(cell: Cell, model: TangentModel | NonLinear, shard: TokenSet) -> 
     return Member(delta=delta, weight=spec.weight_of(len(shard)), statistics=statistics), facts
 
 
-def _counts(cell: Cell, shards: int) -> list[int]:
-    return sorted({max(1, round(shards * (1 - drop))) for drop in cell.drops})
-
-
-def _order(cell: Cell, order: int, shards: int) -> list[int]:
-    """Whose turn it is to stay, in a random order."""
-    return np.random.default_rng((cell.spec.seed, order)).permutation(shards).tolist()
+def _subsets(cell: Cell, shards: int) -> list[tuple[int, list[int]]]:
+    """(order, who stays): the first few of the shards in each random order, for every number the cell wants."""
+    counts = sorted({min(count, shards) for count in cell.kept})
+    orders = [
+        np.random.default_rng((cell.spec.seed, order)).permutation(shards).tolist() for order in range(cell.orders)
+    ]
+    return [(number, order[:count]) for number, order in enumerate(orders) for count in counts]
 
 
 def _recompose_seconds(members: Sequence[Member], epsilon: float) -> dict[str, float]:

@@ -5,7 +5,7 @@ Legend: N shards, B pictures, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,14 +64,6 @@ def _shares(weights: Sequence[int]) -> Tensor:
     return weight / weight.sum()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Whole:
-    """Of all shards. ``ensemble_difference``: None where the network is not linear in Δ."""
-
-    accuracy: dict[str, float]
-    ensemble_difference: float | None
-
-
 class Readouts:
     """The members of a cell on evaluation pictures. Each member's outputs are computed once."""
 
@@ -105,38 +97,36 @@ class Readouts:
         probabilities = self.spec.loss == "ce"
         return {"average": average(outputs, weights, probabilities=probabilities), "vote": vote(outputs, weights)}
 
-    def kept(self, order: Sequence[int], counts: Sequence[int]) -> Iterator[tuple[int, dict[str, float]]]:
-        """Accuracy by readout of the first m members of ``order``, for each m of ``counts`` (ascending)."""
-        sums = Sums()
-        for position, index in enumerate(order, start=1):
-            member = self.members[index]
-            sums.add(member.terms(self.composed[-1]), member.weight)
-            if position not in counts:
-                continue
+    def read(self, chosen: Sequence[Collection[int]]) -> list[dict[str, float]]:
+        """Accuracy by readout of each of these subsets of the members. A member's terms are made once for all of them."""
+        answers = []
+        for who, sums in zip(chosen, self._sums(chosen, self.composed[-1]), strict=True):
             outputs = {name: self._outputs(self._compose(sums, name, self.spec.epsilon)) for name in self.composed}
-            outputs |= self._side_by_side(order[:position])
-            yield position, {name: self._accuracy(value) for name, value in outputs.items()}
-
-    def whole(self) -> Whole:
-        """All members, in their order."""
-        count = len(self.members)
-        ((_, accuracy),) = self.kept(range(count), [count])
-        return Whole(accuracy=accuracy, ensemble_difference=self.ensemble_difference())
+            outputs |= self._side_by_side(sorted(who))
+            answers.append({name: self._accuracy(value) for name, value in outputs.items()})
+        return answers
 
     def ensemble_difference(self) -> float | None:
-        """max |mean of the members' outputs − outputs of the mean| / max |output|; TAFT eq. 13 says 0."""
+        """max |mean of the members' outputs − outputs of the mean| / max |output|; TAFT eq. 13 says 0. None for NLFT."""
         if isinstance(self.model, NonLinear):
             return None
-        sums = Sums()
-        for member in self.members:
-            sums.add(member.terms("mean"), member.weight)
+        (sums,) = self._sums([range(len(self.members))], "mean")
         composed = self._outputs(self._compose(sums, "mean", self.spec.epsilon)).double()
         ensemble = average(self.outputs_NBK, [member.weight for member in self.members], probabilities=False)
         return float((composed - ensemble).abs().max() / composed.abs().max())
 
     def gram_accuracy(self, epsilons: Sequence[float]) -> dict[str, float]:
         """Accuracy of the Gram composition of all members, by ε."""
-        sums = Sums()
-        for member in self.members:
-            sums.add(member.terms("gram"), member.weight)
+        if not epsilons:
+            return {}
+        (sums,) = self._sums([range(len(self.members))], "gram")
         return {f"{e:g}": self._accuracy(self._outputs(self._compose(sums, "gram", e))) for e in epsilons}
+
+    def _sums(self, chosen: Sequence[Collection[int]], readout: str) -> list[Sums]:
+        sums = [Sums() for _ in chosen]
+        for index, member in enumerate(self.members):
+            terms = member.terms(readout)
+            for who, total in zip(chosen, sums, strict=True):
+                if index in who:
+                    total.add(terms, member.weight)
+        return sums

@@ -72,6 +72,11 @@ class Wanted:
     def most(self) -> int:
         return max(self.shards)
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """How many of the most shards the figures of dropping keep, all of them first."""
+        return tuple(sorted({round(self.most * (1 - drop)) for drop in DROPS}, reverse=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -137,7 +142,7 @@ def nlft(base: Cell, **changes: Any) -> Cell:
     """The paper's NLFT: cross-entropy, no penalty; learning rate 1e-3 on shards and 1e-4 on the whole data (its Tables 4 to 6)."""
     rate = 1e-4 if changes.get("shards", base.spec.shards) == 1 else 1e-3
     spec = {"solver": "adam", "loss": "ce", "penalty": 0.0, "learning_rate": rate, **changes}
-    return replace(base, network="nonlinear").with_spec(**spec)
+    return replace(base.with_spec(**spec), network="nonlinear")
 
 
 SHARDED = {
@@ -153,11 +158,11 @@ TAFT_ROWS = ("TAFT: Adam, mean", "Adam, Gram", "ridge, mean", "ridge, Gram")
 
 
 def _sharded(wanted: Wanted, make: Callable[..., Cell], shards: int, seed: int) -> Cell:
-    """The cell of a row of `SHARDED`. Whatever figure asks first, the largest number of shards has the drops and the ε's."""
+    """The cell of a row of `SHARDED`. Whatever figure asks first, the largest number of shards has the ``kept`` and the ε's."""
     cell = make(wanted.base, shards=shards, seed=seed)
     if shards != wanted.most:
         return cell
-    cell = replace(cell, drops=DROPS)
+    cell = replace(cell, kept=wanted.kept)
     return replace(cell, epsilons=EPSILONS) if cell.network == "tangent" else cell
 
 
@@ -204,7 +209,7 @@ def _dropping(name: str, title: str, rows: Sequence[str], wanted: Wanted) -> Tab
         Point(row=row, column=f"{left}", cell=_sharded(wanted, make, wanted.most, seed), read=kept(readout, left))
         for row, (make, readout) in SHARDED.items()
         if row in rows
-        for left in (max(1, round(wanted.most * (1 - drop))) for drop in DROPS)
+        for left in wanted.kept
         for seed in wanted.seeds
     )
     return Table(name=name, title=title, row="system", column="shards kept", picture="lines", points=points)

@@ -23,7 +23,10 @@ def fake(cell):
         "accuracy": accuracy,
         "kept": [{"order": o, "shards": n, **accuracy} for o in (0, 1) for n in range(1, shards + 1)],
         "gram_by_epsilon": {f"{e:g}": value for e in cell.epsilons},
-        "fits": dict.fromkeys(("prepare_seconds", "fit_seconds", "statistics_seconds"), [12.0 / shards] * shards),
+        "fits": {
+            **dict.fromkeys(("prepare_seconds", "fit_seconds"), [12.0 / shards] * shards),
+            "statistics_seconds": [0.0] * shards,
+        },
         "recompose_seconds": {"mean": 0.0, "gram": 0.0},
     }
 
