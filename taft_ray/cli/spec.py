@@ -134,8 +134,10 @@ _VARIED = frozenset(
 
 def shared_spec_options(function: Verb) -> Verb:
     """The options of a RunSpec that all rows of a table have in common, for `reproduce`."""
+    own = len(getattr(function, "__click_params__", ()))
     options: Any = spec_options(function)
-    options.__click_params__ = [option for option in options.__click_params__ if option.name not in _VARIED]
+    added = [option for option in options.__click_params__[own:] if option.name not in _VARIED]
+    options.__click_params__[own:] = added
     return options
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from taft_ray import evaluation
@@ -18,61 +16,14 @@ from taft_ray.errors import ObjectMissing, StorageError, UsageError
 from taft_ray.models import load_model
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import own_error
+from taft_ray.orchestration.cell_worker import CellWorker, cell_key
 from taft_ray.orchestration.features import Report
-from taft_ray.orchestration.linearised import build_tangent
 from taft_ray.orchestration.run import data_stamp, run_address, silent
-from taft_ray.orchestration.shared_tokens import Tokens, shared_tokens, token_set
+from taft_ray.orchestration.shared_tokens import Tokens, shared_tokens
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
-from taft_ray.storage import Store, canonical_json
-from taft_ray.systems import Cell, Table, Wanted, measure, summarise, table
-
-SAME = 1e-9  # accuracies of a cell that is measured again may differ by this much, which is rounding of a mean
-
-
-class CellWorker:
-    """Measures cells; a plain class, Ray is put around it at the rim. Keeps nothing between them."""
-
-    def __init__(self, root: str) -> None:
-        self.store = Store(root)
-
-    def measure(self, cell_json: Mapping[str, Any], classes: int, train: Any, test: Any, again: bool) -> dict[str, Any]:
-        """Measure a cell on tokens from the object store, and write its file; its content.
-
-        again: compare with the file instead of writing it; "same" says whether the accuracies are those.
-        """
-        cell = Cell.from_json(cell_json)
-        torch.set_num_threads(cell.spec.threads)
-        torch.use_deterministic_algorithms(True, warn_only=cell.spec.device == "cuda")
-        tm, _ = build_tangent(cell.spec, classes)
-        kind = cell.spec.cache_dtype
-        result = measure(cell, tm, token_set(train, kind), token_set(test, kind))
-        document = {"cell": cell.to_json(), "digest": cell.digest, **result, "environment": _environment(cell.spec)}
-        if again:
-            try:
-                before = json.loads(self.store.read(cell_key(cell)))["accuracy"]
-            except ObjectMissing:
-                before = None
-            if before is not None:
-                same = all(abs(before[name] - value) <= SAME for name, value in result["accuracy"].items())
-                return {**document, "same": same, "before": before}
-        self.store.write(cell_key(cell), canonical_json(document))
-        return document
-
-
-def _environment(spec: RunSpec) -> dict[str, Any]:
-    """What seconds and last bits depend on beside the cell."""
-    return {
-        "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "device": torch.cuda.get_device_name() if spec.device == "cuda" else "cpu",
-        "threads": spec.threads,
-        "torch": torch.__version__,
-    }
-
-
-def cell_key(cell: Cell) -> str:
-    return f"cells/{cell.digest}.json"
+from taft_ray.storage import Store
+from taft_ray.systems import Cell, Table, Wanted, summarise, table
 
 
 @dataclass(frozen=True, kw_only=True)
