@@ -24,6 +24,7 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
 from taft_ray.storage import Store
 from taft_ray.systems import Cell, Table, Wanted, summarise, table
+from taft_ray.tangent import linearize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +72,14 @@ def reproduce(
     inputs = {**stamps, "rows": str(rows), "test_rows": str(test_rows)}
     wanted = Wanted(base=Cell(spec=spec, inputs=inputs), seeds=seeds, shards=shards, many_blocks=many_blocks)
     asked = table(name, wanted)
+    for options in {tuple({**cell.spec.linearize_options(), "seed": 0}.items()) for cell in asked.cells}:
+        linearize(loaded.network, num_classes=2, **dict(options))  # refuses what this model cannot do
     session.connect()
     session.check_device(spec.device)
     store = Store(out)
     source = _Source(root=out, data=spec.data, test=test, rows=rows, test_rows=test_rows, report=report)
     if cell is not None:
-        return _again(store, asked, cell, source, spec)
+        return _again(asked, cell, source)
     measured = _measured(store, asked, source, workers or _workers(spec), report)
     return _write(store, measured, spec, label=label, seeds=seeds, command=command)
 
@@ -188,7 +191,7 @@ def _run(
             ray.kill(actor)
 
 
-def _again(store: Store, asked: Table, wanted: str, source: _Source, spec: RunSpec) -> dict[str, Any]:
+def _again(asked: Table, wanted: str, source: _Source) -> dict[str, Any]:
     """Measure the named cells once more."""
     cells = [cell for cell in asked.cells if cell.digest.startswith(wanted)]
     if not cells:

@@ -13,9 +13,10 @@ A system is a network that shards are fitted with (`tangent`, or `nonlinear` for
 from taft_ray.systems.cell import NETWORKS, Cell
 from taft_ray.systems.measure import TokenSet, measure
 from taft_ray.systems.nonlinear import NonLinear
+from taft_ray.systems.paper import TABLES, table
 from taft_ray.systems.readouts import READOUTS, Member, Readouts, average, vote
 from taft_ray.systems.summary import summarise
-from taft_ray.systems.tables import TABLES, Point, Table, Wanted, table
+from taft_ray.systems.table import Point, Table, Wanted
 
 __all__ = [
     "NETWORKS",
