@@ -14,9 +14,9 @@ from taft_ray.systems.cell import NETWORKS, Cell
 from taft_ray.systems.measure import TokenSet, measure
 from taft_ray.systems.nonlinear import NonLinear
 from taft_ray.systems.paper import TABLES, table
+from taft_ray.systems.points import Point, Table, Wanted
 from taft_ray.systems.readouts import READOUTS, Member, Readouts, average, vote
 from taft_ray.systems.summary import summarise
-from taft_ray.systems.table import Point, Table, Wanted
 
 __all__ = [
     "NETWORKS",

@@ -12,7 +12,7 @@ from typing import Any
 
 from taft_ray.errors import UsageError
 from taft_ray.systems.cell import Cell
-from taft_ray.systems.table import Point, Table, Wanted, accuracy, gram_at, kept, refit_seconds
+from taft_ray.systems.points import Point, Table, Wanted, accuracy, gram_at, kept, refit_seconds
 
 FORGET = (0.0, 0.25, 0.5)  # of the samples (figure 1c)
 EPSILONS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.1, 0.3)

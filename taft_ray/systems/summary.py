@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean, stdev
 from typing import Any
 
-from taft_ray.systems.table import Point, Table
+from taft_ray.systems.points import Point, Table
 
 SHORT = 12  # hex digits of a cell's digest that a table shows
 
