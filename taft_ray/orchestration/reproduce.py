@@ -74,13 +74,11 @@ def reproduce(
     asked = table(name, wanted)
     for options in {tuple({**cell.spec.linearize_options(), "seed": 0}.items()) for cell in asked.cells}:
         linearize(loaded.network, num_classes=2, **dict(options))  # refuses what this model cannot do
-    session.connect()
-    session.check_device(spec.device)
     store = Store(out)
     source = _Source(root=out, data=spec.data, test=test, rows=rows, test_rows=test_rows, report=report)
     if cell is not None:
         return _again(asked, cell, source)
-    measured = _measured(store, asked, source, workers or _workers(spec), report)
+    measured = _measured(store, asked, source, workers, report)
     return _write(store, measured, spec, label=label, seeds=seeds, command=command)
 
 
@@ -99,7 +97,9 @@ class _Source:
         self._held: tuple[Any, Tokens, Tokens] | None = None
 
     def of(self, cell: Cell) -> tuple[Tokens, Tokens]:
-        """The pair for this cell; the last one is kept, for cells come depth by depth."""
+        """The pair for this cell, in Ray, which is started here; the last one is kept, for cells come depth by depth."""
+        session.connect()
+        session.check_device(cell.spec.device)
         depth = cell.spec.last_blocks
         if self._held is None or self._held[0] != depth:
             self._held = None
@@ -125,8 +125,8 @@ def _actor(root: str, spec: RunSpec) -> Any:
     )
 
 
-def _measured(store: Store, asked: Table, source: _Source, workers: int, report: Report) -> Measured:
-    """Results of every cell; those in storage are read."""
+def _measured(store: Store, asked: Table, source: _Source, workers: int | None, report: Report) -> Measured:
+    """Results of every cell; those in storage are read, and where all are, Ray is not started."""
     results: dict[str, dict[str, Any]] = {}
     missing: list[Cell] = []
     for cell in asked.cells:
@@ -136,10 +136,12 @@ def _measured(store: Store, asked: Table, source: _Source, workers: int, report:
             missing.append(cell)
     total, found = len(asked.cells), len(results)
     report("cells", found, total)
-    missing.sort(key=lambda cell: (str(cell.spec.last_blocks), cell.timed))
+    ends = (1, max((cell.spec.shards for cell in missing), default=1))
+    # the one model and the most shards first: what most tables are read for is there early
+    missing.sort(key=lambda cell: (str(cell.spec.last_blocks), cell.timed, cell.spec.shards not in ends))
     for group in _alike(missing):
         train, test = source.of(group[0])
-        at_once = 1 if group[0].timed else min(workers, len(group))
+        at_once = 1 if group[0].timed else min(workers or _workers(group[0].spec), len(group))
         for result in _run(source.root, group, train, test, at_once):
             results[result["digest"]] = result
             report("cells", len(results), total)
