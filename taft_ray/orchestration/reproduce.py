@@ -136,9 +136,9 @@ def _measured(store: Store, asked: Table, source: _Source, workers: int | None, 
             missing.append(cell)
     total, found = len(asked.cells), len(results)
     report("cells", found, total)
-    ends = (1, max((cell.spec.shards for cell in missing), default=1))
-    # the one model and the most shards first: what most tables are read for is there early
-    missing.sort(key=lambda cell: (str(cell.spec.last_blocks), cell.timed, cell.spec.shards not in ends))
+    # the most shards first, then the one model: what most tables are read for is there early
+    most = max((cell.spec.shards for cell in missing), default=1)
+    missing.sort(key=lambda c: (str(c.spec.last_blocks), c.timed, c.spec.shards != most, c.spec.shards != 1))
     for group in _alike(missing):
         train, test = source.of(group[0])
         at_once = 1 if group[0].timed else min(workers or _workers(group[0].spec), len(group))
