@@ -203,6 +203,36 @@ def _epsilon(wanted: Wanted) -> Table:
     return Table(name="epsilon", title=title, row="system", column="ε", picture="lines", points=points)
 
 
+def _choices(wanted: Wanted) -> Table:
+    """What else can be chosen, one change at a time from the ridge fit of the other tables."""
+    rows: dict[str, dict[str, Any]] = {
+        "none of these": {},
+        "λ = 0.001": {"penalty": 0.001},
+        "λ = 0.1": {"penalty": 0.1},
+        "κ = 5": {"kappa": 5.0},
+        "α = 4": {"alpha": 4.0},
+        "weights by samples": {"weighting": "samples"},
+        "equal shards": {"assignment": "equal"},
+        "PT=F": {"reset": True},
+        "CLS=T": {"cls_token": True},
+    }
+    columns = {"one model": (1, "mean"), "mean": (wanted.most, "mean"), "Gram": (wanted.most, "gram")}
+
+    def cell(changes: dict[str, Any], shards: int, seed: int) -> Cell:
+        if not changes:
+            return _sharded(wanted, ridge, shards, seed)
+        return ridge(wanted.base, **changes, shards=shards, seed=seed)
+
+    points = tuple(
+        Point(row=row, column=column, cell=cell(changes, shards, seed), read=accuracy(readout))
+        for row, changes in rows.items()
+        for column, (shards, readout) in columns.items()
+        for seed in wanted.seeds
+    )
+    title = f"Choices of the ridge fit, one changed at a time; {wanted.most} shards"
+    return Table(name="choices", title=title, row="changed", column="model", picture="bars", points=points)
+
+
 def _slices(wanted: Wanted) -> Table:
     """SISA's slices: the vote of shards that were trained in stages."""
     points = tuple(
@@ -230,6 +260,7 @@ TABLES: dict[str, Callable[[Wanted], Table]] = {
     "fig2c": _fig2c,
     "table7": _table7,
     "epsilon": _epsilon,
+    "choices": _choices,
     "slices": _slices,
 }
 
