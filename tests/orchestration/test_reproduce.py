@@ -10,7 +10,7 @@ import pytest
 from taft_ray.errors import DataError, UsageError
 from taft_ray.orchestration.reproduce import reproduce
 
-SEEDS, SHARDS = (0, 1), (2, 3)
+SEEDS, SHARDS, ROWS = (0,), (2,), 100
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,12 @@ def first(make: Any) -> dict[str, Any]:
 
 
 def test_table_is_written_in_every_form(make: Any, first: dict[str, Any]) -> None:
-    assert first["made"] == first["cells"] == 3 * 3 * len(SEEDS)  # three fits (NLFT, Adam, ridge) on 1, 2 and 3 shards
+    assert first["made"] == first["cells"] == 3 * 2  # three fits (NLFT, Adam, ridge) on one shard and on two
     for kind in ("json", "csv", "md", "svg"):
         assert (make.out / f"tables/table2-tiny.{kind}").is_file()
     summary = json.loads((make.out / "tables/table2-tiny.json").read_text())
     assert summary["ensemble_difference"] < 1e-5
-    assert summary["data"] == "tiny (120 / 48)"
+    assert summary["data"] == f"tiny ({ROWS} / 48)"
     assert "    typed" in (make.out / "tables/table2-tiny.md").read_text()
     rows = list(csv.DictReader((make.out / "tables/table2-tiny.csv").read_text().splitlines()))
     cells = {path.stem[:12] for path in (make.out / "cells").iterdir()}
@@ -68,29 +68,23 @@ def test_nothing_is_measured_twice_and_what_is_missing_is(make: Any, first: dict
 
 
 def test_a_cell_is_measured_again_by_its_digest(make: Any, first: dict[str, Any]) -> None:
+    """It gives its numbers again; that those in the file are others is found."""
     path = sorted((make.out / "cells").iterdir())[1]
-    answer = make(cell=path.stem[:12])
-    assert answer["ok"]
-    assert [cell["same"] for cell in answer["cells"]] == [True]
     document = json.loads(path.read_text())
     changed = {**document, "accuracy": {name: value + 0.1 for name, value in document["accuracy"].items()}}
     path.write_text(json.dumps(changed))
     try:
-        assert not make(cell=path.stem[:12])["ok"]
+        answer = make(cell=path.stem[:12])
     finally:
         path.write_text(json.dumps(document))
+    (cell,) = answer["cells"]
+    assert cell["accuracy"] == document["accuracy"]
+    assert (answer["ok"], cell["same"], cell["before"]) == (False, False, changed["accuracy"])
 
 
 def test_a_cell_of_no_table(make: Any, first: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="no cell 'xyz'"):
         make(cell="xyz")
-
-
-def test_some_rows_are_always_the_same(make: Any, first: dict[str, Any]) -> None:
-    answer = make("table1", rows=40, seeds=(0,), label="few")
-    assert answer["made"] == answer["cells"]
-    summary = json.loads((make.out / "tables/table1-few.json").read_text())
-    assert summary["data"] == "few (40 / 48)"
 
 
 def test_missing_data_is_said_before_anything_is_written(make: Any, spec_of: Any, tmp_path: Path) -> None:
