@@ -136,9 +136,8 @@ def _measured(store: Store, asked: Table, source: _Source, workers: int | None, 
             missing.append(cell)
     total, found = len(asked.cells), len(results)
     report("cells", found, total)
-    # the most shards first, then the one model: what most tables are read for is there early
-    most = max((cell.spec.shards for cell in missing), default=1)
-    missing.sort(key=lambda c: (str(c.spec.last_blocks), c.timed, c.spec.shards != most, c.spec.shards != 1))
+    # seed by seed, so that what was interrupted can be drawn with --seeds of those that are whole; long cells do not start last
+    missing.sort(key=lambda c: (str(c.spec.last_blocks), c.timed, c.spec.seed, -c.spec.shards))
     for group in _alike(missing):
         train, test = source.of(group[0])
         at_once = 1 if group[0].timed else min(workers or _workers(group[0].spec), len(group))

@@ -26,8 +26,9 @@ def make(
             "shards": SHARDS,
             "many_blocks": 0,
             "label": "tiny",
-            "workers": 2,
+            "workers": 1,
             "command": "typed",
+            "rows": ROWS,
         }
         return reproduce(name, str(out), spec, str(test_parquet), **{**options, **changes})
 
