@@ -44,7 +44,8 @@ def markdown(summary: dict[str, Any]) -> str:
     lines += [
         f"| {row} | {' | '.join(number(found.get((row, column))) for column in columns)} |" for row in summary["rows"]
     ]
-    return "\n".join([*lines, "", f"    {summary['command']}", ""])
+    one = f"One cell again: the same with `--cell DIGEST`; {summary['table']}'s CSV has the digest of every number."
+    return "\n".join([*lines, "", f"    {summary['command']}", "", one, ""])
 
 
 def as_csv(summary: dict[str, Any]) -> str:
