@@ -2,6 +2,7 @@
 
 # n samples, T tokens, d width
 
+import math
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
@@ -43,7 +44,7 @@ class PartRef:
 
 @dataclass(frozen=True, eq=False)
 class CachePart:
-    """A part's rows: `keys` n of 16 bytes, `labels` (n,) int64, `tokens` (n, T, d) of `STORED_AS[dtype]`; read-only."""
+    """A part's rows: `keys` n of 16 bytes, `labels` (n,) int64, `tokens` (n, T, d) or (n, c, h, w) of `STORED_AS[dtype]`; read-only."""
 
     keys: list[bytes]
     labels: np.ndarray
@@ -64,7 +65,7 @@ def write_part(
 ) -> PartRef:
     """Write n samples as ``{prefix}/part-{part:03d}-{digest[:16]}.arrow``.
 
-    `keys` n of 16 bytes; `labels` (n,) int64; `tokens` (n, T, d), float16, or uint16 holding bfloat16 bits; `dtype`
+    `keys` n of 16 bytes; `labels` (n,) int64; `tokens` (n, T, d), or a convolution's maps (n, c, h, w), float16, or uint16 holding bfloat16 bits; `dtype`
     says which; `fingerprint` names the frozen prefix that made the tokens.
 
     Guarantees: bits unchanged; equal content gives an equal key, so that writing again is harmless. Uses the part's
@@ -143,8 +144,8 @@ def _check_rows(keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, d
         raise UsageError(
             f"expected {np.dtype(STORED_AS[dtype])} tokens for dtype {dtype}, got {tokens.dtype}; convert them"
         )
-    if tokens.ndim != 3 or 0 in tokens.shape[1:]:
-        raise UsageError(f"expected tokens of shape (n, T, d) with T, d >= 1, got {tokens.shape}")
+    if tokens.ndim not in (3, 4) or 0 in tokens.shape[1:]:
+        raise UsageError(f"expected tokens of shape (n, T, d) or (n, c, h, w) with sizes >= 1, got {tokens.shape}")
     if labels.dtype != np.int64 or labels.shape != (len(tokens),):
         raise UsageError(f"expected {len(tokens)} int64 labels, got {labels.shape} of {labels.dtype}")
     if len(keys) != len(tokens) or any(len(key) != KEY_BYTES for key in keys):
@@ -154,15 +155,15 @@ def _check_rows(keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, d
 def _batch(
     keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, dtype: str, fingerprint: str
 ) -> pa.RecordBatch:
-    n, tokens_T, width_d = tokens.shape
+    n, *shape = tokens.shape
     flat = np.ascontiguousarray(tokens).reshape(-1)
     values = pa.Array.from_buffers(_ARROW_TYPES[dtype], flat.size, [None, pa.py_buffer(flat)])
     columns = [
         pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), n, [None, pa.py_buffer(b"".join(keys))]),
         pa.array(np.ascontiguousarray(labels)),
-        pa.FixedSizeListArray.from_arrays(values, tokens_T * width_d),
+        pa.FixedSizeListArray.from_arrays(values, math.prod(shape)),
     ]
-    metadata = {"fingerprint": fingerprint, "dtype": dtype, "shape": f"{tokens_T},{width_d}"}
+    metadata = {"fingerprint": fingerprint, "dtype": dtype, "shape": ",".join(map(str, shape))}
     names = ("key", "label", "tokens")
     schema = pa.schema([pa.field(name, c.type) for name, c in zip(names, columns, strict=True)], metadata=metadata)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -182,12 +183,12 @@ def _decode(data: pa.Buffer, ref: PartRef, fingerprint: str, where: str) -> Cach
         reader = pa.ipc.open_file(data)
         metadata = {name.decode(): value.decode() for name, value in (reader.schema.metadata or {}).items()}
         made_by, dtype = metadata["fingerprint"], metadata["dtype"]
-        tokens_T, width_d = (int(size) for size in metadata["shape"].split(","))
+        shape = [int(size) for size in metadata["shape"].split(",")]
         batch = reader.get_batch(0)
         keys = batch.column("key").to_pylist()
         labels = batch.column("label").to_numpy()
         tokens = batch.column("tokens").flatten().to_numpy(zero_copy_only=True)
-        tokens = tokens.reshape(len(keys), tokens_T, width_d)
+        tokens = tokens.reshape(len(keys), *shape)
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         raise IntegrityError(
             f"{where} is damaged: not a part of an activation cache ({error}); make it again"

@@ -72,6 +72,12 @@ def test_part_comes_back_bit_for_bit(store: Store, dtype: str) -> None:
         assert not back.tokens.flags.owndata
 
 
+def test_maps_of_a_convolution_come_back(store: Store) -> None:
+    maps = np.arange(6 * 2 * 3 * 5, dtype=np.float16).reshape(6, 2, 3, 5)
+    ref = write_part(store, "p", 0, keys=KEYS, labels=LABELS, tokens=maps, dtype="float16", fingerprint="f")
+    assert np.array_equal(read_part(store, ref, fingerprint="f").tokens, maps)
+
+
 def test_part_is_mapped_not_copied(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     tokens = np.zeros((64, 16, 1024), np.float16)

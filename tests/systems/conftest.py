@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from toy import CLASSES, token_set
 
 from taft_ray.plans.spec import RunSpec
 from taft_ray.systems import Cell, TokenSet
 from taft_ray.tangent import TangentModel, linearize
 
-CLASSES, TRAIN, TEST = 3, 60, 30
+TRAIN, TEST = 60, 30
 
 
 @pytest.fixture(scope="session")
@@ -21,15 +22,6 @@ def tm() -> TangentModel:
         torch.manual_seed(0)
         network = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=3, num_heads=3)
     return linearize(network, num_classes=CLASSES)
-
-
-def token_set(tm: TangentModel, count: int, seed: int) -> TokenSet:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % CLASSES
-    images = torch.randn(count, 3, 32, 32, generator=generator)
-    images[torch.arange(count), labels] += 1.0
-    keys = [f"{seed:08d}{number:08d}".encode() for number in range(count)]
-    return TokenSet(keys=keys, labels=labels, tokens=tm.prefix(images).to(torch.float16))
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
+from toy import CLASSES, token_set
 
 from taft_ray.errors import DataError
 from taft_ray.systems import measure
 from taft_ray.systems.measure import split
-from taft_ray.tangent import compose, fit, prepare_pictures
+from taft_ray.tangent import compose, fit, linearize, prepare_pictures
 
 
 @pytest.mark.parametrize("method", ["hash", "equal", "stratified"])
@@ -96,3 +98,21 @@ def test_classes_that_shards_lack_are_counted_and_empty_shards_weigh_nothing(tm,
 def test_no_sample_at_all_is_an_error(tm, train, test, cell_of):
     with pytest.raises(DataError, match="empty"):
         measure(replace(cell_of(), forget=0.9), tm, train[torch.arange(0)], test)
+
+
+# the first torch.func.jvp of a process imports torch's own decompositions, which call it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+@pytest.mark.parametrize(("network", "solver"), [("tangent", "ridge"), ("tangent", "adam"), ("nonlinear", "adam")])
+def test_tangent_resnet(cell_of, network, solver):
+    """The LQF and TMC line: a convolution's maps through the fallback."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        shape = {"layers": (1, 1, 1, 1), "channels": (8, 12, 16, 24)}
+        resnet = linearize(timm.create_model("resnet18", **shape), num_classes=CLASSES)
+    train, test = token_set(resnet, 24, 1), token_set(resnet, 12, 2)
+    assert train.tokens.ndim == 4
+    cell = cell_of(network=network, solver=solver, shards=2, epochs=1, max_iterations=5)
+    result = measure(cell, resnet, train, test)
+    if network == "tangent":
+        assert result["ensemble_difference"] < 1e-5
+    assert all(0 <= value <= 1 for value in result["accuracy"].values())
