@@ -14,7 +14,7 @@ from taft_ray.errors import UsageError
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.points import Point, Table, Wanted, accuracy, gram_at, kept, refit_seconds
 
-FORGET = (0.0, 0.25, 0.5)  # of the samples (figure 1c)
+FORGET = (0.0, 0.5)  # of the samples (figure 1c)
 EPSILONS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.1, 0.3)
 SISA_SLICES = 4
 
