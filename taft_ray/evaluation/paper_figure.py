@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from taft_ray.evaluation.figures import COLOURS, SETTINGS
 from taft_ray.evaluation.paper_table import entries
@@ -35,6 +36,14 @@ def picture(summary: dict[str, Any]) -> bytes:
         figure.legend(loc="outside lower center", ncols=3, fontsize=10)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _log_axis(axes: Axes) -> None:
+    """Plain numbers: no formula is set in these pictures."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
 
 def _bars(axes: Axes, summary: dict[str, Any]) -> None:
@@ -73,7 +82,7 @@ def _lines(axes: Axes, summary: dict[str, Any]) -> None:
         )
     numbers = sorted(float(column) for column in summary["columns"])
     if numbers[0] > 0 and numbers[-1] / numbers[0] > 50:
-        axes.set_xscale("log")
+        _log_axis(axes)
     elif summary["column"] == "shards kept":
         axes.invert_xaxis()  # time goes on to the right: ever more is dropped
     axes.set_xlabel(summary["column"])
@@ -97,6 +106,6 @@ def _time(axes: Axes, summary: dict[str, Any]) -> None:
                 x, y, color=colour, marker=_MARKERS[at % len(_MARKERS)], markerfacecolor=colour if filled else "none",
                 linestyle="-" if filled else ":", label=f"{row}: {kind}",
             )  # fmt: skip
-    axes.set_xscale("log")
+    _log_axis(axes)
     axes.set_xlabel("seconds of a retrain, log scale")
     axes.set_ylabel(f"accuracy, percent, with {', '.join(share.split()[0] for share in shares)} forgotten")

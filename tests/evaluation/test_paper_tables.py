@@ -73,3 +73,4 @@ def test_picture_is_svg_and_the_same_bytes_again(made):
     assert b"<svg" in first
     assert "http://www.w3.org" in first.decode()
     assert "toy (60 / 30)" in first.decode()
+    assert "mathdefault" not in first.decode()
