@@ -23,13 +23,11 @@ from taft_ray.data import epoch_order, slice_of
 from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import TaftError
 from taft_ray.orchestration.linearised import build_tangent
-from taft_ray.orchestration.worker import PREPARE_CHUNK, PREPARED_BUDGET
 from taft_ray.plans.spec import RunSpec
 from taft_ray.tangent import (
     Delta,
     FittedDelta,
     Pictures,
-    Prepared,
     Recomputed,
     Sums,
     TangentModel,
@@ -38,6 +36,7 @@ from taft_ray.tangent import (
     fit,
     shard_terms,
 )
+from taft_ray.tangent.prepared import PREPARE_CHUNK, PREPARED_BUDGET
 
 EFFORT = 100.0  # of a finished trial; a part of it: epochs of adam, or shards composed
 _REPORTS = 5  # of a composed model, while its shards are fitted
@@ -199,7 +198,7 @@ def lay_out(bench: Bench, linearisation: Linearisation, tokens: np.ndarray) -> L
                 pictures,
                 torch.from_numpy(bench.labels[members]),
                 [bench.keys[row].tobytes() for row in members],
-                _gram(tm, pictures) if with_gram else None,
+                {name: matrix.cpu() for name, matrix in tm.gram(pictures).items()} if with_gram else None,
             )
         )
     held = np.flatnonzero(bench.held)
@@ -221,14 +220,6 @@ def _prepare(tm: TangentModel, view: Tensor, rows: np.ndarray, *, of: int) -> Pi
         return Recomputed(lambda chosen: tm.prepare(view[chosen]), index)
     rest = [tm.prepare(view[index[at : at + PREPARE_CHUNK]]) for at in range(PREPARE_CHUNK, len(index), PREPARE_CHUNK)]
     return concatenate([first, *rest])
-
-
-def _gram(tm: TangentModel, pictures: Pictures) -> dict[str, Tensor]:
-    total: dict[str, Tensor] = {}
-    for _, batch in batches(pictures, 1 << 30 if isinstance(pictures, Prepared) else PREPARE_CHUNK):
-        for name, matrix in tm.gram(batch).items():
-            total[name] = total[name] + matrix if name in total else matrix
-    return {name: matrix.cpu() for name, matrix in total.items()}
 
 
 def mapped(tokens: np.ndarray, cache_dtype: str) -> Tensor:
