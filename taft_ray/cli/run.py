@@ -8,8 +8,8 @@ import click
 
 from taft_ray.cli.answers import answers
 from taft_ray.cli.spec import spec_from, spec_options
-from taft_ray.plans.spec import COMPOSITIONS
 from taft_ray.progress import ProgressReport
+from taft_ray.tangent import COMPOSITIONS
 
 
 @click.command()

@@ -9,7 +9,8 @@ import click
 
 from taft_ray.cli.answers import Verb
 from taft_ray.errors import TaftError
-from taft_ray.plans.spec import COMPOSITIONS, DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
+from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
+from taft_ray.tangent import COMPOSITIONS
 from taft_ray.tangent.loss import LOSSES
 from taft_ray.tangent.model import TRAINABLE
 
@@ -92,7 +93,13 @@ def spec_options(function: Verb) -> Verb:
             help="Of adam: checkpoints inside a shard, so that a retrain starts at the slice that lost a sample.",
         ),
         click.option("--radius", type=float, help="Of adam: Δw stays in a ball of this radius; no bound by default."),
-        click.option("--compose", type=click.Choice(COMPOSITIONS), default="gram", show_default=True),
+        click.option(
+            "--compose",
+            type=click.Choice(COMPOSITIONS),
+            default="gram",
+            show_default=True,
+            help="The mean, layer by layer by Gram matrices, or all layers jointly (of the last block alone).",
+        ),
         click.option("--epsilon", type=float, default=0.02, show_default=True, help="Of the Gram composition."),
         click.option("--weighting", type=click.Choice(WEIGHTINGS), default="uniform", show_default=True),
         click.option(

@@ -34,6 +34,7 @@ COLOURS = {
     "dropped": "#a9cfe6",
     "cache": "#8d959f",
 }
+COMPOSED = ("mean", "gram", "joint")  # a run has the mean and at most one of the others
 WIDE, NARROW = 720, 340  # px: the page shows the narrow drawing on a phone, so that no text is scaled down
 
 SETTINGS: dict[Any, Any] = {
@@ -64,7 +65,7 @@ SETTINGS: dict[Any, Any] = {
 def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
     """Accuracy of the first m shards composed, for each way to compose, with the monolith as a level line."""
     rows = accuracy_rows(report)
-    lines = {mode: [(row["shards"], row[mode]) for row in rows if row[mode] is not None] for mode in ("mean", "gram")}
+    lines = {mode: [(row["shards"], row[mode]) for row in rows if row[mode] is not None] for mode in COMPOSED}
     lines = {mode: points for mode, points in lines.items() if points}
     if not lines:
         return None
@@ -78,7 +79,7 @@ def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
             axes.plot(
                 x,
                 y,
-                color=COLOURS[mode],
+                color=COLOURS["mean" if mode == "mean" else "gram"],
                 marker=marker if len(points) <= 40 else None,
                 markersize=6.5,
                 linewidth=2.2,
@@ -116,8 +117,7 @@ def accuracy_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     kept = [row for row in rows if isinstance(row, dict) and is_measure(row.get("shards"))]
     kept.sort(key=lambda row: row["shards"])
     return [
-        {"shards": row["shards"]} | {m: row[m] if is_measure(row.get(m)) else None for m in ("mean", "gram")}
-        for row in kept
+        {"shards": row["shards"]} | {m: row[m] if is_measure(row.get(m)) else None for m in COMPOSED} for row in kept
     ]
 
 

@@ -97,12 +97,13 @@ def _accuracy(report: dict[str, Any]) -> Raw:
         _figure(figures.accuracy_by_shards, report, alt, caption, f"Accuracy against shards: {ABSENT}."),
     ]
     if rows:
+        shown = [mode for mode in figures.COMPOSED if any(row[mode] is not None for row in rows)]
         parts.append(
             table(
                 "Accuracy by number of shards composed",
-                ["Shards", "Mean", "Gram", "Monolith"],
-                [[f"{row['shards']:g}", percent(row["mean"]), percent(row["gram"]), percent(level)] for row in rows],
-                numeric=(0, 1, 2, 3),
+                ["Shards", *(mode.capitalize() for mode in shown), "Monolith"],
+                [[f"{row['shards']:g}", *(percent(row[mode]) for mode in shown), percent(level)] for row in rows],
+                numeric=range(2 + len(shown)),
             )
         )
     compositions = lookup(report["measurements"], "composition") or []

@@ -15,9 +15,8 @@ from taft_ray.orchestration.linearised import build_tangent, run_spec
 from taft_ray.orchestration.reading import read_state
 from taft_ray.orchestration.recompose import one_thread, sums_of
 from taft_ray.orchestration.snapshots import snapshot_digest
-from taft_ray.plans.spec import COMPOSITIONS
 from taft_ray.storage import Store
-from taft_ray.tangent import ComposedModel
+from taft_ray.tangent import COMPOSITIONS, ComposedModel
 
 FORMATS = (".pt2", ".onnx")
 
@@ -32,12 +31,12 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
     spec = run_spec(store)
     if path.suffix not in FORMATS:
         raise UsageError(f"--output {output}: expected a file ending in {' or '.join(FORMATS)}")
-    if compose == "gram" and spec.compose != "gram":
-        raise UsageError(
-            "--compose gram: this run keeps no Gram statistics; leave it out, or train with --compose gram"
-        )
     if compose is not None and compose not in COMPOSITIONS:
         raise UsageError(f"--compose {compose}: expected one of {', '.join(COMPOSITIONS)}")
+    if compose is not None and compose not in spec.modes:
+        raise UsageError(
+            f"--compose {compose}: this run keeps no statistics for it; leave it out, or train with --compose {compose}"
+        )
     if path.suffix == ".onnx":
         _need_onnx()
     state = read_state(store)
@@ -45,7 +44,7 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     classes = list(state.cached["classes"])
     with one_thread():
-        delta = sums_of(store, state).compose(compose or spec.compose, spec.epsilon)
+        delta = sums_of(store, state).compose(compose or spec.compose, **spec.compose_options())
     tm, _ = build_tangent(spec, len(classes))
     model = ComposedModel(tm.float().cpu(), {name: value.float() for name, value in delta.items()})
     preprocess = load_model(spec.model, spec.weights, spec.image_size).preprocess

@@ -34,11 +34,10 @@ def snapshots_of(spec: RunSpec, sums: Sums) -> dict[str, str]:
     """The snapshots that these sums compose to: key -> digest of the object. Any other one is of another set of shards."""
     if not sums.weight:
         return {}
-    modes = ("mean", "gram") if spec.compose == "gram" else ("mean",)
     found = {}
     with one_thread():
-        for mode in modes:
-            delta = sums.compose(mode, spec.epsilon)
+        for mode in spec.modes:
+            delta = sums.compose(mode, **spec.compose_options())
             found[names.composed_key(snapshot_digest(delta))] = digest_bytes(snapshot_bytes(delta))
     return found
 

@@ -36,7 +36,7 @@ from taft_ray.storage import (
     write_spec,
 )
 from taft_ray.storage import rundir as names
-from taft_ray.tangent import linearize
+from taft_ray.tangent import check_joint, linearize
 
 BASE_KEY = f"{names.BASE_FOLDER}/base.safetensors"
 
@@ -72,7 +72,10 @@ def train(
     if not pinned(store):
         open_source(spec.data)  # before anything is written: a wrong path must leave no run behind
         loaded = load_model(spec.model, spec.weights, spec.image_size)
-        linearize(loaded.network, num_classes=2, **spec.linearize_options())  # refuses what this model cannot do
+        tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())  # refuses what this model cannot do
+        if spec.compose == "joint":
+            size = loaded.preprocess.size
+            check_joint(tm, tm.prefix(torch.zeros(1, 3, size, size)))
         spec = replace(spec, weights_digest=loaded.weights_digest)
     else:
         spec = replace(spec, weights_digest=run_spec(store).weights_digest)
@@ -229,7 +232,7 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     worker = worker_for(run, spec, ask(composer.class_count))
     answer: dict[str, Any] = {"data": data, "rejected": n_rejected}
     by_mode: dict[str, Any] = {}
-    for mode in ("gram", "mean") if spec.compose == "gram" else ("mean",):
+    for mode in reversed(spec.modes):
         composed = ask(composer.compose, mode)
         measured = ask(worker.evaluate, composed["key"], parts)
         by_mode[mode] = {

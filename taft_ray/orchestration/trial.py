@@ -35,6 +35,7 @@ from taft_ray.tangent import (
     concatenate,
     fit,
     shard_terms,
+    statistics_for,
 )
 from taft_ray.tangent.prepared import PREPARE_CHUNK, PREPARED_BUDGET
 
@@ -148,10 +149,12 @@ def run_trial(spec: RunSpec, laid: LaidOut, objective: str, heard: Heard) -> Non
     stops = {-(-count * part // _REPORTS) for part in range(1, _REPORTS + 1)}
     for done, group in enumerate(laid.groups, start=1):
         delta = _fit(spec, laid.tm, group, slices=spec.slices)
-        terms = shard_terms({name: value.cpu() for name, value in delta.items()}, group.gram)
+        # Gram matrices are those of the pictures, joint statistics those of the fit as well
+        statistics = group.gram or statistics_for(spec.compose, laid.tm, group.pictures, delta)
+        terms = shard_terms({name: value.cpu() for name, value in delta.items()}, statistics)
         sums.add(terms, spec.weight_of(len(group.labels)))
         if done in stops:
-            heard(EFFORT * done / count, sums.compose(spec.compose, spec.epsilon).to(torch.float32))
+            heard(EFFORT * done / count, sums.compose(spec.compose, **spec.compose_options()).to(torch.float32))
 
 
 def _fit(spec: RunSpec, tm: TangentModel, group: Group, *, slices: int, watch: Any = None) -> FittedDelta:
@@ -198,7 +201,7 @@ def lay_out(bench: Bench, linearisation: Linearisation, tokens: np.ndarray) -> L
                 pictures,
                 torch.from_numpy(bench.labels[members]),
                 [bench.keys[row].tobytes() for row in members],
-                {name: matrix.cpu() for name, matrix in tm.gram(pictures).items()} if with_gram else None,
+                statistics_for("gram", tm, pictures, {}) if with_gram else None,
             )
         )
     held = np.flatnonzero(bench.held)

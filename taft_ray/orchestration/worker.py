@@ -44,6 +44,7 @@ from taft_ray.tangent import (
     fit_many,
     prepare_pictures,
     shard_terms,
+    statistics_for,
     terms_to_delta,
 )
 
@@ -171,11 +172,9 @@ class ShardWorker(Warm):
         task, report = loaded.task, delta.report
         monolith = task["shard"] == "monolith"
         began = time.time()
-        gram = None
-        if self.spec.compose == "gram" and not monolith:
-            gram = {name: matrix.cpu() for name, matrix in self.tm.gram(loaded.pictures).items()}
-        terms = shard_terms({name: value.cpu() for name, value in delta.items()}, gram)
-        gram_s = time.time() - began
+        statistics = None if monolith else statistics_for(self.spec.compose, self.tm, loaded.pictures, delta)
+        terms = shard_terms({name: value.cpu() for name, value in delta.items()}, statistics)
+        statistics_s = time.time() - began
         ref = write_delta(
             self.into or self.store,
             names.MONOLITH_FOLDER if monolith else names.delta_folder(int(task["shard"])),
@@ -195,7 +194,7 @@ class ShardWorker(Warm):
                 "fit_seconds": report.seconds,
                 "read_seconds": loaded.read_s,
                 "prepare_seconds": loaded.prepare_s,
-                "statistics_seconds": gram_s,
+                "statistics_seconds": statistics_s,
                 "started": loaded.started,
                 "ended": ended,
                 "samples": len(loaded.labels),
@@ -276,8 +275,8 @@ class ShardWorker(Warm):
             if position not in counts or not sums.weight:
                 continue
             row: dict[str, Any] = {"shards": position}
-            for mode in ("mean", "gram") if self.spec.compose == "gram" else ("mean",):
-                composed = sums.compose(mode, self.spec.epsilon).to(torch.float32)
+            for mode in self.spec.modes:
+                composed = sums.compose(mode, **self.spec.compose_options()).to(torch.float32)
                 row[mode] = self._correct(pictures, labels, composed) / max(1, len(labels))
             rows.append(row)
         return rows

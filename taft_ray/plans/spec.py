@@ -13,10 +13,9 @@ import torch
 import taft_ray
 from taft_ray.data import METHODS
 from taft_ray.errors import SpecMismatch, UsageError
-from taft_ray.tangent import DEFAULT_EPSILON, FitConfig
+from taft_ray.tangent import COMPOSITIONS, DEFAULT_EPSILON, FitConfig
 from taft_ray.tangent.model import TRAINABLE
 
-COMPOSITIONS = ("gram", "mean")
 WEIGHTINGS = ("uniform", "samples")
 DTYPES = ("float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float32")
@@ -118,6 +117,14 @@ class RunSpec:
 
     def linearize_options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("last_blocks", "trainable", "reset", "cls_token", "seed")}
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The compositions that its shards' deltas allow, the mean first."""
+        return ("mean",) if self.compose == "mean" else ("mean", self.compose)
+
+    def compose_options(self) -> dict[str, Any]:
+        return {"epsilon": self.epsilon, "penalty": self.penalty}
 
     def weight_of(self, samples: int) -> int:
         """How often a shard's delta counts in the mean: an empty shard weighs nothing."""

@@ -6,7 +6,7 @@ Legend: n samples, N shards, B evaluation pictures, K classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from taft_ray.data import assign, epoch_order, sample_keys, slice_of
-from taft_ray.errors import DataError
+from taft_ray.errors import DataError, UnsupportedModel
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.nonlinear import NonLinear
 from taft_ray.systems.readouts import Member, Readouts
-from taft_ray.tangent import Pictures, Sums, TangentModel, fit, prepare_pictures
+from taft_ray.tangent import Pictures, Sums, TangentModel, check_joint, fit, prepare_pictures, statistics_for
 
 WARM_UP = 64  # pictures of the fit that does not count
 
@@ -94,7 +94,7 @@ def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> di
         "fits": {name: [facts[name] for _, facts in fitted] for name in fitted[0][1]},
     }
     if cell.timed:
-        out["recompose_seconds"] = _recompose_seconds(members, cell.spec.epsilon)
+        out["recompose_seconds"] = _recompose_seconds(members, cell.spec.epsilon, cell.spec.penalty)
     return {**out, "seconds": time.perf_counter() - began}
 
 
@@ -112,19 +112,32 @@ def _fit_shard(cell: Cell, model: TangentModel | NonLinear, shard: TokenSet) -> 
     slices = torch.from_numpy(slice_of(keys, slices=spec.slices, seed=spec.seed))
     delta = fit(model, pictures, shard.labels, spec.fit_config(), order=by_key, slice_of=slices)
     fitted = time.perf_counter()
-    statistics = None
-    if isinstance(model, TangentModel) and spec.shards > 1:
-        statistics = model.gram(pictures)
-    ended = time.perf_counter()
+    statistics: dict[str, Mapping[str, Tensor] | None] = {"mean": None}
+    seconds = {}
+    for readout in _by_statistics(cell, model, shard.tokens[:1]):
+        started = time.perf_counter()
+        statistics[readout] = statistics_for(readout, model, pictures, delta)  # type: ignore[arg-type]  # a tangent model
+        seconds[f"{readout}_seconds"] = time.perf_counter() - started
     facts = {
         "prepare_seconds": prepared - began,
         "fit_seconds": fitted - prepared,
-        "statistics_seconds": ended - fitted,
+        **seconds,
         "iterations": delta.report.iterations,
         "converged": delta.report.converged,
         "norm": float(delta.norm()),
     }
     return Member(delta=delta, weight=spec.weight_of(len(shard)), statistics=statistics), facts
+
+
+def _by_statistics(cell: Cell, model: TangentModel | NonLinear, tokens: Tensor) -> tuple[str, ...]:
+    """The compositions beside the mean that the shards of this cell allow. tokens: of one picture."""
+    if isinstance(model, NonLinear) or cell.spec.shards == 1:
+        return ()
+    try:
+        check_joint(model, tokens)
+    except UnsupportedModel:
+        return ("gram",)
+    return ("gram", "joint")
 
 
 def _subsets(cell: Cell, shards: int) -> list[tuple[int, list[int]]]:
@@ -136,10 +149,10 @@ def _subsets(cell: Cell, shards: int) -> list[tuple[int, list[int]]]:
     return [(number, order[:count]) for number, order in enumerate(orders) for count in counts]
 
 
-def _recompose_seconds(members: Sequence[Member], epsilon: float) -> dict[str, float]:
+def _recompose_seconds(members: Sequence[Member], epsilon: float, penalty: float) -> dict[str, float]:
     """What a warm composer does after a retrain, by readout: one shard out, one in, compose. The median of three."""
     out = {}
-    for readout in ("mean", "gram") if members[0].statistics is not None else ("mean",):
+    for readout in members[0].statistics:
         sums, terms = Sums(), {}
         for member in members:
             terms = member.terms(readout)
@@ -149,7 +162,7 @@ def _recompose_seconds(members: Sequence[Member], epsilon: float) -> dict[str, f
             began = time.perf_counter()
             sums.subtract(terms, members[-1].weight)
             sums.add(members[-1].terms(readout), members[-1].weight)
-            sums.compose(readout, epsilon)
+            sums.compose(readout, epsilon, penalty)
             taken.append(time.perf_counter() - began)
         out[readout] = median(taken)
     return out

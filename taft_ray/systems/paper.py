@@ -13,6 +13,7 @@ from typing import Any
 from taft_ray.errors import UsageError
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.points import Point, Table, Wanted, accuracy, gram_at, kept, refit_seconds
+from taft_ray.systems.readouts import COMPOSED
 
 FORGET = (0.0, 0.5)  # of the samples (figure 1c)
 EPSILONS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.1, 0.3)
@@ -43,10 +44,12 @@ SHARDED = {
     "SISA (NLFT, mean of outputs)": (nlft, "average"),
     "TAFT: Adam, mean": (adam, "mean"),
     "Adam, Gram": (adam, "gram"),
+    "Adam, joint Gram": (adam, "joint"),
     "ridge, mean": (ridge, "mean"),
     "ridge, Gram": (ridge, "gram"),
+    "ridge, joint Gram": (ridge, "joint"),
 }
-TAFT_ROWS = ("TAFT: Adam, mean", "Adam, Gram", "ridge, mean", "ridge, Gram")
+TAFT_ROWS = ("TAFT: Adam, mean", "Adam, Gram", "ridge, mean", "ridge, Gram", "ridge, joint Gram")
 
 
 def _sharded(wanted: Wanted, make: Callable[..., Cell], shards: int, seed: int) -> Cell:
@@ -113,7 +116,7 @@ def _fig1a(wanted: Wanted) -> Table:
 
 
 def _fig1b(wanted: Wanted) -> Table:
-    rows = [row for row in SHARDED if row not in ("Adam, Gram", "ridge, mean")]
+    rows = [row for row in SHARDED if row not in ("Adam, Gram", "Adam, joint Gram", "ridge, mean")]
     title = f"Dropping shards, against SISA and Model Soup: what is left of {wanted.most}"
     return _dropping("fig1b", title, rows, wanted)
 
@@ -125,6 +128,7 @@ def _fig1c(wanted: Wanted) -> Table:
         "TAFT: Adam, mean": (adam, "mean", adam),
         "ridge, mean": (ridge, "mean", ridge),
         "ridge, Gram": (ridge, "gram", ridge),
+        "ridge, joint Gram": (ridge, "joint", ridge),
         "SISA (NLFT, vote)": (nlft, "vote", nlft),
     }
     for row, (make, readout, whole) in rows.items():
@@ -133,7 +137,7 @@ def _fig1c(wanted: Wanted) -> Table:
                 timed = replace(wanted.base, timed=True, forget=share)
                 shards, one = make(timed, shards=wanted.most, seed=seed), whole(timed, shards=1, seed=seed)
                 gone = f"{100 * share:.0f}% forgotten"
-                composed = readout if readout in ("mean", "gram") else None
+                composed = readout if readout in COMPOSED else None
                 shard_s, whole_s = refit_seconds(composed), refit_seconds(None)
                 points += [
                     Point(row=row, column=f"{gone}: accuracy", cell=shards, read=accuracy(readout)),
@@ -216,7 +220,12 @@ def _choices(wanted: Wanted) -> Table:
         "PT=F": {"reset": True},
         "CLS=T": {"cls_token": True},
     }
-    columns = {"one model": (1, "mean"), "mean": (wanted.most, "mean"), "Gram": (wanted.most, "gram")}
+    columns = {
+        "one model": (1, "mean"),
+        "mean": (wanted.most, "mean"),
+        "Gram": (wanted.most, "gram"),
+        "joint Gram": (wanted.most, "joint"),
+    }
 
     def cell(changes: dict[str, Any], shards: int, seed: int) -> Cell:
         if not changes:
@@ -241,7 +250,7 @@ def _slices(wanted: Wanted) -> Table:
             cell=_sharded(wanted, _with(make, slices=slices), wanted.most, seed),
         )
         for row, (make, readout) in SHARDED.items()
-        if make is not ridge and row != "Adam, Gram"
+        if make is not ridge and readout not in ("gram", "joint")
         for slices in (1, SISA_SLICES)
         for seed in wanted.seeds
     )  # fmt: skip

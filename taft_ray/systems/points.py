@@ -113,7 +113,7 @@ def refit_seconds(readout: str | None) -> Read:
 
     def read(result: Mapping[str, Any]) -> float:
         fits = result["fits"]
-        parts = ("prepare_seconds", "fit_seconds") + (("statistics_seconds",) if readout == "gram" else ())
+        parts = ("prepare_seconds", "fit_seconds") + (() if readout in (None, "mean") else (f"{readout}_seconds",))
         each = [sum(values) for values in zip(*(fits[part] for part in parts), strict=True)]
         return median(each) + (result["recompose_seconds"][readout] if readout is not None else 0.0)
 

@@ -6,7 +6,7 @@ Legend: N shards, B pictures, K classes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.systems.nonlinear import NonLinear
 from taft_ray.tangent import Delta, Pictures, Sums, TangentModel, batches, shard_terms
 
-COMPOSED = ("mean", "gram")  # one model, whatever N is
+COMPOSED = ("mean", "gram", "joint")  # one model, whatever N is
 SIDE_BY_SIDE = ("average", "vote")  # N forward passes
 READOUTS = (*COMPOSED, *SIDE_BY_SIDE)
 _CHUNK = 256  # pictures a forward pass
@@ -24,16 +24,15 @@ _CHUNK = 256  # pictures a forward pass
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """What a shard became: its Δ, how much it weighs, and its Gram statistics where they are wanted."""
+    """What a shard became: its Δ, how much it weighs, and its statistics by composition: those that it can be composed by."""
 
     delta: Delta
     weight: int
-    statistics: Mapping[str, Tensor] | None = None
+    statistics: Mapping[str, Mapping[str, Tensor] | None] = field(default_factory=lambda: {"mean": None})
 
     def terms(self, readout: str) -> dict[str, Tensor]:
-        """Its terms of the exact sums that "mean" or "gram" is made of."""
-        delta = {name: value.cpu() for name, value in self.delta.items()}
-        return shard_terms(delta, self.statistics if readout == "gram" else None)
+        """Its terms of the exact sums that a composed readout is made of."""
+        return shard_terms({name: value.cpu() for name, value in self.delta.items()}, self.statistics[readout])
 
 
 def average(outputs_NBK: Tensor, weights: Sequence[int], *, probabilities: bool) -> Tensor:
@@ -76,7 +75,7 @@ class Readouts:
         spec: RunSpec,
     ) -> None:
         self.model, self.pictures, self.labels, self.members, self.spec = model, pictures, labels, members, spec
-        self.composed = COMPOSED if members[0].statistics is not None else COMPOSED[:1]
+        self.composed = tuple(members[0].statistics)
         self.outputs_NBK = torch.stack([self._outputs(member.delta) for member in members])
 
     @torch.no_grad()
@@ -89,7 +88,7 @@ class Readouts:
 
     def _compose(self, sums: Sums, readout: str, epsilon: float) -> Delta:
         like = self.members[0].delta
-        composed = sums.compose(readout, epsilon)
+        composed = sums.compose(readout, epsilon, self.spec.penalty)
         return Delta({name: value.to(like[name]) for name, value in composed.items()})
 
     def _side_by_side(self, who: Sequence[int]) -> dict[str, Tensor]:
@@ -98,13 +97,12 @@ class Readouts:
         return {"average": average(outputs, weights, probabilities=probabilities), "vote": vote(outputs, weights)}
 
     def read(self, chosen: Sequence[Collection[int]]) -> list[dict[str, float]]:
-        """Accuracy by readout of each of these subsets of the members. A member's terms are made once for all of them."""
-        answers = []
-        for who, sums in zip(chosen, self._sums(chosen, self.composed[-1]), strict=True):
-            outputs = {name: self._outputs(self._compose(sums, name, self.spec.epsilon)) for name in self.composed}
-            outputs |= self._side_by_side(sorted(who))
-            answers.append({name: self._accuracy(value) for name, value in outputs.items()})
-        return answers
+        """Accuracy by readout of each of these subsets of the members. A member's terms are made once a readout for all of them."""
+        answers = [self._side_by_side(sorted(who)) for who in chosen]
+        for name in self.composed:
+            for answer, sums in zip(answers, self._sums(chosen, name), strict=True):
+                answer[name] = self._outputs(self._compose(sums, name, self.spec.epsilon))
+        return [{name: self._accuracy(value) for name, value in answer.items()} for answer in answers]
 
     def ensemble_difference(self) -> float | None:
         """max |mean of the members' outputs − outputs of the mean| / max |output|; TAFT eq. 13 says 0. None for NLFT."""

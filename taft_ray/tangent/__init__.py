@@ -1,8 +1,17 @@
 """The mathematics: linearise, tangent passes, fit, compose. Needs torch and timm only."""
 
-from taft_ray.tangent.compose import DEFAULT_EPSILON, Sums, compose, shard_terms, terms_to_delta
+from taft_ray.tangent.compose import (
+    COMPOSITIONS,
+    DEFAULT_EPSILON,
+    Sums,
+    compose,
+    shard_terms,
+    statistics_for,
+    terms_to_delta,
+)
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit, fit_many
+from taft_ray.tangent.joint import check_joint
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, linearize
 from taft_ray.tangent.network import between
@@ -11,6 +20,7 @@ from taft_ray.tangent.ridge import certified_distance
 from taft_ray.tangent.serving import ComposedModel
 
 __all__ = [
+    "COMPOSITIONS",
     "DEFAULT_EPSILON",
     "ComposedModel",
     "Delta",
@@ -26,6 +36,7 @@ __all__ = [
     "batches",
     "between",
     "certified_distance",
+    "check_joint",
     "compose",
     "concatenate",
     "fit",
@@ -33,5 +44,6 @@ __all__ = [
     "linearize",
     "prepare_pictures",
     "shard_terms",
+    "statistics_for",
     "terms_to_delta",
 ]

@@ -1,7 +1,8 @@
-"""Composition: exact sums over shards, and the two models that are functions of them: the mean and the Gram composition.
+"""Composition: exact sums over shards, and the three models that are functions of them: mean, Gram and joint composition.
 
-    mean  Δw = Σ wᵢΔwᵢ / Σ wᵢ                                   (TAFT eq. 13: equal to output ensembling)
-    gram  ΔW = (Σ ΔWᵢAᵢ + e Σ wᵢΔWᵢ)(Σ Aᵢ + e Σ wᵢ I)⁻¹          (tangent.md §6; keys, norms and biases alone: the mean)
+    mean   Δw = Σ wᵢΔwᵢ / Σ wᵢ                                   (TAFT eq. 13: equal to output ensembling)
+    gram   ΔW = (Σ ΔWᵢAᵢ + e Σ wᵢΔWᵢ)(Σ Aᵢ + e Σ wᵢ I)⁻¹          (tangent.md §6; keys, norms and biases alone: the mean)
+    joint  all layers at once, as `joint` says                  (keys and norms: the mean)
 
 with e = ε · mean diag(Σ Aᵢ) / Σ wᵢ. Every sum is an integer sum on a fixed grid, so a shard can be added and subtracted
 exactly, and what is composed is a deterministic function of the sums.
@@ -23,24 +24,46 @@ from taft_ray.errors import DeltaMismatch, UsageError
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, check_sum, from_grid, largest, reach, to_grid
 from taft_ray.tangent.gram import GramLayer
+from taft_ray.tangent.joint import joint_statistics, solve_joint
+from taft_ray.tangent.model import TangentModel
+from taft_ray.tangent.packed import lower_triangle, pack
+from taft_ray.tangent.prepared import Pictures
 
+COMPOSITIONS = ("gram", "mean", "joint")
 DEFAULT_EPSILON = 0.02
+DEFAULT_PENALTY = 0.01
 ROWS = 256  # of a layer's ΔW a solve: part of what fixes the last bits of a composition
-_DELTA, _GRAM, _CROSS = "delta/", "gram/", "cross/"
+_DELTA, _GRAM, _CROSS, _JOINT = "delta/", "gram/", "cross/", "joint/"
+
+
+def statistics_for(
+    compose: str, tm: TangentModel, pictures: Pictures, delta: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """What a shard keeps beside its delta for this composition, float64 on the CPU; None for the mean.
+
+    Raises UnsupportedModel for "joint" where a trained layer sees more tokens than the class token's.
+    """
+    if compose == "gram":
+        return {name: matrix.cpu() for name, matrix in tm.gram(pictures).items()}
+    if compose == "joint":
+        return {_JOINT + name: value for name, value in joint_statistics(tm, pictures, delta).items()}
+    return None
 
 
 def shard_terms(delta: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """What a shard contributes to the sums, rounded once to the grids: int64 tensors by name.
 
-    ``delta/<parameter>``; and with statistics ``gram/<layer>`` (upper triangle, packed) and ``cross/<layer>`` = ΔW·A.
-    From here on this rounded delta *is* the shard's delta.
+    ``delta/<parameter>``; and with Gram statistics ``gram/<layer>`` (upper triangle, packed) and ``cross/<layer>`` = ΔW·A;
+    with joint ones ``joint/…``. From here on this rounded delta *is* the shard's delta.
     """
     terms = {_DELTA + name: to_grid(value, DELTA_BITS, what=name) for name, value in sorted(delta.items())}
     for key, matrix in sorted((statistics or {}).items()):
+        if key.startswith(_JOINT):
+            terms[key] = to_grid(matrix, GRAM_BITS, what=key)
+            continue
         layer = GramLayer.parse(key)
         grid = to_grid(matrix, GRAM_BITS, what=f"Gram matrix of {key}")
         size = len(grid)
-        upper = torch.triu_indices(size, size)
         absent = [name for name in (layer.weight, layer.bias) if name and name not in delta]
         if absent:
             raise DeltaMismatch(f"Gram statistics of {absent}, which the delta lacks; take both from one linearisation")
@@ -48,7 +71,7 @@ def shard_terms(delta: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | 
         if rows.shape[1] != size:
             raise DeltaMismatch(f"the Gram matrix of {key} has {size} rows, expected {rows.shape[1]}")
         cross = from_grid(rows, DELTA_BITS) @ from_grid(grid, GRAM_BITS)
-        terms[_GRAM + key] = grid[upper[0], upper[1]]
+        terms[_GRAM + key] = pack(grid)
         terms[_CROSS + key] = to_grid(cross, GRAM_BITS, what=f"ΔW·A of {key}")
     return terms
 
@@ -167,13 +190,7 @@ class Sums:
         size = self.totals[_CROSS + key].shape[1]
         packed = self.totals[_GRAM + key]
         values = from_grid(packed, GRAM_BITS)
-        # in one buffer, column by column, which is how LAPACK wants it: at 3,073 inputs, copies cost as much as products
-        lower = torch.empty(size, size, dtype=torch.float64, device=packed.device).T
-        start = 0
-        for column in range(size):
-            stop = start + size - column
-            lower[column:, column] = values[start:stop]
-            start = stop
+        lower = lower_triangle(values, size)  # one buffer: at 3,073 inputs, copies cost as much as products
         # relative to the mean input energy; the floor keeps a layer whose inputs are all zero solvable
         e = epsilon * float(lower.diagonal().mean()) or 1.0
         lower.diagonal().add_(e)
@@ -194,10 +211,29 @@ class Sums:
         right = torch.linalg.solve_triangular(lower, right, upper=False)
         return torch.linalg.solve_triangular(lower.T, right, upper=True).T
 
-    def compose(self, mode: str, epsilon: float = DEFAULT_EPSILON, workers: int = 1) -> Delta:
-        """`mean` or `gram` by name; UsageError for another."""
-        if mode not in ("mean", "gram"):
-            raise UsageError(f"compose={mode!r}: expected mean or gram")
+    def joint(self, penalty: float = DEFAULT_PENALTY) -> Delta:
+        """The joint composition in float64; λ = ``penalty``. Needs terms with joint statistics.
+
+        Guarantees: the bits do not depend on the threads that torch uses elsewhere.
+        """
+        if not penalty >= 0:
+            raise UsageError(f"penalty={penalty}: expected >= 0")
+        composed = self.mean()
+        found = {name[len(_JOINT) :]: total for name, total in self.totals.items() if name.startswith(_JOINT)}
+        if not found:
+            raise DeltaMismatch("the shards carry no joint statistics; compose by mean, or fit with --compose joint")
+        statistics = {name: from_grid(total, GRAM_BITS) for name, total in found.items()}
+        with _single_threads(1) as pool:
+            return pool.submit(solve_joint, statistics, composed, penalty).result()
+
+    def compose(
+        self, mode: str, epsilon: float = DEFAULT_EPSILON, penalty: float = DEFAULT_PENALTY, workers: int = 1
+    ) -> Delta:
+        """`mean`, `gram` or `joint` by name; UsageError for another."""
+        if mode not in COMPOSITIONS:
+            raise UsageError(f"compose={mode!r}: expected one of {', '.join(COMPOSITIONS)}")
+        if mode == "joint":
+            return self.joint(penalty)
         return self.mean() if mode == "mean" else self.gram(epsilon, workers)
 
     def _need_shards(self) -> None:
@@ -237,11 +273,12 @@ def compose(
     weights: Sequence[float] | None = None,
     statistics: Sequence[Mapping[str, Tensor]] | None = None,
     epsilon: float = DEFAULT_EPSILON,
+    penalty: float = DEFAULT_PENALTY,
 ) -> Delta:
-    """Compose shards' deltas (TAFT eq. 13), or by Gram statistics when given. Returns the first delta's types.
+    """Compose shards' deltas (TAFT eq. 13), or by Gram or joint statistics when given. Returns the first delta's types.
 
     weights: numbers >= 0 in the shards' proportions (uniform when None); sample counts are exact.
-    statistics: ``[tm.gram(prepared_i), …]``, one a delta.
+    statistics: ``[tm.gram(prepared_i), …]`` or what `statistics_for` gives, one a delta. epsilon is of Gram statistics, penalty of joint ones.
 
     Guarantees: the result's bits do not depend on the order of the shards.
     """
@@ -254,6 +291,7 @@ def compose(
     sums = Sums()
     for index, (delta, weight) in enumerate(zip(deltas, whole, strict=True)):
         sums.add(shard_terms(delta, None if statistics is None else statistics[index]), weight)
-    composed = sums.mean() if statistics is None else sums.gram(epsilon)
+    joint = any(name.startswith(_JOINT) for name in sums.totals)
+    composed = sums.compose("mean" if statistics is None else "joint" if joint else "gram", epsilon, penalty)
     dtypes = {name: value.dtype for name, value in deltas[0].items()}
     return Delta({name: value.to(dtypes[name]) for name, value in composed.items()})

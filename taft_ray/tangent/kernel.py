@@ -45,6 +45,10 @@ class JacobianRows:
         self._zero, self.shape = zero, shape  # (B, K)
         self.factors, self.vectors = factors, vectors  # vectors: (B, K, D), a class's derivative by a scale or shift
 
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self._zero.values())).device
+
     def jvp(self, delta: Mapping[str, Tensor]) -> Tensor:
         """J·Δ, (B, K)."""
         out = next(iter(delta.values())).new_zeros(self.shape)

@@ -11,7 +11,7 @@ from toy import CLASSES, token_set
 from taft_ray.errors import DataError
 from taft_ray.systems import measure
 from taft_ray.systems.measure import split
-from taft_ray.tangent import compose, fit, linearize, prepare_pictures
+from taft_ray.tangent import compose, fit, linearize, prepare_pictures, statistics_for
 
 
 @pytest.mark.parametrize("method", ["hash", "equal", "stratified"])
@@ -41,7 +41,7 @@ def test_output_ensemble_of_tangent_shards_is_the_composed_model(tm, train, test
 
 
 def test_composed_models_are_those_of_the_core(tm, train, test, cell_of):
-    """Mean and Gram, by `fit` and `compose` alone."""
+    """Mean, Gram and joint, by `fit` and `compose` alone."""
     cell = cell_of()
     result = measure(cell, tm, train, test)
     shards = [train[index] for index in split(cell, train)]
@@ -50,6 +50,9 @@ def test_composed_models_are_those_of_the_core(tm, train, test, cell_of):
     expected = {
         "mean": compose(deltas),
         "gram": compose(deltas, statistics=[tm.gram(p) for p in prepared], epsilon=cell.spec.epsilon),
+        "joint": compose(
+            deltas, statistics=[statistics_for("joint", tm, p, d) or {} for p, d in zip(prepared, deltas, strict=True)]
+        ),
     }
     pictures = tm.prepare(test.tokens)
     for readout, delta in expected.items():
@@ -79,7 +82,7 @@ def test_one_shard_is_one_model(tm, train, test, cell_of):
 
 def test_timed_cells_say_what_a_retrain_takes(tm, train, test, cell_of):
     result = measure(cell_of(timed=True), tm, train, test)
-    assert set(result["recompose_seconds"]) == {"mean", "gram"}
+    assert set(result["recompose_seconds"]) == {"mean", "gram", "joint"}
     assert all(len(values) == 4 for values in result["fits"].values())
     assert min(result["fits"]["fit_seconds"]) > 0
 

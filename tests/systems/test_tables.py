@@ -18,16 +18,16 @@ def fake(cell):
     """A result whose numbers say which cell they are of."""
     seed, shards = cell.spec.seed, cell.spec.shards
     value = 0.5 + 0.1 * seed
-    accuracy = dict.fromkeys(("mean", "gram", "average", "vote"), value)
+    accuracy = dict.fromkeys(("mean", "gram", "joint", "average", "vote"), value)
     return {
         "accuracy": accuracy,
         "kept": [{"order": o, "shards": n, **accuracy} for o in (0, 1) for n in range(1, shards + 1)],
         "gram_by_epsilon": {f"{e:g}": value for e in cell.epsilons},
         "fits": {
             **dict.fromkeys(("prepare_seconds", "fit_seconds"), [12.0 / shards] * shards),
-            "statistics_seconds": [0.0] * shards,
+            **dict.fromkeys(("gram_seconds", "joint_seconds"), [0.0] * shards),
         },
-        "recompose_seconds": {"mean": 0.0, "gram": 0.0},
+        "recompose_seconds": {"mean": 0.0, "gram": 0.0, "joint": 0.0},
     }
 
 

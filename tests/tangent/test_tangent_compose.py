@@ -289,7 +289,7 @@ def test_statistics_that_do_not_fit_are_refused():
         (lambda: compose([a_delta(0)], [math.nan]), "expected finite numbers >= 0"),
         (lambda: compose([a_delta(0)], [math.inf]), "expected finite numbers >= 0"),
         (lambda: compose([a_delta(0)], statistics=[a_gram(0)], epsilon=0.0), "epsilon=0.0: expected > 0"),
-        (lambda: summed([(0, 1.0, 1)]).compose("median"), "compose='median': expected mean or gram"),
+        (lambda: summed([(0, 1.0, 1)]).compose("median"), "compose='median': expected one of gram, mean, joint"),
         (lambda: Sums().add(shard_terms(a_delta(0)), -1), "weight=-1: expected a whole number >= 0"),
         (lambda: Sums().add(shard_terms(a_delta(0)), 0.5), "weight=0.5: expected a whole number >= 0"),  # type: ignore[arg-type]
     ],
