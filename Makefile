@@ -39,8 +39,8 @@ types: $(DEV_STAMP) ## pyright
 imports: $(DEV_STAMP) ## the rooms of ARCHITECTURE.md
 	$(BIN)/lint-imports
 
-bench: $(DEV_STAMP) ## the benchmarks
-	$(BIN)/python -m benchmarks
+bench: $(DEV_STAMP) ## the benchmarks, into benchmarks/README.md; with ASSETS=folder those on real pictures too
+	$(BIN)/python -m benchmarks $(if $(ASSETS),--assets $(ASSETS))
 
 format: $(DEV_STAMP) ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .

@@ -3,8 +3,10 @@
 # n samples, T tokens, d width
 
 import math
-import os
+import mmap
+import sys
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ KEY_BYTES = 16
 
 STORED_AS: Mapping[str, Any] = {"float16": np.float16, "bfloat16": np.uint16}
 """The numpy type that holds each dtype of tokens: numpy has no bfloat16, so its bits travel as uint16."""
+
+_POPULATE_READ = 22
+"""Linux's MADV_POPULATE_READ, which Python's mmap has no name for."""
 
 _ARROW_TYPES = {"float16": pa.float16(), "bfloat16": pa.uint16()}
 
@@ -101,14 +106,23 @@ def read_part(
             raise IntegrityError(
                 f"{where} is damaged: expected {ref.bytes} bytes, got {path.stat().st_size}; make it again"
             )
-        with pa.memory_map(os.fspath(path)) as source:
-            data = source.read_buffer()
+        data = _mapped(path)
     finally:
         if not store.local and into is None:
             path.unlink(missing_ok=True)
     if verify:
         check_digest(data, ref.digest, where)
     return _decode(data, ref, fingerprint, where)
+
+
+def _mapped(path: Path) -> pa.Buffer:
+    """The file, read-only, all of it asked for at once: page by page as they are touched, a disk gave a half to two thirds of its rate."""
+    with open(path, "rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if sys.platform == "linux":
+        with suppress(OSError):  # before Linux 5.14
+            memory.madvise(_POPULATE_READ)
+    return pa.py_buffer(memory)
 
 
 def rewrite_part(

@@ -1,0 +1,301 @@
+"""The tables of benchmarks/README.md: which command makes each, and how its JSON becomes rows and bars. Nothing is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ASSETS = "assets/"  # in a table's command; the folder of weights and data sets
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a table's picture. ``target``: what was aimed at, drawn as a line across it; None where nothing was."""
+
+    label: str
+    value: float
+    target: float | None = None
+    at_least: bool = True  # the target is to be reached; else not to be passed
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """name: of the marks in README.md and of the files in results/. module, arguments: the command, without ``--json``.
+
+    rows: what the command printed -> a row a line. columns: header -> cell. bars: what the picture shows, of a row.
+    """
+
+    name: str
+    module: str
+    arguments: Sequence[str] = ()
+    rows: Callable[[Any], Sequence[Row]]
+    columns: dict[str, Callable[[Row], str]]
+    bars: Callable[[Row], Sequence[Bar]]
+    axis: str  # what a bar's length is
+    log: bool = False
+
+    @property
+    def needs_assets(self) -> bool:
+        return ASSETS in self.arguments
+
+    @property
+    def command(self) -> str:
+        return " ".join(["python -m", f"benchmarks.{self.module}", *self.arguments])
+
+    def markdown(self, measured: Any) -> str:
+        cells = [[cell(row) for cell in self.columns.values()] for row in self.rows(measured)]
+        lines = [list(self.columns), ["---"] * len(self.columns), *cells]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def all_bars(self, measured: Any) -> list[Bar]:
+        return [bar for row in self.rows(measured) for bar in self.bars(row)]
+
+
+def seconds(value: float) -> str:
+    return f"{1e3 * value:.0f} ms" if value < 1 else f"{value:.3g} s"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def _ratio(name: str) -> Callable[[Row], str]:
+    return lambda row: "" if row.get(name) is None else f"{row[name]:.3g}"
+
+
+def _step_columns(*extra: tuple[str, Callable[[Row], str]]) -> dict[str, Callable[[Row], str]]:
+    return {
+        "model": lambda row: row["model"],
+        "ours": lambda row: _milliseconds(row["ours_ms"]),
+        "torch.func.jvp": lambda row: _milliseconds(row["func_jvp_ms"]),
+        "ratio (quartiles)": lambda row: "{:.1f} ({:.1f}-{:.1f})".format(row["ratio"], *row["ratio_range"]),
+        "ratio of CPU time": _ratio("cpu_ratio"),
+        **dict(extra),
+        "load": lambda row: f"{row['load']:.1f}",
+    }
+
+
+def _models(*names: str) -> list[str]:
+    return [part for name in names for part in ("--model", name)]
+
+
+VIT_T, VIT_S, VIT_B = "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"
+STEP_TARGETS = {VIT_S: 40.0, VIT_B: 70.0}
+WHOLE_TARGET = 250.0
+SERVING_TARGETS = {"last 1": 1.0, "last all": 3.3}
+
+
+def _serving(rows: Any) -> list[Row]:
+    return [{**row, "trained": way, "ratio": row[f"ratio of {way}"]} for row in rows for way in SERVING_TARGETS]
+
+
+def _forget(rows: Any) -> list[Row]:
+    found: list[Row] = []
+
+    def add(what: str, ours: float, other: float, against: str) -> None:
+        found.append({"what": what, "ours": ours, "other": other, "against": against, "ratio": other / ours})
+
+    for row in rows:
+        if "compose" in row:
+            anew = next(value for name, value in row.items() if name.startswith("anew_"))
+            add(f"drop, {row['compose']}, {row['model']}", row["drop_s"], anew, "composing what is left anew")
+        if "fit_s" in row:
+            what, one = f"retrain of {row['samples_a_shard']:.0f} pictures, {row['model']}", row["monolith_fit_s"]
+            add(f"{what}: the fit", row["fit_s"], one, "fitting the one model anew")
+            add(f"{what}: to the certificate", row["forget_to_certificate_s"], one, "fitting the one model anew")
+    return found
+
+
+def _orchestration(rows: Any) -> list[Row]:
+    """What is measured, as text and as a part of what its target allows."""
+    found: list[Row] = []
+
+    def add(what: str, shown: str, target: str, part: float | None = None) -> None:
+        found.append({"what": what, "is": shown, "target": target, "part": part})
+
+    for row in rows:
+        if "overhead_ms" in row:
+            shards, overhead, beyond = row["shards"], row["overhead_ms"], row["beyond_lanes_start_s"]
+            add(f"overhead a shard, of {shards:,}", f"{overhead:.1f} ms", "20 ms", overhead / 20)
+            add(f"composer's memory at {shards:,} shards", f"{row['composer_peak_mb']:.0f} MB", "the same for all")
+            if shards >= 1000:
+                add(f"{shards:,} shards, beyond the lanes' start", seconds(beyond), "120 s", beyond / 120)
+        if "ledger_entries" in row:
+            replay = row["replay_cold_s"]
+            add(f"a ledger of {row['ledger_entries']:,} entries, replayed", seconds(replay), "5 s", replay / 5)
+    return found
+
+
+def _cache(measured: Any) -> list[Row]:
+    """Ratios, with what is aimed at."""
+    found: list[Row] = []
+
+    def add(what: str, ratio: float, target: float | None, short: str) -> None:
+        found.append({"what": what, "ratio": ratio, "target": target, "short": short})
+
+    build, memory, read = (measured.get(part) for part in ("build", "memory", "read"))
+    if build:
+        forward = "the forward pass alone"
+        add(f"CPU time a picture: {forward}, over the whole pass", build["cpu_ratio"], 0.9, "build, CPU time")
+        add(f"pictures a second: the whole pass, over {forward}", build["ratio"], 0.9, "build, pictures a second")
+        timm = build["ratio_to_timm"]
+        add(f"the same, over {forward} with timm's fused attention", timm, 0.9, "build, over timm's attention")
+    for row in memory or []:
+        whole, first = (sum(one["peak_mb"].values()) for one in (row, memory[0]))
+        count = f"{row['pictures']:,} pictures"
+        add(f"memory of a pass over {count} ({whole:,.0f} MB), over the first", whole / first, None, f"memory, {count}")
+    if read:
+        for name, how in (("copied", "copied, warm"), ("as float32", "to float32, warm"), ("from disk", "from disk")):
+            ratio = read[name]["mapped_of_plain"]
+            add(f"reading a mapped part, {how}, over a plain read", ratio, 0.8, f"reading, {how}")
+    return found
+
+
+TABLES: tuple[Table, ...] = (
+    Table(
+        name="step",
+        module="step",
+        arguments=(*_models(VIT_T, VIT_S, VIT_B), "--repetitions", "9", "--whole", "2"),
+        rows=lambda measured: measured["step"],
+        columns=_step_columns(
+            ("whole model", lambda row: _milliseconds(row["whole_ms"])),
+            ("ratio", lambda row: f"{row['whole_ratio']:.0f}"),
+            ("floor", lambda row: _milliseconds(row["floor_ms"])),
+            ("ours / floor", lambda row: f"{row['ours_ms'] / row['floor_ms']:.1f}"),
+        ),
+        bars=lambda row: [
+            Bar(f"{row['model']}, torch.func.jvp", row["ratio"], STEP_TARGETS.get(row["model"])),
+            Bar(
+                f"{row['model']}, whole model",
+                row["whole_ratio"],
+                WHOLE_TARGET if row["model"] in STEP_TARGETS else None,
+            ),
+        ],
+        axis="times our step, log scale",
+        log=True,
+    ),
+    Table(
+        name="step-7",
+        module="step",
+        arguments=(*_models(VIT_B), "--last-blocks", "7", "--repetitions", "3", "--memory"),
+        rows=lambda measured: measured["step"],
+        columns=_step_columns(
+            ("ours, recomputed", lambda row: _milliseconds(row["recomputed_ms"])),
+            (
+                "memory: ours, recomputed, torch.func.jvp",
+                lambda row: ", ".join(
+                    f"{row['memory_mib'][way]:,.0f} MiB" for way in ("ours", "recomputed", "func_jvp")
+                ),
+            ),
+        ),
+        bars=lambda row: [
+            Bar("time, primals in memory", row["ratio"], 1.5),
+            Bar("time, recomputed", row["func_jvp_ms"] / row["recomputed_ms"]),
+            *(
+                Bar(f"memory, {how}", row["memory_mib"]["func_jvp"] / row["memory_mib"][way], 1.0)
+                for way, how in (("ours", "primals in memory"), ("recomputed", "recomputed"))
+            ),
+        ],
+        axis="torch.func.jvp's, over ours",
+    ),
+    Table(
+        name="solver",
+        module="solver",
+        arguments=("--assets", ASSETS, "--max-iterations", "400"),
+        rows=lambda measured: sorted(measured, key=lambda row: -row["shards"]),
+        columns={
+            "shards": lambda row: str(row["shards"]),
+            "pictures a shard": lambda row: f"{row['samples_a_shard']:,.0f}",
+            "steps, preconditioned": lambda row: f"{row['ours']['iterations']:.0f}",
+            "steps, plain": lambda row: f"{row['plain']['iterations']:.0f}",
+            "seconds, preconditioned": lambda row: seconds(row["ours"]["seconds"]),
+            "seconds, plain": lambda row: seconds(row["plain"]["seconds"]),
+            "residual, plain": lambda row: f"{row['plain']['residual']:.1e}",
+            "ratio": _ratio("ratio"),
+            "load": lambda row: f"{row['load']:.1f}",
+        },
+        bars=lambda row: [Bar(f"{row['shards']} shards", row["ratio"], 3.0 if row["shards"] > 1 else 1.0)],
+        axis="times faster than plain conjugate gradient",
+    ),
+    Table(
+        name="serving",
+        module="serving",
+        rows=_serving,
+        columns={
+            "model": lambda row: row["model"],
+            "trained blocks": lambda row: row["trained"],
+            "plain timm, a batch of 16": lambda row: seconds(row["plain_s"]),
+            "ours / plain": _ratio("ratio"),
+            "load": lambda row: f"{row['load']:.1f}",
+        },
+        bars=lambda row: [
+            Bar(f"{row['model']}, {row['trained']}", row["ratio"], SERVING_TARGETS[row["trained"]], at_least=False)
+        ],
+        axis="seconds, as a multiple of the plain forward",
+    ),
+    Table(
+        name="forget",
+        module="forget",
+        arguments=("--assets", ASSETS),
+        rows=_forget,
+        columns={
+            "what": lambda row: row["what"],
+            "ours": lambda row: seconds(row["ours"]),
+            "against": lambda row: f"{row['against']}: {seconds(row['other'])}",
+            "ratio": _ratio("ratio"),
+        },
+        bars=lambda row: [Bar(row["what"], row["ratio"])],
+        axis="times faster, log scale",
+        log=True,
+    ),
+    Table(
+        name="orchestration",
+        module="orchestration",
+        arguments=("--shards", "10", "100", "1000", "--rows", "0"),
+        rows=_orchestration,
+        columns={"measured": lambda row: row["what"], "is": lambda row: row["is"], "target": lambda row: row["target"]},
+        bars=lambda row: [] if row["part"] is None else [Bar(row["what"], row["part"], 1.0, at_least=False)],
+        axis="part of what the target allows",
+    ),
+    Table(
+        name="cache",
+        module="cache",
+        arguments=("--assets", ASSETS),
+        rows=_cache,
+        columns={
+            "measured": lambda row: row["what"],
+            "ratio": lambda row: f"{row['ratio']:.2f}",
+            "target": lambda row: "" if row["target"] is None else f">= {row['target']}",
+        },
+        bars=lambda row: [Bar(row["short"], row["ratio"], row["target"])],
+        axis="ratio",
+    ),
+    Table(
+        name="precision",
+        module="precision",
+        arguments=("--assets", ASSETS),
+        rows=lambda measured: measured,
+        columns={
+            "data": lambda row: row["data"],
+            "prefix": lambda row: row["prefix"],
+            "kept as": lambda row: row["kept"],
+            "accuracy": lambda row: f"{row['accuracy']:.2f}",
+            "points": lambda row: f"{row['points']:+.2f}",
+            "answers changed: better, worse": lambda row: f"{row['changed']}: {row['better']}, {row['worse']}",
+            "tokens differ by": lambda row: f"{row['tokens_differ']:.1e}",
+        },
+        bars=lambda row: [
+            Bar(f"{row['data']}: {row['prefix']}, kept as {row['kept']}", abs(row["points"]), 0.3, at_least=False)
+        ],
+        axis="points of accuracy away from float32",
+    ),
+)  # fmt: skip
