@@ -1,6 +1,7 @@
 """From source rows to the activation cache: index, manifest, and the frozen prefix once a picture, through Ray Data.
 
-    files → index (tasks) → manifest (driver) → stripes → read (tasks) → decode (tasks) → prefix (actor pool) → parts in storage
+    files → index (tasks) → manifest (driver) → stripes → read (tasks) → decode (tasks; on CPUs the next actor)
+        → prefix (actor pool) → parts in storage
 
 Tokens never travel through Ray: the actor that makes them writes them, and only keys and references come back.
 """
@@ -55,8 +56,8 @@ FILES_A_TASK = 256
 # On a machine without GPUs the prefix pass shares the cores with lanes that start beside it (LANE_SHARE each) and idle
 # until it ends. The shares of one core add up to less than 1, or the pass could wait for the lanes for ever.
 # Reading's and decoding's differ, for Ray Data makes one task of two that want the same: a stripe would have one decoder.
-PREFIX_SHARE, READ_SHARE, DECODE_SHARE = 0.3, 0.1, 0.15
-DECODE_SHARE_BY_A_GPU = 0.5  # where cores have little else to do: some of these processes always wait for a part
+PREFIX_SHARE, READ_SHARE = 0.3, 0.1
+DECODE_SHARE = 0.5  # of decoders for a GPU: some of these processes always wait for a part
 CALLS_AT_ONCE = 2  # of an actor: one has the prefix while the other hashes and writes
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
@@ -110,6 +111,8 @@ class PrefixActor:
         self._prefix_is_free = threading.Lock()
 
     def __call__(self, batch: pa.Table) -> dict[str, Any]:
+        if "pixels" not in batch.column_names:
+            batch = Decode(self.preprocess.size)(batch)
         pixels = list(pixels_of(batch["pixels"], self.preprocess.size))
         reasons = [json.loads(text) for text in batch["reasons"].to_pylist()]
         good = [np.array([not why for why in part], bool) for part in reasons]
@@ -304,30 +307,26 @@ def _pass(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # a part is a block: larger ones would pass through one decoder and one actor, however many there are
     context.target_max_block_size = 1
-    dataset = (
-        ray.data.from_items([{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces))
-        .map_batches(read_parts, batch_size=1, num_cpus=READ_SHARE)
-        .map_batches(
-            Decode(size),
-            batch_size=1,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            # beside forward passes on the same cores each more is a process to start, and nothing gained
-            compute=ray.data.TaskPoolStrategy(None if on_gpu else max(1, workers // 2)),
-            num_cpus=DECODE_SHARE_BY_A_GPU if on_gpu else DECODE_SHARE,
+    dataset = ray.data.from_items([{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces)).map_batches(
+        read_parts, batch_size=1, num_cpus=READ_SHARE
+    )
+    if (
+        on_gpu
+    ):  # where cores have little else to do; beside forward passes on the same cores the actor decodes for itself
+        dataset = dataset.map_batches(
+            Decode(size), batch_size=1, batch_format="pyarrow", zero_copy_batch=True, num_cpus=DECODE_SHARE
         )
-        .map_batches(
-            PrefixActor,
-            fn_constructor_args=(run, classes, folders),
-            batch_size=PARTS_A_CALL,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(
-                size=workers, max_concurrent_calls_per_actor=CALLS_AT_ONCE, enable_true_multi_threading=True
-            ),
-            num_cpus=1 if on_gpu else PREFIX_SHARE * spec.threads,
-            num_gpus=1 if on_gpu else 0,
-        )
+    dataset = dataset.map_batches(
+        PrefixActor,
+        fn_constructor_args=(run, classes, folders),
+        batch_size=PARTS_A_CALL,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(
+            size=workers, max_concurrent_calls_per_actor=CALLS_AT_ONCE, enable_true_multi_threading=True
+        ),
+        num_cpus=1 if on_gpu else PREFIX_SHARE * spec.threads,
+        num_gpus=1 if on_gpu else 0,
     )
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
