@@ -123,9 +123,6 @@ class RunSpec:
         """The compositions that its shards' deltas allow, the mean first."""
         return ("mean",) if self.compose == "mean" else ("mean", self.compose)
 
-    def compose_options(self) -> dict[str, Any]:
-        return {"epsilon": self.epsilon, "penalty": self.penalty}
-
     def weight_of(self, samples: int) -> int:
         """How often a shard's delta counts in the mean: an empty shard weighs nothing."""
         return samples if self.weighting == "samples" else int(samples > 0)

@@ -94,7 +94,7 @@ def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> di
         "fits": {name: [facts[name] for _, facts in fitted] for name in fitted[0][1]},
     }
     if cell.timed:
-        out["recompose_seconds"] = _recompose_seconds(members, cell.spec.epsilon, cell.spec.penalty)
+        out["recompose_seconds"] = _recompose_seconds(members, cell.spec.epsilon)
     return {**out, "seconds": time.perf_counter() - began}
 
 
@@ -149,7 +149,7 @@ def _subsets(cell: Cell, shards: int) -> list[tuple[int, list[int]]]:
     return [(number, order[:count]) for number, order in enumerate(orders) for count in counts]
 
 
-def _recompose_seconds(members: Sequence[Member], epsilon: float, penalty: float) -> dict[str, float]:
+def _recompose_seconds(members: Sequence[Member], epsilon: float) -> dict[str, float]:
     """What a warm composer does after a retrain, by readout: one shard out, one in, compose. The median of three."""
     out = {}
     for readout in members[0].statistics:
@@ -162,7 +162,7 @@ def _recompose_seconds(members: Sequence[Member], epsilon: float, penalty: float
             began = time.perf_counter()
             sums.subtract(terms, members[-1].weight)
             sums.add(members[-1].terms(readout), members[-1].weight)
-            sums.compose(readout, epsilon, penalty)
+            sums.compose(readout, epsilon)
             taken.append(time.perf_counter() - began)
         out[readout] = median(taken)
     return out

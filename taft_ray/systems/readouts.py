@@ -88,7 +88,7 @@ class Readouts:
 
     def _compose(self, sums: Sums, readout: str, epsilon: float) -> Delta:
         like = self.members[0].delta
-        composed = sums.compose(readout, epsilon, self.spec.penalty)
+        composed = sums.compose(readout, epsilon)
         return Delta({name: value.to(like[name]) for name, value in composed.items()})
 
     def _side_by_side(self, who: Sequence[int]) -> dict[str, Tensor]:

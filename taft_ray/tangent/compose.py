@@ -24,14 +24,13 @@ from taft_ray.errors import DeltaMismatch, UsageError
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, check_sum, from_grid, largest, reach, to_grid
 from taft_ray.tangent.gram import GramLayer
-from taft_ray.tangent.joint import joint_statistics, solve_joint
+from taft_ray.tangent.joint import JOINT_PENALTY, joint_statistics, solve_joint
 from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.packed import lower_triangle, pack
 from taft_ray.tangent.prepared import Pictures
 
 COMPOSITIONS = ("gram", "mean", "joint")
 DEFAULT_EPSILON = 0.02
-DEFAULT_PENALTY = 0.01
 ROWS = 256  # of a layer's ΔW a solve: part of what fixes the last bits of a composition
 _DELTA, _GRAM, _CROSS, _JOINT = "delta/", "gram/", "cross/", "joint/"
 
@@ -211,13 +210,13 @@ class Sums:
         right = torch.linalg.solve_triangular(lower, right, upper=False)
         return torch.linalg.solve_triangular(lower.T, right, upper=True).T
 
-    def joint(self, penalty: float = DEFAULT_PENALTY) -> Delta:
+    def joint(self, penalty: float = JOINT_PENALTY) -> Delta:
         """The joint composition in float64; λ = ``penalty``. Needs terms with joint statistics.
 
         Guarantees: the bits do not depend on the threads that torch uses elsewhere.
         """
-        if not penalty >= 0:
-            raise UsageError(f"penalty={penalty}: expected >= 0")
+        if not penalty > 0:
+            raise UsageError(f"penalty={penalty}: expected > 0")
         composed = self.mean()
         found = {name[len(_JOINT) :]: total for name, total in self.totals.items() if name.startswith(_JOINT)}
         if not found:
@@ -227,7 +226,7 @@ class Sums:
             return pool.submit(solve_joint, statistics, composed, penalty).result()
 
     def compose(
-        self, mode: str, epsilon: float = DEFAULT_EPSILON, penalty: float = DEFAULT_PENALTY, workers: int = 1
+        self, mode: str, epsilon: float = DEFAULT_EPSILON, penalty: float = JOINT_PENALTY, workers: int = 1
     ) -> Delta:
         """`mean`, `gram` or `joint` by name; UsageError for another."""
         if mode not in COMPOSITIONS:
@@ -273,7 +272,7 @@ def compose(
     weights: Sequence[float] | None = None,
     statistics: Sequence[Mapping[str, Tensor]] | None = None,
     epsilon: float = DEFAULT_EPSILON,
-    penalty: float = DEFAULT_PENALTY,
+    penalty: float = JOINT_PENALTY,
 ) -> Delta:
     """Compose shards' deltas (TAFT eq. 13), or by Gram or joint statistics when given. Returns the first delta's types.
 

@@ -31,7 +31,7 @@ from taft_ray.tangent.prepared import Pictures, batches
 from taft_ray.tangent.trained import Entry
 
 MOST = 4096  # joined inputs
-LEAST_PENALTY = 1e-3  # of a fit without one: A has no inverse where there are fewer pictures than inputs
+JOINT_PENALTY = 0.01  # λ; not the fits' own, which may be 0: the composed layers have other pictures to answer for
 _PASS = 64  # pictures whose derivatives are in memory
 _CUT = 1e-3  # of M's largest singular value: directions of the outputs that a layer cannot move
 
@@ -162,7 +162,7 @@ def solve_joint(statistics: Mapping[str, Tensor], start: Mapping[str, Tensor], p
         ]
     )
     lower = lower_triangle(statistics[INPUTS], size).mul_(scale[:, None]).mul_(scale)
-    lower.diagonal().add_(max(penalty, LEAST_PENALTY) * samples * classes)
+    lower.diagonal().add_(penalty * samples * classes)
     torch.linalg.cholesky(lower, out=lower)
     answer = torch.cholesky_solve((statistics[OUTPUTS] * scale).mT, lower).mT * scale  # (K, S), s·C
     composed = Delta({name: value.clone() for name, value in start.items()})
