@@ -41,7 +41,7 @@ from taft_ray.orchestration.selection import Selection
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_part, write_rows, write_spec
 from taft_ray.storage import rundir as names
-from taft_ray.tangent import linearize, shard_terms
+from taft_ray.tangent import linearize, shard_terms, statistics_for
 
 CLASSES = 10
 INPUTS = 32  # random pictures whose Gram statistics every shard has
@@ -82,10 +82,11 @@ def synthetic_run(run: Path, shards: int, compose: str, model: str) -> RunSpec:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tm = linearize(timm.create_model(model), num_classes=CLASSES)
-        statistics_of = tm.gram(tm.prepare(tm.prefix(torch.randn(INPUTS, 3, 224, 224))))
+        pictures = tm.prepare(tm.prefix(torch.randn(INPUTS, 3, 224, 224)))
+        statistics = statistics_for(compose, tm, pictures, tm.zero_delta())
         for shard in range(shards):
             delta = {name: torch.randn_like(value) * 0.01 for name, value in tm.zero_delta().items()}
-            terms = shard_terms(delta, statistics_of if compose == "gram" else None)
+            terms = shard_terms(delta, statistics)
             arrays = {name: term.numpy() for name, term in terms.items()}
             ref = write_delta(store, names.delta_folder(shard), 1, arrays, {"shard": str(shard)})
             composer.finished(
@@ -176,7 +177,7 @@ def main() -> None:
     session.connect()
     rows = []
     try:
-        rows += [measure_drop(compose, options.model, options.repetitions) for compose in ("mean", "gram")]
+        rows += [measure_drop(compose, options.model, options.repetitions) for compose in ("mean", "gram", "joint")]
         if options.assets is not None:
             rows.append(measure_retrain(options.assets.absolute(), options.shards, options.repetitions))
     finally:

@@ -17,6 +17,7 @@ Legend: n samples, K classes, S joined inputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -66,10 +67,12 @@ class JointLayer(NamedTuple):
 
     def projection(self) -> Tensor | None:
         """(inputs, kept) with orthonormal columns, from the layer's name alone; None where all inputs are kept."""
-        if self.kept == self.inputs:
-            return None
-        normal = seeded_normal(torch.Size((self.inputs, self.kept)), std=1.0, seed=0, name=str(self))
-        return torch.linalg.qr(normal.double())[0]
+        return None if self.kept == self.inputs else _orthonormal(self.inputs, self.kept, str(self))
+
+
+@lru_cache(maxsize=64)  # a network's layers; a factorisation takes longer than a pass of pictures
+def _orthonormal(rows: int, columns: int, name: str) -> Tensor:
+    return torch.linalg.qr(seeded_normal(torch.Size((rows, columns)), std=1.0, seed=0, name=name).double())[0]
 
 
 def joint_statistics(tm: TangentModel, pictures: Pictures, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
