@@ -70,9 +70,15 @@ def measure(
     """All ways on one model, interleaved."""
     load = os.getloadavg()[0]
     torch.set_num_threads(threads)
+    names = ("ours", "func_jvp") if last_blocks == 1 else ("ours", "recomputed", "func_jvp")
+    memories = None
+    if memory:  # first: of many blocks a way takes gigabytes, and here they would all be held
+        memories = {
+            way: peak_memory(way, model, last_blocks, batch, classes, threads)
+            for way in (*names, *(("whole",) if whole else ()))
+        }
     given = problem(model, last_blocks=last_blocks, batch=batch, classes=classes)
     difference = check_agreement(given)
-    names = ("ours", "func_jvp") if last_blocks == 1 else ("ours", "recomputed", "func_jvp")
     steps = {way: training_step(given, logits_of(way, given)) for way in names}
     for step in steps.values():
         step()  # warm-up: Adam's state, torch.func's decompositions
@@ -81,12 +87,6 @@ def measure(
     quartiles = statistics.quantiles([times["func_jvp"][0] / times["ours"][0] for times in rounds], n=4)
     whole_s = whole_model_seconds(given, whole) if whole else None
     floor, rates = (floor_of(given.tm, batch=batch, tokens=given.tokens.shape[1]), measure_rates())
-    memories = None
-    if memory:
-        memories = {
-            way: peak_memory(way, model, last_blocks, batch, classes, threads)
-            for way in (*names, *(("whole",) if whole else ()))
-        }
     return Measurement(
         model=model,
         last_blocks=last_blocks,
