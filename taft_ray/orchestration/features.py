@@ -310,9 +310,8 @@ def _pass(
     dataset = ray.data.from_items([{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces)).map_batches(
         read_parts, batch_size=1, num_cpus=READ_SHARE
     )
-    if (
-        on_gpu
-    ):  # where cores have little else to do; beside forward passes on the same cores the actor decodes for itself
+    # beside a GPU cores have little else to do; beside forward passes on the same cores the actor decodes for itself
+    if on_gpu:
         dataset = dataset.map_batches(
             Decode(size), batch_size=1, batch_format="pyarrow", zero_copy_batch=True, num_cpus=DECODE_SHARE
         )

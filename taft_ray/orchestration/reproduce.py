@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from taft_ray import evaluation
 from taft_ray.data import open_source
-from taft_ray.errors import ObjectMissing, StorageError, UsageError
-from taft_ray.models import load_model
+from taft_ray.errors import ObjectMissing, StorageError, UnsupportedModel, UsageError
+from taft_ray.models import LoadedModel, load_model
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.cell_worker import CellWorker, cell_key
@@ -24,7 +25,7 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
 from taft_ray.storage import Store
 from taft_ray.systems import Cell, Table, Wanted, summarise, table
-from taft_ray.tangent import linearize
+from taft_ray.tangent import check_joint, linearize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,10 @@ def reproduce(
     label = label or spec.data.rstrip("/").rpartition("/")[2].partition(".")[0]
     stamps = {"data": data_stamp(spec.data), "test": data_stamp(test), "weights": loaded.weights_digest}
     inputs = {**stamps, "rows": str(rows), "test_rows": str(test_rows)}
-    wanted = Wanted(base=Cell(spec=spec, inputs=inputs), seeds=seeds, shards=shards, many_blocks=many_blocks)
+    joint = _composes_jointly(loaded, spec)
+    wanted = Wanted(
+        base=Cell(spec=spec, inputs=inputs), seeds=seeds, shards=shards, many_blocks=many_blocks, joint=joint
+    )
     asked = table(name, wanted)
     for options in {tuple({**cell.spec.linearize_options(), "seed": 0}.items()) for cell in asked.cells}:
         linearize(loaded.network, num_classes=2, **dict(options))  # refuses what this model cannot do
@@ -80,6 +84,16 @@ def reproduce(
         return _again(asked, cell, source)
     measured = _measured(store, asked, source, workers, report)
     return _write(store, measured, spec, label=label, seeds=seeds, command=command)
+
+
+def _composes_jointly(loaded: LoadedModel, spec: RunSpec) -> bool:
+    tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
+    size = loaded.preprocess.size
+    try:
+        check_joint(tm, tm.prefix(torch.zeros(1, 3, size, size)))
+    except UnsupportedModel:
+        return False
+    return True
 
 
 @dataclass(kw_only=True)

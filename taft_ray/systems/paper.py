@@ -65,6 +65,11 @@ TAFT_ROWS = (
 )
 
 
+def _rows(wanted: Wanted) -> dict[str, tuple[Callable[..., Cell], str]]:
+    """`SHARDED`, without what this network's shards cannot be composed to."""
+    return {row: made for row, made in SHARDED.items() if wanted.joint or made[1] != "joint"}
+
+
 def _sharded(wanted: Wanted, make: Callable[..., Cell], shards: int, seed: int) -> Cell:
     """The cell of a row of `SHARDED`. Whatever figure asks first, the largest number of shards has the ``kept`` and the ε's."""
     cell = make(wanted.base, shards=shards, seed=seed)
@@ -102,7 +107,7 @@ def _table1(wanted: Wanted) -> Table:
 def _table2(wanted: Wanted) -> Table:
     points = [
         Point(row=row, column=str(shards), cell=_sharded(wanted, make, shards, seed), read=accuracy(readout))
-        for row, (make, readout) in SHARDED.items()
+        for row, (make, readout) in _rows(wanted).items()
         for shards in (1, *sorted(wanted.shards))
         for seed in wanted.seeds
         # of one shard there is nothing to compose: every readout is that model
@@ -115,7 +120,7 @@ def _table2(wanted: Wanted) -> Table:
 def _dropping(name: str, title: str, rows: Sequence[str], wanted: Wanted) -> Table:
     points = tuple(
         Point(row=row, column=f"{left}", cell=_sharded(wanted, make, wanted.most, seed), read=kept(readout, left))
-        for row, (make, readout) in SHARDED.items()
+        for row, (make, readout) in _rows(wanted).items()
         if row in rows
         for left in wanted.kept
         for seed in wanted.seeds
@@ -144,6 +149,8 @@ def _fig1c(wanted: Wanted) -> Table:
         "ridge, joint Gram": (ridge, "joint", ridge),
         "SISA (NLFT, vote)": (nlft, "vote", nlft),
     }
+    if not wanted.joint:
+        del rows["ridge, joint Gram"]
     for row, (make, readout, whole) in rows.items():
         for share in FORGET:
             for seed in wanted.seeds:
@@ -239,6 +246,8 @@ def _choices(wanted: Wanted) -> Table:
         "Gram": (wanted.most, "gram"),
         "joint Gram": (wanted.most, "joint"),
     }
+    if not wanted.joint:
+        del columns["joint Gram"]
 
     def cell(changes: dict[str, Any], shards: int, seed: int) -> Cell:
         if not changes:
@@ -262,7 +271,7 @@ def _slices(wanted: Wanted) -> Table:
             row=row, column=str(slices), read=accuracy(readout),
             cell=_sharded(wanted, _with(make, slices=slices), wanted.most, seed),
         )
-        for row, (make, readout) in SHARDED.items()
+        for row, (make, readout) in _rows(wanted).items()
         if make not in (ridge, adam_reset) and readout not in ("gram", "joint")
         for slices in (1, SISA_SLICES)
         for seed in wanted.seeds

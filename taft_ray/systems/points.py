@@ -47,12 +47,14 @@ class Wanted:
     """What a table is made for. ``base``: data, model and the rest, whose fit and trained part each row changes.
 
     shards: the numbers of shards of table2; the figures use the largest. many_blocks: of table1's "-7" rows; 0 leaves them out.
+    joint: whether shards of this network can be composed jointly.
     """
 
     base: Cell
     seeds: Sequence[int] = (0, 1, 2)
     shards: Sequence[int] = (10, 25, 50)
     many_blocks: int = 7
+    joint: bool = True
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:

@@ -80,6 +80,16 @@ def test_one_shard_is_one_model(tm, train, test, cell_of):
     assert set(result["accuracy"]) == {"mean", "average", "vote"}  # there is nothing to compose by Gram
 
 
+def test_average_pooling_is_composed_by_what_it_allows(train, test, cell_of):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model(
+            "vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=3, num_heads=3, global_pool="avg"
+        )
+    result = measure(cell_of(), linearize(network, num_classes=3), train, test)
+    assert set(result["accuracy"]) == {"mean", "gram", "average", "vote"}
+
+
 def test_timed_cells_say_what_a_retrain_takes(tm, train, test, cell_of):
     result = measure(cell_of(timed=True), tm, train, test)
     assert set(result["recompose_seconds"]) == {"mean", "gram", "joint"}

@@ -1,5 +1,6 @@
 """The tables as lists of points, and their numbers from results."""
 
+from dataclasses import replace
 from statistics import stdev
 
 import pytest
@@ -97,3 +98,13 @@ def test_impossible_wishes_are_refused(cell_of, bad):
 def test_unknown_table(wanted):
     with pytest.raises(UsageError, match="table2"):
         table("table9", wanted)
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_no_number_is_of_a_composition_that_there_is_not(wanted, name):
+    made = table(name, replace(wanted, joint=False))
+    assert not any("joint" in point.row + point.column for point in made.points)
+    results = {cell.digest: fake(cell) for cell in made.cells}
+    for result in results.values():
+        del result["accuracy"]["joint"], result["recompose_seconds"]["joint"], result["fits"]["joint_seconds"]
+    assert summarise(made, results)["values"]
