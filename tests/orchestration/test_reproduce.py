@@ -42,7 +42,9 @@ def first(make: Any) -> dict[str, Any]:
 
 
 def test_table_is_written_in_every_form(make: Any, first: dict[str, Any]) -> None:
-    assert first["made"] == first["cells"] == 3 * 2  # three fits (NLFT, Adam, ridge) on one shard and on two
+    assert (
+        first["made"] == first["cells"] == 4 * 2
+    )  # four fits (NLFT, Adam at PT=T and PT=F, ridge) on one shard and on two
     for kind in ("json", "csv", "md", "svg"):
         assert (make.out / f"tables/table2-tiny.{kind}").is_file()
     summary = json.loads((make.out / "tables/table2-tiny.json").read_text())
