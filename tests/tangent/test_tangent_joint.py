@@ -185,6 +185,9 @@ def test_bad_input_is_told() -> None:
         sums_of(deltas, [{}, {}, {}]).joint()
     with pytest.raises(FixedPointOverflow, match="not finite"):
         shard_terms(deltas[0], {**statistics[0], "joint/samples": torch.tensor([float("nan")])})
+    broken = [{**one, "joint/inputs": -one["joint/inputs"]} for one in statistics]
+    with pytest.raises(DeltaMismatch, match="not those of any inputs"):
+        sums_of(deltas, broken).joint()
     slope = next(name for name in statistics[0] if "slope/" in name)
     other = [{name.replace(slope, slope.replace("weight", "wait")): v for name, v in one.items()} for one in statistics]
     with pytest.raises(DeltaMismatch, match="another linearisation"):
