@@ -53,6 +53,7 @@ class Measurement:
     ratio: float  # median over median
     ratio_range: tuple[float, float]  # quartiles of the ratio of neighbouring repetitions
     cpu_ratio: float  # the same of CPU time over all threads, which other programs disturb less
+    kept_ms: float | None  # of more than one block
     recomputed_ms: float | None  # of more than one block
     whole_ms: float | None  # with --whole
     whole_ratio: float | None
@@ -70,7 +71,7 @@ def measure(
     """All ways on one model, interleaved."""
     load = os.getloadavg()[0]
     torch.set_num_threads(threads)
-    names = ("ours", "func_jvp") if last_blocks == 1 else ("ours", "recomputed", "func_jvp")
+    names = ("ours", "func_jvp") if last_blocks == 1 else ("ours", "kept", "recomputed", "func_jvp")
     memories = None
     if memory:  # first: of many blocks a way takes gigabytes, and here they would all be held
         memories = {
@@ -101,6 +102,7 @@ def measure(
         ratio=round(clock["func_jvp"] / clock["ours"], 2),
         ratio_range=(round(quartiles[0], 2), round(quartiles[2], 2)),
         cpu_ratio=round(cpu["func_jvp"] / cpu["ours"], 2),
+        kept_ms=round(1e3 * clock["kept"], 1) if "kept" in clock else None,
         recomputed_ms=round(1e3 * clock["recomputed"], 1) if "recomputed" in clock else None,
         whole_ms=None if whole_s is None else round(1e3 * whole_s, 1),
         whole_ratio=None if whole_s is None else round(whole_s / clock["ours"], 1),
@@ -193,8 +195,11 @@ def print_readably(result: Measurement) -> None:
         f"  torch.func.jvp    {result.func_jvp_ms:10.0f} ms   {result.ratio:.1f} times ours (quartiles {low:.1f}-{high:.1f}); "
         f"{result.cpu_ratio:.1f} times its CPU time"
     )
-    if result.recomputed_ms is not None:
-        print(f"  ours, recomputed  {result.recomputed_ms:10.0f} ms")
+    for how, milliseconds in (("all kept", result.kept_ms), ("recomputed", result.recomputed_ms)):
+        if milliseconds is not None:
+            print(
+                f"  ours, {how:10}  {milliseconds:10.0f} ms   torch.func.jvp {result.func_jvp_ms / milliseconds:.2f} times"
+            )
     if result.whole_ms is not None:
         print(f"  whole model       {result.whole_ms:10.0f} ms   {result.whole_ratio:.0f} times ours")
     if result.floor_ms is not None:

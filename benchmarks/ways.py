@@ -15,12 +15,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from taft_ray.tangent import Loss, TangentModel, linearize
+from taft_ray.tangent import Loss, TangentModel, linearize, prepare_pictures
 
 POOL = 2  # batches' worth of pictures that batches are drawn from
 
 Logits = Callable[[Tensor, Mapping[str, Tensor]], Tensor]  # (pictures' numbers (B,), Δ) -> f_lin (B, K)
-WAYS = ("ours", "recomputed", "func_jvp", "whole")
+WAYS = ("ours", "kept", "recomputed", "func_jvp", "whole")
 
 
 @dataclass(frozen=True)
@@ -103,16 +103,15 @@ class Whole:
 
 
 def logits_of(way: str, given: Problem) -> Logits:
-    """``ours`` keeps the constants of all pictures in memory, ``recomputed`` makes those of the batch anew."""
+    """``ours`` keeps what fits into the package's budget of the constants of all pictures, ``kept`` all of them, ``recomputed`` none."""
     tm = given.tm
     if way == "func_jvp":
         return FuncJvp(given)
     if way == "whole":
         return Whole(given)
-    if way == "recomputed":
-        return lambda index, delta: (part := tm.prepare(given.tokens[index])).primal + tm.tangent(part, delta)
-    prepared = tm.prepare(given.tokens)
-    return lambda index, delta: (part := prepared[index]).primal + tm.tangent(part, delta)
+    budget = {"ours": None, "kept": 1 << 40, "recomputed": 0}[way]  # None: the package's own
+    pictures = prepare_pictures(tm, given.tokens, budget=budget)
+    return lambda index, delta: tm.logits(pictures[index], delta)
 
 
 def training_step(given: Problem, logits: Logits) -> Callable[[], tuple[float, float]]:

@@ -28,16 +28,15 @@ from taft_ray.tangent import (
     Delta,
     FittedDelta,
     Pictures,
-    Recomputed,
     Sums,
     TangentModel,
     batches,
-    concatenate,
     fit,
+    prepare_pictures,
     shard_terms,
     statistics_for,
 )
-from taft_ray.tangent.prepared import PREPARE_CHUNK, PREPARED_BUDGET
+from taft_ray.tangent.prepared import PREPARED_BUDGET
 
 EFFORT = 100.0  # of a finished trial; a part of it: epochs of adam, or shards composed
 _REPORTS = 5  # of a composed model, while its shards are fitted
@@ -189,12 +188,17 @@ def lay_out(bench: Bench, linearisation: Linearisation, tokens: np.ndarray) -> L
     spec = replace(bench.spec, **vars(linearisation))
     tm, _ = build_tangent(spec, bench.classes)
     view = mapped(tokens, spec.cache_dtype)
+
+    def prepare(rows: np.ndarray) -> Pictures:
+        budget = PREPARED_BUDGET * len(rows) // len(bench.held)
+        return prepare_pictures(tm, view, torch.from_numpy(rows), budget=budget)
+
     rows = np.flatnonzero(~bench.held)
     numbers = bench.shards[rows]
     several = [rows[numbers == number] for number in np.unique(numbers)] if bench.objective == "composed" else [rows]
     groups = []
     for members in several:
-        pictures = _prepare(tm, view, members, of=len(bench.held))
+        pictures = prepare(members)
         with_gram = bench.objective == "composed" and spec.compose == "gram"
         groups.append(
             Group(
@@ -208,21 +212,11 @@ def lay_out(bench: Bench, linearisation: Linearisation, tokens: np.ndarray) -> L
     return LaidOut(
         tm,
         groups,
-        _prepare(tm, view, held, of=len(bench.held)),
+        prepare(held),
         torch.from_numpy(bench.labels[held]),
         time.perf_counter() - began,
         mapped=not tokens.flags.owndata and not tokens.flags.writeable,
     )
-
-
-def _prepare(tm: TangentModel, view: Tensor, rows: np.ndarray, *, of: int) -> Pictures:
-    """Constants of these rows in memory while those of all ``of`` fit the budget, else recomputed batch by batch."""
-    index = torch.from_numpy(rows)
-    first = tm.prepare(view[index[:PREPARE_CHUNK]])
-    if first.nbytes() / len(first) * of > PREPARED_BUDGET:
-        return Recomputed(lambda chosen: tm.prepare(view[chosen]), index)
-    rest = [tm.prepare(view[index[at : at + PREPARE_CHUNK]]) for at in range(PREPARE_CHUNK, len(index), PREPARE_CHUNK)]
-    return concatenate([first, *rest])
 
 
 def mapped(tokens: np.ndarray, cache_dtype: str) -> Tensor:

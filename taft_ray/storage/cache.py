@@ -27,6 +27,9 @@ STORED_AS: Mapping[str, Any] = {"float16": np.float16, "bfloat16": np.uint16}
 _POPULATE_READ = 22
 """Linux's MADV_POPULATE_READ, which Python's mmap has no name for."""
 
+_HUGE_PAGE = 2 << 20
+"""Bytes that one entry of a page table can map, on x86-64 and most aarch64."""
+
 _ARROW_TYPES = {"float16": pa.float16(), "bfloat16": pa.uint16()}
 
 
@@ -116,12 +119,21 @@ def read_part(
 
 
 def _mapped(path: Path) -> pa.Buffer:
-    """The file, read-only, all of it asked for at once: page by page as they are touched, a disk gave a half to two thirds of its rate."""
+    """The file, read-only, its huge pages asked for at once.
+
+    Where the file system keeps files in huge pages (ext4 since Linux 6.16, xfs) an entry of the page table maps 2 MiB instead of 4 KiB and the
+    disk is read in pieces of that size; elsewhere asking at once spares the disk the small pieces. The end of the file, less
+    than a huge page, comes as it is touched: asked for at once it would be mapped entry by entry.
+    """
     with open(path, "rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if sys.platform == "linux":
-        with suppress(OSError):  # before Linux 5.14
-            memory.madvise(_POPULATE_READ)
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        whole = len(memory) // _HUGE_PAGE * _HUGE_PAGE
+        if whole:
+            with suppress(OSError):  # before Linux 5.14
+                memory.madvise(_POPULATE_READ, 0, whole)
     return pa.py_buffer(memory)
 
 

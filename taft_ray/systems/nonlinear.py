@@ -33,10 +33,14 @@ class NonLinear:
         return self.tm.zero_delta()
 
     @torch.no_grad()
-    def prepare(self, tokens: Tensor) -> Prepared:
+    def prepare(self, tokens: Tensor, known: Mapping[str, Tensor] | None = None) -> Prepared:
         """Pictures as `fit` reads them. Beyond the tokens nothing is constant here."""
         tokens = tokens.to(self.device, self.tm.dtype)
         return Prepared(self.tm.nonlinear(tokens, {}), {_TOKENS: tokens}, token_count=tokens.shape[1])
+
+    def layer_outputs(self, tokens: Tensor) -> dict[str, Tensor]:
+        """None: behind a trained layer nothing is constant."""
+        return {}
 
     def logits(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
         """(B, K); differentiable in ``delta``."""

@@ -17,6 +17,7 @@ from taft_ray.systems.readouts import COMPOSED
 
 FORGET = (0.0, 0.5)  # of the samples (figure 1c)
 EPSILONS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.1, 0.3)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SISA_SLICES = 4
 
 # --- the systems, as changes of the base cell
@@ -227,6 +228,22 @@ def _epsilon(wanted: Wanted) -> Table:
     return Table(name="epsilon", title=title, row="system", column="ε", picture="lines", points=points)
 
 
+def _rates(wanted: Wanted) -> Table:
+    """Whether the order of the systems that descend is one of their learning rates: all of them, for every one."""
+    points = tuple(
+        Point(
+            row=row, column=f"{rate:g}", read=accuracy(readout),
+            cell=_sharded(wanted, _with(make, learning_rate=rate), wanted.most, seed),
+        )
+        for row, (make, readout) in SHARDED.items()
+        if make is not ridge and readout not in ("gram", "joint")
+        for rate in RATES
+        for seed in wanted.seeds
+    )  # fmt: skip
+    title = f"The learning rate of Adam on {wanted.most} shards"
+    return Table(name="rates", title=title, row="system", column="learning rate", picture="bars", points=points)
+
+
 def _choices(wanted: Wanted) -> Table:
     """What else can be chosen, one change at a time from the ridge fit of the other tables."""
     rows: dict[str, dict[str, Any]] = {
@@ -291,6 +308,7 @@ TABLES: dict[str, Callable[[Wanted], Table]] = {
     "fig2c": _fig2c,
     "table7": _table7,
     "epsilon": _epsilon,
+    "rates": _rates,
     "choices": _choices,
     "slices": _slices,
 }

@@ -20,6 +20,7 @@ from taft_ray.tangent.rules import (
     LinearInput,
     Rule,
     Saved,
+    Saving,
     SelfAttention,
     Sequence,
     plus,
@@ -36,7 +37,7 @@ class Residual(Rule):
         self.attend, self.feed, self.rows = attend, feed, rows
         self.reads_rows_only = reads_rows_only  # an input tangent may be given as its first ``rows`` rows
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         x = x[:, : self.rows] + self.attend.primal(x, saved)
         return x + self.feed.primal(x, saved)
 
@@ -64,7 +65,7 @@ class Rows(Rule):
         super().__init__(name)
         self.rows = rows
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         return x[:, : self.rows]
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
@@ -101,7 +102,7 @@ class ReadoutAttention(Rule):
         q, k, v = stacked.unflatten(0, (3, self.module.num_heads, self.module.head_dim)).unbind(0)
         return q, k, v
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         n, s = self.norm.normalise(x)
         gamma = self.norm.module.weight
         w_q, w_k, w_v = self.weights(self.module.qkv.weight)

@@ -18,13 +18,14 @@ from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
-from taft_ray.tangent.prepared import PREPARE_CHUNK, Pictures, Prepared, batches
-from taft_ray.tangent.rules import Rule
+from taft_ray.tangent.prepared import Pictures, Prepared, batches
+from taft_ray.tangent.rules import Rule, Saving
 from taft_ray.tangent.trained import trained_vector
 
 TRAINABLE = ("full", "bitfit", "norm", "head")
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RmsNorm)
 CLASS_TOKEN = "cls_token"
+_WORTH = 64.0  # multiply-adds a value: a layer that takes fewer is computed again sooner than read
 
 
 class TangentModel(nn.Module):
@@ -74,11 +75,22 @@ class TangentModel(nn.Module):
         return self._cut.prefix(images)
 
     @torch.no_grad()
-    def prepare(self, tokens: Tensor) -> Prepared:
-        """Per-picture constants of the suffix: every primal value, computed once. Tokens of any float type."""
-        saved: dict[str, Tensor] = {}
+    def prepare(self, tokens: Tensor, known: Mapping[str, Tensor] | None = None) -> Prepared:
+        """Per-picture constants of the suffix: every primal value, computed once. Tokens of any float type.
+
+        known: some of the `layer_outputs` of the same pictures, which spare their products.
+        """
+        saved = Saving(known)
         primal = self._cut.suffix.primal(self._entrance(tokens), saved)
-        return Prepared(primal, saved, token_count=_token_count(tokens))
+        return Prepared(primal, dict(saved), token_count=_token_count(tokens))
+
+    @torch.no_grad()
+    def layer_outputs(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Outputs of the suffix's layers, (B, …) each, by name: those that take most for a byte first. Cheap ones are left out."""
+        saved = Saving(wanted=_WORTH)
+        self._cut.suffix.primal(self._entrance(tokens), saved)
+        dearest = sorted(saved.outputs.items(), key=lambda entry: -entry[1][0])
+        return {name: output for name, (_, output) in dearest}
 
     def tangent(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
         """J(x)·Δ, (B, K); differentiable in ``delta``."""
@@ -142,7 +154,7 @@ class TangentModel(nn.Module):
     def gram(self, pictures: Pictures) -> dict[str, Tensor]:
         """Gram matrices of the primal inputs of every trained linear layer, for `compose(statistics=…)`; float64."""
         total: dict[str, Tensor] = {}
-        for _, batch in batches(pictures, max(1, len(pictures)) if isinstance(pictures, Prepared) else PREPARE_CHUNK):
+        for _, batch in batches(pictures, max(1, len(pictures))):
             for name, matrix in gram_matrices(self._cut.suffix.linear_inputs(batch.saved, self.trained)).items():
                 total[name] = total[name] + matrix if name in total else matrix
         return total
@@ -157,7 +169,7 @@ class _Suffix(nn.Module):
         self._suffix = suffix
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._suffix.primal(x, {})
+        return self._suffix.primal(x, Saving())
 
 
 def _token_count(tokens: Tensor) -> int:
@@ -282,9 +294,12 @@ def linearize(
         values = seeded_normal(shape, std=0.02, seed=seed, name=CLASS_TOKEN)
         like = next(network.parameters())
         class_token = nn.Parameter(values.to(like.device, like.dtype), requires_grad=False)
-    # Fused attention has no forward-mode rule; only the suffix can come under torch.func.jvp.
+    # Fused attention has no forward-mode rule; only the suffix can come under torch.func.jvp. An activation in place
+    # would write over a layer's output that is kept.
     for name in network_cut.units:
         for module in network.get_submodule(name).modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # type: ignore[assignment]
     trained = _trained_names(network, network_cut, trainable) + ((CLASS_TOKEN,) if cls_token else ())

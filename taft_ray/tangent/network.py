@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.blocks import Residual, block_rule
-from taft_ray.tangent.rules import Fallback, Function, Linear, Rule, Saved, Sequence, rule_for
+from taft_ray.tangent.rules import Fallback, Function, Linear, Rule, Saved, Saving, Sequence, rule_for
 
 _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -39,7 +39,7 @@ class Cut:
 class FirstToken(Rule):
     """Class-token pooling: row 0."""
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         return x[:, 0]
 
     def tangent(self, x_dot, saved, delta):
@@ -53,7 +53,7 @@ class MeanTokens(Rule):
         super().__init__(name)
         self.skip = skip
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         return x[:, self.skip :].mean(1)
 
     def tangent(self, x_dot, saved, delta):
@@ -67,7 +67,7 @@ class TwoHeads(Rule):
         super().__init__("")
         self.parts = (head, head_dist)
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         return (self.parts[0].primal(x[:, 0], saved) + self.parts[1].primal(x[:, 1], saved)) / 2
 
     def tangent(self, x_dot, saved, delta):

@@ -14,6 +14,8 @@ from torch import Tensor
 
 def softmax_tangent(s_dot: Tensor, p: Tensor) -> Tensor:
     """p ⊙ (ṡ − Σ p ṡ) over the last axis, p the softmax; the shape of both."""
+    if torch.is_grad_enabled() and s_dot.requires_grad:
+        return _SoftmaxTangent.apply(s_dot, p)  # type: ignore[return-value]  # apply is untyped
     return torch._softmax_backward_data(s_dot, p, -1, p.dtype)
 
 
@@ -30,6 +32,19 @@ def _project(x_dot: Tensor, n: Tensor, s: Tensor) -> Tensor:
         x_dot.contiguous(), n, n.shape[-1:], zero, one, None, None, [True, False, False]
     )
     return projected * s
+
+
+class _SoftmaxTangent(torch.autograd.Function):
+    """PyTorch would keep ṡ, as many values as there are scores, for a derivative with respect to p that nobody asks for."""
+
+    @staticmethod
+    def forward(ctx: Any, s_dot: Tensor, p: Tensor) -> Tensor:
+        ctx.save_for_backward(p)
+        return torch._softmax_backward_data(s_dot, p, -1, p.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return softmax_tangent(gradients[0], *ctx.saved_tensors), None
 
 
 class _NormalisedTangent(torch.autograd.Function):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 PREPARE_CHUNK = 128  # pictures a prepare call: part of what fixes the last bits of a delta
+RECOMPUTE_CHUNK = 32  # the same where constants are too many to be kept: then those of a pass are many, too
 PREPARED_BUDGET = 4 << 30  # bytes of constants kept in memory; beyond it they are recomputed batch by batch
 
 
@@ -24,10 +25,7 @@ class Prepared:
         return len(self.primal)
 
     def __getitem__(self, index: Tensor | slice) -> Prepared:
-        if isinstance(index, slice):
-            return self._each(lambda value: value[index])
-        where = index.to(self.primal.device)
-        return self._each(lambda value: value.index_select(0, where))  # copies whole pictures: faster than value[index]
+        return self._each(lambda value: _take(value, index))
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Prepared:
         saved = {name: function(value) for name, value in self.saved.items()}
@@ -52,25 +50,51 @@ class Pictures(Protocol):
     def __getitem__(self, index: Tensor | slice) -> Prepared: ...
 
 
+class Preparing(Protocol):
+    """What makes a picture's constants: `TangentModel`, or another function of the same tokens."""
+
+    def prepare(self, tokens: Tensor, known: Mapping[str, Tensor] | None = None) -> Prepared: ...
+
+    def layer_outputs(self, tokens: Tensor) -> dict[str, Tensor]: ...
+
+
 class Recomputed:
     """Prepares each batch when it is asked for: for suffixes whose constants do not fit into memory.
 
-    ``tokens`` may be memory-mapped; only the batch is read.
+    tokens may be memory-mapped; only the batch is read. rows: which of them, in this order; all by default.
+    known: outputs of some of the layers for these rows, which are then not computed again.
     """
 
-    def __init__(self, prepare: Callable[[Tensor], Prepared], tokens: Tensor) -> None:
-        self._prepare, self._tokens = prepare, tokens
+    def __init__(
+        self, model: Preparing, tokens: Tensor, rows: Tensor | None = None, known: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self._model, self._tokens = model, tokens
+        self._rows = torch.arange(len(tokens)) if rows is None else rows
+        self._known = known or {}
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self._rows)
 
     def __getitem__(self, index: Tensor | slice) -> Prepared:
-        return self._prepare(self._tokens[index])
+        where = index if isinstance(index, slice) else index.to(self._rows.device)
+        known = {name: _take(output, index) for name, output in self._known.items()}
+        return self._model.prepare(self._tokens[self._rows[where]], known)
+
+
+def _take(values: Tensor, index: Tensor | slice) -> Tensor:
+    if isinstance(index, slice):
+        return values[index]
+    return values.index_select(0, index.to(values.device))  # copies whole pictures: faster than values[index]
 
 
 def batches(pictures: Pictures, size: int) -> Iterator[tuple[slice, Prepared]]:
-    """Consecutive batches of at most ``size`` pictures, in order; the whole of it, uncopied, if it fits into one."""
-    if len(pictures) <= size and isinstance(pictures, Prepared):
+    """Consecutive batches of at most ``size`` pictures, in order; the whole of it, uncopied, if it fits into one.
+
+    Of what is recomputed a batch has at most `RECOMPUTE_CHUNK`.
+    """
+    if not isinstance(pictures, Prepared):
+        size = min(size, RECOMPUTE_CHUNK)
+    elif len(pictures) <= size:
         yield slice(0, len(pictures)), pictures
         return
     for start in range(0, len(pictures), size):
@@ -86,17 +110,46 @@ def concatenate(parts: list[Prepared]) -> Prepared:
     return Prepared(torch.cat([part.primal for part in parts]), saved, parts[0].token_count)
 
 
-def prepare_pictures(prepare: Callable[[Tensor], Prepared], tokens: Tensor, sizes: Sequence[int] = ()) -> Pictures:
-    """Constants of all pictures in memory while they fit the budget, else recomputed batch by batch.
+def prepare_pictures(
+    model: Preparing,
+    tokens: Tensor,
+    rows: Tensor | None = None,
+    *,
+    sizes: Sequence[int] = (),
+    budget: int | None = None,
+) -> Pictures:
+    """Constants of all pictures in memory while they fit the budget; else they are recomputed batch by batch, around the outputs of as
+    many layers as fit, those first that save most for a byte.
 
+    rows: which of the tokens, in this order; all by default. budget: bytes, `PREPARED_BUDGET` by default.
     sizes: of consecutive groups (slices); no pass has pictures of two, so that the last bits of a group's constants
         do not depend on the others. One group by default.
     """
-    passes: list[slice] = []
-    for size in sizes or (len(tokens),):
-        at = passes[-1].stop if passes else 0
-        passes += [slice(i, min(i + PREPARE_CHUNK, at + size)) for i in range(at, at + size, PREPARE_CHUNK)]
-    first = prepare(tokens[passes[0]])
-    if first.nbytes() / len(first) * len(tokens) > PREPARED_BUDGET:
-        return Recomputed(prepare, tokens)
-    return concatenate([first, *(prepare(tokens[part]) for part in passes[1:])])
+    rows = torch.arange(len(tokens)) if rows is None else rows
+    budget = PREPARED_BUDGET if budget is None else budget
+    groups = rows.split(list(sizes or (len(rows),)))
+    if model.prepare(tokens[rows[:1]]).nbytes() * len(rows) <= budget:
+        return concatenate([model.prepare(tokens[part]) for part in _passes(groups, PREPARE_CHUNK)])
+    return Recomputed(model, tokens, rows, _kept_outputs(model, tokens, groups, budget))
+
+
+def _kept_outputs(model: Preparing, tokens: Tensor, groups: Sequence[Tensor], budget: int) -> dict[str, Tensor]:
+    """`Preparing.layer_outputs` of all pictures: the first ones that fit into the budget together."""
+    count = sum(map(len, groups))
+    kept: dict[str, Tensor] = {}
+    for name, output in model.layer_outputs(tokens[groups[0][:1]]).items():
+        budget -= output.nbytes * count
+        if budget < 0:
+            break
+        kept[name] = output.new_empty(count, *output.shape[1:])
+    at = 0
+    for part in _passes(groups, RECOMPUTE_CHUNK) if kept else ():
+        outputs = model.layer_outputs(tokens[part])
+        for name, values in kept.items():
+            values[at : at + len(part)] = outputs[name]
+        at += len(part)
+    return kept
+
+
+def _passes(groups: Sequence[Tensor], size: int) -> list[Tensor]:
+    return [part for group in groups for part in group.split(size) if len(part)]

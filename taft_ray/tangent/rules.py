@@ -6,6 +6,7 @@ A tangent of ``None`` means exactly zero and costs nothing.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -17,9 +18,27 @@ from torch import Tensor, nn
 
 from taft_ray.tangent.elementwise import is_elementwise, slope, through_slope
 from taft_ray.tangent.normalisation import normalised_tangent, softmax_tangent
-from taft_ray.tangent.trained import trained_linear, trained_vector
+from taft_ray.tangent.trained import linear_tangent, trained_vector
 
-Saved = dict[str, Tensor]  # constants of a batch; every tensor has the batch first
+Saved = dict[str, Tensor]  # constants of a batch, by rule and part; every tensor has the batch first
+
+
+class Saving(Saved):
+    """Constants in the making.
+
+    known: outputs of layers, by name, of an earlier pass over the same pictures: these are not computed again.
+    wanted: the least worth of a layer whose output is noted in ``outputs``, (worth, output) by name; none by default.
+    """
+
+    def __init__(self, known: Mapping[str, Tensor] | None = None, *, wanted: float = math.inf) -> None:
+        super().__init__()
+        self.known: Mapping[str, Tensor] = known or {}
+        self.wanted = wanted
+        self.outputs: dict[str, tuple[float, Tensor]] = {}
+
+    def seen(self, layer: OfItsInput, output: Tensor) -> None:
+        if layer.worth >= self.wanted:
+            self.outputs[layer.name] = (layer.worth, output)
 
 
 class LinearInput(NamedTuple):
@@ -42,7 +61,7 @@ class Rule(ABC):
         return f"{self.name}.{part}" if self.name else part
 
     @abstractmethod
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         """The layer's own output; constants for `tangent` go into ``saved`` under this rule's name."""
 
     @abstractmethod
@@ -51,7 +70,7 @@ class Rule(ABC):
 
     def dual(self, x: Tensor, x_dot: Tensor | None, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Both passes in one, which keeps no constants: the output and its tangent."""
-        saved: Saved = {}
+        saved = Saving()
         y = self.primal(x, saved)
         return y, self.tangent(x_dot, saved, delta)
 
@@ -67,34 +86,46 @@ def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a if b is None else a + b
 
 
+class OfItsInput(Rule):
+    """A layer that keeps its input and nothing else. ``worth``: about how many multiply-adds a value of its output takes."""
+
+    worth = 0.0
+
+    @abstractmethod
+    def output(self, x: Tensor) -> Tensor: ...
+
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
+        saved[self.key("input")] = x
+        y = saved.known.get(self.name)
+        if y is None:
+            y = self.output(x)
+        saved.seen(self, y)
+        return y
+
+
 class Identity(Rule):
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         return x
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         return x_dot
 
 
-class Linear(Rule):
+class Linear(OfItsInput):
     """ΔW x + Δb + W ẋ  (eq. 11)."""
 
     def __init__(self, name: str, module: nn.Linear) -> None:
         super().__init__(name)
         self.module = module
+        self.worth = float(getattr(module, "in_features", 0))  # a network without a head has no layer there
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
-        saved[self.key("input")] = x
+    def output(self, x: Tensor) -> Tensor:
         return self.module(x)
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
-        x = saved[self.key("input")]
-        fresh = trained_linear(delta, self.key("weight"), self.key("bias"), x)
-        if x_dot is None:
-            return fresh
-        if fresh is None:
-            return x_dot @ self.module.weight.T
-        through = torch.addmm(fresh.flatten(0, -2), x_dot.flatten(0, -2), self.module.weight.T)
-        return through.unflatten(0, fresh.shape[:-1])
+        return linear_tangent(
+            delta, self.key("weight"), self.key("bias"), saved[self.key("input")], x_dot, self.module.weight
+        )
 
     def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
         weight, bias = self.key("weight"), self.key("bias")
@@ -127,7 +158,7 @@ class LayerNorm(Rule):
             return n if beta is None else n + beta
         return n * gamma if beta is None else torch.addcmul(beta, n, gamma)
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         n, s = self.normalise(x)
         saved[self.key("n")], saved[self.key("s")] = n, s
         return self.affine(n)
@@ -149,15 +180,14 @@ class LayerNorm(Rule):
         return out
 
 
-class Scale(Rule):
+class Scale(OfItsInput):
     """LayerScale: γ·ẋ + Δγ·x."""
 
     def __init__(self, name: str, module: LayerScale) -> None:
         super().__init__(name)
         self.module = module
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
-        saved[self.key("input")] = x
+    def output(self, x: Tensor) -> Tensor:
         return x * self.module.gamma
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
@@ -174,7 +204,7 @@ class Elementwise(Rule):
         super().__init__(name)
         self.module = module
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         saved[self.key("slope")] = slope(self.module, x)
         return self.module(x)
 
@@ -193,7 +223,7 @@ class Sequence(Rule):
         super().__init__(name)
         self.rules = rules
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         for rule in self.rules:
             x = rule.primal(x, saved)
         return x
@@ -223,7 +253,7 @@ class Glu(Rule):
         self.fc1 = Linear(self.key("fc1"), module.fc1)  # type: ignore[arg-type]  # use_conv is refused in rule_for
         self.tail = Sequence(name, [rule_for(self.key("norm"), module.norm), rule_for(self.key("fc2"), module.fc2)])
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         first, second = self.fc1.primal(x, saved).chunk(2, dim=-1)
         gate, value = (second, first) if self.gate_last else (first, second)
         saved[self.key("value_slope")] = value * slope(self.act, gate)  # before an in-place activation overwrites gate
@@ -265,10 +295,12 @@ class SelfAttention(Rule):
     def merge(self, heads: Tensor) -> Tensor:
         return heads.transpose(1, 2).flatten(2)
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
+    def primal(self, x: Tensor, saved: Saving) -> Tensor:
         q, k, v = self.split(self.qkv.primal(x, saved))
-        q = self.q_norm.primal(q, saved) * self.module.scale
-        k = self.k_norm.primal(k, saved)
+        q = (
+            self.q_norm.primal(q, saved) * self.module.scale
+        ).contiguous()  # once: every product would do it for itself
+        k, v = self.k_norm.primal(k, saved).contiguous(), v.contiguous()
         p = (q @ k.transpose(-2, -1)).softmax(-1)
         for part, value in (("q", q), ("k", k), ("v", v), ("p", p)):
             saved[self.key(part)] = value
@@ -281,8 +313,9 @@ class SelfAttention(Rule):
         q_dot = self.q_norm.tangent(q_in, saved, delta)
         k_dot = self.k_norm.tangent(k_in, saved, delta)
         q_dot = None if q_dot is None else q_dot * self.module.scale
-        if q_dot is not None and k_dot is not None:  # one product over twice the width writes the T·T scores once
-            s_dot = torch.cat([q_dot, q], -1) @ torch.cat([k, k_dot], -1).transpose(-2, -1)
+        if q_dot is not None and k_dot is not None:  # into the memory of the first product
+            s_dot = torch.bmm(q_dot.flatten(0, 1), k.flatten(0, 1).mT)
+            s_dot = s_dot.baddbmm_(q.flatten(0, 1), k_dot.flatten(0, 1).mT).view_as(p)
         elif k_dot is not None:
             s_dot = q @ k_dot.transpose(-2, -1)
         else:
@@ -297,15 +330,14 @@ class SelfAttention(Rule):
         yield from self.tail.linear_inputs(saved, trained)
 
 
-class Function(Rule):
+class Function(OfItsInput):
     """torch.func.jvp of a function without parameters (max pooling and the like)."""
 
     def __init__(self, name: str, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__(name)
         self.function = function
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
-        saved[self.key("input")] = x
+    def output(self, x: Tensor) -> Tensor:
         return self.function(x)
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
@@ -314,7 +346,7 @@ class Function(Rule):
         return torch.func.jvp(self.function, (saved[self.key("input")],), (x_dot,))[1]
 
 
-class Fallback(Rule):
+class Fallback(OfItsInput):
     """torch.func.jvp of one module: right for any module without a rule of its own, and slower.
 
     The module must be free of fused attention (PyTorch has no forward-mode rule for it); `linearize` sees to that.
@@ -323,9 +355,11 @@ class Fallback(Rule):
     def __init__(self, name: str, module: nn.Module) -> None:
         super().__init__(name)
         self.module = module
+        self.worth = math.sqrt(
+            sum(value.numel() for value in module.parameters())
+        )  # of a linear layer: about its width
 
-    def primal(self, x: Tensor, saved: Saved) -> Tensor:
-        saved[self.key("input")] = x
+    def output(self, x: Tensor) -> Tensor:
         return self.module(x)
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:

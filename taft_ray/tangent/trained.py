@@ -15,14 +15,24 @@ from torch import Tensor
 from taft_ray.errors import UnsupportedModel
 
 
-def trained_linear(delta: Mapping[str, Tensor], weight: str, bias: str, x: Tensor) -> Tensor | None:
-    """ΔW x + Δb over the last axis of ``x`` (eq. 11's new terms); None when neither is trained."""
+def linear_tangent(
+    delta: Mapping[str, Tensor], weight: str, bias: str, x: Tensor, x_dot: Tensor | None, base: Tensor
+) -> Tensor | None:
+    """ΔW x + Δb + W ẋ over the last axis (eq. 11), with ``base`` W and x_dot None for zero; None when all of it is zero."""
     if isinstance(delta, Probes):
-        return delta.linear(x, weight, bias)
-    d_weight, d_bias = delta.get(weight), delta.get(bias)
-    if d_weight is None:
-        return None if d_bias is None else d_bias.expand(*x.shape[:-1], -1)
-    return F.linear(x, d_weight, d_bias)
+        fresh = delta.linear(x, weight, bias)
+    elif weight in delta:
+        fresh = F.linear(x.flatten(0, -2), delta[weight], delta.get(bias))
+        if x_dot is not None:  # added into the memory of the first product: of many blocks these are the large arrays
+            return fresh.addmm_(x_dot.flatten(0, -2), base.T).unflatten(0, x.shape[:-1])
+        return fresh.unflatten(0, x.shape[:-1])
+    else:
+        d_bias = delta.get(bias)
+        fresh = None if d_bias is None else d_bias.expand(*x.shape[:-1], -1)
+    if x_dot is None:
+        return fresh
+    through = x_dot @ base.T
+    return through if fresh is None else through + fresh
 
 
 def trained_vector(delta: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor | None:

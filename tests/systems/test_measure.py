@@ -45,7 +45,7 @@ def test_composed_models_are_those_of_the_core(tm, train, test, cell_of):
     cell = cell_of()
     result = measure(cell, tm, train, test)
     shards = [train[index] for index in split(cell, train)]
-    prepared = [prepare_pictures(tm.prepare, shard.tokens) for shard in shards]
+    prepared = [prepare_pictures(tm, shard.tokens) for shard in shards]
     deltas = [fit(tm, p, shard.labels, cell.spec.fit_config()) for p, shard in zip(prepared, shards, strict=True)]
     expected = {
         "mean": compose(deltas),

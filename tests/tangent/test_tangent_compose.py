@@ -20,7 +20,7 @@ KEY = "fc.weight|fc.bias|0:4"
 OUTPUTS, INPUTS = 4, 6
 seeds = st.integers(0, 2**32 - 1)
 weights = st.integers(1, 10_000)
-scales = st.sampled_from([1e-9, 1e-3, 1.0, 100.0])
+scales = st.sampled_from([1e-9, 1e-3, 1.0, 10.0])  # six of the largest with the largest weights fit into the sums
 laws = settings(max_examples=60, deadline=None)
 
 

@@ -241,7 +241,7 @@ def test_recomputed_batches_give_the_same_result(chunk: int, monkeypatch: pytest
     monkeypatch.setattr(ridge, "CHUNK", chunk)
     kept, recomputed = (
         fit(tm, tm.prepare(tokens), labels, config),
-        fit(tm, Recomputed(tm.prepare, tokens), labels, config),
+        fit(tm, Recomputed(tm, tokens), labels, config),
     )
     assert float((kept - recomputed).norm() / kept.norm()) < 1e-6
     assert float((kept - whole).norm() / whole.norm()) < 1e-6
@@ -254,7 +254,7 @@ def test_recomputed_batches_give_the_same_result_for_adam():
     config = FitConfig(solver="adam", epochs=3, batch_size=5, milestones=())
     kept, recomputed = (
         fit(tm, tm.prepare(tokens), labels, config),
-        fit(tm, Recomputed(tm.prepare, tokens), labels, config),
+        fit(tm, Recomputed(tm, tokens), labels, config),
     )
     assert float((kept - recomputed).norm() / kept.norm()) < 1e-8
 
@@ -263,7 +263,7 @@ def test_recomputed_batches_give_the_same_result_for_adam():
 @pytest.mark.parametrize("kept", [True, False])
 def test_batches_cover_every_picture_once_in_order(size: int, kept: bool):
     tm, tokens, _ = problem()
-    pictures = tm.prepare(tokens) if kept else Recomputed(tm.prepare, tokens)
+    pictures = tm.prepare(tokens) if kept else Recomputed(tm, tokens)
     seen = [(part, batch) for part, batch in batches(pictures, size)]
     assert [index for part, _ in seen for index in range(COUNT)[part]] == list(range(COUNT))
     assert all(len(batch) == len(range(COUNT)[part]) <= size for part, batch in seen)
