@@ -61,7 +61,7 @@ def answers(function: Verb) -> Verb:
 
 
 def _without_the_small_print(answer: Any) -> Any:
-    """A certificate for a person: what became of the request, and where the whole of it is."""
+    """A certificate for a person: what became of the request, and where the whole of it is, which --json prints and verify checks."""
     if not isinstance(answer, dict) or "rests_on" not in answer:
         return answer
     short = (
@@ -75,8 +75,17 @@ def _without_the_small_print(answer: Any) -> Any:
         "cost",
         "does_not_cover",
     )
-    where = f"{answer['run']['address']}/certificates/{answer['request']}-….json"
-    return {**{name: answer[name] for name in short}, "certificate": f"{where} (--json prints it; verify checks it)"}
+    from taft_ray.orchestration.certificate import certificate_bytes
+    from taft_ray.storage import digest_bytes
+    from taft_ray.storage.rundir import certificate_key
+
+    key = certificate_key(answer["request"], digest_bytes(certificate_bytes(answer)))
+    told = {**{name: answer[name] for name in short}, "certificate": f"{answer['run']['address']}/{key}"}
+    return (
+        {"done_before": "nothing was left to forget; this is what was certified then", **told}
+        if answer.get("repeated")
+        else told
+    )
 
 
 def _show(answer: Any, indent: str = "") -> None:
@@ -90,9 +99,9 @@ def _show(answer: Any, indent: str = "") -> None:
             _show(value, indent + "  ")
         elif isinstance(value, list) and len(value) > 8:
             click.echo(f"{indent}{name}: {len(value)} entries (--json shows them)")
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        elif isinstance(value, list) and any(isinstance(item, dict) or " " in str(item) for item in value):
             click.echo(f"{indent}{name}:")
             for item in value:
-                click.echo(f"{indent}  {json.dumps(item)}")
+                click.echo(f"{indent}  {item if isinstance(item, str) else json.dumps(item)}")
         else:
             click.echo(f"{indent}{name}: {f'{value:.4g}' if isinstance(value, float) else value}")

@@ -18,7 +18,7 @@ NO_MONOLITH = "not measured: run with --monolithic"
 NO_WALL = "not measured: no wall clock of the sharded training is recorded"
 NO_FITS = "not measured: no shard has a recorded fit time"
 NO_FORGET = "not measured: nothing has been forgotten"
-NO_EVALUATION = "not measured: no evaluation is recorded"
+NO_EVALUATION = "not measured: no evaluation of this model is recorded (every forget and retrain makes another one): taft-ray evaluate"
 
 WALL_NOTE = "wall clock from when the lanes had work (the cache was there) to the last commit, with what was left of starting the lanes"
 CRITICAL_NOTE = "critical path, not wall clock: what as many workers as shards would give"

@@ -66,7 +66,10 @@ def plan_forget(
     unknown = [name for name, digest in hashes.items() if name not in found and digest not in state.tombstones]
     if unknown:
         shown = ", ".join(repr(name) for name in unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
-        raise UnknownSample(f"{len(unknown)} ids are not in this run: {shown}; nothing was forgotten")
+        raise UnknownSample(
+            f"{len(unknown)} ids are not in this run: {shown}; nothing was forgotten. An id is the value of the data's column "
+            "'id', without one FILE#ROW (train.parquet#17), and of a picture file its path in the data (train/cat/1.png)"
+        )
     asked = tuple(sorted(set(hashes.values())))
     request = request_id(mode, asked)
     known = state.requests.get(request)

@@ -95,7 +95,7 @@ def check_joint(tm: TangentModel, tokens: Tensor) -> None:
         jacobian_rows(tm, [tm.prepare(tokens)])
     except UnsupportedModel as error:
         raise UnsupportedModel(
-            f"compose='joint' is for the last block behind a class token ({error}); use --compose gram"
+            f"compose='joint' is for the last block behind a class token ({error}); use --compose gram, or --last-blocks 1"
         ) from error
 
 

@@ -76,6 +76,10 @@ def test_forget_answers_with_the_certificate(trained: Path, copy_of: Callable[..
     again = here("forget", run, "--ids", sample_id(0), "--mode", "drop", "--json")
     assert again.code == 0, again.err
     assert again.json == {**answer.json, "repeated": True}
+    for_a_person = here("forget", run, "--ids", sample_id(0), "--mode", "drop").out
+    assert f"certificate: {kept[0]}\n" in for_a_person
+    assert for_a_person.startswith("done_before: ")
+    assert "\n  models that were handed out" in for_a_person
 
 
 def test_price_gives_the_cost(trained: Path) -> None:
