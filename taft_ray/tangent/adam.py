@@ -84,9 +84,11 @@ def descend(
     steps_a_epoch = 0
     history: list[float] = []
     for epoch in range(recipe.epochs):
-        permutation = order(len(labels), recipe.seed, epoch)
+        permutation = order(len(labels), recipe.seed, epoch).to(labels.device)
         steps_a_epoch = -(-len(permutation) // batch_size)
-        total = 0.0
+        total = torch.zeros(
+            (), dtype=torch.float64, device=labels.device
+        )  # read once an epoch: reading waits for a GPU
         for step in range(steps_a_epoch):
             index = permutation[step * batch_size : (step + 1) * batch_size]
             batch = pictures[index]
@@ -99,11 +101,11 @@ def descend(
             optimizer.step()
             if recipe.radius is not None:
                 _project(leaves, recipe.radius)
-            total += float(value.detach()) * len(index)
+            total += value.detach().double() * len(index)
             if progress is not None:
                 progress(epoch * steps_a_epoch + step + 1, recipe.epochs * steps_a_epoch)
         scheduler.step()
-        history.append(total / len(permutation))
+        history.append(float(total) / len(permutation))
         if watch is not None:
             watch(epoch + 1, recipe.epochs, Delta({name: leaf.detach() for name, leaf in leaves.items()}))
     delta = Delta({name: leaf.detach() for name, leaf in leaves.items()})

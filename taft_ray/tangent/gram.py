@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from taft_ray.tangent.rules import LinearInput
+from taft_ray.tangent.rule import LinearInput
 
 
 class GramLayer(NamedTuple):

@@ -19,7 +19,7 @@ from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
 from taft_ray.tangent.prepared import Pictures, Prepared, batches
-from taft_ray.tangent.rules import Rule, Saving
+from taft_ray.tangent.rule import Rule, Saving
 from taft_ray.tangent.trained import trained_vector
 
 TRAINABLE = ("full", "bitfit", "norm", "head")

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.blocks import Residual, block_rule
-from taft_ray.tangent.rules import Fallback, Function, Linear, Rule, Saved, Saving, Sequence, rule_for
+from taft_ray.tangent.rule import Rule, Saved, Saving
+from taft_ray.tangent.rules import Fallback, Function, Linear, Sequence, rule_for
 
 _RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 

@@ -1,4 +1,4 @@
-"""One rule a layer: the primal pass keeps constants, the tangent pass uses them (TAFT eqs. 5-12).
+"""One rule a layer (TAFT eqs. 5-12).
 
 Legend: B batch, T tokens, D width, H heads, E head width, K classes, R rows that are read out of the last block.
 A tangent of ``None`` means exactly zero and costs nothing.
@@ -7,9 +7,7 @@ A tangent of ``None`` means exactly zero and costs nothing.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import torch
 from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp
@@ -18,89 +16,8 @@ from torch import Tensor, nn
 
 from taft_ray.tangent.elementwise import is_elementwise, slope, through_slope
 from taft_ray.tangent.normalisation import normalised_tangent, softmax_tangent
+from taft_ray.tangent.rule import LinearInput, OfItsInput, Rule, Saved, Saving, plus
 from taft_ray.tangent.trained import linear_tangent, trained_vector
-
-Saved = dict[str, Tensor]  # constants of a batch, by rule and part; every tensor has the batch first
-
-
-class Saving(Saved):
-    """Constants in the making.
-
-    known: outputs of layers, by name, of an earlier pass over the same pictures: these are not computed again.
-    wanted: the least worth of a layer whose output is noted in ``outputs``, (worth, output) by name; none by default.
-    """
-
-    def __init__(self, known: Mapping[str, Tensor] | None = None, *, wanted: float = math.inf) -> None:
-        super().__init__()
-        self.known: Mapping[str, Tensor] = known or {}
-        self.wanted = wanted
-        self.outputs: dict[str, tuple[float, Tensor]] = {}
-
-    def seen(self, layer: OfItsInput, output: Tensor) -> None:
-        if layer.worth >= self.wanted:
-            self.outputs[layer.name] = (layer.worth, output)
-
-
-class LinearInput(NamedTuple):
-    """What a trained linear layer saw: the inputs of rows ``start:stop`` of ``weight`` (and ``bias``)."""
-
-    weight: str
-    bias: str | None
-    start: int
-    stop: int
-    inputs: Tensor  # (B, rows, D_in)
-
-
-class Rule(ABC):
-    """A layer's pair of passes. ``name`` is the module's own name; its parameters are ``name.weight`` and so on."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def key(self, part: str) -> str:
-        return f"{self.name}.{part}" if self.name else part
-
-    @abstractmethod
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        """The layer's own output; constants for `tangent` go into ``saved`` under this rule's name."""
-
-    @abstractmethod
-    def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
-        """The derivative of the output along (``x_dot``, ``delta``); None when it is zero."""
-
-    def dual(self, x: Tensor, x_dot: Tensor | None, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Both passes in one, which keeps no constants: the output and its tangent."""
-        saved = Saving()
-        y = self.primal(x, saved)
-        return y, self.tangent(x_dot, saved, delta)
-
-    def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
-        """The primal inputs of every trained linear layer in here, for Gram statistics."""
-        yield from ()
-
-
-def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """a + b where None is zero."""
-    if a is None:
-        return b
-    return a if b is None else a + b
-
-
-class OfItsInput(Rule):
-    """A layer that keeps its input and nothing else. ``worth``: about how many multiply-adds a value of its output takes."""
-
-    worth = 0.0
-
-    @abstractmethod
-    def output(self, x: Tensor) -> Tensor: ...
-
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        saved[self.key("input")] = x
-        y = saved.known.get(self.name)
-        if y is None:
-            y = self.output(x)
-        saved.seen(self, y)
-        return y
 
 
 class Identity(Rule):

@@ -16,7 +16,8 @@ from taft_ray.tangent import Delta, TangentModel, between, concatenate, lineariz
 from taft_ray.tangent.blocks import ReadoutAttention, Residual
 from taft_ray.tangent.elementwise import is_elementwise, slope
 from taft_ray.tangent.model import TRAINABLE
-from taft_ray.tangent.rules import Fallback, Rule, Sequence
+from taft_ray.tangent.rule import Rule
+from taft_ray.tangent.rules import Fallback, Sequence
 
 VIT = BY_ID["vit"]
 BLOCK = (
