@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,23 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from taft_ray.data import held_out
 from taft_ray.data.manifest import KEPT
-from taft_ray.errors import DataError, UsageError
+from taft_ray.errors import DataError
 from taft_ray.models import load_model
-from taft_ray.orchestration.actors import own_error
+from taft_ray.orchestration.object_store import fetch, gather, mapped
 from taft_ray.orchestration.prefix import PREFIX_BATCH
-from taft_ray.orchestration.trial import Bench, key_rows, mapped
+from taft_ray.orchestration.trial import Bench
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.sweep import Sweep
-from taft_ray.storage import PartRef, Store, read_part, read_rows
+from taft_ray.storage import PartRef, Store, read_rows
 from taft_ray.tangent import between
-
-_MOST_OF_A_STORE = 0.8  # of a node's object store may be tokens; Ray writes what is beyond its memory to disk
-
 
 Manifest = tuple[pa.Table, Mapping[str, Any]]
 
@@ -61,11 +57,12 @@ def lay_bench(
     blocks: every ``last_blocks`` that a trial asks for; the tokens are carried on to the later cuts once.
     """
     meta = manifest[1]["meta"]
-    refs = [(int(shard), ref) for shard, several in sorted(meta["parts"].items(), key=_number) for ref in several]
-    _check_memory(sum(ref["bytes"] for _, ref in refs) * len({spec.last_blocks, *blocks}))
-    task: Any = _gather.options(num_returns=4)
-    tokens, *small = task.remote(store, refs, meta["fingerprint"], _gone(manifest[0], state))
-    keys, labels, shards = (_get(ref) for ref in small)
+    parts = {int(shard): [PartRef.from_json(ref) for ref in several] for shard, several in meta["parts"].items()}
+    refs = [(shard, ref) for shard in sorted(parts) for ref in parts[shard]]
+    copies = len({spec.last_blocks, *blocks})
+    gathered = gather(store, refs, meta["fingerprint"], gone=_gone(manifest[0], state), copies=copies)
+    tokens = gathered.tokens
+    keys, labels, shards = (fetch(ref) for ref in (gathered.keys, gathered.labels, gathered.shards))
     held = held_out([key.tobytes() for key in keys], fraction=sweep.held_out, seed=spec.seed)
     carry = _carry.options(num_gpus=1 if spec.device == "cuda" else 0)
     carried = {last: tokens if last == spec.last_blocks else carry.remote(tokens, spec, last) for last in blocks}
@@ -77,57 +74,12 @@ def lay_bench(
     )  # fmt: skip
 
 
-def _number(item: tuple[str, Any]) -> int:
-    return int(item[0])
-
-
-def _get(ref: Any) -> Any:
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        own = own_error(error)
-        raise own if own is not None else error from None
-
-
 def _gone(table: pa.Table, state: RunState) -> set[bytes]:
     """Sample keys that no trial may read."""
     if "id_hash" not in table.column_names or not state.tombstones:
         return set()
     asked = pc.is_in(table["id_hash"], value_set=pa.array(sorted(state.tombstones), pa.string()))  # type: ignore[attr-defined]
     return set(table.filter(asked)["key"].to_pylist())
-
-
-def _check_memory(needed: int) -> None:
-    stores = [int(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes() if node["Alive"]]
-    smallest = min((size for size in stores if size), default=0)
-    if needed > _MOST_OF_A_STORE * smallest:
-        raise UsageError(
-            f"the tokens are {needed / 2**30:.1f} GiB and a node's object store {smallest / 2**30:.1f} GiB, of which "
-            f"{_MOST_OF_A_STORE:.0%} may be tokens; start Ray with a larger --object-store-memory, or sweep a smaller run"
-        )
-
-
-@ray.remote(num_cpus=1)
-def _gather(
-    store: Store, refs: Sequence[tuple[int, dict[str, Any]]], fingerprint: str, gone: Collection[bytes]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens (n, T, d), keys uint8 (n, 16), labels and shards int64 (n,), shard by shard, without the keys in ``gone``."""
-    tokens: np.ndarray | None = None
-    keys: list[bytes] = []
-    labels, shards = [], []
-    total = sum(ref["rows"] for _, ref in refs)
-    for shard, ref in refs:
-        part = read_part(store, PartRef.from_json(ref), fingerprint=fingerprint)
-        kept = [row for row, key in enumerate(part.keys) if key not in gone]
-        if tokens is None:
-            tokens = np.empty((total, *part.tokens.shape[1:]), part.tokens.dtype)
-        tokens[len(keys) : len(keys) + len(kept)] = part.tokens[kept]
-        keys += [part.keys[row] for row in kept]
-        labels.append(part.labels[kept])
-        shards.append(np.full(len(kept), shard, np.int64))
-    if tokens is None or not keys:
-        raise DataError(f"no sample is left in the cache of {store.uri}")
-    return tokens[: len(keys)], key_rows(keys), np.concatenate(labels), np.concatenate(shards)
 
 
 @ray.remote(num_cpus=1)

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from taft_ray.errors import ObjectMissing
@@ -25,8 +26,8 @@ class CellWorker:
     def __init__(self, root: str) -> None:
         self.store = Store(root)
 
-    def measure(self, cell_json: Mapping[str, Any], classes: int, train: Any, test: Any, again: bool) -> dict[str, Any]:
-        """Measure a cell on tokens from the object store, and write its file; its content.
+    def measure(self, cell_json: Mapping[str, Any], classes: int, again: bool, *arrays: np.ndarray) -> dict[str, Any]:
+        """Measure a cell on the `Tokens.arrays` of training and evaluation data, and write its file; its content.
 
         again: compare with the file instead of writing it; "same" says whether the accuracies are those.
         """
@@ -35,7 +36,8 @@ class CellWorker:
         torch.use_deterministic_algorithms(True, warn_only=cell.spec.device == "cuda")
         tm, _ = build_tangent(cell.spec, classes)
         kind = cell.spec.cache_dtype
-        result = measure(cell, tm, token_set(train, kind), token_set(test, kind))
+        train, test = (token_set(three, kind) for three in (arrays[:3], arrays[3:]))
+        result = measure(cell, tm, train, test)
         document = {"cell": cell.to_json(), "digest": cell.digest, **result, "environment": _environment(cell.spec)}
         if again:
             try:

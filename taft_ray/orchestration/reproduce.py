@@ -184,7 +184,9 @@ def _run(
     def start(actor: Any) -> None:
         if waiting:
             cell = waiting.pop()
-            running[actor.measure.remote(cell.to_json(), len(train.classes), train.ref, test.ref, again)] = actor
+            running[actor.measure.remote(cell.to_json(), len(train.classes), again, *train.arrays, *test.arrays)] = (
+                actor
+            )
 
     try:
         for actor in actors:

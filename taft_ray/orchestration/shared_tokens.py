@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from taft_ray.data import check_rejected, counts
-from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import StorageError
 from taft_ray.orchestration import session
 from taft_ray.orchestration.features import Report, build_cache, remove_markers
+from taft_ray.orchestration.object_store import Gathered, gather, mapped
 from taft_ray.orchestration.run import data_stamp
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
-from taft_ray.storage import PartRef, Store, digest_json, read_manifest, read_part, write_manifest, write_spec
+from taft_ray.storage import PartRef, Store, digest_json, read_manifest, write_manifest, write_spec
 from taft_ray.systems import TokenSet
 
 # what decides a token, and the class indices beside it; a folder of tokens is named by these
@@ -32,12 +30,17 @@ _OF_THE_PREFIX = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A data set in the object store: ``ref`` of what `token_set` reads; its stamp says which files it was made of."""
+    """A data set in the object store; its stamp says which files it was made of."""
 
-    ref: Any
+    gathered: Gathered
     classes: tuple[str, ...]
     count: int
     stamp: str
+
+    @property
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """References to what `token_set` takes."""
+        return self.gathered.tokens, self.gathered.keys, self.gathered.labels
 
 
 def shared_tokens(
@@ -69,23 +72,13 @@ def shared_tokens(
     check_rejected(counts(found[0]), spec.max_rejected)
     meta = found[1]["meta"]
     refs = [PartRef.from_json(ref) for refs in meta["parts"].values() for ref in refs]
-    parts = [read_part(store, ref, fingerprint=meta["fingerprint"]) for ref in refs]
-    held = {
-        "keys": np.frombuffer(b"".join(key for part in parts for key in part.keys), np.uint8),
-        "labels": np.concatenate([part.labels for part in parts]),
-        "tokens": np.concatenate([part.tokens for part in parts]),
-    }
-    return Tokens(ref=ray.put(held), classes=tuple(meta["classes"]), count=len(held["labels"]), stamp=stamp)
+    gathered = gather(store, [(0, ref) for ref in refs], meta["fingerprint"])
+    return Tokens(gathered=gathered, classes=tuple(meta["classes"]), count=sum(ref.rows for ref in refs), stamp=stamp)
 
 
-def token_set(held: dict[str, np.ndarray], cache_dtype: str) -> TokenSet:
-    """What a worker got of the object store, its tokens without a copy. Read-only: nothing may be written into them."""
-    keys, tokens = held["keys"].tobytes(), held["tokens"]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        mapped = torch.from_numpy(tokens if tokens.dtype == np.float16 else tokens.view(np.int16))
+def token_set(arrays: Sequence[np.ndarray], cache_dtype: str) -> TokenSet:
+    """What a worker got of `Tokens.arrays`, its tokens without a copy. Read-only: nothing may be written into them."""
+    tokens, keys, labels = arrays
     return TokenSet(
-        keys=[keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)],
-        labels=torch.from_numpy(held["labels"].copy()),
-        tokens=mapped.view(torch.bfloat16) if cache_dtype == "bfloat16" else mapped,
+        keys=[key.tobytes() for key in keys], labels=torch.from_numpy(labels.copy()), tokens=mapped(tokens, cache_dtype)
     )

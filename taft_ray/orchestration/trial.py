@@ -7,7 +7,6 @@ matrices) stays in the worker's process for the trials that share it.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -20,9 +19,9 @@ from ray import tune
 from torch import Tensor
 
 from taft_ray.data import epoch_order, slice_of
-from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import TaftError
 from taft_ray.orchestration.linearised import build_tangent
+from taft_ray.orchestration.object_store import mapped
 from taft_ray.plans.spec import RunSpec
 from taft_ray.tangent import (
     Delta,
@@ -217,17 +216,3 @@ def lay_out(bench: Bench, linearisation: Linearisation, tokens: np.ndarray) -> L
         time.perf_counter() - began,
         mapped=not tokens.flags.owndata and not tokens.flags.writeable,
     )
-
-
-def mapped(tokens: np.ndarray, cache_dtype: str) -> Tensor:
-    """Tokens of the object store as a tensor, without a copy; read-only, whatever torch thinks."""
-    with warnings.catch_warnings():
-        # the object store's memory is read-only, and nothing here writes to it
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        view = torch.from_numpy(tokens if tokens.dtype != np.uint16 else tokens.view(np.int16))
-    return view.view(torch.bfloat16) if cache_dtype == "bfloat16" else view
-
-
-def key_rows(keys: list[bytes]) -> np.ndarray:
-    """Sample keys as a uint8 (n, 16)."""
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)

@@ -17,8 +17,9 @@ from taft_ray.data import held_out, sample_key
 from taft_ray.errors import UsageError
 from taft_ray.orchestration.bench import lay_bench, manifest_of
 from taft_ray.orchestration.linearised import build_tangent, run_spec
+from taft_ray.orchestration.object_store import key_rows
 from taft_ray.orchestration.sweep import FOLDER, sweep
-from taft_ray.orchestration.trial import EFFORT, Bench, Linearisation, count_correct, key_rows, lay_out, run_trial
+from taft_ray.orchestration.trial import EFFORT, Bench, Linearisation, count_correct, lay_out, run_trial
 from taft_ray.orchestration.verify import verify
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.space import parse_space

@@ -53,6 +53,7 @@ def test_tables_share_cells(wanted):
     assert cells["table1"] & cells["table2"]
     assert cells["fig2a"] & cells["table2"]
     assert cells["slices"] & cells["table2"]
+    assert cells["rates"] & cells["table2"]
 
 
 def test_recipes_are_the_papers(wanted):
