@@ -72,6 +72,20 @@ def test_part_comes_back_bit_for_bit(store: Store, dtype: str) -> None:
         assert not back.tokens.flags.owndata
 
 
+@pytest.mark.parametrize("megabytes", [1, 2, 5])
+def test_part_of_several_huge_pages_comes_back(tmp_path: Path, megabytes: int) -> None:
+    """Whole huge pages are asked for at once, the end of the file is not: all of it must be there."""
+    store = Store(str(tmp_path))
+    bits = np.random.default_rng(0).integers(0, 2**16, (6, 1, megabytes * 2**20 // 12), dtype=np.uint16)
+    rows = {"keys": KEYS, "labels": LABELS, "tokens": bits, "dtype": "bfloat16"}
+    ref = write_part(store, PREFIX, 0, **rows, fingerprint="model-a")
+    assert ref.bytes > megabytes * 2**20
+    for verify in (True, False):
+        back = read_part(store, ref, fingerprint="model-a", verify=verify)
+        assert np.array_equal(back.tokens, bits)
+        assert not back.tokens.flags.owndata
+
+
 def test_maps_of_a_convolution_come_back(store: Store) -> None:
     maps = np.arange(6 * 2 * 3 * 5, dtype=np.float16).reshape(6, 2, 3, 5)
     ref = write_part(store, "p", 0, keys=KEYS, labels=LABELS, tokens=maps, dtype="float16", fingerprint="f")
