@@ -16,6 +16,7 @@ import torch
 from ray.exceptions import RayTaskError
 from torch import Tensor
 
+from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import DataError, UsageError
 from taft_ray.orchestration.actors import own_error
 from taft_ray.storage import PartRef, Store, read_part
@@ -72,7 +73,7 @@ def mapped(tokens: np.ndarray, cache_dtype: str) -> Tensor:
 
 def key_rows(keys: Sequence[bytes]) -> np.ndarray:
     """Sample keys as a uint8 (n, 16)."""
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
 
 
 def _check_memory(needed: int) -> None:

@@ -13,7 +13,7 @@ from taft_ray.data import check_rejected, counts
 from taft_ray.errors import StorageError
 from taft_ray.orchestration import session
 from taft_ray.orchestration.features import Report, build_cache, remove_markers
-from taft_ray.orchestration.object_store import Gathered, gather, mapped
+from taft_ray.orchestration.object_store import Gathered, fetch, gather, mapped
 from taft_ray.orchestration.run import data_stamp
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
@@ -73,7 +73,8 @@ def shared_tokens(
     meta = found[1]["meta"]
     refs = [PartRef.from_json(ref) for refs in meta["parts"].values() for ref in refs]
     gathered = gather(store, [(0, ref) for ref in refs], meta["fingerprint"])
-    return Tokens(gathered=gathered, classes=tuple(meta["classes"]), count=sum(ref.rows for ref in refs), stamp=stamp)
+    count = len(fetch(gathered.labels))  # to be there before actors take the CPUs
+    return Tokens(gathered=gathered, classes=tuple(meta["classes"]), count=count, stamp=stamp)
 
 
 def token_set(arrays: Sequence[np.ndarray], cache_dtype: str) -> TokenSet:

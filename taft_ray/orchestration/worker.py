@@ -36,6 +36,7 @@ from taft_ray.tangent import (
     FittedDelta,
     Pictures,
     Prepared,
+    Recomputed,
     Sums,
     TangentModel,
     batches,
@@ -118,8 +119,8 @@ class ShardWorker(Warm):
             start = self._start(resolve["start"])
         checkpoints = None
         if config.slices > 1:
-            # recomputed constants differ in their last bits from kept ones, and a shard that shrinks may change between them
-            constants = "kept" if isinstance(pictures, Prepared) else "recomputed"
+            # what is recomputed differs in its last bits from what is kept, and of a shard that shrinks more may be kept
+            constants = f"around {pictures.kept} layers" if isinstance(pictures, Recomputed) else "kept"
             made_of = {"fingerprint": self.fingerprint, "slices": str(config.slices), "constants": constants}
             checkpoints = SliceCheckpoints(
                 self.into or self.store, int(task["shard"]), int(task["generation"]), made_of
@@ -296,7 +297,7 @@ class ShardWorker(Warm):
         if not parts:
             return picture_values(self.tm, self.spec, stripes, deltas)
         keys, labels, arrays = self.read(parts)
-        pictures = prepare_pictures(self.tm, self._tokens(arrays))
+        pictures = Recomputed(self.tm, self._tokens(arrays))  # they are read once
         return keys, labels.numpy(), minus_log_loss(self.tm, pictures, labels, self.spec, deltas)
 
     def _model(self, model: dict[str, Any] | str) -> Delta:

@@ -84,14 +84,14 @@ def descend(
     steps_a_epoch = 0
     history: list[float] = []
     for epoch in range(recipe.epochs):
-        permutation = order(len(labels), recipe.seed, epoch).to(labels.device)
+        permutation = order(len(labels), recipe.seed, epoch)
+        numbers = permutation.to(labels.device)  # once an epoch: every look at a GPU's values waits for it
         steps_a_epoch = -(-len(permutation) // batch_size)
-        total = torch.zeros(
-            (), dtype=torch.float64, device=labels.device
-        )  # read once an epoch: reading waits for a GPU
+        total = torch.zeros((), dtype=torch.float64, device=labels.device)
         for step in range(steps_a_epoch):
-            index = permutation[step * batch_size : (step + 1) * batch_size]
-            batch = pictures[index]
+            part = slice(step * batch_size, (step + 1) * batch_size)
+            index = numbers[part]
+            batch = pictures[index if isinstance(pictures, Prepared) else permutation[part]]
             optimizer.zero_grad(set_to_none=True)
             value = loss.per_sample(model.logits(batch, leaves), labels[index]).mean()
             value.backward()

@@ -72,6 +72,11 @@ class Recomputed:
         self._rows = torch.arange(len(tokens)) if rows is None else rows
         self._known = known or {}
 
+    @property
+    def kept(self) -> int:
+        """Of how many layers the outputs are kept."""
+        return len(self._known)
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -130,14 +135,16 @@ def prepare_pictures(
     groups = rows.split(list(sizes or (len(rows),)))
     if model.prepare(tokens[rows[:1]]).nbytes() * len(rows) <= budget:
         return concatenate([model.prepare(tokens[part]) for part in _passes(groups, PREPARE_CHUNK)])
-    return Recomputed(model, tokens, rows, _kept_outputs(model, tokens, groups, budget))
+    return Recomputed(model, tokens, rows, _kept_outputs(model, tokens, groups, rows[:1], budget))
 
 
-def _kept_outputs(model: Preparing, tokens: Tensor, groups: Sequence[Tensor], budget: int) -> dict[str, Tensor]:
-    """`Preparing.layer_outputs` of all pictures: the first ones that fit into the budget together."""
+def _kept_outputs(
+    model: Preparing, tokens: Tensor, groups: Sequence[Tensor], one: Tensor, budget: int
+) -> dict[str, Tensor]:
+    """`Preparing.layer_outputs` of all pictures: the first ones that fit into the budget together. one: the number of any picture."""
     count = sum(map(len, groups))
     kept: dict[str, Tensor] = {}
-    for name, output in model.layer_outputs(tokens[groups[0][:1]]).items():
+    for name, output in model.layer_outputs(tokens[one]).items():
         budget -= output.nbytes * count
         if budget < 0:
             break

@@ -129,7 +129,7 @@ class Elementwise(Rule):
         return None if x_dot is None else saved[self.key("slope")] * x_dot
 
     def dual(self, x: Tensor, x_dot: Tensor | None, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        through = None if x_dot is None else through_slope(self.module, x, x_dot)  # before an in-place activation
+        through = None if x_dot is None else through_slope(self.module, x, x_dot)
         return self.module(x), through
 
 
@@ -173,7 +173,7 @@ class Glu(Rule):
     def primal(self, x: Tensor, saved: Saving) -> Tensor:
         first, second = self.fc1.primal(x, saved).chunk(2, dim=-1)
         gate, value = (second, first) if self.gate_last else (first, second)
-        saved[self.key("value_slope")] = value * slope(self.act, gate)  # before an in-place activation overwrites gate
+        saved[self.key("value_slope")] = value * slope(self.act, gate)
         saved[self.key("gate")] = gated = self.act(gate)
         return self.tail.primal(gated * value, saved)
 

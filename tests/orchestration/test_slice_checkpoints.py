@@ -16,6 +16,7 @@ from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.slices import after_fit, after_loss, resume_from
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import CheckpointRef, Store, read_checkpoint, write_part, write_spec
+from taft_ray.tangent import model as model_module
 from taft_ray.tangent import prepared as prepared_module
 
 CLASSES, SAMPLES, SLICES = 3, 24, 4
@@ -119,7 +120,7 @@ def test_second_forget_goes_on_from_what_the_first_left(shard: Shard) -> None:
         assert digests(refs) == digests(never["checkpoints"])
 
 
-@pytest.mark.parametrize("how", ["flipped", "gone", "of another shard", "of other constants"])
+@pytest.mark.parametrize("how", ["flipped", "gone", "of another shard", "of other constants", "around fewer layers"])
 def test_checkpoint_that_cannot_be_used_costs_time_and_not_bits(
     shard: Shard, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,13 @@ def test_checkpoint_that_cannot_be_used_costs_time_and_not_bits(
         path.unlink()
     elif how == "of another shard":
         resume = shard.fit(shard=1)["checkpoints"][2]
+    elif how == "around fewer layers":  # without the sample the outputs of one more layer fit into the budget
+        monkeypatch.setattr(model_module, "_WORTH", 1.0)
+        tm = shard.worker.tm
+        sizes = [value.nbytes * SAMPLES for value in tm.layer_outputs(torch.from_numpy(shard.tokens[:1])).values()]
+        monkeypatch.setattr(prepared_module, "PREPARED_BUDGET", sizes[0])
+        resume = shard.fit()["checkpoints"][2]
+        monkeypatch.setattr(prepared_module, "PREPARED_BUDGET", sizes[0] + sizes[1])
     else:  # the shard was just above the budget, and is just below it without the sample
         with monkeypatch.context() as patch:
             patch.setattr(prepared_module, "PREPARED_BUDGET", 0)
@@ -166,7 +174,8 @@ def test_no_pass_prepares_pictures_of_two_slices(shard: Shard, monkeypatch: pyte
     monkeypatch.setattr(prepared_module, "PREPARE_CHUNK", 4)
     shard.fit()
     sizes = [len(shard.of_slice(part)) for part in range(SLICES)]
-    assert passes == [min(4, size - at) for size in sizes for at in range(0, size, 4)]
+    assert passes[0] == 1  # tells how large a picture's constants are
+    assert passes[1:] == [min(4, size - at) for size in sizes for at in range(0, size, 4)]
     assert len(passes) > SLICES
 
 

@@ -74,7 +74,7 @@ def test_part_comes_back_bit_for_bit(store: Store, dtype: str) -> None:
 
 @pytest.mark.parametrize("megabytes", [1, 2, 5])
 def test_part_of_several_huge_pages_comes_back(tmp_path: Path, megabytes: int) -> None:
-    """Whole huge pages are asked for at once, the end of the file is not: all of it must be there."""
+    """Below, at and above whole huge pages."""
     store = Store(str(tmp_path))
     bits = np.random.default_rng(0).integers(0, 2**16, (6, 1, megabytes * 2**20 // 12), dtype=np.uint16)
     rows = {"keys": KEYS, "labels": LABELS, "tokens": bits, "dtype": "bfloat16"}

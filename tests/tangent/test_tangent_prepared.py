@@ -45,6 +45,7 @@ def output_bytes(tm: TangentModel, tokens: Tensor) -> list[tuple[str, int]]:
 
 def kept_by(pictures: Pictures) -> list[str]:
     assert isinstance(pictures, Recomputed)
+    assert pictures.kept == len(pictures._known)
     return list(pictures._known)
 
 
@@ -158,6 +159,26 @@ def test_no_pass_has_pictures_of_two_groups(budget: int, monkeypatch: pytest.Mon
     prepare_pictures(tm, tokens, sizes=[4, 3], budget=budget)
     assert seen[-2:] == [4, 3]
     assert set(seen[:-2]) <= {1}  # the picture that tells how large they are
+
+
+@pytest.mark.parametrize("sizes", [[0, 7], [3, 0, 4], [7, 0]])
+@pytest.mark.parametrize("budget", [0, 20_000, 40_000, EVERYTHING])
+def test_empty_groups_change_nothing(budget: int, sizes: list[int]):
+    tm, tokens = tangent_model()
+    expected = prepare_pictures(tm, tokens, budget=budget)
+    got = prepare_pictures(tm, tokens, sizes=sizes, budget=budget)
+    assert type(got) is type(expected)
+    if isinstance(got, Recomputed):
+        assert kept_by(got) == kept_by(expected)
+    torch.testing.assert_close(got[slice(0, COUNT)].primal, expected[slice(0, COUNT)].primal)
+
+
+@pytest.mark.parametrize("budget", [0, 5000, EVERYTHING])
+def test_one_picture(budget: int):
+    tm, tokens = tangent_model()
+    pictures = prepare_pictures(tm, tokens[:1], budget=budget)
+    assert len(pictures) == 1
+    torch.testing.assert_close(pictures[torch.tensor([0])].primal, tm.prepare(tokens[:1]).primal)
 
 
 def test_what_is_recomputed_comes_in_small_batches(monkeypatch: pytest.MonkeyPatch):
