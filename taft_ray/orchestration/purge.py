@@ -11,7 +11,7 @@ only parts that exist; two purges at once, or one that wakes up late, remove not
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +25,8 @@ from taft_ray.storage import PartRef, Store, read_manifest, rewrite_part, write_
 from taft_ray.storage import rundir as names
 
 Manifest = tuple[pa.Table, Mapping[str, Any]]
+
+_MORE_ERASURES = 2  # of what is listed after its deletion
 
 
 def keys_of(table: pa.Table, hashes: Collection[str]) -> dict[bytes, int]:
@@ -183,9 +185,17 @@ def purge_starts(store: Store, state: RunState, request: RequestState) -> dict[s
 
 
 def remove(store: Store, doomed: Sequence[str], digests: Mapping[str, str]) -> dict[str, Any]:
-    """Remove objects with their older versions, and list them again; StorageError when one is still there."""
+    """Remove objects with their older versions, and list them again; StorageError when one is still there.
+
+    A prefix pass that began before the request may write a part once more, under the same name, while this goes on: so again.
+    """
     erased = store.erase(doomed)
     still = store.remaining(doomed)
+    for _ in range(_MORE_ERASURES):
+        if still and erased.beyond is None:
+            again = store.erase(doomed)
+            erased = replace(again, versions=erased.versions + again.versions)
+            still = store.remaining(doomed)
     if still and erased.beyond is None:
         raise StorageError(f"{still[:4]} are still listed after their deletion at {store.uri}; run the forget again")
     return {

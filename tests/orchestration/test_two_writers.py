@@ -113,6 +113,22 @@ def test_prefix_pass_that_ends_after_a_forget_brings_nothing_back(run: Path) -> 
     assert driver.composed_digest() == certificate["composed_after"]
 
 
+@pytest.mark.parametrize("at", changes_of_a_purge())
+def test_prefix_pass_that_writes_while_a_purge_removes_brings_nothing_back(run: Path, at: int) -> None:
+    """Its parts have the names of those that are being removed: they are removed again."""
+    sleeper = Composer(str(run))
+    request = sleeper.request_forget(Selection(ids=(one_of(0),)), "retrain")["request"]
+    asleep = Stalled(lambda: sleeper.resume_forget(request), at)
+    written = prefix_pass(Store(str(run)))
+    asleep.wake()
+    assert asleep.error is None
+    finish(sleeper, sleeper.forgetting.answer(request), Worker(run))  # type: ignore[arg-type]
+    Composer(str(run)).admit_cache(written)
+    assert holders(run, key_of(one_of(0))) == []
+    gc(str(run))
+    assert verify(str(run))["problems"] == []
+
+
 def test_fit_from_before_a_purge_is_not_admitted_after_it(run: Path) -> None:
     """Also where the purge took nothing from the shard's cache, so that the fit read what is still there."""
     forget(run, [one_of(0)], "drop")
