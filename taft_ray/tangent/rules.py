@@ -214,9 +214,8 @@ class SelfAttention(Rule):
 
     def primal(self, x: Tensor, saved: Saving) -> Tensor:
         q, k, v = self.split(self.qkv.primal(x, saved))
-        q = (
-            self.q_norm.primal(q, saved) * self.module.scale
-        ).contiguous()  # once: every product would do it for itself
+        # contiguous once: every product would do it for itself
+        q = (self.q_norm.primal(q, saved) * self.module.scale).contiguous()
         k, v = self.k_norm.primal(k, saved).contiguous(), v.contiguous()
         p = (q @ k.transpose(-2, -1)).softmax(-1)
         for part, value in (("q", q), ("k", k), ("v", v), ("p", p)):
@@ -272,9 +271,8 @@ class Fallback(OfItsInput):
     def __init__(self, name: str, module: nn.Module) -> None:
         super().__init__(name)
         self.module = module
-        self.worth = math.sqrt(
-            sum(value.numel() for value in module.parameters())
-        )  # of a linear layer: about its width
+        # of a linear layer this is about its width
+        self.worth = math.sqrt(sum(value.numel() for value in module.parameters()))
 
     def output(self, x: Tensor) -> Tensor:
         return self.module(x)
