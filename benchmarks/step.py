@@ -1,13 +1,13 @@
 """One training step on the short cut against the same step through torch.func.jvp, in one run.
 
-    python -m benchmarks.step [--json] [--model vit_small_patch16_224] [--model ...] [--last-blocks 1] [--whole 3] [--memory]
+    python -m benchmarks.step [--json] [--model vit_small_patch16_224] [--model ...] [--last-blocks 1] [--whole 3] [--memory] [--constants-gib 4]
 
 Trained are the last blocks, the final norm and the head. The ways start from the same cached tokens at the entrance of the first
 trained block, so that the frozen prefix counts for none of them; ``--whole N`` also makes N steps of the whole tangent model
 from the pictures, without a cache. The repetitions are interleaved, two steps of a way at a time of which the second counts (in
 training a step follows one of its own kind), and the median is taken: on a shared machine the times move a lot, their ratio less: the load
-average and the quartiles of the ratio are given with it. With more than one block our step is measured with what the package's
-budget keeps, with all constants kept (``kept``) and with those of the batch made anew (``recomputed``). ``--memory`` makes each way's
+average and the quartiles of the ratio are given with it. With more than one block our step is measured with what
+``--constants-gib`` keeps, with all constants kept (``kept``) and with those of the batch made anew (``recomputed``). ``--memory`` makes each way's
 step once more in a process of its own and gives how far its resident memory grew.
 
 Weights and pictures are random: nothing is downloaded, and the time of a step does not depend on the values.
@@ -33,6 +33,7 @@ import torch
 
 from benchmarks.floor import floor_of, measure_rates
 from benchmarks.ways import FuncJvp, Problem, logits_of, problem, training_step
+from taft_ray.tangent.prepared import PREPARED_BUDGET
 
 DEFAULT_MODEL = "vit_small_patch16_224"
 
@@ -44,6 +45,7 @@ class Measurement:
     model: str
     last_blocks: int
     batch: int
+    constants_gib: float
     tokens: int
     threads: int
     wait_policy: str  # OMP_WAIT_POLICY
@@ -67,7 +69,16 @@ class Measurement:
 
 
 def measure(
-    model: str, *, last_blocks: int, batch: int, classes: int, threads: int, repetitions: int, whole: int, memory: bool
+    model: str,
+    *,
+    last_blocks: int,
+    batch: int,
+    classes: int,
+    constants_gib: float,
+    threads: int,
+    repetitions: int,
+    whole: int,
+    memory: bool,
 ) -> Measurement:
     """All ways on one model, interleaved."""
     load = os.getloadavg()[0]
@@ -76,10 +87,10 @@ def measure(
     memories = None
     if memory:  # first: of many blocks a way takes gigabytes, and here they would all be held
         memories = {
-            way: peak_memory(way, model, last_blocks, batch, classes, threads)
+            way: peak_memory(way, model, last_blocks, batch, classes, constants_gib, threads)
             for way in (*names, *(("whole",) if whole else ()))
         }
-    given = problem(model, last_blocks=last_blocks, batch=batch, classes=classes)
+    given = problem(model, last_blocks=last_blocks, batch=batch, classes=classes, budget=int(constants_gib * 2**30))
     difference = check_agreement(given)
     steps = {way: training_step(given, logits_of(way, given)) for way in names}
     for step in steps.values():
@@ -93,6 +104,7 @@ def measure(
         model=model,
         last_blocks=last_blocks,
         batch=batch,
+        constants_gib=constants_gib,
         tokens=given.tokens.shape[1],
         threads=threads,
         wait_policy=os.environ["OMP_WAIT_POLICY"],
@@ -141,15 +153,19 @@ def whole_model_seconds(given: Problem, repetitions: int) -> float:
     return statistics.median(step()[0] for _ in range(repetitions))
 
 
-def peak_memory(way: str, model: str, last_blocks: int, batch: int, classes: int, threads: int) -> float:
+def peak_memory(
+    way: str, model: str, last_blocks: int, batch: int, classes: int, constants_gib: float, threads: int
+) -> float:
     """MiB by which the resident memory of a process grew over its first two steps and what they keep of the pictures."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_growth, (way, model, last_blocks, batch, classes, threads))
+        return pool.apply(_growth, (way, model, last_blocks, batch, classes, constants_gib, threads))
 
 
-def _growth(way: str, model: str, last_blocks: int, batch: int, classes: int, threads: int) -> float:
+def _growth(
+    way: str, model: str, last_blocks: int, batch: int, classes: int, constants_gib: float, threads: int
+) -> float:
     torch.set_num_threads(threads)
-    given = problem(model, last_blocks=last_blocks, batch=batch, classes=classes)
+    given = problem(model, last_blocks=last_blocks, batch=batch, classes=classes, budget=int(constants_gib * 2**30))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = training_step(given, logits_of(way, given))
     step()
@@ -167,6 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--last-blocks", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument(
+        "--constants-gib",
+        type=float,
+        default=PREPARED_BUDGET / 2**30,
+        help="of memory, for constants (the package's own)",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--whole", type=int, default=0, help="steps of the whole tangent model without a cache")
@@ -179,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             last_blocks=options.last_blocks,
             batch=options.batch,
             classes=options.classes,
+            constants_gib=options.constants_gib,
             threads=options.threads,
             repetitions=options.repetitions,
             whole=options.whole,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from taft_ray.tangent import Loss, TangentModel, linearize, prepare_pictures
+from taft_ray.tangent.prepared import PREPARED_BUDGET
 
 POOL = 2  # batches' worth of pictures that batches are drawn from
 
@@ -33,15 +34,16 @@ class Problem:
     tokens: Tensor
     labels: Tensor
     batch: int
+    budget: int  # bytes of constants that our way keeps
 
 
-def problem(model: str, *, last_blocks: int, batch: int, classes: int) -> Problem:
+def problem(model: str, *, last_blocks: int, batch: int, classes: int, budget: int = PREPARED_BUDGET) -> Problem:
     torch.manual_seed(0)
     tm = linearize(timm.create_model(model, num_classes=classes), last_blocks=last_blocks)
     height, width = map(int, tm.network.get_submodule("patch_embed").img_size)  # type: ignore[arg-type]  # timm's own
     pictures = torch.randn(POOL * batch, 3, height, width)
     tokens = torch.cat([tm.prefix(part) for part in pictures.split(batch)])
-    return Problem(tm, last_blocks, pictures, tokens, torch.randint(classes, (len(pictures),)), batch)
+    return Problem(tm, last_blocks, pictures, tokens, torch.randint(classes, (len(pictures),)), batch, budget)
 
 
 class Suffix(nn.Module):
@@ -103,13 +105,13 @@ class Whole:
 
 
 def logits_of(way: str, given: Problem) -> Logits:
-    """``ours`` keeps what fits into the package's budget of the constants of all pictures, ``kept`` all of them, ``recomputed`` none."""
+    """``ours`` keeps what fits into the budget of the constants of all pictures, ``kept`` all of them, ``recomputed`` none."""
     tm = given.tm
     if way == "func_jvp":
         return FuncJvp(given)
     if way == "whole":
         return Whole(given)
-    budget = {"ours": None, "kept": 1 << 40, "recomputed": 0}[way]  # None: the package's own
+    budget = {"ours": given.budget, "kept": 1 << 40, "recomputed": 0}[way]
     pictures = prepare_pictures(tm, given.tokens, budget=budget)
     return lambda index, delta: tm.logits(pictures[index], delta)
 

@@ -113,6 +113,13 @@ def spec_options(function: Verb) -> Verb:
         click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True),
         click.option("--threads", type=int, default=1, show_default=True, help="CPU threads a worker."),
         click.option("--max-rejected", type=float, default=0.01, show_default=True, help="Fraction of rows."),
+        click.option(
+            "--constants-gib",
+            type=float,
+            default=4.0,
+            show_default=True,
+            help="Memory of a worker for its pictures' constants; beyond it some are computed again, batch by batch.",
+        ),
     ]
     for option in reversed(options):
         function = option(function)

@@ -35,7 +35,6 @@ from taft_ray.tangent import (
     shard_terms,
     statistics_for,
 )
-from taft_ray.tangent.prepared import PREPARED_BUDGET
 
 EFFORT = 100.0  # of a finished trial; a part of it: epochs of adam, or shards composed
 _REPORTS = 5  # of a composed model, while its shards are fitted
@@ -189,7 +188,7 @@ def lay_out(bench: Bench, linearisation: Linearisation, tokens: np.ndarray) -> L
     view = mapped(tokens, spec.cache_dtype)
 
     def prepare(rows: np.ndarray) -> Pictures:
-        budget = PREPARED_BUDGET * len(rows) // len(bench.held)
+        budget = spec.constants_bytes * len(rows) // len(bench.held)
         return prepare_pictures(tm, view, torch.from_numpy(rows), budget=budget)
 
     rows = np.flatnonzero(~bench.held)

@@ -164,9 +164,12 @@ class ShardWorker(Warm):
         tokens = self._tokens(arrays)[order] if arrays else torch.zeros(0)
         read_s = time.time() - started
         sizes = np.bincount(slices, minlength=config.slices).tolist()
-        pictures: Pictures = prepare_pictures(self.tm, tokens, sizes=sizes) if len(labels) else _nothing(self.tm)
+        pictures: Pictures = self._prepare(tokens, sizes) if len(labels) else _nothing(self.tm)
         prepare_s = time.time() - started - read_s
         return _Loaded(task, [keys[i] for i in order], labels, slices, pictures, started, read_s, prepare_s)
+
+    def _prepare(self, tokens: Tensor, sizes: Sequence[int] = ()) -> Pictures:
+        return prepare_pictures(self.tm, tokens, sizes=sizes, budget=self.spec.constants_bytes)
 
     def _write(self, loaded: _Loaded, delta: FittedDelta, lane: str) -> dict[str, Any]:
         """Statistics and the delta into storage; what `fit` returns."""
@@ -244,7 +247,7 @@ class ShardWorker(Warm):
         delta = terms_to_delta({name: torch.from_numpy(value) for name, value in terms.items()}, torch.float32)
         config = self.spec.fit_config()
         return certified_distance(
-            self.tm, prepare_pictures(self.tm, self._tokens(arrays)), labels.to(self.tm.device), config.as_loss(),
+            self.tm, self._prepare(self._tokens(arrays)), labels.to(self.tm.device), config.as_loss(),
             penalty=config.penalty, delta=delta.to(self.tm.device),
         )  # fmt: skip
 
@@ -310,7 +313,7 @@ class ShardWorker(Warm):
         name = digest_json([part["digest"] for part in parts])
         if self._prepared_eval is None or self._prepared_eval[0] != name:
             _, labels, arrays = self.read(parts)
-            self._prepared_eval = (name, prepare_pictures(self.tm, self._tokens(arrays)), labels)
+            self._prepared_eval = (name, self._prepare(self._tokens(arrays)), labels)
         return self._prepared_eval[1:]
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,6 +16,7 @@ from taft_ray.data import METHODS
 from taft_ray.errors import SpecMismatch, UsageError
 from taft_ray.tangent import COMPOSITIONS, DEFAULT_EPSILON, FitConfig
 from taft_ray.tangent.model import TRAINABLE
+from taft_ray.tangent.prepared import PREPARED_BUDGET
 
 WEIGHTINGS = ("uniform", "samples")
 DTYPES = ("float16", "bfloat16")
@@ -45,6 +47,8 @@ class RunSpec:
     radius: of adam; Δw is projected onto the ball of this radius (the paper's Table 7, where the penalty is 0).
     max_rejected: the fraction of source rows that may be rejected before the run fails.
     precision: of the frozen prefix's passes; see `fastest_precision`.
+    constants_gib: of memory, for the constants of the pictures that a worker is at; beyond it some are computed again for every batch, whose
+        last bits differ (`tangent.prepare_pictures`).
     """
 
     data: str
@@ -81,6 +85,7 @@ class RunSpec:
     device: str = "cpu"
     threads: int = 1
     max_rejected: float = 0.01
+    constants_gib: float = PREPARED_BUDGET / 2**30
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(_VERSIONS))
 
     def __post_init__(self) -> None:
@@ -90,6 +95,8 @@ class RunSpec:
             raise UsageError(f"expected threads >= 1, got {self.threads}; set --threads")
         if not 0 <= self.max_rejected <= 1:
             raise UsageError(f"expected 0 <= max_rejected <= 1, got {self.max_rejected}; set --max-rejected")
+        if not 0 <= self.constants_gib < math.inf:
+            raise UsageError(f"expected constants_gib >= 0, got {self.constants_gib}; set --constants-gib")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"expected 0 <= seed < 2^63, got {self.seed}; set --seed")
         for name, allowed in (
@@ -117,6 +124,10 @@ class RunSpec:
 
     def linearize_options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("last_blocks", "trainable", "reset", "cls_token", "seed")}
+
+    @property
+    def constants_bytes(self) -> int:
+        return int(self.constants_gib * 2**30)
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import digest_json
 
 NETWORKS = ("tangent", "nonlinear")
-# where a cell's inputs lie, which does not change its numbers; their contents are in `Cell.inputs`
-_PLACES = ("data", "weights", "max_rejected", "versions", "compose")
+# what does not change a cell's numbers: where its inputs lie (their contents are in `Cell.inputs`), what they may take
+_BESIDE = ("data", "weights", "max_rejected", "versions", "compose", "constants_gib")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Cell:
     def digest(self) -> str:
         """What decides its numbers, wherever data and weights lie."""
         values = self.to_json()
-        return digest_json({**values, "spec": {k: v for k, v in values["spec"].items() if k not in _PLACES}})
+        return digest_json({**values, "spec": {k: v for k, v in values["spec"].items() if k not in _BESIDE}})
 
     def with_spec(self, **changes: Any) -> Cell:
         """The same cell with other fields of its spec."""

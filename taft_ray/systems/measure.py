@@ -77,7 +77,9 @@ def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> di
         _fit_shard(replace(cell, spec=replace(cell.spec, epochs=1)), model, train[shards[0][:WARM_UP]])
     fitted = [_fit_shard(cell, model, train[index]) for index in shards if len(index)]
     members = [member for member, _ in fitted]
-    readouts = Readouts(model, prepare_pictures(model, test.tokens), test.labels, members, cell.spec)
+    readouts = Readouts(
+        model, prepare_pictures(model, test.tokens, budget=cell.spec.constants_bytes), test.labels, members, cell.spec
+    )
     subsets = _subsets(cell, len(members))
     everyone, *some = readouts.read([range(len(members)), *(who for _, who in subsets)])
     out: dict[str, Any] = {
@@ -107,7 +109,7 @@ def _fit_shard(cell: Cell, model: TangentModel | NonLinear, shard: TokenSet) -> 
         return torch.from_numpy(epoch_order(keys, seed=seed, epoch=epoch))
 
     began = time.perf_counter()
-    pictures: Pictures = prepare_pictures(model, shard.tokens)
+    pictures: Pictures = prepare_pictures(model, shard.tokens, budget=spec.constants_bytes)
     prepared = time.perf_counter()
     slices = torch.from_numpy(slice_of(keys, slices=spec.slices, seed=spec.seed))
     delta = fit(model, pictures, shard.labels, spec.fit_config(), order=by_key, slice_of=slices)

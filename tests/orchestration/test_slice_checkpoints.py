@@ -2,6 +2,7 @@
 the sample, by its digest."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,14 @@ def test_checkpoint_that_cannot_be_used_costs_time_and_not_bits(
         monkeypatch.setattr(model_module, "_WORTH", 1.0)
         tm = shard.worker.tm
         sizes = [value.nbytes * SAMPLES for value in tm.layer_outputs(torch.from_numpy(shard.tokens[:1])).values()]
-        monkeypatch.setattr(prepared_module, "PREPARED_BUDGET", sizes[0])
+        shard.worker.spec = replace(shard.worker.spec, constants_gib=sizes[0] / 2**30)
         resume = shard.fit()["checkpoints"][2]
-        monkeypatch.setattr(prepared_module, "PREPARED_BUDGET", sizes[0] + sizes[1])
+        shard.worker.spec = replace(shard.worker.spec, constants_gib=(sizes[0] + sizes[1]) / 2**30)
     else:  # the shard was just above the budget, and is just below it without the sample
-        with monkeypatch.context() as patch:
-            patch.setattr(prepared_module, "PREPARED_BUDGET", 0)
-            resume = shard.fit()["checkpoints"][2]
+        enough = shard.worker.spec
+        shard.worker.spec = replace(enough, constants_gib=0.0)
+        resume = shard.fit()["checkpoints"][2]
+        shard.worker.spec = enough
     again = shard.fit(gone, resume)
     assert again["facts"]["resumed_stage"] == 0
     assert resume["key"] in again["facts"]["resume_refused"]
