@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--constants-gib",
         type=float,
         default=PREPARED_BUDGET / 2**30,
-        help="of memory, for constants (the package's own)",
+        help="of memory that our way keeps constants in (%(default)g); 0 keeps none",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=15)
@@ -195,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory", action="store_true", help="the growth of resident memory, a way")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(arguments)
+    if options.repetitions < 2 or not options.constants_gib >= 0:
+        parser.error("expected --repetitions >= 2 and --constants-gib >= 0")
     measured = [
         measure(
             model,

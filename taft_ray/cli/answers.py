@@ -62,6 +62,8 @@ def answers(function: Verb) -> Verb:
 
 def _without_the_small_print(answer: Any) -> Any:
     """A certificate for a person: what became of the request, and where the whole of it is, which --json prints and verify checks."""
+    if isinstance(answer, dict) and "certificates" in answer:
+        return {**answer, "certificates": [_without_the_small_print(one) for one in answer["certificates"]]}
     if not isinstance(answer, dict) or "rests_on" not in answer:
         return answer
     short = (
@@ -81,11 +83,14 @@ def _without_the_small_print(answer: Any) -> Any:
 
     key = certificate_key(answer["request"], digest_bytes(certificate_bytes(answer)))
     told = {**{name: answer[name] for name in short}, "certificate": f"{answer['run']['address']}/{key}"}
-    return (
-        {"done_before": "nothing was left to forget; this is what was certified then", **told}
-        if answer.get("repeated")
-        else told
-    )
+    if "forgotten_before" in answer:
+        told = {"forgotten_before": answer["forgotten_before"], **told}
+    if answer.get("repeated"):
+        told = {
+            "done_before": f"nothing was left to forget; this is what was certified then, by mode {answer['mode']}",
+            **told,
+        }
+    return told
 
 
 def _show(answer: Any, indent: str = "") -> None:

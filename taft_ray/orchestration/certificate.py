@@ -21,7 +21,7 @@ from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import seal, unseal
 
 SCHEMA = "taft_ray.certificate/1"
-ADDED = ("signature", "repeated")
+ADDED = ("signature", "repeated", "forgotten_before")
 _SEAL = "digest"
 _STEPS = {
     "forget-requested": "requested",

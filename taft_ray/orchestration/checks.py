@@ -227,7 +227,9 @@ def certificates(run: Evidence) -> None:
     run.checks["signatures"] = len(signed)
     unfinished = [r.request for r in run.state.requests.values() if r.forgotten is None and not r.waiting]
     if unfinished:
-        run.problems.append(f"forget requests {unfinished} are not finished; run a forget again to resume them")
+        run.problems.append(
+            f"forget requests {unfinished} are not finished; `taft-ray forget {run.store.uri} --due` finishes them"
+        )
 
 
 def evaluation_caches(run: Evidence) -> None:

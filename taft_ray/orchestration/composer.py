@@ -148,13 +148,15 @@ class Composer:
         return self.forgetting.estimate(selection, mode, gpu_hour_price)
 
     def request_forget(self, selection: Selection, mode: str, deadline: float | None = None) -> dict[str, Any]:
-        """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`."""
+        """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`; and who had some of its
+        ids forgotten before, in "forgotten_before"."""
         self.recover()
         request = self.forgetting.request(selection, mode, deadline)
         state = self.record.state.requests[request]
         if deadline is None and state.dropped is None:
             self.forgetting.drop(request)
-        return self.forgetting.answer(request)
+        before = self.forgetting.forgotten_before(selection.ids, request)
+        return {**self.forgetting.answer(request), "forgotten_before": before}
 
     def resume_forget(self, request: str) -> dict[str, Any]:
         """Drop and purge, whatever of it is not done: see `Forgetting.answer`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from taft_ray.orchestration.purge import (
     slices_lost,
 )
 from taft_ray.orchestration.record import Record
-from taft_ray.orchestration.selection import Selection, find
+from taft_ray.orchestration.selection import Selection, find, hashes_of
 from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget
 from taft_ray.plans.gather import due, planned_start, runs_at, together
 from taft_ray.plans.state import TRAINED, RequestState
@@ -126,6 +127,15 @@ class Forgetting:
             "composed_before": self.composition.digest(),
             "started": started,
         }
+
+    def forgotten_before(self, ids: Sequence[str], request: str) -> list[dict[str, Any]]:
+        """The other requests that had these ids forgotten: {"request", "mode", "samples": how many of the ids}."""
+        earlier = Counter(self.record.state.tombstones.get(digest) for digest in hashes_of(self.store, ids))
+        return [
+            {"request": name, "mode": self._request(name).mode, "samples": count}
+            for name, count in earlier.items()
+            if name is not None and name != request
+        ]
 
     def resume(self, request: str) -> dict[str, Any]:
         """Drop and purge, whatever of it is not done; then say which shards wait for a fit."""
@@ -319,10 +329,9 @@ class Forgetting:
             shards: set[int] = set()
             if self.record.state.cached is not None:
                 shards = {shard for shard in keys_of(self.record.manifest()[0], facts["hashes"]).values() if shard >= 0}
-            # at once, whatever its deadline: it may have been carried out already, and a certificate given
-            asked = self._asked(
-                request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), facts["requested"]
-            )
+            # at once, whatever its deadline: it may have been carried out already, and a certificate given; from now on, for
+            # what is timed is this time's work
+            asked = self._asked(request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), time.time())
             return {**asked, "whole_shards": [], "restored": True}
 
         self.record.commit("forget-requested", f"{request}/requested", decide)

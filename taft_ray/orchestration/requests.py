@@ -51,19 +51,21 @@ def forget(
 
     With a deadline (unix seconds) the request is kept and runs later, together with others that touch its shards; the answer
     says when: {"request", "waiting": True, "runs_at", "deadline", "runs_with": [requests]}.
-    Finishes what a crash interrupted, and what is due, on the way.
+    Finishes what a crash interrupted, and what is due, on the way. Of ids that were forgotten before the answer names the requests:
+    "forgotten_before", and "repeated" where nothing else was asked: the certificate is that of an earlier request then.
     """
     run = run_address(run)
     spec = run_spec(Store(run))
     session.connect()
     composer = composer_for(run)
     asked = ask(composer.request_forget, selection, mode, deadline)
+    before = {"forgotten_before": asked["forgotten_before"]} if asked["forgotten_before"] else {}
     if asked["done"]:
-        return {**ask(composer.certificate, asked["request"]), "repeated": True}
+        return {**ask(composer.certificate, asked["request"]), "repeated": True, **before}
     if asked["waiting"]:
-        return _promise(asked)
+        return {**_promise(asked), **before}
     due = ask(composer.due_requests, [asked["request"]])
-    return _carry_out(run, spec, composer, due, gpu_hour_price, report)[asked["request"]]
+    return {**_carry_out(run, spec, composer, due, gpu_hour_price, report)[asked["request"]], **before}
 
 
 def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report = silent) -> dict[str, Any]:

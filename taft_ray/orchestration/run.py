@@ -334,5 +334,13 @@ def status(run: str) -> dict[str, Any]:
             for r in state.requests.values()
         ],
         "monolith": None if state.monolith is None else {"purged": state.monolith.get("delta") is None},
-        "data": (state.cached or {}).get("counts"),
+        "data": (state.cached or {}).get("counts"),  # as it was read in
+        "samples": sum(shard.samples for shard in state.shards.values()),
+        "to_do": _to_do(run, state),
     }
+
+
+def _to_do(run: str, state: RunState) -> list[str]:
+    """What somebody has to run: requests that an interruption, or an older copy of the folder, left unfinished."""
+    unfinished = [r.request for r in state.requests.values() if r.forgotten is None and not r.waiting]
+    return [f"requests {unfinished} are not finished: taft-ray forget {run} --due"] if unfinished else []

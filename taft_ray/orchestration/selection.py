@@ -80,6 +80,12 @@ def _secret(store: Store) -> bytes | None:
         return None  # destroyed: the hashes of samples that are still there are in the manifest
 
 
+def hashes_of(store: Store, ids: Sequence[str]) -> list[str]:
+    """The id hash of each; none once the key of the id hashes was destroyed."""
+    secret = _secret(store)
+    return [] if secret is None else [id_hash(name, secret) for name in ids]
+
+
 def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str, str]) -> None:
     missing = [name for name in selection.ids if name not in hashes]
     if missing and secret is None:

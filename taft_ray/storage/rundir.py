@@ -131,7 +131,10 @@ def write_spec(store: Store, spec: Mapping[str, Any]) -> None:
     if _spec_document(there) != data:
         wanted = loads(data)["spec"]
         differ = sorted(n for n in {*there, *wanted} if there.get(n) != wanted.get(n) or (n in there) != (n in wanted))
-        raise SpecMismatch(f"{store.uri} is a run with another spec; it differs in {differ}; choose another folder")
+        advice = "choose another folder"
+        if not any(store.list(MANIFEST_FOLDER)):
+            advice = "no sample was taken in yet: remove the folder, or choose another"
+        raise SpecMismatch(f"{store.uri} is a run with another spec; it differs in {differ}; {advice}")
 
 
 def id_key(store: Store, create: bool) -> bytes:

@@ -1,6 +1,7 @@
 """The contract's JSON: one object on stdout and nothing else, with the names that others rely on."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from tiny import SAMPLES, SHARDS, sample_id
 
 from taft_ray.data import assign, sample_keys
 
-STATUS = {"run", "composed", "shards", "requests", "monolith", "data"}
+STATUS = {"run", "composed", "shards", "requests", "monolith", "data", "samples", "to_do"}
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,35 @@ def test_forget_answers_with_the_certificate(trained: Path, copy_of: Callable[..
     assert f"certificate: {kept[0]}\n" in for_a_person
     assert for_a_person.startswith("done_before: ")
     assert "\n  models that were handed out" in for_a_person
+
+
+def test_what_was_forgotten_before_is_named_by_its_request(trained: Path, copy_of: Callable[..., Path]) -> None:
+    run = copy_of(trained)
+    first = here("forget", run, "--ids", sample_id(0), "--mode", "drop", "--json").json
+    before = [{"request": first["request"], "mode": "drop", "samples": 1}]
+    mixed = here("forget", run, "--ids", f"{sample_id(0)},{sample_id(1)}", "--mode", "drop", "--json").json
+    assert mixed["samples"] == 1
+    assert mixed["forgotten_before"] == before
+    (kept,) = (run / "certificates").glob(f"{mixed['request']}-*.json")
+    assert "forgotten_before" not in json.loads(kept.read_text())
+    third = here("forget", run, "--ids", f"{sample_id(0)},{sample_id(2)}", "--mode", "drop").out
+    assert f"forgotten_before:\n  {json.dumps(before[0])}\n" in third
+
+
+def test_status_says_what_an_older_copy_left_to_do(trained: Path, copy_of: Callable[..., Path]) -> None:
+    run = copy_of(trained)
+    assert here("status", run, "--json").json["to_do"] == []
+    request = here("forget", run, "--ids", sample_id(0), "--mode", "retrain", "--json").json["request"]
+    assert here("status", run, "--json").json["samples"] == SAMPLES - 1
+    shutil.rmtree(run)
+    shutil.copytree(trained, run)
+    (to_do,) = here("status", run, "--json").json["to_do"]
+    assert request in to_do
+    assert to_do.endswith(f"taft-ray forget {run} --due")
+    due = here("forget", run, "--due")
+    assert due.code == 0, due.err
+    assert "rests_on" not in due.out, "short, as of one request"
+    assert here("status", run, "--json").json["to_do"] == []
 
 
 def test_price_gives_the_cost(trained: Path) -> None:

@@ -195,8 +195,10 @@ def test_waiting_request_of_an_older_copy_is_carried_out_at_once(
     asked = composer.request_forget(Selection(ids=tuple(GONE)), "retrain", time.time() + 1e6)
     certified = carry_out(composer, [asked["request"]], worker)[asked["request"]]
     put_back(whole, run, "wholly")
+    began = time.time()
     again = carry_out(Composer(str(run)), worker=worker)
     assert again[asked["request"]]["composed_after"] == certified["composed_after"]
+    assert again[asked["request"]]["seconds"]["total"] <= time.time() - began, "of this time, not since the first"
     stay_forgotten(run, GONE)
     assert verify(str(run))["problems"] == []
 

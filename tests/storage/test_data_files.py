@@ -29,6 +29,7 @@ from taft_ray.storage import (
     write_delta,
     write_manifest,
     write_part,
+    write_rows,
     write_spec,
 )
 
@@ -301,7 +302,10 @@ def test_spec_is_written_once(store: Store) -> None:
     write_spec(store, {"model": "vit", "shards": 4})
     write_spec(store, {"shards": 4, "model": "vit"})
     assert read_spec(store) == {"model": "vit", "shards": 4}
-    with pytest.raises(SpecMismatch, match=r"\['seed', 'shards'\]"):
+    with pytest.raises(SpecMismatch, match=r"\['seed', 'shards'\]; no sample was taken in yet: remove the folder"):
+        write_spec(store, {"model": "vit", "shards": 5, "seed": 1})
+    write_rows(store, pa.table({"key": [b"k" * 16]}), {})
+    with pytest.raises(SpecMismatch, match=r"\['seed', 'shards'\]; choose another folder"):
         write_spec(store, {"model": "vit", "shards": 5, "seed": 1})
     assert read_spec(store) == {"model": "vit", "shards": 4}
 
