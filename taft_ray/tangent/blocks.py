@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from taft_ray.tangent.normalisation import softmax_tangent
 from taft_ray.tangent.rule import LinearInput, Rule, Saved, Saving, plus
-from taft_ray.tangent.rules import Fallback, LayerNorm, SelfAttention, Sequence, rule_for
+from taft_ray.tangent.rules import Fallback, LayerNorm, SelfAttention, Sequence, lean, rule_for
 from taft_ray.tangent.trained import Probes, trained_vector
 
 
@@ -220,6 +220,9 @@ def block_rule(name: str, block: nn.Module, *, rows: int | None, frozen_input: b
     else:
         attention = [norm, Fallback(f"{name}.attn", block.attn)]
         attention += [] if rows is None else [Rows(name, rows)]
-    attend = Sequence(name, [*attention, rule_for(f"{name}.ls1", block.ls1)])
-    feed = Sequence(name, [rule_for(f"{name}.{part}", block.get_submodule(part)) for part in ("norm2", "mlp", "ls2")])
+    attending = [*attention, rule_for(f"{name}.ls1", block.ls1)]
+    feeding = [rule_for(f"{name}.{part}", block.get_submodule(part)) for part in ("norm2", "mlp", "ls2")]
+    if rows is None:
+        attending, feeding = lean(attending), lean(feeding)
+    attend, feed = Sequence(name, attending), Sequence(name, feeding)
     return Residual(name, attend, feed, rows, reads_rows_only=short_cut and frozen_input)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm.layers
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (
@@ -53,6 +56,48 @@ def through_slope(module: nn.Module, x: Tensor, x_dot: Tensor) -> Tensor:
     if _is_gelu(module):
         return torch.ops.aten.gelu_backward(x_dot, x)
     return slope(module, x) * x_dot
+
+
+def slope_tangent(module: nn.Module, x: Tensor, x_dot: Tensor) -> Tensor:
+    """φ'(x)·ẋ, differentiable in ẋ; of the two the input is kept for that and not the slope, so that it can be shared."""
+    if torch.is_grad_enabled() and x_dot.requires_grad:
+        return _SlopeTangent.apply(x_dot, x, module)  # type: ignore[return-value]  # apply is untyped
+    return through_slope(module, x, x_dot)
+
+
+def activated_product(module: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W φ(x) + b of rows x (n, D_in), differentiable in W and b; the input is kept for that and not φ(x)."""
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return _ActivatedProduct.apply(x, weight, bias, module)  # type: ignore[return-value]  # apply is untyped
+    return F.linear(module(x), weight, bias)
+
+
+class _SlopeTangent(torch.autograd.Function):
+    """A diagonal matrix: its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, x_dot: Tensor, x: Tensor, module: nn.Module) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.module = module
+        return through_slope(module, x, x_dot)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return slope_tangent(ctx.module, x, gradients[0]), None, None
+
+
+class _ActivatedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, module: nn.Module) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.module, ctx.with_bias = module, bias is not None
+        return F.linear(module(x), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, Tensor | None, None]:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        return None, gradient.mT @ ctx.module(x), gradient.sum(0) if ctx.with_bias else None, None
 
 
 def _is_gelu(module: nn.Module) -> bool:

@@ -10,19 +10,33 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel
+from taft_ray.tangent.elementwise import activated_product
 
 
 def linear_tangent(
-    delta: Mapping[str, Tensor], weight: str, bias: str, x: Tensor, x_dot: Tensor | None, base: Tensor
+    delta: Mapping[str, Tensor],
+    weight: str,
+    bias: str,
+    x: Tensor,
+    x_dot: Tensor | None,
+    base: Tensor,
+    activation: nn.Module | None = None,
 ) -> Tensor | None:
-    """ΔW x + Δb + W ẋ over the last axis (eq. 11), with ``base`` W and x_dot None for zero; None when all of it is zero."""
+    """ΔW x + Δb + W ẋ over the last axis (eq. 11), with ``base`` W and x_dot None for zero; None when all of it is zero.
+
+    activation: an elementwise φ in front of the layer, for ΔW φ(x) instead: φ(x) is computed again for the gradient, and not kept.
+    """
     if isinstance(delta, Probes):
-        fresh = delta.linear(x, weight, bias)
+        fresh = delta.linear(x if activation is None else activation(x), weight, bias)
     elif weight in delta:
-        fresh = F.linear(x.flatten(0, -2), delta[weight], delta.get(bias))
+        rows, shift = x.flatten(0, -2), delta.get(bias)
+        if activation is None:
+            fresh = F.linear(rows, delta[weight], shift)
+        else:
+            fresh = activated_product(activation, rows, delta[weight], shift)
         if x_dot is not None:  # added into the memory of the first product: of many blocks these are the large arrays
             return fresh.addmm_(x_dot.flatten(0, -2), base.T).unflatten(0, x.shape[:-1])
         return fresh.unflatten(0, x.shape[:-1])
