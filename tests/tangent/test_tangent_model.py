@@ -155,6 +155,21 @@ def test_short_cut_keeps_no_keys_or_values(case: Case):
     assert prepared.nbytes() < general.prepare(general.prefix(images(case))).nbytes()
 
 
+def test_block_that_all_tokens_pass_keeps_nothing_that_follows_from_the_rest():
+    """Of a norm n and s and not γn + β, of an activation its input and neither its slope nor its output."""
+    case = BY_ID["vit"]
+    tm = linearize(build(case), last_blocks=2)
+    tokens = tm.prefix(images(case))
+    kept = {
+        name.removeprefix("blocks.1."): value for name, value in tm.prepare(tokens).saved.items() if "blocks.1." in name
+    }
+    count, width = tokens.shape[1:]
+    heads = tm.network.get_submodule("blocks.1.attn").num_heads
+    sizes = {"norm1.n": width, "norm2.n": width, "norm1.s": 1, "norm2.s": 1, "attn.proj.input": width}
+    sizes |= {"attn.q": width, "attn.k": width, "attn.v": width, "attn.p": heads * count, "mlp.act.input": 4 * width}
+    assert {name: value.numel() // (len(tokens) * count) for name, value in kept.items()} == sizes
+
+
 @EVERY_CASE
 def test_no_fallback_where_there_is_a_rule(case: Case):
     """A closed rule for each layer of a plain vision transformer: torch.func.jvp is not the main path."""
