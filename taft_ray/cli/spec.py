@@ -118,7 +118,7 @@ def spec_options(function: Verb) -> Verb:
             type=float,
             default=4.0,
             show_default=True,
-            help="Memory of a worker for its pictures' constants, part of the spec; beyond it some are computed again, batch by batch.",
+            help="Memory for the constants of a worker's shard, part of the spec; beyond it some are computed again, batch by batch.",
         ),
     ]
     for option in reversed(options):

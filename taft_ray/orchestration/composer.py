@@ -148,8 +148,8 @@ class Composer:
         return self.forgetting.estimate(selection, mode, gpu_hour_price)
 
     def request_forget(self, selection: Selection, mode: str, deadline: float | None = None) -> dict[str, Any]:
-        """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`; and who had some of its
-        ids forgotten before, in "forgotten_before"."""
+        """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`; and which
+        earlier requests answer for some of its ids, in "forgotten_before"."""
         self.recover()
         request = self.forgetting.request(selection, mode, deadline)
         state = self.record.state.requests[request]

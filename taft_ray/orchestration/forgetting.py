@@ -129,10 +129,15 @@ class Forgetting:
         }
 
     def forgotten_before(self, ids: Sequence[str], request: str) -> list[dict[str, Any]]:
-        """The other requests that had these ids forgotten: {"request", "mode", "samples": how many of the ids}."""
-        earlier = Counter(self.record.state.tombstones.get(digest) for digest in hashes_of(self.store, ids))
+        """The other requests that answer for these ids: {"request", "mode", "samples": how many of the ids, "done"}."""
+        earlier = Counter(self.record.state.tombstones.get(digest) for digest in set(hashes_of(self.store, ids)))
         return [
-            {"request": name, "mode": self._request(name).mode, "samples": count}
+            {
+                "request": name,
+                "mode": self._request(name).mode,
+                "samples": count,
+                "done": self._request(name).forgotten is not None,
+            }
             for name, count in earlier.items()
             if name is not None and name != request
         ]

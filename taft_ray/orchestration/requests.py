@@ -51,7 +51,7 @@ def forget(
 
     With a deadline (unix seconds) the request is kept and runs later, together with others that touch its shards; the answer
     says when: {"request", "waiting": True, "runs_at", "deadline", "runs_with": [requests]}.
-    Finishes what a crash interrupted, and what is due, on the way. Of ids that were forgotten before the answer names the requests:
+    Finishes what a crash interrupted, and what is due, on the way. Of ids that earlier requests answer for the answer names those:
     "forgotten_before", and "repeated" where nothing else was asked: the certificate is that of an earlier request then.
     """
     run = run_address(run)

@@ -21,7 +21,7 @@ from taft_ray.orchestration.actors import ask, composer_for, make_room, worker_f
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
 from taft_ray.orchestration.lanes import start_lanes
 from taft_ray.orchestration.linearised import build_tangent, run_spec
-from taft_ray.plans.gather import planned_start
+from taft_ray.plans.gather import due, planned_start
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, pending_shards
@@ -341,6 +341,6 @@ def status(run: str) -> dict[str, Any]:
 
 
 def _to_do(run: str, state: RunState) -> list[str]:
-    """What somebody has to run: requests that an interruption, or an older copy of the folder, left unfinished."""
-    unfinished = [r.request for r in state.requests.values() if r.forgotten is None and not r.waiting]
-    return [f"requests {unfinished} are not finished: taft-ray forget {run} --due"] if unfinished else []
+    """What somebody has to run: requests whose time has come, or that an interruption or an older copy of the folder left unfinished."""
+    open_ones = due(state, time.time())
+    return [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -21,6 +20,9 @@ from taft_ray.tangent.prepared import PREPARED_BUDGET
 WEIGHTINGS = ("uniform", "samples")
 DTYPES = ("float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float32")
+_MOST_GIB = 1 << 20
+# fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
+_ADDED = ("constants_gib",)
 _VERSIONS = {"taft_ray": taft_ray.__version__, "torch": torch.__version__, "timm": timm.__version__}
 
 
@@ -47,7 +49,7 @@ class RunSpec:
     radius: of adam; Δw is projected onto the ball of this radius (the paper's Table 7, where the penalty is 0).
     max_rejected: the fraction of source rows that may be rejected before the run fails.
     precision: of the frozen prefix's passes; see `fastest_precision`.
-    constants_gib: of memory, for the constants of the pictures that a worker is at; beyond it some are computed again for every batch, whose
+    constants_gib: of memory, for the constants of the shard that a worker is at; beyond it some are computed again for every batch, whose
         last bits differ (`tangent.prepare_pictures`).
     """
 
@@ -95,8 +97,10 @@ class RunSpec:
             raise UsageError(f"expected threads >= 1, got {self.threads}; set --threads")
         if not 0 <= self.max_rejected <= 1:
             raise UsageError(f"expected 0 <= max_rejected <= 1, got {self.max_rejected}; set --max-rejected")
-        if not 0 <= self.constants_gib < math.inf:
-            raise UsageError(f"expected constants_gib >= 0, got {self.constants_gib}; set --constants-gib")
+        if not 0 <= self.constants_gib <= _MOST_GIB:
+            raise UsageError(
+                f"expected 0 <= constants_gib <= {_MOST_GIB:,}, got {self.constants_gib}; set --constants-gib"
+            )
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"expected 0 <= seed < 2^63, got {self.seed}; set --seed")
         for name, allowed in (
@@ -142,6 +146,8 @@ class RunSpec:
         out: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name in _ADDED and value == field.default:
+                continue
             out[field.name] = (
                 list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
             )

@@ -132,8 +132,10 @@ def write_spec(store: Store, spec: Mapping[str, Any]) -> None:
         wanted = loads(data)["spec"]
         differ = sorted(n for n in {*there, *wanted} if there.get(n) != wanted.get(n) or (n in there) != (n in wanted))
         advice = "choose another folder"
-        if not any(store.list(MANIFEST_FOLDER)):
-            advice = "no sample was taken in yet: remove the folder, or choose another"
+        if not any(store.list(MANIFEST_FOLDER)):  # its reading-in was refused, was cut off, or goes on
+            advice = "nothing was read in yet: remove the folder, or choose another"
+            if any(store.list(CACHE_FOLDER)):
+                advice = "run it again with the options it was begun with, or choose another folder"
         raise SpecMismatch(f"{store.uri} is a run with another spec; it differs in {differ}; {advice}")
 
 

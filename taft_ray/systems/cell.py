@@ -11,8 +11,9 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import digest_json
 
 NETWORKS = ("tangent", "nonlinear")
-# what does not change a cell's numbers: where its inputs lie (their contents are in `Cell.inputs`), what they may take
-_BESIDE = ("data", "weights", "max_rejected", "versions", "compose", "constants_gib")
+# where a cell's inputs lie, which does not change its numbers; their contents are in `Cell.inputs`
+_PLACES = ("data", "weights", "max_rejected", "versions", "compose")
+_LAST_BITS = ("constants_gib",)  # of its numbers no more than these are changed by: not of seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ class Cell:
     @property
     def digest(self) -> str:
         """What decides its numbers, wherever data and weights lie."""
-        values = self.to_json()
-        return digest_json({**values, "spec": {k: v for k, v in values["spec"].items() if k not in _BESIDE}})
+        values, beside = self.to_json(), _PLACES if self.timed else _PLACES + _LAST_BITS
+        return digest_json({**values, "spec": {k: v for k, v in values["spec"].items() if k not in beside}})
 
     def with_spec(self, **changes: Any) -> Cell:
         """The same cell with other fields of its spec."""

@@ -86,7 +86,7 @@ def test_forget_answers_with_the_certificate(trained: Path, copy_of: Callable[..
 def test_what_was_forgotten_before_is_named_by_its_request(trained: Path, copy_of: Callable[..., Path]) -> None:
     run = copy_of(trained)
     first = here("forget", run, "--ids", sample_id(0), "--mode", "drop", "--json").json
-    before = [{"request": first["request"], "mode": "drop", "samples": 1}]
+    before = [{"request": first["request"], "mode": "drop", "samples": 1, "done": True}]
     mixed = here("forget", run, "--ids", f"{sample_id(0)},{sample_id(1)}", "--mode", "drop", "--json").json
     assert mixed["samples"] == 1
     assert mixed["forgotten_before"] == before
@@ -94,6 +94,14 @@ def test_what_was_forgotten_before_is_named_by_its_request(trained: Path, copy_o
     assert "forgotten_before" not in json.loads(kept.read_text())
     third = here("forget", run, "--ids", f"{sample_id(0)},{sample_id(2)}", "--mode", "drop").out
     assert f"forgotten_before:\n  {json.dumps(before[0])}\n" in third
+
+
+def test_what_waits_for_another_request_is_named_by_it(trained: Path, copy_of: Callable[..., Path]) -> None:
+    run = copy_of(trained)
+    first = here("forget", run, "--ids", sample_id(0), "--mode", "retrain", "--deadline", "30d", "--json").json
+    both = f"{sample_id(0)},{sample_id(1)}"
+    later = here("forget", run, "--ids", both, "--mode", "retrain", "--deadline", "40d", "--json").json
+    assert later["forgotten_before"] == [{"request": first["request"], "mode": "retrain", "samples": 1, "done": False}]
 
 
 def test_status_says_what_an_older_copy_left_to_do(trained: Path, copy_of: Callable[..., Path]) -> None:

@@ -302,7 +302,10 @@ def test_spec_is_written_once(store: Store) -> None:
     write_spec(store, {"model": "vit", "shards": 4})
     write_spec(store, {"shards": 4, "model": "vit"})
     assert read_spec(store) == {"model": "vit", "shards": 4}
-    with pytest.raises(SpecMismatch, match=r"\['seed', 'shards'\]; no sample was taken in yet: remove the folder"):
+    with pytest.raises(SpecMismatch, match=r"\['seed', 'shards'\]; nothing was read in yet: remove the folder"):
+        write_spec(store, {"model": "vit", "shards": 5, "seed": 1})
+    store.write("cache/shard=00000/part-000.arrow", b"of a pass that was cut off")
+    with pytest.raises(SpecMismatch, match="run it again with the options it was begun with"):
         write_spec(store, {"model": "vit", "shards": 5, "seed": 1})
     write_rows(store, pa.table({"key": [b"k" * 16]}), {})
     with pytest.raises(SpecMismatch, match=r"\['seed', 'shards'\]; choose another folder"):

@@ -48,3 +48,9 @@ def test_digest_depends_on_everything_else(cell_of, changes):
 def test_impossible_cells_are_refused(cell_of, changes):
     with pytest.raises(UsageError):
         cell_of(**changes)
+
+
+def test_memory_for_constants_decides_seconds_and_no_other_number(cell_of):
+    assert cell_of(constants_gib=1.0).digest == cell_of().digest
+    timed = [cell_of(timed=True).digest, cell_of(timed=True, constants_gib=1.0).digest]
+    assert timed[0] != timed[1]
