@@ -14,8 +14,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from taft_ray.tangent.normalisation import softmax_tangent
+from taft_ray.tangent.pairs import lean
 from taft_ray.tangent.rule import LinearInput, Rule, Saved, Saving, plus
-from taft_ray.tangent.rules import Fallback, LayerNorm, SelfAttention, Sequence, lean, rule_for
+from taft_ray.tangent.rules import Fallback, LayerNorm, SelfAttention, Sequence, rule_for
 from taft_ray.tangent.trained import Probes, trained_vector
 
 

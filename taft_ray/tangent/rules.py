@@ -7,17 +7,17 @@ A tangent of ``None`` means exactly zero and costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp
 from timm.layers import LayerNorm as TimmLayerNorm
 from torch import Tensor, nn
 
-from taft_ray.tangent.elementwise import is_elementwise, slope, slope_tangent, through_slope
+from taft_ray.tangent.elementwise import is_elementwise, slope, through_slope
 from taft_ray.tangent.normalisation import normalised_tangent, softmax_tangent
 from taft_ray.tangent.rule import LinearInput, OfItsInput, Rule, Saved, Saving, plus
-from taft_ray.tangent.trained import Probes, linear_tangent, trained_vector
+from taft_ray.tangent.trained import linear_tangent, trained_vector
 
 
 class Identity(Rule):
@@ -133,87 +133,6 @@ class Elementwise(Rule):
         return self.module(x), through
 
 
-class Normalised(Rule):
-    """A linear layer behind a layer norm, whose scale and shift go into ΔW: ΔW(γn + β) = (ΔW·diag γ)n + ΔW β. γn + β is not kept."""
-
-    def __init__(self, norm: LayerNorm, linear: Linear) -> None:
-        super().__init__(linear.name)
-        self.norm, self.linear = norm, linear
-
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        return self.linear.output_once(self.norm.primal(x, saved), saved)
-
-    def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
-        weight, bias = self.key("weight"), self.key("bias")
-        n, x_dot = saved[self.norm.key("n")], self.norm.tangent(x_dot, saved, delta)
-        if isinstance(delta, Probes):
-            n = self.norm.affine(n)
-        elif weight in delta:
-            delta = self._folded(delta, weight, bias)
-        return linear_tangent(delta, weight, bias, n, x_dot, self.linear.module.weight)
-
-    def _folded(self, delta: Mapping[str, Tensor], weight: str, bias: str) -> dict[str, Tensor]:
-        gamma, beta = self.norm.module.weight, self.norm.module.bias
-        shift = plus(delta.get(bias), None if beta is None else delta[weight] @ beta)
-        scaled = delta[weight] if gamma is None else delta[weight] * gamma
-        return {weight: scaled, **({} if shift is None else {bias: shift})}
-
-    def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
-        if self.key("weight") in trained:
-            given = {self.key("input"): self.norm.affine(saved[self.norm.key("n")])}
-            yield from self.linear.linear_inputs(given, trained)
-
-
-class Activated(Rule):
-    """A linear layer behind an activation: of φ's input, its slope and its output only the input is kept."""
-
-    def __init__(self, activation: Elementwise, linear: Linear) -> None:
-        super().__init__(linear.name)
-        self.activation, self.linear = activation, linear
-
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        saved[self.activation.key("input")] = x
-        return self.linear.output_once(self.activation.module(x), saved)
-
-    def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
-        x, phi = saved[self.activation.key("input")], self.activation.module
-        through = None if x_dot is None else slope_tangent(phi, x, x_dot)
-        weight, bias = self.key("weight"), self.key("bias")
-        return linear_tangent(delta, weight, bias, x, through, self.linear.module.weight, activation=phi)
-
-    def dual(self, x: Tensor, x_dot: Tensor | None, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        return self.linear.dual(*self.activation.dual(x, x_dot, delta), delta)
-
-    def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
-        if self.key("weight") in trained:
-            given = {self.key("input"): self.activation.module(saved[self.activation.key("input")])}
-            yield from self.linear.linear_inputs(given, trained)
-
-
-def lean(rules: Iterable[Rule]) -> list[Rule]:
-    """The same rules, those in pairs that keep less together than each for itself: for layers that all tokens pass through."""
-    found: list[Rule] = []
-    for rule in _flat(rules):
-        before = found[-1] if found else None
-        if isinstance(before, LayerNorm) and isinstance(rule, Linear):
-            found[-1] = Normalised(before, rule)
-        elif isinstance(before, Elementwise) and isinstance(rule, Linear):
-            found[-1] = Activated(before, rule)
-        elif isinstance(before, LayerNorm) and isinstance(rule, SelfAttention):
-            found[-1] = rule.behind(before)
-        else:
-            found.append(rule)
-    return found
-
-
-def _flat(rules: Iterable[Rule]) -> Iterator[Rule]:
-    for rule in rules:
-        if isinstance(rule, Sequence):
-            yield from _flat(rule.rules)
-        elif not isinstance(rule, Identity):
-            yield rule
-
-
 class Sequence(Rule):
     """Rules one after the other."""
 
@@ -277,16 +196,10 @@ class SelfAttention(Rule):
     def __init__(self, name: str, module: Attention, rows: int | None = None) -> None:
         super().__init__(name)
         self.module, self.rows = module, rows
-        self.qkv: Linear | Normalised = Linear(self.key("qkv"), module.qkv)
+        self.qkv: Rule = Linear(self.key("qkv"), module.qkv)
         self.q_norm = rule_for(self.key("q_norm"), module.q_norm)
         self.k_norm = rule_for(self.key("k_norm"), module.k_norm)
         self.tail = Sequence(name, [rule_for(self.key("norm"), module.norm), rule_for(self.key("proj"), module.proj)])
-
-    def behind(self, norm: LayerNorm) -> SelfAttention:
-        """The rule of the norm and this: see `lean`."""
-        found = SelfAttention(self.name, self.module, self.rows)
-        found.qkv = Normalised(norm, Linear(self.key("qkv"), self.module.qkv))
-        return found
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, 3·H·E) -> three of (B, H, T or rows, E)."""
