@@ -30,10 +30,10 @@ class Rates:
 class Floor:
     """Of one step of the last block behind the class token, cached tokens, float32.
 
-    token_bytes: X̂ is read by two products of the forward pass and by their two transposes.
+    token_bytes: X̂ is read once going forward and once going back; torch's own products read it twice each time.
     weight_bytes: W and ΔW are read going forward, W going back, ΔW's gradient is written.
     adam_bytes: Δ, its gradient and two moments are read, three of them written.
-    multiply_adds: 4·H·T·D a picture going forward for the attention, as many going back; and each of the P trained weights in four products.
+    multiply_adds: 2·H·T·D a picture going forward for the attention, as many going back; and each of the P trained weights in four products.
     """
 
     token_bytes: int
@@ -52,10 +52,10 @@ def floor_of(tm: TangentModel, *, batch: int, tokens: int) -> Floor:
     heads, width = int(attention.num_heads), int(tm.network.embed_dim)  # type: ignore[arg-type]  # timm's own
     trained = tm.zero_delta().numel()
     return Floor(
-        token_bytes=4 * batch * tokens * width * 4,
+        token_bytes=2 * batch * tokens * width * 4,
         weight_bytes=4 * trained * 4,
         adam_bytes=7 * trained * 4,
-        multiply_adds=batch * (2 * 4 * heads * tokens * width + 4 * trained),
+        multiply_adds=batch * (2 * 2 * heads * tokens * width + 4 * trained),
     )
 
 

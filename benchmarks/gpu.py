@@ -14,7 +14,8 @@ step: forward, backward and Adam on cached constants, eager and as a replayed CU
     bfloat16 keeps constants and base weights in half the bytes; Δw and Adam are float32 in all. ``difference``: of tangent and gradient
     from float32, relative to the norm. ``of_floor``: the floor of `benchmarks.floor` over the time, by the measured rates, and which of
     bytes and products binds.
-fit: `fit` by the paper's recipe, and by ridge to a relative residual of 1e-6, as a shard's worker calls them.
+fit: `fit` by the paper's recipe (also with constants and base weights in bfloat16), and by ridge to a relative residual of 1e-6, as a
+    shard's worker calls them: everything of a fit counts, from its first allocation to its report.
 serving: the composed model against the plain network in the same precision, its fused attention on.
 
 With --deterministic torch may only take kernels that repeat; ``repeats`` says in any case whether tokens and both fits gave the same bits twice.
@@ -43,7 +44,7 @@ from torch import Tensor
 
 from benchmarks.floor import floor_of
 from benchmarks.roofline import PRECISIONS, Clock, Roofline, dtype_of, products
-from benchmarks.training_step import PlainFineTuning, TrainingStep, logits_of, relative, waits
+from benchmarks.training_step import PlainFineTuning, TrainingStep, relative, waits
 from taft_ray.errors import TaftError
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.prefix import prefix_tokens
@@ -62,7 +63,7 @@ from taft_ray.tangent import (
 
 MODELS = ("vit_base_patch16_224", "vit_large_patch16_224")
 CLASSES = 10
-EPOCHS = 30  # of the paper's recipe, in which plain fine-tuning is counted against a ridge fit
+EPOCHS = FitConfig().epochs  # of the paper's recipe, in which plain fine-tuning is counted against a ridge fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class Sizes:
     batches: tuple[int, ...]  # of the step
     plain: tuple[int, ...]  # batches of plain fine-tuning
     shard: int  # pictures of a fit
+    epochs: int  # of a fit by Adam
     served: int
     repetitions: int
 
@@ -82,10 +84,10 @@ class Sizes:
     def of(cls, device: torch.device) -> Sizes:
         if device.type == "cuda":
             return cls(
-                prefix=128, chunk=128, pool=4096, batches=(32, 256, 2048), plain=(32, 128), shard=1024, served=64,
+                prefix=128, chunk=128, pool=8192, batches=(32, 256, 2048, 8192), plain=(32, 128, 256), shard=1024, epochs=30, served=64,
                 repetitions=30,
             )  # fmt: skip
-        return cls(prefix=4, chunk=16, pool=32, batches=(8,), plain=(4,), shard=16, served=4, repetitions=3)
+        return cls(prefix=4, chunk=16, pool=32, batches=(8,), plain=(4,), shard=16, epochs=3, served=4, repetitions=3)
 
 
 class Bench:
@@ -133,7 +135,7 @@ class Bench:
         spec = RunSpec(data="none", model=self.model, device=self.device.type, precision="bfloat16")
         pixels = torch.randint(256, (3 * count, 3, self.height, self.width), dtype=torch.uint8).numpy()
         preprocess = Preprocess.of(self.tm.network)
-        prefix_tokens(self.tm, preprocess, pixels[:count], spec)
+        prefix_tokens(self.tm, preprocess, pixels, spec)  # a run's parts are of one size: pinned memory is there
         seconds = self.clock.whole_seconds(lambda: prefix_tokens(self.tm, preprocess, pixels, spec))
         return {
             "batch": count,
@@ -194,7 +196,7 @@ class Bench:
             with products(precision):
                 got = self._probe(tm, kept[: self.sizes.chunk], labels[: self.sizes.chunk])
                 for batch in self.sizes.batches:
-                    step = TrainingStep(tm, kept, labels, batch, self.adam)
+                    step = TrainingStep(tm, kept, labels, batch)
                     row: dict[str, Any] = {"precision": precision, "batch": batch}
                     row["difference"] = [relative(a, b) for a, b in zip(got, exact, strict=True)]
                     if self.clock.on_gpu:
@@ -227,20 +229,23 @@ class Bench:
         generator = torch.Generator().manual_seed(1)
         delta = self.tm.zero_delta().map(lambda value: (torch.randn(value.shape, generator=generator) * 0.02).to(value))
         leaves = {name: value.requires_grad_() for name, value in delta.items()}
-        tangent = logits_of(tm, prepared, leaves)[1]
+        tangent = tm.tangent(prepared, {name: value.to(tm.dtype) for name, value in leaves.items()}).float()
         Loss().per_sample(prepared.primal.float() + tangent, labels).mean().backward()
         return tangent.detach(), torch.cat([leaf.grad.flatten() for leaf in leaves.values() if leaf.grad is not None])
 
     def fits(self) -> dict[str, Any]:
         prepared, labels = self.constants(self.sizes.shard)
         count = len(prepared)
-        adam = FitConfig(solver="adam", epochs=3)
-        ridge = FitConfig(tolerance=1e-6)
-        found: dict[str, list[Delta]] = {"adam": [], "ridge": []}
-        seconds: dict[str, list[float]] = {"adam": [], "ridge": []}
-        for name, config in (("adam", adam), ("ridge", ridge)) * 3:
+        adam = FitConfig(solver="adam", epochs=self.sizes.epochs)
+        ways = {"adam": (self.tm, prepared, adam), "ridge": (self.tm, prepared, FitConfig(tolerance=1e-6))}
+        ways["adam_bfloat16"] = (self.in_precision("bfloat16"), prepared.to(torch.bfloat16), adam)
+        found: dict[str, list[Delta]] = {name: [] for name in ways}
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for name, (tm, pictures, config) in list(ways.items()) * 3:
             took = self.clock.whole_seconds(
-                lambda name=name, config=config: found[name].append(fit(self.tm, prepared, labels, config))
+                lambda name=name, tm=tm, pictures=pictures, config=config: found[name].append(
+                    fit(tm, pictures, labels, config)
+                )
             )
             seconds[name].append(took)
         reports = {name: fitted[-1].report for name, fitted in found.items()}  # type: ignore[attr-defined]  # FittedDelta
@@ -250,8 +255,14 @@ class Bench:
             tokens = [self.tm.prefix(images) for _ in range(2)]
         return {
             "pictures": count,
-            "adam_per_s": round(adam.epochs * count / took["adam"]),
-            "adam_times_plain": round(adam.epochs * count / took["adam"] / self.plain_per_s, 1),
+            "batch": adam.batch_size,
+            "epochs": adam.epochs,
+            **{f"{name}_per_s": round(adam.epochs * count / took[name]) for name in ("adam", "adam_bfloat16")},
+            **{
+                f"{name}_times_plain": round(adam.epochs * count / took[name] / self.plain_per_s, 1)
+                for name in ("adam", "adam_bfloat16")
+            },
+            "adam_bfloat16_difference": relative(*(vector(found[name][-1]) for name in ("adam_bfloat16", "adam"))),
             "ridge_s": round(took["ridge"], 4),
             "ridge_iterations": reports["ridge"].iterations,
             "ridge_residual": reports["ridge"].residual,
@@ -288,6 +299,10 @@ class Bench:
                 "ratio_of_times": round(seconds[1] / seconds[0], 3),
             }
         return answer
+
+
+def vector(delta: Delta) -> Tensor:
+    return torch.cat([value.flatten() for value in delta.values()])
 
 
 def measure(model: str, clock: Clock, roofline: Roofline) -> dict[str, Any]:

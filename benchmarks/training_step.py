@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.roofline import WARM_UP
-from taft_ray.tangent import Loss, Prepared, TangentModel, linearize
+from taft_ray.tangent import FitConfig, Loss, Prepared, TangentModel, linearize
+from taft_ray.tangent.adam import EAGER_STEPS, AdamStep
 
 
 class PlainFineTuning(nn.Module):
@@ -30,58 +30,23 @@ class PlainFineTuning(nn.Module):
 
 
 class TrainingStep:
-    """Forward, backward and Adam on the next batch of the constants; calling it makes one step and returns at once."""
+    """`AdamStep` on the next batch of the constants, as `fit` takes it; calling it takes one step and returns at once."""
 
-    def __init__(
-        self,
-        tm: TangentModel,
-        prepared: Prepared,
-        labels: Tensor,
-        batch: int,
-        adam: Callable[[Sequence[Tensor]], torch.optim.Adam],
-    ) -> None:
-        self.tm, self.prepared, self.labels = tm, prepared, labels
-        zero = tm.zero_delta()
-        self.leaves = {name: torch.zeros_like(v, dtype=torch.float32, requires_grad=True) for name, v in zero.items()}
-        self.optimizer, self.loss = adam(list(self.leaves.values())), Loss()
+    def __init__(self, tm: TangentModel, prepared: Prepared, labels: Tensor, batch: int) -> None:
+        self.step = AdamStep(tm, prepared, labels, Loss(), FitConfig(solver="adam").as_recipe(), start=tm.zero_delta())
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(labels.device)
-        whole = len(order) // batch * batch
-        self.next = itertools.cycle(order[:whole].split(batch))
-        self.index = order[:batch].clone()  # a captured step reads it from here
+        self.next = itertools.cycle(order[: len(order) // batch * batch].split(batch))
 
     def __call__(self) -> None:
-        self.index.copy_(next(self.next))
-        self._step()
-
-    def _step(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        primal, tangent = logits_of(self.tm, self.prepared[self.index], self.leaves)
-        self.loss.per_sample(primal + tangent, self.labels[self.index]).mean().backward()
-        self.optimizer.step()
+        numbers = next(self.next)
+        self.step.eager(numbers, numbers)
 
     def captured(self) -> Callable[[], None]:
         """The same step as one CUDA graph."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-
-        def replay() -> None:
-            self.index.copy_(next(self.next))
-            graph.replay()
-
-        return replay
-
-
-def logits_of(tm: TangentModel, prepared: Prepared, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(f_w(x), J_w f(x)·Δ) as float32, with the products in the model's own type."""
-    cast = {name: value.to(tm.dtype) for name, value in delta.items()}
-    return prepared.primal.float(), tm.tangent(prepared, cast).float()
+        for _ in range(EAGER_STEPS):
+            self()
+        graph = self.step.record(next(self.next))
+        return lambda: graph(next(self.next))
 
 
 def relative(got: Tensor, expected: Tensor) -> float:

@@ -9,12 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from taft_ray.tangent.delta import Delta
+from taft_ray.tangent.delta import Delta, at_least_float32
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.prepared import Pictures, Prepared
 
 EpochOrder = Callable[[int, int, int], Tensor]  # (count, seed, epoch) -> permutation, (count,) int64
 Watch = Callable[[int, int, Delta], None]  # (epochs done, epochs at most, Δw after them, which is written to later)
+
+
+EAGER_STEPS = 3  # of a size, before it is recorded: what allocates or chooses once has happened then
 
 
 def index_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -60,6 +63,84 @@ class Descent:
     history: list[float]  # the same, an epoch
 
 
+class AdamStep:
+    """Forward, backward and Adam on one batch, by its pictures' numbers; nothing in it waits for a GPU.
+
+    Δw and Adam's state are float32 or wider; a model in half precision gets Δw rounded to its own type for each step.
+    On a GPU, with constants in memory, a step is recorded as a CUDA graph when batches of its size come back, and replayed.
+
+    leaves: Δw, written to by each step. total: the sum of all pictures' losses as they were seen, float64; the caller resets it.
+    """
+
+    def __init__(
+        self, model: Trainable, pictures: Pictures, labels: Tensor, loss: Loss, recipe: Recipe, *, start: Delta
+    ) -> None:
+        self.model, self.pictures, self.labels, self.loss, self.recipe = model, pictures, labels, loss, recipe
+        self.leaves = {name: at_least_float32(value.detach()).clone().requires_grad_() for name, value in start.items()}
+        self.type = next((value.dtype for value in model.zero_delta().values()), torch.float32)
+        on_gpu = labels.is_cuda
+        # the penalty's gradient, 2·penalty·Δw, is what PyTorch calls the weight decay of Adam (not AdamW)
+        self.optimizer = torch.optim.Adam(
+            self.leaves.values(),
+            lr=recipe.learning_rate,
+            weight_decay=2 * recipe.penalty,
+            fused=True,
+            capturable=on_gpu,
+        )
+        self.total = torch.zeros((), dtype=torch.float64, device=labels.device)
+        self._graphs: dict[int, Graph] | None = {} if on_gpu and isinstance(pictures, Prepared) else None
+        self._steps: dict[int, int] = {}
+
+    def __call__(self, index: Tensor, numbers: Tensor) -> None:
+        """One step. index, numbers: (B,) int64, the same pictures, on the host and where the labels are."""
+        size = len(numbers)
+        if self._graphs is None or self._steps.get(size, 0) < EAGER_STEPS:
+            self._steps[size] = self._steps.get(size, 0) + 1
+            return self.eager(numbers if isinstance(self.pictures, Prepared) else index, numbers)
+        if size not in self._graphs:
+            self._graphs[size] = self.record(numbers)
+        return self._graphs[size](numbers)
+
+    def eager(self, index: Tensor, numbers: Tensor) -> None:
+        """The step itself."""
+        self.optimizer.zero_grad(set_to_none=True)
+        half = self.type.itemsize < 4
+        delta = {name: leaf.to(self.type) for name, leaf in self.leaves.items()} if half else self.leaves
+        logits = at_least_float32(self.model.logits(self.pictures[index], delta))
+        value = self.loss.per_sample(logits, self.labels[numbers]).mean()
+        value.backward()
+        for leaf in self.leaves.values():
+            if leaf.grad is None:  # without a gradient Adam would not apply the penalty
+                leaf.grad = torch.zeros_like(leaf)
+        self.optimizer.step()
+        if self.recipe.radius is not None:
+            _project(self.leaves, self.recipe.radius)
+        self.total += value.detach().double() * len(numbers)
+
+    def record(self, numbers: Tensor) -> Graph:
+        """The step as a CUDA graph for batches of as many pictures as these, which it does not take itself."""
+        return Graph(lambda held: self.eager(held, held), numbers)
+
+    def forget_graphs(self) -> None:
+        """The learning rate changed, and is written into them."""
+        if self._graphs is not None:
+            self._graphs.clear()
+
+
+class Graph:
+    """What ``step`` asks of a GPU, recorded once and replayed for other numbers (B,) int64."""
+
+    def __init__(self, step: Callable[[Tensor], None], numbers: Tensor) -> None:
+        self._numbers = numbers.clone()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            step(self._numbers)
+
+    def __call__(self, numbers: Tensor) -> None:
+        self._numbers.copy_(numbers)
+        self._graph.replay()
+
+
 def descend(
     model: Trainable,
     pictures: Pictures,
@@ -76,10 +157,8 @@ def descend(
 
     order may leave pictures out, the same number in every epoch and never all: they are then not seen at all.
     """
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-    # the penalty's gradient, 2·penalty·Δw, is what PyTorch calls the weight decay of Adam (not AdamW)
-    optimizer = torch.optim.Adam(leaves.values(), lr=recipe.learning_rate, weight_decay=2 * recipe.penalty, fused=True)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), gamma=0.1)
+    take = AdamStep(model, pictures, labels, loss, recipe, start=start)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(take.optimizer, list(recipe.milestones), gamma=0.1)
     penalty, batch_size = recipe.penalty, recipe.batch_size
     steps_a_epoch = 0
     history: list[float] = []
@@ -87,28 +166,19 @@ def descend(
         permutation = order(len(labels), recipe.seed, epoch)
         numbers = permutation.to(labels.device)  # once an epoch: every look at a GPU's values waits for it
         steps_a_epoch = -(-len(permutation) // batch_size)
-        total = torch.zeros((), dtype=torch.float64, device=labels.device)
+        take.total.zero_()
         for step in range(steps_a_epoch):
             part = slice(step * batch_size, (step + 1) * batch_size)
-            index = numbers[part]
-            batch = pictures[index if isinstance(pictures, Prepared) else permutation[part]]
-            optimizer.zero_grad(set_to_none=True)
-            value = loss.per_sample(model.logits(batch, leaves), labels[index]).mean()
-            value.backward()
-            for leaf in leaves.values():
-                if leaf.grad is None:  # without a gradient Adam would not apply the penalty
-                    leaf.grad = torch.zeros_like(leaf)
-            optimizer.step()
-            if recipe.radius is not None:
-                _project(leaves, recipe.radius)
-            total += value.detach().double() * len(index)
+            take(permutation[part], numbers[part])
             if progress is not None:
                 progress(epoch * steps_a_epoch + step + 1, recipe.epochs * steps_a_epoch)
         scheduler.step()
-        history.append(float(total) / len(permutation))
+        if epoch + 1 in recipe.milestones:
+            take.forget_graphs()
+        history.append(float(take.total) / len(permutation))
         if watch is not None:
-            watch(epoch + 1, recipe.epochs, Delta({name: leaf.detach() for name, leaf in leaves.items()}))
-    delta = Delta({name: leaf.detach() for name, leaf in leaves.items()})
+            watch(epoch + 1, recipe.epochs, Delta({name: leaf.detach() for name, leaf in take.leaves.items()}))
+    delta = Delta({name: leaf.detach() for name, leaf in take.leaves.items()})
     return Descent(
         delta=delta,
         steps=recipe.epochs * steps_a_epoch,
@@ -120,7 +190,6 @@ def descend(
 @torch.no_grad()
 def _project(leaves: Mapping[str, Tensor], radius: float) -> None:
     """The nearest point of the ball, in place."""
-    norm = float(Delta(leaves).norm())
-    if norm > radius:
-        for leaf in leaves.values():
-            leaf.mul_(radius / norm)
+    shrink = (radius / Delta(leaves).norm()).clamp(max=1.0)
+    for leaf in leaves.values():
+        leaf.mul_(shrink)

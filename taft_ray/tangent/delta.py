@@ -84,3 +84,8 @@ class Delta(Mapping[str, Tensor]):
 
     def to(self, *args: Any, **kwargs: Any) -> Delta:
         return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The type that Δw and sums of logits have, whatever the network computes in."""
+    return values.float() if values.itemsize < 4 else values

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.adam import EpochOrder, Recipe, Trainable, Watch, index_order
-from taft_ray.tangent.delta import Delta
+from taft_ray.tangent.delta import Delta, at_least_float32
 from taft_ray.tangent.kernel import JacobianRows, jacobian_rows
 from taft_ray.tangent.loss import Loss, check_labels
 from taft_ray.tangent.model import TangentModel
-from taft_ray.tangent.precondition import WHOLE
+from taft_ray.tangent.precondition import whole
 from taft_ray.tangent.prepared import Pictures, Prepared
 from taft_ray.tangent.ridge import solve
 from taft_ray.tangent.slices import KeepCheckpoint, descend_by_slices
@@ -132,7 +132,8 @@ def fit(
 ) -> FittedDelta:
     """Fit Δw on the pictures; labels (B,) in 0..K-1. Zero pictures give Δw = 0.
 
-    tm: the tangent model; adam takes any function of Δw (`systems.NonLinear`), ridge only what is linear in it.
+    tm: the tangent model; adam takes any function of Δw (`systems.NonLinear`), ridge only what is linear in it. Of a model in half
+        precision (and constants to match) Δw is float32 all the same; ridge refuses it (UsageError).
     order: ``order(count, seed, epoch) -> permutation`` for adam; `data.epoch_order` of the sample keys makes it stable
         under removal of samples. start: a warm start (zero otherwise). rows: the Jacobian's of these pictures, if known
         (`fit_many`). watch: ``watch(epochs done, epochs at most, delta)`` is called after each epoch of adam. DataError for
@@ -151,7 +152,7 @@ def fit(
         raise UsageError(f"expected 0 <= done < {config.slices} (the slices), got {done}")
     if done and start is None:
         raise UsageError(f"done={done} needs start, the checkpoint of stage {done}")
-    zero = tm.zero_delta()
+    zero = tm.zero_delta().map(at_least_float32)
     if start is not None:
         zero.check_like(start, what="warm start")
     began = time.perf_counter()
@@ -164,6 +165,8 @@ def fit(
     if config.solver == "ridge":
         if not isinstance(tm, TangentModel):
             raise UsageError(f"solver='ridge': {type(tm).__name__} is not linear in Δw; use solver='adam'")
+        if tm.dtype.itemsize < 4:
+            raise UsageError(f"solver='ridge' with weights of {tm.dtype}: it needs float32; use solver='adam'")
         solution = solve(
             tm, prepared, labels, config.as_loss(), penalty=config.penalty, tolerance=config.tolerance,
             max_iterations=config.max_iterations, start=initial, rows=rows, progress=progress,
@@ -215,7 +218,7 @@ def _rows_of_all(tm: TangentModel, shards: Sequence[Pictures], config: FitConfig
     small = {
         number: pictures
         for number, pictures in enumerate(shards)
-        if isinstance(pictures, Prepared) and 0 < len(pictures) * tm.num_classes <= WHOLE
+        if isinstance(pictures, Prepared) and 0 < len(pictures) * tm.num_classes <= whole(tm.device)
     }
     if config.solver != "ridge" or not small:
         return {}

@@ -24,6 +24,7 @@ from taft_ray.tangent.trained import Entry, Probes
 
 MOST_ROWS = 2  # tokens that a trained layer may see: beyond the class token's the products grow with their square
 PASS = 16  # pictures a pass through the network, always, so that a picture's bits do not depend on those it is with
+GPU_OUTPUTS = 2048  # the same on a GPU, times classes: there a small pass takes as long as a large one
 
 
 class Factor(NamedTuple):
@@ -110,7 +111,8 @@ def jacobian_rows(tm: TangentModel, parts: Sequence[Prepared]) -> list[JacobianR
     Guarantees: a part's rows are the same, bit for bit, whatever other parts there are.
     """
     pictures = concatenate(list(parts))
-    found = [_pass(tm, pictures, start) for start in range(0, len(pictures), PASS)]
+    size = max(PASS, GPU_OUTPUTS // tm.num_classes) if tm.device.type == "cuda" else PASS
+    found = [_pass(tm, pictures, start, size) for start in range(0, len(pictures), size)]
     sizes = [len(part) for part in parts]
     factors: list[list[Factor]] = [[] for _ in parts]
     for place, factor in enumerate(found[0][0]):
@@ -134,12 +136,12 @@ def _cut(passes: list[Tensor], sizes: list[int]) -> list[Tensor]:
     return [part.clone() for part in whole.split(sizes)]
 
 
-def _pass(tm: TangentModel, pictures: Prepared, start: int) -> tuple[list[Factor], dict[str, Tensor]]:
-    """Of PASS pictures from ``start`` on, the last one repeated."""
-    index = torch.arange(start, start + PASS, device=pictures.primal.device).clamp_(max=len(pictures) - 1)
+def _pass(tm: TangentModel, pictures: Prepared, start: int, size: int) -> tuple[list[Factor], dict[str, Tensor]]:
+    """Of ``size`` pictures from ``start`` on, the last one repeated."""
+    index = torch.arange(start, start + size, device=pictures.primal.device).clamp_(max=len(pictures) - 1)
     batch = pictures[index]
     with torch.enable_grad():
-        probes = Probes(tm.zero_delta(), PASS)
+        probes = Probes(tm.zero_delta(), size)
         out = tm.tangent(batch, probes)
         rows = max((site.probe.shape[1] for site in probes.sites), default=1)
         if rows > MOST_ROWS:

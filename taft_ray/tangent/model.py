@@ -15,7 +15,7 @@ from timm.layers import RmsNorm
 from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel, UsageError
-from taft_ray.tangent.delta import Delta
+from taft_ray.tangent.delta import Delta, at_least_float32
 from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
 from taft_ray.tangent.prepared import Pictures, Prepared, batches
@@ -117,8 +117,8 @@ class TangentModel(nn.Module):
         return torch.cat([row, row.new_zeros(batch, (rows or 1) - 1, row.shape[-1])], dim=1)
 
     def logits(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
-        """f_lin(x) = f_w(x) + J(x)·Δ, (B, K); differentiable in ``delta``."""
-        return prepared.primal + self.tangent(prepared, delta)
+        """f_lin(x) = f_w(x) + J(x)·Δ, (B, K), float32 or wider; differentiable in ``delta``."""
+        return at_least_float32(prepared.primal) + at_least_float32(self.tangent(prepared, delta))
 
     def nonlinear(self, tokens: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
         """f_{w+Δ}(x), (B, K): the network itself at the weights w + Δ, on the tokens of `prefix`; differentiable in ``delta``.

@@ -20,6 +20,7 @@ from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.prepared import Pictures
 
 WHOLE = 4096  # outputs (pictures times classes) up to which the whole kernel is factorised
+GPU_WHOLE = 12288  # the same on a GPU, whose memory holds it and which factorises it in hundredths of a second
 PART = 4096  # outputs of the pictures that stand for all where there are more
 
 Preconditioner = Callable[[Delta], Delta]
@@ -49,7 +50,7 @@ def preconditioner(
     tm: TangentModel, pictures: Pictures, labels: Tensor, loss: Loss, penalty: float, rows: JacobianRows | None = None
 ) -> Preconditioner:
     """The best there is for this problem; the identity where the Jacobian's rows do not come apart. ``rows``: of all pictures, if known."""
-    take = taken(len(labels), tm.num_classes)
+    take = taken(len(labels), tm.num_classes, whole(tm.device))
     try:
         known = rows if rows is not None else jacobian_rows(tm, [pictures[take]])[0]
     except UnsupportedModel:
@@ -57,8 +58,13 @@ def preconditioner(
     return Woodbury(known, loss.weights(labels[take], tm.num_classes, tm.dtype), penalty)
 
 
-def taken(count: int, classes: int) -> Tensor:
-    """Which of ``count`` pictures go into S: all while the whole kernel is small enough, else a part, evenly spread."""
-    if count * classes <= WHOLE:
+def whole(device: torch.device) -> int:
+    """Outputs of a shard up to which the whole kernel is factorised."""
+    return GPU_WHOLE if device.type == "cuda" else WHOLE
+
+
+def taken(count: int, classes: int, limit: int) -> Tensor:
+    """Which of ``count`` pictures go into S: all while there are no more outputs than ``limit``, else a part, evenly spread."""
+    if count * classes <= limit:
         return torch.arange(count)
     return torch.linspace(0, count - 1, max(1, PART // classes)).round().long()

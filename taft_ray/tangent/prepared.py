@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from taft_ray.tangent.rule import Saved, Selected
+
 PREPARE_CHUNK = 128  # pictures a prepare call: part of what fixes the last bits of a delta
 RECOMPUTE_CHUNK = 32  # the same where constants are too many to be kept: then those of a pass are many, too
 PREPARED_BUDGET = 4 << 30  # bytes of constants kept in memory; beyond it they are recomputed batch by batch
@@ -16,7 +18,7 @@ PREPARED_BUDGET = 4 << 30  # bytes of constants kept in memory; beyond it they a
 class Prepared:
     """Per-picture constants, the batch first; ``prepared[index]`` with a LongTensor or a slice selects pictures."""
 
-    def __init__(self, primal: Tensor, saved: dict[str, Tensor], token_count: int) -> None:
+    def __init__(self, primal: Tensor, saved: Saved, token_count: int) -> None:
         self.primal = primal  # (B, K): f_w(x)
         self.saved = saved
         self.token_count = token_count
@@ -25,7 +27,10 @@ class Prepared:
         return len(self.primal)
 
     def __getitem__(self, index: Tensor | slice) -> Prepared:
-        return self._each(lambda value: _take(value, index))
+        if isinstance(index, slice):
+            return self._each(lambda value: value[index])
+        index = index.to(self.primal.device)
+        return Prepared(self.primal.index_select(0, index), Selected(self.saved, index), self.token_count)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Prepared:
         saved = {name: function(value) for name, value in self.saved.items()}

@@ -12,10 +12,35 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-Saved = dict[str, Tensor]  # constants of a batch, by rule and part; every tensor has the batch first
+Saved = Mapping[str, Tensor]  # constants of a batch, by rule and part; every tensor has the batch first
 
 
-class Saving(Saved):
+class Selected(Saved):
+    """Some pictures of ``pool``, by ``index`` (B,) int64: each constant is gathered when it is first asked for, or not at all."""
+
+    def __init__(self, pool: Saved, index: Tensor) -> None:
+        self.pool, self.index = pool, index
+        self._gathered: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._gathered.get(name)
+        if value is None:
+            value = self._gathered[name] = self.pool[name].index_select(0, self.index)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pool)
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+
+def where_it_lies(saved: Saved, name: str) -> tuple[Tensor, Tensor | None]:
+    """A constant of more pictures than the batch, and which of them are the batch (None: all): for who need not gather it."""
+    return (saved.pool[name], saved.index) if isinstance(saved, Selected) else (saved[name], None)
+
+
+class Saving(dict[str, Tensor]):
     """Constants in the making.
 
     known: outputs of layers, by name, of an earlier pass over the same pictures: these are not computed again.

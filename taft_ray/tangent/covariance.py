@@ -1,0 +1,82 @@
+"""What the class token's attention does to a direction, Cov_p[X̂]·z, a head: the one part of a last block's tangent that reads tokens.
+
+    v = √(1/E) Σ_t p_t (s_t − Σ p s) X̂_t,   s_t = z·X̂_t
+
+a symmetric matrix applied to z, so that its adjoint is itself: going back reads X̂ as going forward does and keeps nothing more.
+Legend: B batch, N pictures in memory, T tokens, D width, H heads, E head width, R rows that are read out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taft_ray.tangent.normalisation import softmax_tangent
+
+MOST_QUERIES = 64  # R·H of the kernel: a multiprocessor's registers
+MOST_WIDTH = 2048  # D, likewise
+
+
+def covariance_product(
+    z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float
+) -> Tensor:  # fmt: skip
+    """``scale``·Cov_p[X̂]·z, (H, B·R, D) as z is; differentiable in z.
+
+    n (N, T, D): X̂. p (N, R, H, T): the attention's weights. x_bar (N, R, H, D): Σ_t p_t X̂_t. index (B,) int64: which of the N
+    pictures the batch is; None is all of them, in order. On a GPU, in half precision or where float32 products may be rounded to TF32,
+    one kernel that reads each picture's X̂ where it lies, once; else two products, of a copy of the batch.
+    """
+    if torch.is_grad_enabled() and z.requires_grad:
+        return _CovarianceProduct.apply(z, n, p, x_bar, index, scale)  # type: ignore[return-value]  # apply is untyped
+    return _product(z, n, p, x_bar, index, scale)
+
+
+def _product(z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float) -> Tensor:
+    if _has_kernel(z, n, p):
+        from taft_ray.tangent import covariance_kernel  # needs triton
+
+        return covariance_kernel.product(z, n, p, x_bar, index, scale)
+    return by_products(z, n, p, index, scale)
+
+
+def by_products(z: Tensor, n: Tensor, p: Tensor, index: Tensor | None, scale: float) -> Tensor:
+    """The same in torch's own operations, for any device and type."""
+    if index is not None:
+        n, p = n.index_select(0, index), p.index_select(0, index)
+    count, rows, heads, tokens = p.shape
+    picturewise = z.unflatten(1, (count, rows)).permute(1, 2, 0, 3).flatten(1, 2)  # (B, R·H, D)
+    s = torch.bmm(picturewise, n.mT).view(count, rows, heads, tokens)
+    v = torch.bmm(softmax_tangent(s * scale, p).flatten(1, 2), n)
+    return v.view(count, rows, heads, -1).permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _has_kernel(z: Tensor, n: Tensor, p: Tensor) -> bool:
+    rounded = n.itemsize == 2 or (n.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest")
+    return (
+        z.is_cuda
+        and rounded
+        and z.dtype == n.dtype
+        and p.shape[1] * p.shape[2] <= MOST_QUERIES
+        and n.shape[2] <= MOST_WIDTH
+        and not torch.compiler.is_compiling()
+        and importlib.util.find_spec("triton") is not None
+    )
+
+
+class _CovarianceProduct(torch.autograd.Function):
+    """Its own adjoint."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(n, p, x_bar, index)
+        ctx.scale = scale
+        return _product(z, n, p, x_bar, index, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return covariance_product(*gradients, *ctx.saved_tensors, ctx.scale), None, None, None, None, None

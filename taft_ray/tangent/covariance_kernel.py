@@ -1,0 +1,75 @@
+"""`covariance_product` as one kernel for NVIDIA's GPUs, a program a picture: X̂ is read once, in blocks of tokens.
+
+With S = z·x̄, which is Σ p s, known before the first token, each block adds Σ_t p_t (s_t − S) X̂_t; rounding leaves a rest of
+Σ_t p_t (s_t − S), which is taken out at the end. Sums are float32. The width is cut into C parts that the program's warps share.
+Legend: as in `covariance`; M rows, R·H or more, of which the matrix units want 16.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PART = 128  # of the width, that one warp multiplies
+BLOCK_BYTES = 32 << 10  # tokens of a block, about
+
+
+@triton.jit
+def _kernel(
+    z, n, p, x_bar, index, out, scale, tokens, z_head, z_row, out_head, out_row,
+    BY_INDEX: tl.constexpr, H: tl.constexpr, R: tl.constexpr, D: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
+    W: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    b = tl.program_id(0).to(tl.int64)
+    picture = tl.load(index + b) if BY_INDEX else b
+    n += picture * tokens * D
+    p += picture * R * H * tokens
+    x_bar += picture * R * H * D
+
+    row = tl.arange(0, M)
+    d = (tl.arange(0, C) * W)[:, None, None] + tl.arange(0, W)[None, None, :]  # (C, 1, W)
+    rows = row[None, :, None]
+    there = (rows < R * H) & (d < D)
+    at = b * R + rows // H
+    z_tile = tl.load(z + (rows % H) * z_head + at * z_row + d, mask=there, other=0.0)  # (C, M, W)
+    mean = tl.load(x_bar + rows * D + d, mask=there, other=0.0).to(tl.float32)
+    expected = tl.sum(tl.sum(z_tile.to(tl.float32) * mean, 2), 0)  # (M,)
+    v = tl.zeros((C, M, W), tl.float32)
+    rest = tl.zeros((M,), tl.float32)
+    for start in range(0, tokens, BLOCK):
+        t = start + tl.arange(0, BLOCK)
+        n_tile = tl.load(n + t[None, :, None] * D + d, mask=(t[None, :, None] < tokens) & (d < D), other=0.0)
+        s = tl.sum(tl.dot(z_tile, tl.permute(n_tile, (0, 2, 1)), input_precision=PRECISION), 0)  # (M, BLOCK)
+        known = (row[:, None] < R * H) & (t[None, :] < tokens)
+        weight = tl.load(p + row[:, None] * tokens + t[None, :], mask=known, other=0.0).to(tl.float32)
+        a = weight * (s - expected[:, None])
+        rest += tl.sum(a, 1)
+        spread = tl.broadcast_to(a.to(n_tile.dtype)[None, :, :], (C, M, BLOCK))
+        v = tl.dot(spread, n_tile, v, input_precision=PRECISION)
+    v = scale * (v - rest[None, :, None] * mean)
+    tl.store(out + (rows % H) * out_head + at * out_row + d, v.to(out.dtype.element_ty), mask=there)
+
+
+def product(
+    z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float, precision: str = "tf32"
+) -> Tensor:  # fmt: skip
+    """`covariance_product`. precision: of float32 products, triton's ``input_precision``; values of 16 bits are multiplied exactly."""
+    heads, width = z.shape[0], n.shape[2]
+    _, rows, _, tokens = p.shape
+    z, n, p, x_bar = z if z.stride(2) == 1 else z.contiguous(), n.contiguous(), p.contiguous(), x_bar.contiguous()
+    out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
+    _kernel[(z.shape[1] // rows,)](
+        z, n, p, x_bar, n if index is None else index.contiguous(), out, scale, tokens,
+        z.stride(0), z.stride(1), out.stride(0), out.stride(1),
+        BY_INDEX=index is not None, H=heads, R=rows, D=width, M=max(16, triton.next_power_of_2(rows * heads)),
+        C=triton.next_power_of_2(triton.cdiv(width, PART)), W=PART, BLOCK=_block(width * n.itemsize),
+        PRECISION=precision, num_warps=8, num_stages=3,
+    )  # fmt: skip
+    return out
+
+
+def _block(token_bytes: int) -> int:
+    """How many tokens a block has: a power of two, at least the 16 that the matrix units want."""
+    return max(16, min(64, triton.next_power_of_2(BLOCK_BYTES // token_bytes)))
