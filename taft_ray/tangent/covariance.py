@@ -16,9 +16,6 @@ from torch import Tensor
 
 from taft_ray.tangent.normalisation import softmax_tangent
 
-MOST_QUERIES = 64  # R·H of the kernel: a multiprocessor's registers
-MOST_WIDTH = 2048  # D, likewise
-
 
 def covariance_product(
     z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float
@@ -38,7 +35,9 @@ def _product(z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | Non
     if _has_kernel(z, n, p):
         from taft_ray.tangent import covariance_kernel  # needs triton
 
-        return covariance_kernel.product(z, n, p, x_bar, index, scale)
+        product = covariance_kernel.product(z, n, p, x_bar, index, scale)
+        if product is not None:
+            return product
     return by_products(z, n, p, index, scale)
 
 
@@ -59,8 +58,6 @@ def _has_kernel(z: Tensor, n: Tensor, p: Tensor) -> bool:
         z.is_cuda
         and rounded
         and z.dtype == n.dtype
-        and p.shape[1] * p.shape[2] <= MOST_QUERIES
-        and n.shape[2] <= MOST_WIDTH
         and not torch.compiler.is_compiling()
         and importlib.util.find_spec("triton") is not None
     )

@@ -7,13 +7,20 @@ Legend: as in `covariance`; M rows, R·H or more, of which the matrix units want
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
-PART = 128  # of the width, that one warp multiplies
-BLOCK_BYTES = 32 << 10  # tokens of a block, about
+PART = 128  # of the width: what a warp multiplies at a time
+BLOCK = 16  # tokens that are read at a time: the fewest that the matrix units take, for the most programs side by side
+WARP_BYTES = 8 << 10  # of z that a warp holds in registers, beside twice or once as much of v
+MOST_WARPS = 16
+MOST_STAGES = 3  # blocks under way
+_stages: dict[tuple[Any, ...], int] = {}  # how many of them fit, by all that it depends on
 
 
 @triton.jit
@@ -54,22 +61,33 @@ def _kernel(
 
 def product(
     z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float, precision: str = "tf32"
-) -> Tensor:  # fmt: skip
-    """`covariance_product`. precision: of float32 products, triton's ``input_precision``; values of 16 bits are multiplied exactly."""
+) -> Tensor | None:
+    """`covariance_product`; None where a program would not fit into one of this device's multiprocessors.
+
+    precision: of float32 products, triton's ``input_precision``; values of 16 bits are multiplied exactly.
+    """
     heads, width = z.shape[0], n.shape[2]
     _, rows, _, tokens = p.shape
     z, n, p, x_bar = z if z.stride(2) == 1 else z.contiguous(), n.contiguous(), p.contiguous(), x_bar.contiguous()
     out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-    _kernel[(z.shape[1] // rows,)](
-        z, n, p, x_bar, n if index is None else index.contiguous(), out, scale, tokens,
-        z.stride(0), z.stride(1), out.stride(0), out.stride(1),
-        BY_INDEX=index is not None, H=heads, R=rows, D=width, M=max(16, triton.next_power_of_2(rows * heads)),
-        C=triton.next_power_of_2(triton.cdiv(width, PART)), W=PART, BLOCK=_block(width * n.itemsize),
-        PRECISION=precision, num_warps=8, num_stages=3,
-    )  # fmt: skip
-    return out
-
-
-def _block(token_bytes: int) -> int:
-    """How many tokens a block has: a power of two, at least the 16 that the matrix units want."""
-    return max(16, min(64, triton.next_power_of_2(BLOCK_BYTES // token_bytes)))
+    sizes = {
+        "H": heads, "R": rows, "D": width, "M": max(16, triton.next_power_of_2(rows * heads)),
+        "C": triton.next_power_of_2(triton.cdiv(width, PART)), "W": PART, "BLOCK": BLOCK, "PRECISION": precision,
+    }  # fmt: skip
+    warps = sizes["C"] * sizes["M"] * PART * n.itemsize // WARP_BYTES
+    if warps > MOST_WARPS:
+        return None
+    key = (n.dtype, n.device, *sizes.values())
+    for stages in range(_stages.get(key, MOST_STAGES), 0, -1):
+        try:
+            _kernel[(z.shape[1] // rows,)](
+                z, n, p, x_bar, n if index is None else index.contiguous(), out, scale, tokens,
+                z.stride(0), z.stride(1), out.stride(0), out.stride(1), BY_INDEX=index is not None, **sizes,
+                num_warps=max(4, warps), num_stages=stages,
+            )  # fmt: skip
+        except OutOfResources:
+            continue
+        _stages[key] = stages
+        return out
+    _stages[key] = 0
+    return None

@@ -21,7 +21,10 @@ from taft_ray.tangent import (
     linearize,
 )
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use"),
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS, but there was no current CUDA context"),
+]
 
 CLASSES = 10
 COUNT = 70
@@ -103,9 +106,13 @@ def test_the_kernel_is_the_product(kind: torch.dtype, heads: int, width: int, ro
     z = torch.randn(heads, 4 * rows, width, generator=generator, device="cuda")
     given = [value.to(kind) for value in (z, n, p, x_bar)]
     wanted = covariance.by_products(*(value.double() for value in given[:3]), index, 0.125)
-    got = covariance_kernel.product(*given, index, 0.125)
+    got, again = (covariance_kernel.product(*given, index, 0.125) for _ in range(2))
+    if got is None:  # it does not fit; the product is what is used then
+        assert rows * heads * width * kind.itemsize > 64 << 10
+        assert again is None
+        return
     assert relative(got, wanted) < {torch.float32: 3e-3, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}[kind]
-    assert torch.equal(got, covariance_kernel.product(*given, index, 0.125))
+    assert torch.equal(got, again)
 
 
 def test_which_precisions_the_kernel_is_for(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
