@@ -3,7 +3,8 @@
     python -m benchmarks [--assets FOLDER] [--only NAME ...] [--draw]
 
 Each runs by itself, one after the other; what it printed is kept in benchmarks/results/bench-NAME.json with the machine it ran on.
-Those that need weights and pictures run only with ``--assets``. ``--draw`` runs nothing: tables and pictures are made of what is there.
+Those that need weights and pictures run only with ``--assets``, and the one that needs a GPU where there is one.
+``--draw`` runs nothing: tables and pictures are made of what is there.
 """
 
 from __future__ import annotations
@@ -58,20 +59,23 @@ def json_file(table: Table) -> Path:
 def part_of_page(table: Table, kept: dict[str, Any]) -> str:
     """The command, the table and the picture, in Markdown."""
     machine = kept["machine"]
-    where = (
-        f"{machine['cpus']} CPUs ({machine['cpu_capability']}), torch {machine['torch']}, {machine['date']}, "
-        f"load {machine['load_before']} before"
-    )
+    if table.needs_gpu:
+        where = f"{kept['measured']['device']}, CUDA {kept['measured']['cuda']}, torch {machine['torch']}, {machine['date']}"
+    else:
+        where = (
+            f"{machine['cpus']} CPUs ({machine['cpu_capability']}), torch {machine['torch']}, {machine['date']}, "
+            f"load {machine['load_before']} before"
+        )
     body = table.markdown(kept["measured"])
     return f"    {kept['command']}\n\n{where}:\n\n{body}\n\n![{table.name}](results/bench-{table.name}.svg)"
 
 
 def put(page: str, name: str, part: str) -> str:
     """The page with ``part`` between the marks of this name; KeyError where it has no such marks."""
-    marks = re.compile(rf"(<!-- bench {re.escape(name)} -->\n).*?(\n<!-- /bench -->)", re.DOTALL)
+    marks = re.compile(rf"(<!-- bench {re.escape(name)} -->\n)(?:.*?\n)?(<!-- /bench -->)", re.DOTALL)
     if not marks.search(page):
         raise KeyError(f"{PAGE.name} has no part '<!-- bench {name} -->'")
-    return marks.sub(lambda found: found[1] + part + found[2], page)
+    return marks.sub(lambda found: f"{found[1]}{part}\n{found[2]}", page)
 
 
 def draw(tables: Sequence[Table]) -> None:
@@ -101,8 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in chosen:
         if options.draw:
             break
-        if table.needs_assets and options.assets is None:
-            print(f"{table.name}: left out, it needs --assets", file=sys.stderr)
+        lacks = "--assets" if table.needs_assets and options.assets is None else ""
+        lacks = "a GPU" if table.needs_gpu and not torch.cuda.is_available() else lacks
+        if lacks:
+            print(f"{table.name}: left out, it needs {lacks}", file=sys.stderr)
             continue
         run(table, options.assets and options.assets.resolve())
         draw([table])  # an hour's work is kept when the next one fails

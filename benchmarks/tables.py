@@ -42,6 +42,7 @@ class Table:
     bars: Callable[[Row], Sequence[Bar]]
     axis: str  # what a bar's length is
     log: bool = False
+    needs_gpu: bool = False
 
     @property
     def needs_assets(self) -> bool:
@@ -91,6 +92,7 @@ def _models(*names: str) -> list[str]:
 VIT_T, VIT_S, VIT_B = "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"
 STEP_TARGETS = {VIT_S: 40.0, VIT_B: 70.0}
 WHOLE_TARGET = 250.0
+GPU_TARGETS = {("vit_large_patch16_224", "bfloat16", 8192): 300.0}
 SERVING_TARGETS = {"last 1": 1.0, "last all": 3.3}
 
 
@@ -158,6 +160,56 @@ def _cache(measured: Any) -> list[Row]:
             ratio = read[name]["mapped_of_plain"]
             add(f"reading a mapped part, {how}, over a plain read", ratio, 0.8, f"reading, {how}")
     return found
+
+
+def _gpu(measured: Any) -> list[Row]:
+    return [row for model in measured["models"] for row in _gpu_rows(model)]
+
+
+def _gpu_rows(model: Any) -> list[Row]:
+    name, prefix, fits = model["model"], model["prefix"], model["fits"]
+    found: list[Row] = [
+        {"what": f"prefix, {way}", "per_s": rate, "of_floor": prefix["of_matmul_rate"][way]}
+        for way, rate in prefix["per_s"].items()
+    ]
+    found.append(
+        {"what": "`prefix_tokens`: pixels and tokens in the host's memory", "per_s": prefix["prefix_tokens_per_s"]}
+    )
+    plain = model["plain"]["per_s"]
+    best = max(plain, key=plain.__getitem__)
+    found.append({"what": f"plain fine-tuning, batch {best}", "per_s": plain[best], "times": 1.0})
+    found += [
+        {
+            "what": f"step, {row['precision']}, batch {row['batch']}",
+            "per_s": row["per_s"]["graph"],
+            "times": row["times_plain"]["graph"],
+            "of_floor": row["of_floor"]["graph"],
+            "difference": max(row["difference"]),
+            "target": GPU_TARGETS.get((name, row["precision"], row["batch"])),
+        }
+        for row in model["step"]["rows"]
+    ]
+    for way, precision in (("adam", "float32"), ("adam_bfloat16", "bfloat16")):
+        found.append(
+            {
+                "what": f"`fit` by Adam, {precision}, {fits['pictures']} pictures, batch {fits['batch']}",
+                "per_s": fits[f"{way}_per_s"],
+                "times": fits[f"{way}_times_plain"],
+                "difference": fits["adam_bfloat16_difference"] if way == "adam_bfloat16" else 0.0,
+            }
+        )
+    found.append(
+        {
+            "what": f"`fit` by ridge to {fits['ridge_residual']:.0e}, {fits['ridge_s']:.2f} s, {fits['ridge_iterations']} iterations: "
+            f"against {fits['epochs']} epochs",
+            "times": fits["ridge_times_plain"],
+        }
+    )
+    for precision, row in model["serving"].items():
+        if isinstance(row, dict):
+            what = f"serving, {precision}, batch {model['serving']['batch']}: {row['ratio_of_times']} of the plain forward's time"
+            found.append({"what": what, "per_s": row["composed_per_s"]})
+    return [{"model": name, **row} for row in found]
 
 
 TABLES: tuple[Table, ...] = (
@@ -300,5 +352,26 @@ TABLES: tuple[Table, ...] = (
             Bar(f"{row['data']}: {row['prefix']}, kept as {row['kept']}", abs(row["points"]), 0.3, at_least=False)
         ],
         axis="points of accuracy away from float32",
+    ),
+    Table(
+        name="gpu",
+        module="gpu",
+        needs_gpu=True,
+        rows=_gpu,
+        columns={
+            "model": lambda row: row["model"],
+            "what": lambda row: row["what"],
+            "pictures a second": lambda row: f"{row['per_s']:,.0f}" if "per_s" in row else "",
+            "times plain fine-tuning": lambda row: f"{row['times']:.1f}" if "times" in row else "",
+            "of the floor": lambda row: f"{row['of_floor']:.2f}" if "of_floor" in row else "",
+            "differs from float32 by": lambda row: f"{row['difference']:.0e}" if row.get("difference") else "",
+        },
+        bars=lambda row: (
+            [Bar(f"{row['model']}: {row['what']}".replace("`", ""), row["times"], row.get("target"))]
+            if row.get("times", 1.0) != 1.0
+            else []
+        ),
+        axis="times the pictures a second of plain fine-tuning, log scale",
+        log=True,
     ),
 )  # fmt: skip

@@ -29,6 +29,8 @@ def test_picture_has_every_bar(table: Table) -> None:
 def test_a_part_of_the_page_is_replaced_alone() -> None:
     page = "a\n<!-- bench one -->\nold\n<!-- /bench -->\nb\n<!-- bench two -->\nold\n<!-- /bench -->\n"
     assert put(page, "two", r"new \1") == page[: page.rindex("old")] + "new \\1\n<!-- /bench -->\n"
+    empty = page.replace("<!-- bench one -->\nold\n", "<!-- bench one -->\n")
+    assert put(empty, "one", "old") == page
     with pytest.raises(KeyError, match="three"):
         put(page, "three", "")
 

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from taft_ray.models import Preprocess
 from taft_ray.tangent import ComposedModel, Loss, TangentModel, linearize
+from taft_ray.tangent.adam import _project
 
 CASES = {
     "short cut": {},
@@ -67,3 +68,9 @@ def test_the_check_finds_a_mixture_and_a_wait(fake: None) -> None:
         there + torch.zeros(2)
     with pytest.raises(DataDependentOutputException):
         float(there.sum())
+
+
+def test_the_projection_onto_the_ball_never_waits(fake: None) -> None:
+    leaves = {"w": torch.zeros(4, device="cuda"), "b": torch.zeros(2, device="cuda")}
+    _project(leaves, 1.0)
+    assert {value.device.type for value in leaves.values()} == {"cuda"}

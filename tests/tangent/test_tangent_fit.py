@@ -334,6 +334,25 @@ def test_adam_is_the_papers_recipe(loss: str):
     assert fitted.report.objective == pytest.approx(history[-1] + penalty, rel=1e-9)
 
 
+def test_of_a_half_precision_model_the_delta_is_float32():
+    tm = linearize(build(BY_ID["vit"]))
+    tokens, labels = problem()[1:]
+    prepared = tm.prepare(tokens)
+    config = FitConfig(solver="adam", epochs=3)
+    exact = fit(tm, prepared, labels, config)
+    half = linearize(build(BY_ID["vit"])).to(torch.bfloat16)
+    got = fit(half, prepared.to(torch.bfloat16), labels, config)
+    assert {value.dtype for value in got.values()} == {torch.float32}
+    # kept in bfloat16 a step of 1e-3 would be lost in all values that are larger than 1/4
+    assert float((flat(got) - flat(exact)).norm() / flat(exact).norm()) < 0.1
+    warm = fit(
+        half, prepared.to(torch.bfloat16), labels, FitConfig(solver="adam", epochs=1, learning_rate=1e-12), start=got
+    )
+    torch.testing.assert_close(flat(warm), flat(got))
+    with pytest.raises(UsageError, match=r"bfloat16.*float32"):
+        fit(half, prepared.to(torch.bfloat16), labels, FitConfig())
+
+
 def test_adam_comes_near_the_ridge_optimum():
     tm, tokens, labels = problem("full")
     prepared = tm.prepare(tokens)
