@@ -72,7 +72,7 @@ def part_of_page(table: Table, kept: dict[str, Any]) -> str:
 
 def put(page: str, name: str, part: str) -> str:
     """The page with ``part`` between the marks of this name; KeyError where it has no such marks."""
-    marks = re.compile(rf"(<!-- bench {re.escape(name)} -->\n)(?:.*?\n)?(<!-- /bench -->)", re.DOTALL)
+    marks = re.compile(rf"(<!-- bench {re.escape(name)} -->\n).*?(<!-- /bench -->)", re.DOTALL)
     if not marks.search(page):
         raise KeyError(f"{PAGE.name} has no part '<!-- bench {name} -->'")
     return marks.sub(lambda found: f"{found[1]}{part}\n{found[2]}", page)
