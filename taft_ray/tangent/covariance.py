@@ -58,6 +58,7 @@ def _has_kernel(z: Tensor, n: Tensor, p: Tensor) -> bool:
         z.is_cuda
         and rounded
         and z.dtype == n.dtype
+        and z.numel() > 0
         and not torch.compiler.is_compiling()
         and importlib.util.find_spec("triton") is not None
     )
@@ -76,4 +77,5 @@ class _CovarianceProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return covariance_product(*gradients, *ctx.saved_tensors, ctx.scale), None, None, None, None, None
+        n, p, x_bar, index = ctx.saved_tensors
+        return covariance_product(gradients[0], n, p, x_bar, index, ctx.scale), None, None, None, None, None

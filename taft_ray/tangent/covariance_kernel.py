@@ -51,7 +51,7 @@ def _kernel(
         s = tl.sum(tl.dot(z_tile, tl.permute(n_tile, (0, 2, 1)), input_precision=PRECISION), 0)  # (M, BLOCK)
         known = (row[:, None] < R * H) & (t[None, :] < tokens)
         weight = tl.load(p + row[:, None] * tokens + t[None, :], mask=known, other=0.0).to(tl.float32)
-        a = weight * (s - expected[:, None])
+        a = weight * (s - tl.expand_dims(expected, 1))
         rest += tl.sum(a, 1)
         spread = tl.broadcast_to(a.to(n_tile.dtype)[None, :, :], (C, M, BLOCK))
         v = tl.dot(spread, n_tile, v, input_precision=PRECISION)
@@ -70,8 +70,8 @@ def product(
     _, rows, _, tokens = p.shape
     z, n, p, x_bar = z if z.stride(2) == 1 else z.contiguous(), n.contiguous(), p.contiguous(), x_bar.contiguous()
     out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-    sizes = {
-        "H": heads, "R": rows, "D": width, "M": max(16, triton.next_power_of_2(rows * heads)),
+    sizes: dict[str, Any] = {
+        "BY_INDEX": index is not None, "H": heads, "R": rows, "D": width, "M": max(16, triton.next_power_of_2(rows * heads)),
         "C": triton.next_power_of_2(triton.cdiv(width, PART)), "W": PART, "BLOCK": BLOCK, "PRECISION": precision,
     }  # fmt: skip
     warps = sizes["C"] * sizes["M"] * PART * n.itemsize // WARP_BYTES
@@ -79,11 +79,11 @@ def product(
         return None
     key = (n.dtype, n.device, *sizes.values())
     for stages in range(_stages.get(key, MOST_STAGES), 0, -1):
+        launch: dict[str, Any] = {"num_warps": max(4, warps), "num_stages": stages}
         try:
             _kernel[(z.shape[1] // rows,)](
                 z, n, p, x_bar, n if index is None else index.contiguous(), out, scale, tokens,
-                z.stride(0), z.stride(1), out.stride(0), out.stride(1), BY_INDEX=index is not None, **sizes,
-                num_warps=max(4, warps), num_stages=stages,
+                z.stride(0), z.stride(1), out.stride(0), out.stride(1), **sizes, **launch,
             )  # fmt: skip
         except OutOfResources:
             continue
