@@ -92,6 +92,7 @@ def _models(*names: str) -> list[str]:
 VIT_T, VIT_S, VIT_B = "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"
 STEP_TARGETS = {VIT_S: 40.0, VIT_B: 70.0}
 WHOLE_TARGET = 250.0
+GPU_STEP = {"per_s": "per_s", "times": "times_plain", "of_floor": "of_floor"}
 GPU_TARGETS = {("vit_large_patch16_224", "bfloat16", 8192): 300.0}
 SERVING_TARGETS = {"last 1": 1.0, "last all": 3.3}
 
@@ -167,6 +168,13 @@ def _gpu(measured: Any) -> list[Row]:
 
 
 def _gpu_rows(model: Any) -> list[Row]:
+    failed = [
+        {"model": model["model"], "what": f"{part}: {found['failed']}"}
+        for part, found in model.items()
+        if "failed" in found
+    ]
+    if failed:
+        return failed  # a run with a part that failed exits with 1, and its table says which
     name, prefix, fits = model["model"], model["prefix"], model["fits"]
     found: list[Row] = [
         {"what": f"prefix, {way}", "per_s": rate, "of_floor": prefix["of_matmul_rate"][way]}
@@ -181,9 +189,9 @@ def _gpu_rows(model: Any) -> list[Row]:
     found += [
         {
             "what": f"step, {row['precision']}, batch {row['batch']}",
-            "per_s": row["per_s"]["graph"],
-            "times": row["times_plain"]["graph"],
-            "of_floor": row["of_floor"]["graph"],
+            **{
+                name: row[kept][list(row[kept])[-1]] for name, kept in GPU_STEP.items()
+            },  # of the graph, where there is one
             "difference": max(row["difference"]),
             "target": GPU_TARGETS.get((name, row["precision"], row["batch"])),
         }

@@ -66,8 +66,9 @@ class Descent:
 class AdamStep:
     """Forward, backward and Adam on one batch, by its pictures' numbers; nothing in it waits for a GPU.
 
-    Δw and Adam's state are float32 or wider; a model in half precision gets Δw rounded to its own type for each step.
-    On a GPU, with constants in memory, a step is recorded as a CUDA graph when batches of its size come back, and replayed.
+    Δw and Adam's state are float32 or wider, whatever the model's type.
+    On a GPU, with constants in memory, a step is recorded as a CUDA graph when batches of its size come back, and replayed; one that
+    cannot be recorded (a module that waits for the GPU, another thread's work) is taken as it is.
 
     leaves: Δw, written to by each step. total: the sum of all pictures' losses as they were seen, float64; the caller resets it.
     """
@@ -77,7 +78,6 @@ class AdamStep:
     ) -> None:
         self.model, self.pictures, self.labels, self.loss, self.recipe = model, pictures, labels, loss, recipe
         self.leaves = {name: at_least_float32(value.detach()).clone().requires_grad_() for name, value in start.items()}
-        self.type = next((value.dtype for value in model.zero_delta().values()), torch.float32)
         on_gpu = labels.is_cuda
         # the penalty's gradient, 2·penalty·Δw, is what PyTorch calls the weight decay of Adam (not AdamW)
         self.optimizer = torch.optim.Adam(
@@ -98,15 +98,17 @@ class AdamStep:
             self._steps[size] = self._steps.get(size, 0) + 1
             return self.eager(numbers if isinstance(self.pictures, Prepared) else index, numbers)
         if size not in self._graphs:
-            self._graphs[size] = self.record(numbers)
+            try:
+                self._graphs[size] = self.record(numbers)
+            except RuntimeError:  # nothing that it would have written was written
+                self._graphs = None
+                return self.eager(numbers, numbers)
         return self._graphs[size](numbers)
 
     def eager(self, index: Tensor, numbers: Tensor) -> None:
         """The step itself."""
         self.optimizer.zero_grad(set_to_none=True)
-        half = self.type.itemsize < 4
-        delta = {name: leaf.to(self.type) for name, leaf in self.leaves.items()} if half else self.leaves
-        logits = at_least_float32(self.model.logits(self.pictures[index], delta))
+        logits = at_least_float32(self.model.logits(self.pictures[index], self.leaves))
         value = self.loss.per_sample(logits, self.labels[numbers]).mean()
         value.backward()
         for leaf in self.leaves.values():
@@ -118,7 +120,7 @@ class AdamStep:
         self.total += value.detach().double() * len(numbers)
 
     def record(self, numbers: Tensor) -> Graph:
-        """The step as a CUDA graph for batches of as many pictures as these, which it does not take itself."""
+        """The step as a CUDA graph for batches of as many pictures as these, which it does not take itself. RuntimeError where it cannot be."""
         return Graph(lambda held: self.eager(held, held), numbers)
 
     def forget_graphs(self) -> None:
@@ -132,9 +134,11 @@ class Graph:
 
     def __init__(self, step: Callable[[Tensor], None], numbers: Tensor) -> None:
         self._numbers = numbers.clone()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            step(self._numbers)
+        with torch.cuda.device(numbers.device):
+            self._graph = torch.cuda.CUDAGraph()
+            stream = torch.cuda.Stream(numbers.device)
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                step(self._numbers)
 
     def __call__(self, numbers: Tensor) -> None:
         self._numbers.copy_(numbers)
@@ -190,6 +194,9 @@ def descend(
 @torch.no_grad()
 def _project(leaves: Mapping[str, Tensor], radius: float) -> None:
     """The nearest point of the ball, in place."""
-    shrink = (radius / Delta(leaves).norm()).clamp(max=1.0)
+    norm = Delta(leaves).norm()
+    shrink = (
+        torch.full_like(norm, radius).div_(norm).clamp_(max=1.0)
+    )  # radius / norm would be the product with an inverse
     for leaf in leaves.values():
         leaf.mul_(shrink)

@@ -8,6 +8,7 @@ Legend: B batch, N pictures in memory, T tokens, D width, H heads, E head width,
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from typing import Any
 
@@ -26,6 +27,8 @@ def covariance_product(
     pictures the batch is; None is all of them, in order. On a GPU, in half precision or where float32 products may be rounded to TF32,
     one kernel that reads each picture's X̂ where it lies, once; else two products, of a copy of the batch.
     """
+    if index is not None and not _has_kernel(z, n, p):
+        n, p, index = n.index_select(0, index), p.index_select(0, index), None  # once for both directions
     if torch.is_grad_enabled() and z.requires_grad:
         return _CovarianceProduct.apply(z, n, p, x_bar, index, scale)  # type: ignore[return-value]  # apply is untyped
     return _product(z, n, p, x_bar, index, scale)
@@ -53,15 +56,29 @@ def by_products(z: Tensor, n: Tensor, p: Tensor, index: Tensor | None, scale: fl
 
 
 def _has_kernel(z: Tensor, n: Tensor, p: Tensor) -> bool:
-    rounded = n.itemsize == 2 or (n.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest")
     return (
         z.is_cuda
-        and rounded
-        and z.dtype == n.dtype
-        and z.numel() > 0
+        and z.dtype == n.dtype == p.dtype
+        and (n.itemsize == 2 or (n.dtype == torch.float32 and _may_round()))
+        and 0 < z.numel() < 2**31
         and not torch.compiler.is_compiling()
-        and importlib.util.find_spec("triton") is not None
+        and _is_supported(z.device)
     )
+
+
+def _may_round() -> bool:
+    """Whether float32 products on a GPU may be rounded to TF32."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # it was set by torch's newer switches, of which this one does not know
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+@functools.cache
+def _is_supported(device: torch.device) -> bool:
+    """NVIDIA's GPUs from Ampere on, where triton is installed."""
+    there = torch.version.hip is None and importlib.util.find_spec("triton") is not None
+    return there and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class _CovarianceProduct(torch.autograd.Function):

@@ -7,6 +7,8 @@ Legend: as in `covariance`; M rows, R·H or more, of which the matrix units want
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -62,7 +64,7 @@ def _kernel(
 def product(
     z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float, precision: str = "tf32"
 ) -> Tensor | None:
-    """`covariance_product`; None where a program would not fit into one of this device's multiprocessors.
+    """`covariance_product`; None where there is no such kernel: a program would not fit into a multiprocessor, or triton cannot compile it.
 
     precision: of float32 products, triton's ``input_precision``; values of 16 bits are multiplied exactly.
     """
@@ -81,12 +83,16 @@ def product(
     for stages in range(_stages.get(key, MOST_STAGES), 0, -1):
         launch: dict[str, Any] = {"num_warps": max(4, warps), "num_stages": stages}
         try:
-            _kernel[(z.shape[1] // rows,)](
-                z, n, p, x_bar, n if index is None else index.contiguous(), out, scale, tokens,
-                z.stride(0), z.stride(1), out.stride(0), out.stride(1), **sizes, **launch,
-            )  # fmt: skip
+            with torch.cuda.device(z.device) if z.is_cuda else nullcontext():  # the interpreter has no device
+                _kernel[(z.shape[1] // rows,)](
+                    z, n, p, x_bar, n if index is None else index.contiguous(), out, scale, tokens,
+                    z.stride(0), z.stride(1), out.stride(0), out.stride(1), **sizes, **launch,
+                )  # fmt: skip
         except OutOfResources:
             continue
+        except Exception as error:  # what is missing (a C compiler, say) costs time, not the fit
+            warnings.warn(f"no kernel for the class token's attention, torch's products instead: {error}", stacklevel=2)
+            break
         _stages[key] = stages
         return out
     _stages[key] = 0

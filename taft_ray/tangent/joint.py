@@ -26,7 +26,7 @@ from torch import Tensor
 
 from taft_ray.errors import DeltaMismatch, UnsupportedModel
 from taft_ray.tangent.delta import Delta
-from taft_ray.tangent.kernel import JacobianRows, jacobian_rows
+from taft_ray.tangent.kernel import JacobianRows, jacobian_rows, pass_size
 from taft_ray.tangent.model import TangentModel, seeded_normal
 from taft_ray.tangent.packed import lower_triangle, pack
 from taft_ray.tangent.prepared import Pictures, batches
@@ -34,7 +34,7 @@ from taft_ray.tangent.trained import Entry
 
 MOST = 4096  # joined inputs
 JOINT_PENALTY = 0.01  # λ; not the fits' own, which may be 0: the composed layers have other pictures to answer for
-_PASS = 64  # pictures whose derivatives are in memory
+_PASS = 64  # pictures whose derivatives are in memory, on a CPU
 _CUT = 1e-3  # of M's largest singular value: directions of the outputs that a layer cannot move
 
 INPUTS, OUTPUTS, SAMPLES, SLOPE = "inputs", "outputs", "samples", "slope/"
@@ -83,7 +83,7 @@ def joint_statistics(tm: TangentModel, pictures: Pictures, delta: Mapping[str, T
     Raises UnsupportedModel where a trained layer sees more tokens than the class token's (`jacobian_rows`).
     """
     total: dict[str, Tensor] = {}
-    for _, batch in batches(pictures, _PASS):
+    for _, batch in batches(pictures, max(_PASS, pass_size(tm))):
         for name, value in _of_rows(jacobian_rows(tm, [batch])[0], delta).items():
             total[name] = total[name] + value if name in total else value
     return {name: value.cpu() for name, value in total.items()}

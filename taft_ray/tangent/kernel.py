@@ -24,7 +24,10 @@ from taft_ray.tangent.trained import Entry, Probes
 
 MOST_ROWS = 2  # tokens that a trained layer may see: beyond the class token's the products grow with their square
 PASS = 16  # pictures a pass through the network, always, so that a picture's bits do not depend on those it is with
-GPU_OUTPUTS = 2048  # the same on a GPU, times classes: there a small pass takes as long as a large one
+GPU_PASS, GPU_OUTPUTS = (
+    128,
+    2048,
+)  # the same on a GPU, where a small pass takes as long as a large one: pictures, and times classes
 
 
 class Factor(NamedTuple):
@@ -111,7 +114,9 @@ def jacobian_rows(tm: TangentModel, parts: Sequence[Prepared]) -> list[JacobianR
     Guarantees: a part's rows are the same, bit for bit, whatever other parts there are.
     """
     pictures = concatenate(list(parts))
-    size = max(PASS, GPU_OUTPUTS // tm.num_classes) if tm.device.type == "cuda" else PASS
+    size = pass_size(tm)
+    if size > PASS:
+        _pass(tm, pictures[:1], 0, 1)  # refuses with little memory what many pictures would need much for
     found = [_pass(tm, pictures, start, size) for start in range(0, len(pictures), size)]
     sizes = [len(part) for part in parts]
     factors: list[list[Factor]] = [[] for _ in parts]
@@ -128,6 +133,11 @@ def jacobian_rows(tm: TangentModel, parts: Sequence[Prepared]) -> list[JacobianR
         )
         for number, part in enumerate(parts)
     ]
+
+
+def pass_size(tm: TangentModel) -> int:
+    """Pictures whose derivatives are taken at a time."""
+    return min(GPU_PASS, max(PASS, GPU_OUTPUTS // tm.num_classes)) if tm.device.type == "cuda" else PASS
 
 
 def _cut(passes: list[Tensor], sizes: list[int]) -> list[Tensor]:

@@ -20,7 +20,7 @@ from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
 from taft_ray.tangent.prepared import Pictures, Prepared, batches
 from taft_ray.tangent.rule import Rule, Saving
-from taft_ray.tangent.trained import trained_vector
+from taft_ray.tangent.trained import Probes, trained_vector
 
 TRAINABLE = ("full", "bitfit", "norm", "head")
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RmsNorm)
@@ -93,11 +93,17 @@ class TangentModel(nn.Module):
         return {name: output for name, (_, output) in dearest}
 
     def tangent(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
-        """J(x)·Δ, (B, K); differentiable in ``delta``."""
+        """J(x)·Δ, (B, K); differentiable in ``delta``, which a model in half precision rounds to its own type."""
+        delta = self._rounded(delta)
         batch = prepared.primal.shape[0]  # not len(): an exported graph takes any number
         x_dot = self._entrance_tangent(batch, prepared.token_count, delta)
         out = self._cut.suffix.tangent(x_dot, prepared.saved, delta)
         return torch.zeros_like(prepared.primal) if out is None else out
+
+    def _rounded(self, delta: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if self.dtype.itemsize >= 4 or isinstance(delta, Probes):
+            return delta
+        return {name: value.to(self.dtype) for name, value in delta.items()}
 
     def _entrance(self, tokens: Tensor, moved: Tensor | None = None) -> Tensor:
         """The suffix's input: the tokens, with the class token that is trained (or ``moved``) in the place of the network's own."""
@@ -127,7 +133,7 @@ class TangentModel(nn.Module):
         input is frozen keys and values need not be formed whatever its weights are.
         """
         base = self.base
-        moved = {name: base[name] + value for name, value in delta.items()}
+        moved = {name: (base[name] + value).to(base[name]) for name, value in delta.items()}
         x = self._entrance(tokens, moved.pop(CLASS_TOKEN, None))
         suffix = _Suffix(self.network, self._cut.suffix)
         return torch.func.functional_call(suffix, {f"network.{name}": value for name, value in moved.items()}, (x,))
@@ -146,6 +152,7 @@ class TangentModel(nn.Module):
     def forward(self, images: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
         """The serving path: logits (B, K) of the linearised model, layer by layer, with no constants kept."""
         self.zero_delta().check_like(delta)
+        delta = self._rounded(delta)
         tokens = self.prefix(images)
         x_dot = self._entrance_tangent(tokens.shape[0], _token_count(tokens), delta)
         primal, tangent = self._cut.suffix.dual(self._entrance(tokens), x_dot, delta)

@@ -27,9 +27,8 @@ def normalised_tangent(x_dot: Tensor, n: Tensor, s: Tensor) -> Tensor:
 
 
 def _project(x_dot: Tensor, n: Tensor, s: Tensor) -> Tensor:
-    kind = (
-        torch.float32 if x_dot.is_cuda and x_dot.itemsize < 4 else x_dot.dtype
-    )  # CUDA's kernel takes no other moments
+    # beside values in half precision CUDA's kernel takes float32 moments only
+    kind = torch.float32 if x_dot.is_cuda and x_dot.itemsize < 4 else x_dot.dtype
     zero, one = torch.zeros_like(s, dtype=kind), torch.ones_like(s, dtype=kind)
     projected, _, _ = torch.ops.aten.native_layer_norm_backward(
         x_dot.contiguous(), n, n.shape[-1:], zero, one, None, None, [True, False, False]

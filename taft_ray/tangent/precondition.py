@@ -17,10 +17,10 @@ from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.kernel import JacobianRows, jacobian_rows
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel
-from taft_ray.tangent.prepared import Pictures
+from taft_ray.tangent.prepared import Pictures, Prepared
 
 WHOLE = 4096  # outputs (pictures times classes) up to which the whole kernel is factorised
-GPU_WHOLE = 12288  # the same on a GPU, whose memory holds it and which factorises it in hundredths of a second
+GPU_WHOLE = 12288  # the same on a GPU: 4 GB at most, beside the Jacobian's rows; where that is too much, WHOLE
 PART = 4096  # outputs of the pictures that stand for all where there are more
 
 Preconditioner = Callable[[Delta], Delta]
@@ -50,11 +50,31 @@ def preconditioner(
     tm: TangentModel, pictures: Pictures, labels: Tensor, loss: Loss, penalty: float, rows: JacobianRows | None = None
 ) -> Preconditioner:
     """The best there is for this problem; the identity where the Jacobian's rows do not come apart. ``rows``: of all pictures, if known."""
-    take = taken(len(labels), tm.num_classes, whole(tm.device))
     try:
-        known = rows if rows is not None else jacobian_rows(tm, [pictures[take]])[0]
+        if not isinstance(pictures, Prepared):
+            jacobian_rows(tm, [pictures[torch.zeros(1, dtype=torch.int64)]])  # before many are prepared for it
+        try:
+            return _of_some(tm, pictures, labels, loss, penalty, whole(tm.device), rows)
+        except torch.OutOfMemoryError:
+            if whole(tm.device) <= WHOLE:
+                raise
+        torch.cuda.empty_cache()
+        return _of_some(tm, pictures, labels, loss, penalty, WHOLE)
     except UnsupportedModel:
         return lambda residual: residual
+
+
+def _of_some(
+    tm: TangentModel,
+    pictures: Pictures,
+    labels: Tensor,
+    loss: Loss,
+    penalty: float,
+    limit: int,
+    rows: JacobianRows | None = None,
+) -> Woodbury:
+    take = taken(len(labels), tm.num_classes, limit)
+    known = rows if rows is not None else jacobian_rows(tm, [pictures[take]])[0]
     return Woodbury(known, loss.weights(labels[take], tm.num_classes, tm.dtype), penalty)
 
 

@@ -16,7 +16,10 @@ Saved = Mapping[str, Tensor]  # constants of a batch, by rule and part; every te
 
 
 class Selected(Saved):
-    """Some pictures of ``pool``, by ``index`` (B,) int64: each constant is gathered when it is first asked for, or not at all."""
+    """Some pictures of ``pool``, by ``index`` (B,) int64: each constant is gathered when it is first asked for, or not at all.
+
+    Until then neither may be written to, and the pool stays in memory.
+    """
 
     def __init__(self, pool: Saved, index: Tensor) -> None:
         self.pool, self.index = pool, index

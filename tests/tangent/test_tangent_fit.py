@@ -18,6 +18,7 @@ from taft_ray.tangent import (
     Prepared,
     Recomputed,
     TangentModel,
+    adam,
     batches,
     fit,
     linearize,
@@ -25,6 +26,7 @@ from taft_ray.tangent import (
     ridge,
 )
 from taft_ray.tangent.adam import index_order
+from taft_ray.tangent.kernel import jacobian_rows
 
 COUNT = 12
 LOSSES = [
@@ -349,8 +351,52 @@ def test_of_a_half_precision_model_the_delta_is_float32():
         half, prepared.to(torch.bfloat16), labels, FitConfig(solver="adam", epochs=1, learning_rate=1e-12), start=got
     )
     torch.testing.assert_close(flat(warm), flat(got))
+    served = half(images(BY_ID["vit"]).bfloat16(), got)  # its own delta, rounded
+    torch.testing.assert_close(served, half(images(BY_ID["vit"]).bfloat16(), got.to(torch.bfloat16)))
     with pytest.raises(UsageError, match=r"bfloat16.*float32"):
         fit(half, prepared.to(torch.bfloat16), labels, FitConfig())
+
+
+def test_a_step_that_cannot_be_recorded_is_taken(monkeypatch: pytest.MonkeyPatch):
+    tm, tokens, labels = problem()
+    prepared = tm.prepare(tokens)
+    recipe = FitConfig(solver="adam").as_recipe()
+
+    class Refusing:
+        def __init__(self, step, numbers):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(adam, "Graph", Refusing)
+    steps = [adam.AdamStep(tm, prepared, labels, Loss(), recipe, start=tm.zero_delta()) for _ in range(2)]
+    steps[0]._graphs = {}  # as on a GPU
+    for epoch in range(5):
+        numbers = index_order(COUNT, 0, epoch)[:4]
+        for step in steps:
+            step(numbers, numbers)
+    assert steps[0]._graphs is None
+    assert all(torch.equal(steps[0].leaves[name], steps[1].leaves[name]) for name in steps[0].leaves)
+    assert torch.equal(steps[0].total, steps[1].total)
+
+
+def test_where_the_whole_kernel_does_not_fit_a_part_stands_for_it(monkeypatch: pytest.MonkeyPatch):
+    tm, tokens, labels = problem()
+    prepared = tm.prepare(tokens)
+    expected = fit(tm, prepared, labels, FitConfig(tolerance=1e-10))
+    asked: list[int] = []
+
+    def full(tm: TangentModel, parts: list[Prepared]):
+        asked.append(len(parts[0]))
+        if len(parts[0]) == COUNT:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return jacobian_rows(tm, parts)
+
+    monkeypatch.setattr(precondition, "jacobian_rows", full)
+    monkeypatch.setattr(precondition, "WHOLE", CLASSES)
+    monkeypatch.setattr(precondition, "PART", 2 * CLASSES)
+    monkeypatch.setattr(precondition, "whole", lambda device: COUNT * CLASSES)
+    got = fit(tm, prepared, labels, FitConfig(tolerance=1e-10))
+    assert asked == [COUNT, 2]
+    torch.testing.assert_close(flat(got), flat(expected))
 
 
 def test_adam_comes_near_the_ridge_optimum():

@@ -81,6 +81,19 @@ def test_the_product_is_the_covariance() -> None:
     assert torch.autograd.gradcheck(lambda z: covariance_product(z, n, p, x_bar, index, 0.5), (z,))
 
 
+def test_torchs_newer_switches_for_tf32_are_understood() -> None:
+    code = "import torch; from taft_ray.tangent import covariance; {}; print(covariance._may_round())"
+    for switch, expected in (
+        ("pass", "False"),
+        ("torch.set_float32_matmul_precision('high')", "True"),
+        ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", "True"),
+        ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", "False"),
+    ):
+        line = [sys.executable, "-c", code.format(switch)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+        assert done.stdout.strip() == expected, (switch, done.stderr[-500:])
+
+
 KERNEL = """
 import torch
 from taft_ray.tangent import covariance_kernel
