@@ -101,6 +101,13 @@ def spec_options(function: Verb) -> Verb:
             help="The mean, layer by layer by Gram matrices, or all layers jointly (of the last block alone).",
         ),
         click.option("--epsilon", type=float, default=0.02, show_default=True, help="Of the Gram composition."),
+        click.option(
+            "--joint-penalty",
+            type=float,
+            default=0.01,
+            show_default=True,
+            help="λ of the joint composition, part of the spec.",
+        ),
         click.option("--weighting", type=click.Choice(WEIGHTINGS), default="uniform", show_default=True),
         click.option(
             "--precision",

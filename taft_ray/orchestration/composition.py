@@ -142,7 +142,7 @@ class Composition:
         if not sums.weight:
             return None
         if mode not in self._composed:
-            self._composed[mode] = sums.compose(mode, self.record.spec.epsilon, workers=os.cpu_count() or 1)
+            self._composed[mode] = self.record.spec.composed(sums, mode, workers=os.cpu_count() or 1)
         return self._composed[mode]
 
     def digest(self, mode: str | None = None) -> str | None:

@@ -44,7 +44,7 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     classes = list(state.cached["classes"])
     with one_thread():
-        delta = sums_of(store, state).compose(compose or spec.compose, spec.epsilon)
+        delta = spec.composed(sums_of(store, state), compose or spec.compose)
     tm, _ = build_tangent(spec, len(classes))
     model = ComposedModel(tm.float().cpu(), {name: value.float() for name, value in delta.items()})
     preprocess = load_model(spec.model, spec.weights, spec.image_size).preprocess

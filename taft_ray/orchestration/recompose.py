@@ -37,7 +37,7 @@ def snapshots_of(spec: RunSpec, sums: Sums) -> dict[str, str]:
     found = {}
     with one_thread():
         for mode in spec.modes:
-            delta = sums.compose(mode, spec.epsilon)
+            delta = spec.composed(sums, mode)
             found[names.composed_key(snapshot_digest(delta))] = digest_bytes(snapshot_bytes(delta))
     return found
 

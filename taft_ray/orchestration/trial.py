@@ -151,7 +151,7 @@ def run_trial(spec: RunSpec, laid: LaidOut, objective: str, heard: Heard) -> Non
         terms = shard_terms({name: value.cpu() for name, value in delta.items()}, statistics)
         sums.add(terms, spec.weight_of(len(group.labels)))
         if done in stops:
-            heard(EFFORT * done / count, sums.compose(spec.compose, spec.epsilon).to(torch.float32))
+            heard(EFFORT * done / count, spec.composed(sums, spec.compose).to(torch.float32))
 
 
 def _fit(spec: RunSpec, tm: TangentModel, group: Group, *, slices: int, watch: Any = None) -> FittedDelta:

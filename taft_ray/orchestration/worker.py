@@ -280,7 +280,7 @@ class ShardWorker(Warm):
                 continue
             row: dict[str, Any] = {"shards": position}
             for mode in self.spec.modes:
-                composed = sums.compose(mode, self.spec.epsilon).to(torch.float32)
+                composed = self.spec.composed(sums, mode).to(torch.float32)
                 row[mode] = self._correct(pictures, labels, composed) / max(1, len(labels))
             rows.append(row)
         return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import taft_ray
 from taft_ray.data import METHODS
 from taft_ray.errors import SpecMismatch, UsageError
-from taft_ray.tangent import COMPOSITIONS, DEFAULT_EPSILON, FitConfig
+from taft_ray.tangent import COMPOSITIONS, DEFAULT_EPSILON, JOINT_PENALTY, Delta, FitConfig, Sums
 from taft_ray.tangent.model import TRAINABLE
 from taft_ray.tangent.prepared import PREPARED_BUDGET
 
@@ -22,7 +23,7 @@ DTYPES = ("float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float32")
 _MOST_GIB = 1 << 20
 # fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
-_ADDED = ("constants_gib",)
+_ADDED = ("constants_gib", "joint_penalty")
 _VERSIONS = {"taft_ray": taft_ray.__version__, "torch": torch.__version__, "timm": timm.__version__}
 
 
@@ -47,6 +48,7 @@ class RunSpec:
     slices: of adam; checkpoints are kept between this many parts of a shard, and a retrain starts at the part that lost a
         sample. 1 is the paper's recipe; more is another recipe (`tangent.slices`).
     radius: of adam; Δw is projected onto the ball of this radius (the paper's Table 7, where the penalty is 0).
+    epsilon, joint_penalty: of the compositions by Gram and by joint statistics.
     max_rejected: the fraction of source rows that may be rejected before the run fails.
     precision: of the frozen prefix's passes; see `fastest_precision`.
     constants_gib: of memory, for the constants of the shard that a worker is at; beyond it some are computed again for every batch, whose
@@ -81,6 +83,7 @@ class RunSpec:
     radius: float | None = None
     compose: str = "gram"
     epsilon: float = DEFAULT_EPSILON
+    joint_penalty: float = JOINT_PENALTY
     weighting: str = "uniform"
     precision: str = "float32"
     cache_dtype: str = "float16"
@@ -118,6 +121,8 @@ class RunSpec:
             raise UsageError(f'last_blocks={self.last_blocks!r}: expected a number >= 0, or "all"; set --last-blocks')
         if not self.epsilon > 0:
             raise UsageError(f"expected epsilon > 0, got {self.epsilon}; set --epsilon")
+        if not 0 < self.joint_penalty < math.inf:
+            raise UsageError(f"expected a number joint_penalty > 0, got {self.joint_penalty}; set --joint-penalty")
         if self.classes is not None and (not all(self.classes) or len(set(self.classes)) != len(self.classes)):
             raise UsageError(f"classes={list(self.classes)}: expected different names; set --classes")
         self.fit_config()
@@ -132,6 +137,10 @@ class RunSpec:
     @property
     def constants_bytes(self) -> int:
         return int(self.constants_gib * 2**30)
+
+    def composed(self, sums: Sums, mode: str, workers: int = 1) -> Delta:
+        """`Sums.compose` by this spec's ε and λ."""
+        return sums.compose(mode, self.epsilon, self.joint_penalty, workers)
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class Cell:
     network: "tangent" (TAFT) or "nonlinear" (NLFT of the same parameters, Adam only).
     forget: this fraction of the samples is left out before anything is fitted, the same ones for every cell of a seed.
     kept: also read out this many of the shards (all where fewer have samples), the first ones of each of ``orders`` random orders.
-    epsilons: of the Gram composition, measured beside the spec's own.
+    epsilons, joint_penalties: of the Gram and of the joint composition, measured beside the spec's own.
     timed: its seconds are read, so nothing else may run beside it, and a fit that does not count comes first.
     inputs: digests of the training data, the evaluation data and the weights.
     """
@@ -35,6 +35,7 @@ class Cell:
     kept: tuple[int, ...] = ()
     orders: int = 3
     epsilons: tuple[float, ...] = ()
+    joint_penalties: tuple[float, ...] = ()
     timed: bool = False
     inputs: Mapping[str, str]
 
@@ -51,7 +52,7 @@ class Cell:
             raise UsageError(f"kept={list(self.kept)}: expected numbers from 1 to {self.spec.shards}, the shards")
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        values = {
             "spec": self.spec.to_json(),
             "network": self.network,
             "forget": self.forget,
@@ -61,10 +62,13 @@ class Cell:
             "timed": self.timed,
             "inputs": dict(self.inputs),
         }
+        if self.joint_penalties:  # cells of earlier versions have none, and keep their digests
+            values["joint_penalties"] = list(self.joint_penalties)
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
-        lists = {name: tuple(values[name]) for name in ("kept", "epsilons")}
+        lists = {name: tuple(values.get(name, ())) for name in ("kept", "epsilons", "joint_penalties")}
         return cls(**{**values, **lists, "spec": RunSpec.from_json(values["spec"])})
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from taft_ray.data import assign, epoch_order, sample_keys, slice_of
 from taft_ray.errors import DataError, UnsupportedModel
+from taft_ray.plans.spec import RunSpec
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.nonlinear import NonLinear
 from taft_ray.systems.readouts import Member, Readouts
@@ -61,7 +62,7 @@ def split(cell: Cell, train: TokenSet) -> list[Tensor]:
 def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> dict[str, Any]:
     """Everything that tables read of a cell, JSON-able.
 
-    "accuracy": by readout, over all shards; "kept": the same for some of the shards, an entry an order; "gram_by_epsilon".
+    "accuracy": by readout, over all shards; "kept": the same for some of the shards, an entry an order; "gram_by_epsilon" and "joint_by_penalty".
     "ensemble_difference": of the mean of the shards' outputs from the composed model's, relative to the largest output.
     "fits": seconds and what the solver says, a list with an entry a shard; "recompose_seconds": of taking one shard out, another
     in and composing; "absent_classes": how many shards lack at least one class.
@@ -90,13 +91,14 @@ def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> di
             for (order, who), accuracy in zip(subsets, some, strict=True)
         ],
         "gram_by_epsilon": readouts.gram_accuracy(cell.epsilons),
+        "joint_by_penalty": readouts.joint_accuracy(cell.joint_penalties),
         "samples": [len(index) for index in shards],
         "absent_classes": sum(len(train.labels[index].unique()) < tm.num_classes for index in shards),
         "evaluated": len(test),
         "fits": {name: [facts[name] for _, facts in fitted] for name in fitted[0][1]},
     }
     if cell.timed:
-        out["recompose_seconds"] = _recompose_seconds(members, cell.spec.epsilon)
+        out["recompose_seconds"] = _recompose_seconds(members, cell.spec)
     return {**out, "seconds": time.perf_counter() - began}
 
 
@@ -151,7 +153,7 @@ def _subsets(cell: Cell, shards: int) -> list[tuple[int, list[int]]]:
     return [(number, order[:count]) for number, order in enumerate(orders) for count in counts]
 
 
-def _recompose_seconds(members: Sequence[Member], epsilon: float) -> dict[str, float]:
+def _recompose_seconds(members: Sequence[Member], spec: RunSpec) -> dict[str, float]:
     """What a warm composer does after a retrain, by readout: one shard out, one in, compose. The median of three."""
     out = {}
     for readout in members[0].statistics:
@@ -164,7 +166,7 @@ def _recompose_seconds(members: Sequence[Member], epsilon: float) -> dict[str, f
             began = time.perf_counter()
             sums.subtract(terms, members[-1].weight)
             sums.add(members[-1].terms(readout), members[-1].weight)
-            sums.compose(readout, epsilon)
+            spec.composed(sums, readout)
             taken.append(time.perf_counter() - began)
         out[readout] = median(taken)
     return out

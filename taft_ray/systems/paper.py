@@ -12,11 +12,12 @@ from typing import Any
 
 from taft_ray.errors import UsageError
 from taft_ray.systems.cell import Cell
-from taft_ray.systems.points import Point, Table, Wanted, accuracy, gram_at, kept, refit_seconds
+from taft_ray.systems.points import Point, Table, Wanted, accuracy, gram_at, joint_at, kept, refit_seconds
 from taft_ray.systems.readouts import COMPOSED
 
 FORGET = (0.0, 0.5)  # of the samples (figure 1c)
 EPSILONS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.1, 0.3)
+JOINT_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SISA_SLICES = 4
 
@@ -228,6 +229,22 @@ def _epsilon(wanted: Wanted) -> Table:
     return Table(name="epsilon", title=title, row="system", column="ε", picture="lines", points=points)
 
 
+def _joint(wanted: Wanted) -> Table:
+    if not wanted.joint:
+        raise UsageError("joint: the shards of this network are not composed jointly; epsilon is the table of Gram's ε")
+    points = tuple(
+        Point(
+            row=row, column=f"{penalty:g}", read=joint_at(penalty),
+            cell=replace(make(wanted.base, shards=wanted.most, seed=seed), joint_penalties=JOINT_PENALTIES),
+        )
+        for row, make in (("Adam, joint Gram", adam), ("ridge, joint Gram", ridge))
+        for penalty in JOINT_PENALTIES
+        for seed in wanted.seeds
+    )  # fmt: skip
+    title = f"λ of the joint composition of {wanted.most} shards"
+    return Table(name="joint", title=title, row="system", column="λ", picture="lines", points=points)
+
+
 def _rates(wanted: Wanted) -> Table:
     """Whether the order of the systems that descend is one of their learning rates: all of them, for every one."""
     points = tuple(
@@ -308,6 +325,7 @@ TABLES: dict[str, Callable[[Wanted], Table]] = {
     "fig2c": _fig2c,
     "table7": _table7,
     "epsilon": _epsilon,
+    "joint": _joint,
     "rates": _rates,
     "choices": _choices,
     "slices": _slices,

@@ -109,6 +109,10 @@ def gram_at(epsilon: float) -> Read:
     return lambda result: float(result["gram_by_epsilon"][f"{epsilon:g}"])
 
 
+def joint_at(penalty: float) -> Read:
+    return lambda result: float(result["joint_by_penalty"][f"{penalty:g}"])
+
+
 def refit_seconds(readout: str | None) -> Read:
     """A warm retrain of one shard, the median over shards: constants, fit and, where a composed model is served, statistics
     and the composition; ``readout`` None is of one model over everything, which needs neither."""

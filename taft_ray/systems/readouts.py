@@ -6,7 +6,7 @@ Legend: N shards, B pictures, K classes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -86,9 +86,9 @@ class Readouts:
     def _accuracy(self, outputs: Tensor) -> float:
         return float((outputs.argmax(-1) == self.labels).double().mean())
 
-    def _compose(self, sums: Sums, readout: str, epsilon: float) -> Delta:
+    def _compose(self, sums: Sums, readout: str, **changes: float) -> Delta:
         like = self.members[0].delta
-        composed = sums.compose(readout, epsilon)
+        composed = replace(self.spec, **changes).composed(sums, readout)
         return Delta({name: value.to(like[name]) for name, value in composed.items()})
 
     def _side_by_side(self, who: Sequence[int]) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ class Readouts:
         answers = [self._side_by_side(sorted(who)) for who in chosen]
         for name in self.composed:
             for answer, sums in zip(answers, self._sums(chosen, name), strict=True):
-                answer[name] = self._outputs(self._compose(sums, name, self.spec.epsilon))
+                answer[name] = self._outputs(self._compose(sums, name))
         return [{name: self._accuracy(value) for name, value in answer.items()} for answer in answers]
 
     def ensemble_difference(self) -> float | None:
@@ -109,7 +109,7 @@ class Readouts:
         if isinstance(self.model, NonLinear):
             return None
         (sums,) = self._sums([range(len(self.members))], "mean")
-        composed = self._outputs(self._compose(sums, "mean", self.spec.epsilon)).double()
+        composed = self._outputs(self._compose(sums, "mean")).double()
         ensemble = average(self.outputs_NBK, [member.weight for member in self.members], probabilities=False)
         return float((composed - ensemble).abs().max() / composed.abs().max())
 
@@ -118,7 +118,16 @@ class Readouts:
         if not epsilons:
             return {}
         (sums,) = self._sums([range(len(self.members))], "gram")
-        return {f"{e:g}": self._accuracy(self._outputs(self._compose(sums, "gram", e))) for e in epsilons}
+        return {f"{e:g}": self._accuracy(self._outputs(self._compose(sums, "gram", epsilon=e))) for e in epsilons}
+
+    def joint_accuracy(self, penalties: Sequence[float]) -> dict[str, float]:
+        """Accuracy of the joint composition of all members, by λ."""
+        if not penalties:
+            return {}
+        (sums,) = self._sums([range(len(self.members))], "joint")
+        return {
+            f"{p:g}": self._accuracy(self._outputs(self._compose(sums, "joint", joint_penalty=p))) for p in penalties
+        }
 
     def _sums(self, chosen: Sequence[Collection[int]], readout: str) -> list[Sums]:
         sums = [Sums() for _ in chosen]

@@ -11,7 +11,7 @@ from taft_ray.tangent.compose import (
 )
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit, fit_many
-from taft_ray.tangent.joint import check_joint
+from taft_ray.tangent.joint import JOINT_PENALTY, check_joint
 from taft_ray.tangent.loss import Loss
 from taft_ray.tangent.model import TangentModel, linearize
 from taft_ray.tangent.network import between
@@ -22,6 +22,7 @@ from taft_ray.tangent.serving import ComposedModel
 __all__ = [
     "COMPOSITIONS",
     "DEFAULT_EPSILON",
+    "JOINT_PENALTY",
     "ComposedModel",
     "Delta",
     "FitConfig",

@@ -55,6 +55,15 @@ def test_it_is_another_model_than_the_mean(joint: Trained, ridge: Trained, copy_
     assert composer.compose("mean")["digest"] == composed_without(ridge[0], set(), "mean")
 
 
+def test_its_penalty_is_the_runs_own(joint: Trained, train_plainly: Any, parquet: Path, copy_of: Any) -> None:
+    run, answer = train_plainly(parquet, lanes=2, compose="joint", joint_penalty=0.5)
+    assert delta_digests(run) == delta_digests(joint[0])
+    assert answer["composed"] != joint[1]["composed"]
+    spec, sums = run_spec(Store(str(run))), sums_of(Store(str(run)), state_of(run))
+    assert snapshots_of(spec, sums).keys() == {names.composed_key(answer["composed"]), *snapshots_of(spec, sums)}
+    assert answer["composed"] == Composer(str(copy_of(run))).compose("joint")["digest"]
+
+
 def test_only_what_was_kept_can_be_composed(joint: Trained, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"keeps no statistics for it.*--compose gram"):
         export(str(joint[0]), str(tmp_path / "model.pt2"), "gram")

@@ -23,6 +23,9 @@ def spec(**changes: object) -> RunSpec:
         ({"constants_gib": float("nan")}, "set --constants-gib"),
         ({"constants_gib": float("inf")}, "set --constants-gib"),
         ({"constants_gib": 1e300}, "set --constants-gib"),
+        ({"joint_penalty": 0.0}, "set --joint-penalty"),
+        ({"joint_penalty": float("nan")}, "set --joint-penalty"),
+        ({"joint_penalty": float("inf")}, "set --joint-penalty"),
         ({"seed": -1}, "set --seed"),
         ({"seed": 2**63}, "set --seed"),
         ({"assignment": "random"}, "expected one of hash"),
@@ -88,7 +91,7 @@ def test_fit_and_linearisation_options_come_from_the_spec() -> None:
 def test_spec_of_an_earlier_run_keeps_its_digest() -> None:
     """Its JSON lacks the fields that came later; ledger, certificates and folders of tokens name it by its digest."""
     written = spec().to_json()
-    assert "constants_gib" not in written
+    assert not {"constants_gib", "joint_penalty"} & written.keys()
     assert RunSpec.from_json(written).to_json() == written
     other = spec(constants_gib=1.0).to_json()
     assert other.pop("constants_gib") == 1.0

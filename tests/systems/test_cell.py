@@ -9,7 +9,15 @@ from taft_ray.systems import Cell
 
 
 def test_json_and_back(cell_of):
-    cell = cell_of(network="nonlinear", solver="adam", kept=(4, 2), epsilons=(0.01,), last_blocks="all", forget=0.25)
+    cell = cell_of(
+        network="nonlinear",
+        solver="adam",
+        kept=(4, 2),
+        epsilons=(0.01,),
+        joint_penalties=(0.1, 1.0),
+        last_blocks="all",
+        forget=0.25,
+    )
     again = Cell.from_json(json.loads(json.dumps(cell.to_json())))
     assert again == cell
     assert again.digest == cell.digest
@@ -25,7 +33,8 @@ def test_digest_does_not_depend_on_where_the_inputs_lie(cell_of):
     "changes",
     [
         {"seed": 1}, {"shards": 5}, {"solver": "adam"}, {"penalty": 0.02}, {"reset": True}, {"last_blocks": 2}, {"slices": 2, "solver": "adam"},
-        {"radius": 1.0, "solver": "adam"}, {"epsilon": 0.1}, {"weighting": "samples"}, {"weights_digest": "a"}, {"threads": 2},
+        {"radius": 1.0, "solver": "adam"}, {"epsilon": 0.1}, {"joint_penalty": 0.1}, {"joint_penalties": (0.1,)},
+        {"weighting": "samples"}, {"weights_digest": "a"}, {"threads": 2},
         {"network": "nonlinear", "solver": "adam"}, {"forget": 0.5}, {"kept": (2,)}, {"timed": True}, {"inputs": {"data": "other"}},
     ],
     ids=str,

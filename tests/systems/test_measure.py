@@ -61,6 +61,15 @@ def test_composed_models_are_those_of_the_core(tm, train, test, cell_of):
     assert result["accuracy"]["gram"] > 0.5  # a third is chance
 
 
+def test_penalties_of_the_joint_composition_are_measured_beside_the_specs_own(tm, train, test, cell_of):
+    cell = cell_of(joint_penalties=(0.01, 1e4))
+    result = measure(cell, tm, train, test)
+    assert result["joint_by_penalty"]["0.01"] == result["accuracy"]["joint"]
+    heavy = measure(cell_of(joint_penalty=1e4), tm, train, test)
+    assert heavy["accuracy"]["joint"] == result["joint_by_penalty"]["10000"] != result["accuracy"]["joint"]
+    assert heavy["accuracy"]["gram"] == result["accuracy"]["gram"]
+
+
 @pytest.mark.parametrize("network", ["tangent", "nonlinear"])
 def test_measuring_again_gives_the_same_numbers(tm, train, test, cell_of, network):
     cell = cell_of(network=network, solver="adam", kept=(4, 2), orders=2, slices=2)

@@ -24,6 +24,7 @@ def fake(cell):
         "accuracy": accuracy,
         "kept": [{"order": o, "shards": n, **accuracy} for o in (0, 1) for n in range(1, shards + 1)],
         "gram_by_epsilon": {f"{e:g}": value for e in cell.epsilons},
+        "joint_by_penalty": {f"{p:g}": value for p in cell.joint_penalties},
         "fits": {
             **dict.fromkeys(("prepare_seconds", "fit_seconds"), [12.0 / shards] * shards),
             **dict.fromkeys(("gram_seconds", "joint_seconds"), [0.0] * shards),
@@ -101,7 +102,12 @@ def test_unknown_table(wanted):
         table("table9", wanted)
 
 
-@pytest.mark.parametrize("name", sorted(TABLES))
+def test_without_a_joint_composition_there_is_nothing_to_choose_of_it(wanted):
+    with pytest.raises(UsageError, match="not composed jointly"):
+        table("joint", replace(wanted, joint=False))
+
+
+@pytest.mark.parametrize("name", sorted(TABLES.keys() - {"joint"}))
 def test_no_number_is_of_a_composition_that_there_is_not(wanted, name):
     made = table(name, replace(wanted, joint=False))
     assert not any("joint" in point.row + point.column for point in made.points)
