@@ -20,7 +20,7 @@ from taft_ray.evaluation.markup import Raw, code, document, esc, pairs, table
 _MEASURES = ("status", "accuracy", "effort", "seconds")
 _MOST_PANELS = 9
 _PANEL = 170  # px high
-_SCALES = ("learning_rate", "penalty", "kappa", "alpha")
+_SCALES = ("learning_rate", "penalty", "kappa", "alpha", "epsilon", "joint_penalty")
 
 
 def sweep_csv(summary: Mapping[str, Any]) -> str:

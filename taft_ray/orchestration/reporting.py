@@ -39,7 +39,7 @@ def report(run: str) -> dict[str, Any]:
 def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict[str, Any]:
     """The facts that `evaluation.report.summarise` takes, all of them from the ledger."""
     latest = state.evaluations[-1] if state.evaluations else None
-    latest_of = {composition["mode"]: composition for composition in state.compositions}
+    latest_of = _of_the_present_model(state)
     created = (state.created or {}).get("environment", {})
     facts: dict[str, Any] = {
         "run": {
@@ -80,6 +80,18 @@ def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict
         facts["accuracy_by_shards"] = latest["by_shards"]
     facts["forgets"] = [_forget(request, accuracy) for request in state.requests.values() if request.forgotten]
     return facts
+
+
+def _of_the_present_model(state: RunState) -> dict[str, Mapping[str, Any]]:
+    """The latest composition of each mode. A forget makes one; those of other modes from before it are of another model."""
+    after = {request.forgotten["composed_after"] for request in state.requests.values() if request.forgotten}
+    latest: dict[str, Mapping[str, Any]] = {}
+    for composition in state.compositions:
+        if composition["digest"] in after:
+            after.remove(composition["digest"])
+            latest.clear()
+        latest[composition["mode"]] = composition
+    return latest
 
 
 def _shards(state: RunState) -> list[dict[str, Any]]:

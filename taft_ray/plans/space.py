@@ -20,7 +20,14 @@ from taft_ray.tangent.fit import SOLVERS
 from taft_ray.tangent.loss import LOSSES
 from taft_ray.tangent.model import TRAINABLE
 
-SCALES = ("learning_rate", "penalty", "kappa", "alpha")  # positive numbers, drawn evenly in their logarithm
+OF_COMPOSITION = {"epsilon": "gram", "joint_penalty": "joint"}
+SCALES = (
+    "learning_rate",
+    "penalty",
+    "kappa",
+    "alpha",
+    *OF_COMPOSITION,
+)  # positive numbers, drawn evenly in their logarithm
 FLAGS = ("reset", "cls_token")
 COUNTS = ("epochs", "batch_size")
 NAMED = {"solver": SOLVERS, "loss": LOSSES, "trainable": TRAINABLE}
@@ -109,6 +116,11 @@ def draw(
         raise UsageError(f"expected trials >= 1, got {trials}; set --trials")
     if not space:
         raise UsageError("nothing is varied; set --vary NAME=VALUE,VALUE")
+    for dimension in space:
+        if OF_COMPOSITION.get(dimension.name, base.compose) != base.compose:
+            raise UsageError(
+                f"--vary {dimension.name}: it is of --compose {OF_COMPOSITION[dimension.name]}, and this run's shards are composed by {base.compose}"
+            )
     taken: list[Trial] = []
     refused: list[tuple[Settings, str]] = []
     seen: set[tuple[tuple[str, Any], ...]] = set()

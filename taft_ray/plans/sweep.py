@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from taft_ray.errors import TaftError, UsageError
-from taft_ray.plans.space import Dimension
+from taft_ray.plans.space import OF_COMPOSITION, Dimension
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import Fact, replay
 from taft_ray.storage import digest_json
@@ -50,6 +50,9 @@ class Sweep:
         for name, allowed in (("objective", OBJECTIVES), ("scheduler", SCHEDULERS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        idle = [dimension.name for dimension in self.space if dimension.name in OF_COMPOSITION]
+        if idle and self.objective == "whole":
+            raise UsageError(f"--vary {idle[0]}: one model is not composed; use --objective composed")
         if not 0 < self.held_out < 1:
             raise UsageError(f"expected 0 < held_out < 1, got {self.held_out}; set --held-out")
         if not 0 <= self.seed < 2**63:

@@ -13,8 +13,9 @@ from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.export import export
 from taft_ray.orchestration.linearised import run_spec
 from taft_ray.orchestration.recompose import snapshots_of, sums_of
+from taft_ray.orchestration.reporting import gather
 from taft_ray.orchestration.run import train
-from taft_ray.storage import Store
+from taft_ray.storage import Ledger, Store
 from taft_ray.storage import rundir as names
 
 Trained = tuple[Path, dict[str, Any]]
@@ -62,6 +63,23 @@ def test_its_penalty_is_the_runs_own(joint: Trained, train_plainly: Any, parquet
     spec, sums = run_spec(Store(str(run))), sums_of(Store(str(run)), state_of(run))
     assert snapshots_of(spec, sums).keys() == {names.composed_key(answer["composed"]), *snapshots_of(spec, sums)}
     assert answer["composed"] == Composer(str(copy_of(run))).compose("joint")["digest"]
+
+
+def test_a_report_shows_no_composition_from_before_a_forget(joint: Trained, copy_of: Any) -> None:
+    run = copy_of(joint[0])
+    Composer(str(run)).compose("mean")
+
+    def modes() -> list[str]:
+        store = Store(str(run))
+        return sorted(
+            row["mode"] for row in gather(store, run_spec(store), state_of(run), Ledger(store))["composition"]
+        )
+
+    assert modes() == ["joint", "mean"]
+    plain_forget(run, [sample_id(0)], "drop")
+    assert modes() == ["joint"]
+    Composer(str(run)).compose("mean")
+    assert modes() == ["joint", "mean"]
 
 
 def test_only_what_was_kept_can_be_composed(joint: Trained, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What a sweep varies: read from text, drawn as trials; and the file of the best spec."""
 
+from dataclasses import replace
+
 import pytest
 
 from taft_ray.errors import TaftError, UnsupportedModel, UsageError
@@ -97,6 +99,16 @@ def test_what_has_no_meaning_makes_no_difference():
     assert [reason for _, reason in refused] == [
         "loss='ce' is not least squares; use solver='adam', or loss='rsl' or 'mse'"
     ]
+
+
+def test_what_is_of_a_composition_is_varied_where_that_is_made():
+    space = parse_space(["joint-penalty=1e-4..1e-1"])
+    trials, _ = draw(space, replace(BASE, compose="joint"), trials=3, seed=0, admit=admit)
+    assert len({trial.spec(BASE).joint_penalty for trial in trials}) == 3
+    with pytest.raises(UsageError, match=r"joint_penalty: it is of --compose joint, .* composed by gram"):
+        draw(space, BASE, trials=3, seed=0, admit=admit)
+    with pytest.raises(UsageError, match=r"epsilon: one model is not composed; use --objective composed"):
+        Sweep(space=parse_space(["epsilon=0.1,1"]), objective="whole")
 
 
 def test_no_valid_trial():
