@@ -1,16 +1,18 @@
 """Making the activation cache against the forward pass alone, what memory it takes as pictures grow, and reading it back.
 
-    python -m benchmarks.cache --assets FOLDER [--only build memory read] [--pictures 4000] [--threads 1] [--json]
+    python -m benchmarks.cache --assets FOLDER [--only build memory read] [--rounds 5] [--pictures 4000] [--json]
 
 build: the prefix pass as `train` runs it (Ray Data: JPEG in Parquet, decoded, resized, through the frozen prefix in bfloat16, written
 as parts), against the same prefix on normalised pictures that lie in memory, in as many processes with as many threads, before
-and after it in the same Ray: with the attention that the pass takes, and with timm's fused one. The pass is counted from its first
+and after it in the same Ray: with the attention that the pass takes, and with timm's fused one. Several times by turns, for the
+speed of a machine that others use too moves by more than is looked for: medians of the ratios. The pass is counted from its first
 answer on, so that the start of Ray's tasks and actors, given apart, is not in it, nor the last round, when one actor may have
 nothing left to do. On a machine that others use too, read ``cpu_ratio``: CPU time a picture, of the forward pass alone over that of the
 pass with all its processes and Ray's own. Also what decoding costs a picture, on one core.
 memory: passes with the embedded model over 5,000, 20,000 and 50,000 pictures; the most that driver, tasks, actors and object store held.
-read: the parts of that cache, memory-mapped, against a plain sequential read of the same files into one buffer, interleaved; from a warm
-page cache, copied out or turned into float32 (what a fit does first), and from the disk. With the digest check apart.
+read: the parts of that cache, and larger ones of random values in the shape of ViT-B/16's, memory-mapped, against a plain
+sequential read of the same files into one buffer, interleaved; from a warm page cache, copied out or turned into float32 (what a
+fit does first), and from the disk. With the digest check apart.
 
 Pictures are CIFAR-10's, the model DeiT-Tiny at 224 px (and the embedded model at 32 px for memory).
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -149,47 +152,66 @@ def measure_decoding(pictures: Sequence[bytes], size: int) -> float:
     return 1e3 * min(times) / len(pictures)
 
 
-def measure_build(assets: Path, scratch: Path, pictures: int, threads: int) -> tuple[dict[str, Any], Path]:
-    """The pass between two measurements of the plain forward; and the run's folder."""
+def measure_build(assets: Path, scratch: Path, pictures: int, threads: int, rounds: int) -> tuple[dict[str, Any], Path]:
+    """Passes by turns with measurements of the plain forward; and the folder of the last pass's run."""
     data = first_pictures(assets, pictures, scratch)
     spec = spec_for(data, assets, threads)
     encoded = pq.read_table(data, columns=["image"])["image"].to_pylist()
     workers = lanes_for(spec.shards, gpus=0, cpus=session.resources()[0], threads=threads)
     raw = [plain_forward(spec, encoded[:RAW_POOL], workers)]
-    with ProcessWatch(every_s=0.5) as watch:
-        result, timeline = run_pass(scratch / "run", spec, workers)
-    raw.append(plain_forward(spec, encoded[:RAW_POOL], workers))
-    since, until, done = timeline.steady(workers)
-    cpu_ms = {role: 1e3 * spent / done for role, spent in watch.cpu_s(since, until).items()}
-    own, timm = ([both[way] for both in raw] for way in ("own", "timm"))
-    rate = done / (until - since)
+    passes = []
+    for number in range(rounds):
+        run = scratch / f"run-{number}"
+        facts = measure_pass(run, spec, workers)
+        raw.append(plain_forward(spec, encoded[:RAW_POOL], workers))
+        beside = {way: [measured[way] for measured in raw[-2:]] for way in ("own", "timm")}
+        passes.append({**facts, **compared(facts, beside)})
+        say(passes[-1])
+        if number < rounds - 1:
+            shutil.rmtree(run)
+    ratios = ("ratio", "ratio_to_timm", "cpu_ratio", "cpu_ratio_to_timm")
     return {
         "model": MODEL,
         "precision": spec.precision,
-        "pictures": result.images,
         "processes": workers,
         "threads": threads,
-        "forward_per_s": [round(per_s, 1) for per_s, _ in own],
-        "timm_forward_per_s": [round(per_s, 1) for per_s, _ in timm],
-        "pass_per_s": round(rate, 1),
-        "ratio": round(rate / statistics.mean(per_s for per_s, _ in own), 3),
-        "ratio_to_timm": round(rate / statistics.mean(per_s for per_s, _ in timm), 3),
-        "forward_cpu_ms": round(1e3 * statistics.mean(cpu for _, cpu in own), 2),
-        "timm_forward_cpu_ms": round(1e3 * statistics.mean(cpu for _, cpu in timm), 2),
-        "pass_cpu_ms": {role: round(spent, 2) for role, spent in cpu_ms.items()},
-        "cpu_ratio": round(1e3 * statistics.mean(cpu for _, cpu in own) / sum(cpu_ms.values()), 3),
-        "cpu_ratio_to_timm": round(1e3 * statistics.mean(cpu for _, cpu in timm) / sum(cpu_ms.values()), 3),
-        "until_first_answer_s": round(timeline.first_s(), 1),
+        **{name: statistics.median(one[name] for one in passes) for name in ratios},
+        "passes": passes,
+        "decode_ms": round(measure_decoding(encoded[:DECODED], 224), 3),
+        "load": round(os.getloadavg()[0], 1),
+    }, run
+
+
+def measure_pass(run: Path, spec: RunSpec, workers: int) -> dict[str, Any]:
+    """One pass: pictures a second and CPU time a picture while all its workers are at work, its start apart, its memory."""
+    with ProcessWatch(every_s=0.5) as watch:
+        result, timeline = run_pass(run, spec, workers)
+    since, until, done = timeline.steady(workers)
+    began, first = timeline.began, timeline.first_s()
+    return {
+        "pictures": result.images,
+        "per_s": round(done / (until - since), 1),
+        "cpu_ms": {role: round(1e3 * spent / done, 2) for role, spent in watch.cpu_s(since, until).items()},
+        "until_first_answer_s": round(first, 1),
         "until_first_answer_cpu_s": {
-            role: round(spent, 1)
-            for role, spent in watch.cpu_s(timeline.began, timeline.began + timeline.first_s()).items()
+            role: round(spent, 1) for role, spent in watch.cpu_s(began, began + first).items()
         },
         "whole_pass_s": round(result.seconds, 1),
         "bytes": result.bytes,
         "peak_mb": {role: round(size) for role, size in watch.peak_mb.items()},
-        "decode_ms": round(measure_decoding(encoded[:DECODED], 224), 3),
-        "load": round(os.getloadavg()[0], 1),
-    }, scratch / "run"
+    }
+
+
+def compared(facts: dict[str, Any], beside: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """A pass over the mean of the plain forwards before and after it, of each way."""
+    answer: dict[str, Any] = {}
+    for way, suffix in (("own", ""), ("timm", "_to_timm")):
+        per_s, cpu_s = (statistics.mean(measured) for measured in zip(*beside[way], strict=True))
+        answer[f"{way}_forward_per_s"] = [round(rate, 1) for rate, _ in beside[way]]
+        answer[f"{way}_forward_cpu_ms"] = round(1e3 * cpu_s, 2)
+        answer[f"ratio{suffix}"] = round(facts["per_s"] / per_s, 3)
+        answer[f"cpu_ratio{suffix}"] = round(1e3 * cpu_s / sum(facts["cpu_ms"].values()), 3)
+    return answer
 
 
 def plain_forward(spec: RunSpec, pictures: Sequence[bytes], workers: int) -> dict[str, tuple[float, float]]:
@@ -238,6 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--assets", type=Path, required=True)
     parser.add_argument("--only", nargs="*", choices=("build", "memory", "read"), default=["build", "memory", "read"])
     parser.add_argument("--pictures", type=int, default=4000, help="of the build")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="of the build: passes by turns with the forward pass alone"
+    )
     parser.add_argument("--growth", type=int, nargs="+", default=list(GROWTH), help="pictures of each pass of memory")
     parser.add_argument("--threads", type=int, default=1, help="of each process; there are as many as fit the cores")
     parser.add_argument("--repetitions", type=int, default=9, help="of reading")
@@ -253,12 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         answer["ray_start_s"] = round(time.perf_counter() - began, 1)
         try:
             if {"build", "read"} & set(options.only):
-                answer["build"], run = measure_build(assets, Path(folder), options.pictures, options.threads)
+                answer["build"], run = measure_build(
+                    assets, Path(folder), options.pictures, options.threads, options.rounds
+                )
                 say(answer["build"])
             if "memory" in options.only:
                 answer["memory"] = measure_memory(assets, Path(folder), options.threads, options.growth)
             if "read" in options.only:
-                answer["read"] = measure_reading(run, options.repetitions)
+                answer["read"] = measure_reading(run, Path(folder), options.repetitions)
         finally:
             session.disconnect()
     print(json.dumps(answer) if options.json else json.dumps(answer, indent=1))

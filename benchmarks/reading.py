@@ -15,18 +15,46 @@ from typing import Any
 import numpy as np
 import torch
 
-from taft_ray.storage import PartRef, Store, read_part
+from taft_ray.orchestration.features import PART_ROWS
+from taft_ray.storage import PartRef, Store, read_part, write_part
 from taft_ray.storage import rundir as names
+
+LARGE_TOKENS, LARGE_PARTS = (197, 768), 20
+MADE_BY = "no model"
 
 Use = Callable[[np.ndarray, np.ndarray, torch.Tensor], None]  # (values as stored, bytes to fill, float32 to fill)
 
 
-def measure_reading(run: Path, repetitions: int) -> dict[str, Any]:
-    """Every part of a run's cache, read plainly, mapped, and mapped with its digest checked."""
+def measure_reading(run: Path, scratch: Path, repetitions: int) -> list[dict[str, Any]]:
+    """A run's cache, and parts of random values in the shape of ViT-B/16's, which are four times as large as DeiT-Tiny's."""
     store = Store(str(run))
     refs = [json.loads(store.read(info.key)) for info in store.list(names.CACHE_FOLDER) if info.key.endswith(".json")]
-    fingerprint = refs[0]["fingerprint"]
     parts = [PartRef.from_json(ref["ref"]) for ref in refs]
+    large = Store(str(scratch / "large-parts"))
+    return [
+        {"of": "the run", **measure_parts(run, parts, refs[0]["fingerprint"], repetitions)},
+        {"of": "ViT-B/16's shape", **measure_parts(scratch / "large-parts", made_parts(large), MADE_BY, repetitions)},
+    ]
+
+
+def made_parts(store: Store) -> list[PartRef]:
+    rng = np.random.default_rng(0)
+    labels = np.zeros(PART_ROWS, np.int64)
+    made = []
+    for number in range(LARGE_PARTS):
+        tokens = rng.standard_normal((PART_ROWS, *LARGE_TOKENS), np.float32).astype(np.float16)
+        keys = [rng.bytes(16) for _ in labels]
+        made.append(
+            write_part(
+                store, "parts", number, keys=keys, labels=labels, tokens=tokens, dtype="float16", fingerprint=MADE_BY
+            )
+        )
+    return made
+
+
+def measure_parts(run: Path, parts: Sequence[PartRef], fingerprint: str, repetitions: int) -> dict[str, Any]:
+    """Every part read plainly, mapped, and mapped with its digest checked."""
+    store = Store(str(run))
     shapes = [read_part(store, part, fingerprint=fingerprint).tokens.shape for part in parts]
     into = np.zeros(max(part.bytes for part in parts), np.uint8)
     values = torch.zeros(max(int(np.prod(shape)) for shape in shapes))

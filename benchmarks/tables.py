@@ -147,19 +147,23 @@ def _cache(measured: Any) -> list[Row]:
 
     build, memory, read = (measured.get(part) for part in ("build", "memory", "read"))
     if build:
-        forward = "the forward pass alone"
-        add(f"CPU time a picture: {forward}, over the whole pass", build["cpu_ratio"], 0.9, "build, CPU time")
-        add(f"pictures a second: the whole pass, over {forward}", build["ratio"], 0.9, "build, pictures a second")
-        timm = build["ratio_to_timm"]
-        add(f"the same, over {forward} with timm's fused attention", timm, 0.9, "build, over timm's attention")
+        forward, passes = "the forward pass alone", build["passes"]
+        for name, what, short in (
+            ("cpu_ratio", f"CPU time a picture: {forward}, over the whole pass", "build, CPU time"),
+            ("ratio", f"pictures a second: the whole pass, over {forward}", "build, pictures a second"),
+            ("ratio_to_timm", f"the same, over {forward} with timm's fused attention", "build, over timm's attention"),
+        ):
+            least, most = (extreme(one[name] for one in passes) for extreme in (min, max))
+            add(f"{what}: median of {len(passes)} ({least:.2f}-{most:.2f})", build[name], 0.9, short)
     for row in memory or []:
         whole, first = (sum(one["peak_mb"].values()) for one in (row, memory[0]))
         count = f"{row['pictures']:,} pictures"
         add(f"memory of a pass over {count} ({whole:,.0f} MB), over the first", whole / first, None, f"memory, {count}")
-    if read:
+    for one in read or []:
+        size = f"{one['bytes'] / one['parts'] / 1e6:.0f} MB"
         for name, how in (("copied", "copied, warm"), ("as float32", "to float32, warm"), ("from disk", "from disk")):
-            ratio = read[name]["mapped_of_plain"]
-            add(f"reading a mapped part, {how}, over a plain read", ratio, 0.8, f"reading, {how}")
+            ratio = one[name]["mapped_of_plain"]
+            add(f"reading mapped parts of {size}, {how}, over a plain read", ratio, 0.8, f"reading {size}, {how}")
     return found
 
 

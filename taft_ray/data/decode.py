@@ -29,7 +29,7 @@ class Undecodable(DataError):
 
 
 def decode_image(data: bytes, size: int) -> np.ndarray:
-    """uint8 (3, size, size): RGB, shorter side to ``size`` (bicubic, antialiased), centre crop.
+    """uint8 (3, size, size), read-only: RGB, shorter side to ``size`` (bicubic, antialiased), centre crop.
 
     Guarantees: the pixels of torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)`` on PIL's RGB; raises
     nothing but ``Undecodable``; warns of nothing; a small file cannot take more than ``MAX_PIXELS`` pixels.
@@ -51,7 +51,11 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
         # PIL's decoders raise nearly anything (OSError, SyntaxError, struct.error…) on hostile bytes
         cut = any(word in str(error).lower() for word in ("truncated", "eof", "end of"))
         raise Undecodable("truncated picture" if cut else "damaged picture") from error
-    return np.ascontiguousarray(np.asarray(_crop(rgb, size)).transpose(2, 0, 1))
+    cropped = _crop(rgb, size)
+    planes = b"".join(
+        cropped.tobytes("raw", band) for band in cropped.getbands()
+    )  # half the time of transposing an array
+    return np.frombuffer(planes, np.uint8).reshape(3, size, size)
 
 
 def _open(data: bytes) -> Image.Image:

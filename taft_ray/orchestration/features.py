@@ -39,11 +39,12 @@ from taft_ray.data import (
     sample_keys,
     stripes,
 )
+from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import ObjectMissing
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.linearised import build_tangent, run_spec
-from taft_ray.orchestration.pictures import Decode, index_chunk, pixels_of, read_parts
+from taft_ray.orchestration.pictures import Decode, index_chunk, pictures_of, read_parts
 from taft_ray.orchestration.prefix import prefix_tokens
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
@@ -58,7 +59,7 @@ FILES_A_TASK = 256
 # Reading's and decoding's differ, for Ray Data makes one task of two that want the same: a stripe would have one decoder.
 PREFIX_SHARE, READ_SHARE = 0.3, 0.1
 DECODE_SHARE = 0.5  # of decoders for a GPU: some of these processes always wait for a part
-CALLS_AT_ONCE = 2  # of an actor: one has the prefix while the other hashes and writes
+CALLS_AT_ONCE = 2  # of an actor: one decodes and has the prefix while the other hashes and writes
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -100,7 +101,7 @@ def index_source(
 
 
 class PrefixActor:
-    """Runs the frozen prefix and writes cache parts. May be called by several threads: the prefix is one's at a time."""
+    """Runs the frozen prefix and writes cache parts. May be called by several threads: decoding and the prefix are one's at a time."""
 
     def __init__(self, run: str, classes: int, folders: str) -> None:
         self.store = Store(run)
@@ -108,30 +109,35 @@ class PrefixActor:
         self.tm, self.fingerprint = build_tangent(self.spec, classes)
         self.preprocess = Preprocess.of(self.tm.network)
         self.folders = folders
-        self._prefix_is_free = threading.Lock()
+        self._core_is_free = threading.Lock()
 
     def __call__(self, batch: pa.Table) -> dict[str, Any]:
-        if "pixels" not in batch.column_names:
-            batch = Decode(self.preprocess.size)(batch)
-        pixels = list(pixels_of(batch["pixels"], self.preprocess.size))
-        reasons = [json.loads(text) for text in batch["reasons"].to_pylist()]
-        good = [np.array([not why for why in part], bool) for part in reasons]
-        together = np.concatenate([p if g.all() else p[g] for p, g in zip(pixels, good, strict=True)])
-        with self._prefix_is_free:
-            torch.set_num_threads(self.spec.threads)  # of the thread that calls: a sum's last bits depend on it
-            tokens = prefix_tokens(self.tm, self.preprocess, together, self.spec)
-        answers: list[str] = []
         rows = batch.select(["shard", "part", "keys", "labels"]).to_pylist()
+        reasons: list[list[str]] = [[] for _ in rows]  # of each picture that has been decoded; empty where it could be
+
+        def good() -> Iterator[np.ndarray]:
+            for part, pictures in zip(reasons, pictures_of(batch, self.preprocess.size), strict=True):
+                for picture in pictures:
+                    part.append(picture if isinstance(picture, str) else "")
+                    if not isinstance(picture, str):
+                        yield picture
+
+        pictures = sum(len(row["keys"]) // KEY_BYTES for row in rows)
+        with self._core_is_free:
+            torch.set_num_threads(self.spec.threads)  # of the thread that calls: a sum's last bits depend on it
+            tokens = prefix_tokens(self.tm, self.preprocess, good(), self.spec, at_most=pictures)
+        answers: list[str] = []
         at = 0
-        for row, whole, why in zip(rows, good, reasons, strict=True):
+        for row, part in zip(rows, reasons, strict=True):
+            whole = np.array([not why for why in part], bool)
             count = int(whole.sum())
-            answers.append(self._write(row, whole, why, tokens[at : at + count]))
+            answers.append(self._write(row, whole, part, tokens[at : at + count]))
             at += count
         return {"answer": answers}
 
     def _write(self, row: Mapping[str, Any], good: np.ndarray, reasons: Sequence[str], tokens: np.ndarray) -> str:
         shard, part, flat = row["shard"], row["part"], row["keys"]
-        keys = [flat[at : at + 16] for at in range(0, len(flat), 16)]
+        keys = [flat[at : at + KEY_BYTES] for at in range(0, len(flat), KEY_BYTES)]
         labels = np.frombuffer(row["labels"], "<i8").astype(np.int64)
         folder = self.folders.format(shard=shard)
         ref = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,31 +32,47 @@ def read_parts(batch: Any) -> Iterator[pa.Table]:
         )
 
 
+def decoded(images: Iterable[bytes], size: int) -> Iterator[np.ndarray | str]:
+    """Of each picture its pixels, uint8 (3, size, size), or the reason why it has none; decoded when asked for."""
+    for image in images:
+        try:
+            yield decode_image(image, size) if image else "no image"
+        except Undecodable as error:
+            yield error.reason
+
+
 class Decode:
-    """Encoded pictures to pixels, with the reason of each that cannot be decoded."""
+    """Encoded pictures to pixels, with the reason of each that cannot be decoded: columns that a task hands on."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        decoded = [self._part(images) for images in batch["images"].to_pylist()]
+        parts = [self._part(images) for images in batch["images"].to_pylist()]
         return (
             batch.drop_columns("images")
-            .append_column("pixels", pa.chunked_array([_as_one_row(pixels) for pixels, _ in decoded]))
-            .append_column("reasons", pa.array([json.dumps(reasons) for _, reasons in decoded]))
+            .append_column("pixels", pa.chunked_array([_as_one_row(pixels) for pixels, _ in parts]))
+            .append_column("reasons", pa.array([json.dumps(reasons) for _, reasons in parts]))
         )
 
     def _part(self, images: list[bytes]) -> tuple[np.ndarray, list[str]]:
         pixels = np.zeros((len(images), 3, self.size, self.size), np.uint8)
         reasons = [""] * len(images)
-        for row, image in enumerate(images):
-            try:
-                if not image:
-                    raise Undecodable("no image")
-                pixels[row] = decode_image(image, self.size)
-            except Undecodable as error:
-                reasons[row] = error.reason
+        for row, found in enumerate(decoded(images, self.size)):
+            if isinstance(found, str):
+                reasons[row] = found
+            else:
+                pixels[row] = found
         return pixels, reasons
+
+
+def pictures_of(batch: pa.Table, size: int) -> list[Iterator[np.ndarray | str]]:
+    """Of each part what `decoded` says of its pictures: decoded when asked for, or by `Decode` before."""
+    if "images" in batch.column_names:
+        return [decoded(images, size) for images in batch["images"].to_pylist()]
+    reasons = [json.loads(text) for text in batch["reasons"].to_pylist()]
+    parts = zip(pixels_of(batch["pixels"], size), reasons, strict=True)
+    return [(why or picture for picture, why in zip(pixels, whys, strict=True)) for pixels, whys in parts]
 
 
 def _as_one_row(pixels: np.ndarray) -> pa.Array:

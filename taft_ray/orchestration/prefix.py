@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -36,8 +37,18 @@ def arithmetic(tm: TangentModel, spec: RunSpec) -> Iterator[None]:
             module.fused_attn = True  # type: ignore[assignment]
 
 
-def prefix_tokens(tm: TangentModel, preprocess: Preprocess, pixels: np.ndarray, spec: RunSpec) -> np.ndarray:
-    """uint8 (n, 3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits.
+def prefix_tokens(
+    tm: TangentModel,
+    preprocess: Preprocess,
+    pixels: Iterable[np.ndarray],
+    spec: RunSpec,
+    *,
+    at_most: int | None = None,
+) -> np.ndarray:
+    """Pictures, each uint8 (3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits.
+
+    at_most: no more than so many pictures come; needed where ``pixels`` has no length. They are taken as they are needed,
+    so that what decodes them lazily does it just before they are used, while the processor's cache has them.
 
     Guarantees: a picture's tokens do not depend on the pictures around it: every pass has the same shape. On a GPU passes
     follow each other without the host: it waits once, at the end.
@@ -46,19 +57,24 @@ def prefix_tokens(tm: TangentModel, preprocess: Preprocess, pixels: np.ndarray, 
     on_gpu = device.type == "cuda"
     target = torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16
     size = PREFIX_BATCH[spec.device]
+    room = at_most if at_most is not None else len(pixels)  # type: ignore[arg-type]  # its caller says which has none
     tokens = torch.empty(0, 1, 1, dtype=target)
     finite = torch.ones((), dtype=torch.bool, device=device)
-    for at in range(0, len(pixels), size):
-        part = pixels[at : at + size]
-        chunk = torch.zeros(size, *part.shape[1:], dtype=torch.uint8, pin_memory=on_gpu)
-        chunk.numpy()[: len(part)] = part
+    waiting, done = iter(pixels), 0
+    while some := list(itertools.islice(waiting, size)):
+        chunk = torch.zeros(size, *some[0].shape, dtype=torch.uint8, pin_memory=on_gpu)
+        for place, picture in zip(chunk.numpy(), some, strict=False):
+            place[...] = picture
         images = preprocess(chunk.to(device, non_blocking=on_gpu))
         with arithmetic(tm, spec):
-            stored = tm.prefix(images)[: len(part)].to(target)
-        finite &= torch.isfinite(stored).all()
-        if not at:
-            tokens = torch.empty(len(pixels), *stored.shape[1:], dtype=target, pin_memory=on_gpu)
-        tokens[at : at + len(part)].copy_(stored, non_blocking=on_gpu)
+            stored = tm.prefix(images)[: len(some)].to(target)
+        for extreme in stored.aminmax():  # either is NaN where any value is
+            finite &= torch.isfinite(extreme)
+        if not done:
+            tokens = torch.empty(room, *stored.shape[1:], dtype=target, pin_memory=on_gpu)
+        tokens[done : done + len(some)].copy_(stored, non_blocking=on_gpu)
+        done += len(some)
     if not bool(finite):  # which waits for all that was asked of the device
         raise TaftError(f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16")
+    tokens = tokens[:done]
     return tokens.numpy() if target is torch.float16 else tokens.view(torch.int16).numpy().view(np.uint16)

@@ -4,6 +4,7 @@
 
 import math
 import mmap
+import os
 import sys
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
@@ -30,6 +31,7 @@ _POPULATE_READ = 22
 _HUGE_PAGE = 2 << 20
 """Bytes that one entry of a page table can map, on x86-64 and most aarch64."""
 
+_COLUMNS = ("key", "label", "tokens")
 _ARROW_TYPES = {"float16": pa.float16(), "bfloat16": pa.uint16()}
 
 
@@ -105,11 +107,9 @@ def read_part(
     where = f"{ref.key} in {store.uri}"
     path = _local_copy(store, ref, into)
     try:
-        if path.stat().st_size != ref.bytes:
-            raise IntegrityError(
-                f"{where} is damaged: expected {ref.bytes} bytes, got {path.stat().st_size}; make it again"
-            )
         data = _mapped(path)
+        if data.size != ref.bytes:
+            raise IntegrityError(f"{where} is damaged: expected {ref.bytes} bytes, got {data.size}; make it again")
     finally:
         if not store.local and into is None:
             path.unlink(missing_ok=True)
@@ -125,8 +125,13 @@ def _mapped(path: Path) -> pa.Buffer:
     disk is read in pieces of that size; elsewhere asking at once spares the disk the small pieces. The end of the file, less
     than a huge page, comes as it is touched: asked for at once it would be mapped entry by entry.
     """
-    with open(path, "rb") as file:
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if not os.fstat(descriptor).st_size:
+            return pa.py_buffer(b"")  # nothing can be mapped of it
+        memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
     if sys.platform == "linux":
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
@@ -190,8 +195,7 @@ def _batch(
         pa.FixedSizeListArray.from_arrays(values, math.prod(shape)),
     ]
     metadata = {"fingerprint": fingerprint, "dtype": dtype, "shape": ",".join(map(str, shape))}
-    names = ("key", "label", "tokens")
-    schema = pa.schema([pa.field(name, c.type) for name, c in zip(names, columns, strict=True)], metadata=metadata)
+    schema = pa.schema([pa.field(name, c.type) for name, c in zip(_COLUMNS, columns, strict=True)], metadata=metadata)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -210,12 +214,16 @@ def _decode(data: pa.Buffer, ref: PartRef, fingerprint: str, where: str) -> Cach
         metadata = {name.decode(): value.decode() for name, value in (reader.schema.metadata or {}).items()}
         made_by, dtype = metadata["fingerprint"], metadata["dtype"]
         shape = [int(size) for size in metadata["shape"].split(",")]
+        expected = [pa.binary(KEY_BYTES), pa.int64(), pa.list_(_ARROW_TYPES[dtype], math.prod(shape))]
+        if reader.schema.names != list(_COLUMNS) or reader.schema.types != expected:
+            raise ValueError("its columns are other ones")
         batch = reader.get_batch(0)
-        keys = batch.column("key").to_pylist()
+        flat = bytes(batch.column("key").buffers()[1])[: KEY_BYTES * len(batch)]
+        keys = [flat[at : at + KEY_BYTES] for at in range(0, len(flat), KEY_BYTES)]
         labels = batch.column("label").to_numpy()
         tokens = batch.column("tokens").flatten().to_numpy(zero_copy_only=True)
         tokens = tokens.reshape(len(keys), *shape)
-    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+    except (pa.ArrowException, LookupError, ValueError, OSError) as error:
         raise IntegrityError(
             f"{where} is damaged: not a part of an activation cache ({error}); make it again"
         ) from error

@@ -1,7 +1,10 @@
 """A picture's tokens depend on the picture alone, bit for bit: else a forgotten neighbour would leave a trace."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,11 +12,12 @@ import torch
 
 from taft_ray.errors import TaftError
 from taft_ray.models import Preprocess
+from taft_ray.orchestration import prefix
 from taft_ray.orchestration.linearised import build_tangent
 from taft_ray.orchestration.prefix import PREFIX_BATCH, arithmetic, prefix_tokens
 
 DTYPES = pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-Tokens = Callable[[np.ndarray], np.ndarray]
+Tokens = Callable[..., np.ndarray]
 BATCH = PREFIX_BATCH["cpu"]
 
 
@@ -30,7 +34,7 @@ def tokens_of(request: pytest.FixtureRequest, precision: str, cache_dtype: str, 
     torch.use_deterministic_algorithms(True)
     tm, _ = build_tangent(spec, 3)
     preprocess = Preprocess.of(tm.network)
-    return lambda pixels: prefix_tokens(tm, preprocess, pixels, spec)
+    return lambda pixels, **more: prefix_tokens(tm, preprocess, pixels, spec, **more)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +87,33 @@ def test_no_pictures_have_no_tokens(tokens_of: Tokens, pixels: np.ndarray) -> No
     assert len(tokens_of(pixels[:0])) == 0
 
 
+@DTYPES
+def test_pictures_without_a_length_have_the_same_tokens(tokens_of: Tokens, pixels: np.ndarray) -> None:
+    expected = tokens_of(pixels)
+    for at_most in (len(pixels), len(pixels) + 1, 10 * len(pixels)):
+        assert np.array_equal(tokens_of(iter(pixels), at_most=at_most), expected)
+    assert len(tokens_of(iter(()), at_most=3)) == 0
+
+
+@pytest.mark.parametrize("precision", ["float32"])
+def test_a_picture_is_taken_just_before_its_pass(tokens_of: Tokens, pixels: np.ndarray) -> None:
+    taken: list[np.ndarray] = []
+    seen = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for picture in pixels:
+            taken.append(picture)
+            yield picture
+
+    def counted(*_: object) -> AbstractContextManager[None]:
+        seen.append(len(taken))
+        return nullcontext()
+
+    with mock.patch.object(prefix, "arithmetic", counted):
+        tokens_of(pictures(), at_most=len(pixels))
+    assert seen == [BATCH, 2 * BATCH, 3 * BATCH, len(pixels)]
+
+
 def test_tokens_are_the_models_own_up_to_rounding(spec_of: Callable[..., Any], pixels: np.ndarray) -> None:
     spec = spec_of("/nowhere", precision="float32")
     tm, _ = build_tangent(spec, 3)
@@ -106,12 +137,22 @@ def test_attention_written_out_is_timms_up_to_rounding(spec_of: Callable[..., An
     assert [module.fused_attn for module in tm.network.modules() if hasattr(module, "fused_attn")] == switches
 
 
-def test_tokens_out_of_range_are_refused(spec_of: Callable[..., Any], pixels: np.ndarray) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e6, -1e6])
+@pytest.mark.parametrize("picture", [0, BATCH - 1, BATCH, 3 * BATCH + 4])
+def test_one_token_out_of_range_is_refused(
+    spec_of: Callable[..., Any], pixels: np.ndarray, value: float, picture: int
+) -> None:
     spec = spec_of("/nowhere", precision="float32")
     tm, _ = build_tangent(spec, 3)
     preprocess = Preprocess.of(tm.network)
-    with torch.no_grad():
-        for parameter in tm.network.patch_embed.parameters():  # type: ignore[union-attr]
-            parameter.mul_(1e6)
-    with pytest.raises(TaftError, match="use --cache-dtype bfloat16"):
+    passes = itertools.count()
+    whole = tm.prefix
+
+    def damaged(images: torch.Tensor) -> torch.Tensor:
+        tokens = whole(images)
+        if next(passes) == picture // BATCH:
+            tokens[picture % BATCH, -1, 2] = value
+        return tokens
+
+    with mock.patch.object(tm, "prefix", damaged), pytest.raises(TaftError, match="use --cache-dtype bfloat16"):
         prefix_tokens(tm, preprocess, pixels, spec)

@@ -16,6 +16,7 @@ from taft_ray.storage import (
     DeltaRef,
     PartRef,
     Store,
+    digest_bytes,
     id_key,
     point_manifest,
     read_checkpoint,
@@ -391,3 +392,36 @@ def test_truncated_part_is_found_without_verifying(store: Store) -> None:
         read_part(store, ref, fingerprint="model-a", verify=False)
     with pytest.raises(IntegrityError, match=ref.key):
         read_part(store, replace(ref, bytes=ref.bytes - 8), fingerprint="model-a", verify=False)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"label": LABELS, "tokens": [[0.0]] * 6},
+        {"key": pa.nulls(6), "label": LABELS, "tokens": [[0.0]] * 6},
+        {"key": [1, 2, 3, 4, 5, 6], "label": LABELS, "tokens": [[0.0]] * 6},
+        {"key": KEYS, "label": LABELS, "tokens": [0.0] * 6},
+        {"key": KEYS, "label": ["a"] * 6, "tokens": [[0.0]] * 6},
+    ],
+    ids=["no keys", "null keys", "numbers for keys", "flat tokens", "words for labels"],
+)
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_file_that_is_no_part_is_refused(store: Store, columns: dict, verify: bool) -> None:
+    metadata = {"fingerprint": "model-a", "dtype": "float16", "shape": "3,4"}
+    table = pa.table({name: pa.array(values) for name, values in columns.items()}).replace_schema_metadata(metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = sink.getvalue().to_pybytes()
+    store.write("part-000.arrow", data)
+    ref = PartRef("part-000.arrow", digest_bytes(data), 6, len(data))
+    with pytest.raises(IntegrityError, match="not a part of an activation cache"):
+        read_part(store, ref, fingerprint="model-a", verify=verify)
+
+
+@pytest.mark.parametrize("expected_bytes", [0, 1])
+def test_an_empty_file_is_no_part(store: Store, expected_bytes: int) -> None:
+    store.write("part-000.arrow", b"")
+    ref = PartRef("part-000.arrow", digest_bytes(b""), 6, expected_bytes)
+    with pytest.raises(IntegrityError, match=r"part-000\.arrow"):
+        read_part(store, ref, fingerprint="model-a")
