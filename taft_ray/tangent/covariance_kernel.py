@@ -8,6 +8,7 @@ Legend: as in `covariance`; M rows, R·H or more, of which the matrix units want
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -61,6 +62,19 @@ def _kernel(
     tl.store(out + (rows % H) * out_head + at * out_row + d, v.to(out.dtype.element_ty), mask=there)
 
 
+def sizes_of(heads: int, rows: int, width: int, *, by_index: bool, precision: str = "tf32") -> dict[str, Any]:
+    """What a kernel is compiled for, by the names of its constants."""
+    return {
+        "BY_INDEX": by_index, "H": heads, "R": rows, "D": width, "M": max(16, triton.next_power_of_2(rows * heads)),
+        "C": triton.next_power_of_2(triton.cdiv(width, PART)), "W": PART, "BLOCK": BLOCK, "PRECISION": precision,
+    }  # fmt: skip
+
+
+def warps_of(sizes: Mapping[str, Any], itemsize: int) -> int:
+    """Warps of a program, for values of so many bytes."""
+    return max(4, sizes["C"] * sizes["M"] * PART * itemsize // WARP_BYTES)
+
+
 def product(
     z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float, precision: str = "tf32"
 ) -> Tensor | None:
@@ -72,16 +86,13 @@ def product(
     _, rows, _, tokens = p.shape
     z, n, p, x_bar = z if z.stride(2) == 1 else z.contiguous(), n.contiguous(), p.contiguous(), x_bar.contiguous()
     out = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-    sizes: dict[str, Any] = {
-        "BY_INDEX": index is not None, "H": heads, "R": rows, "D": width, "M": max(16, triton.next_power_of_2(rows * heads)),
-        "C": triton.next_power_of_2(triton.cdiv(width, PART)), "W": PART, "BLOCK": BLOCK, "PRECISION": precision,
-    }  # fmt: skip
-    warps = sizes["C"] * sizes["M"] * PART * n.itemsize // WARP_BYTES
+    sizes = sizes_of(heads, rows, width, by_index=index is not None, precision=precision)
+    warps = warps_of(sizes, n.itemsize)
     if warps > MOST_WARPS:
         return None
     key = (n.dtype, n.device, *sizes.values())
     for stages in range(_stages.get(key, MOST_STAGES), 0, -1):
-        launch: dict[str, Any] = {"num_warps": max(4, warps), "num_stages": stages}
+        launch: dict[str, Any] = {"num_warps": warps, "num_stages": stages}
         try:
             with torch.cuda.device(z.device) if z.is_cuda else nullcontext():  # the interpreter has no device
                 _kernel[(z.shape[1] // rows,)](

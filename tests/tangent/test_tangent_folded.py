@@ -127,3 +127,35 @@ def test_the_kernel_is_the_product() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert len(done.stdout.splitlines()) == 10
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(("width", "heads"), [(192, 3), (768, 12), (1024, 16)])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_kernel_compiles_for_a_gpu(
+    capability: int, width: int, heads: int, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To machine code, which needs no GPU; it must fit into a multiprocessor's shared memory with all its stages."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from taft_ray.tangent import covariance_kernel as kernel
+
+    held = {80: 163 << 10, 90: 227 << 10}[capability]  # bytes of shared memory that a program can have
+    arguments = kernel._kernel.arg_names
+    sizes = kernel.sizes_of(heads, 1, width, by_index=True)
+    types = dict.fromkeys(("z", "n", "p", "x_bar", "out"), f"*{dtype}") | {"index": "*i64", "scale": "fp32"}
+    signature = {name: "constexpr" if name in sizes else types.get(name, "i32") for name in arguments}
+    constants = {(arguments.index(name),): value for name, value in sizes.items()}
+    aligned = (*types, "z_head", "z_row", "out_head", "out_row")  # as torch's memory is; not the scale
+    attrs = {(arguments.index(name),): [["tt.divisibility", 16]] for name in aligned if name != "scale"}
+    warps = kernel.warps_of(sizes, 4 if dtype == "fp32" else 2)
+    made = compile(
+        ASTSource(fn=kernel._kernel, signature=signature, constexprs=constants, attrs=attrs),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": warps, "num_stages": kernel.MOST_STAGES},
+    )
+    assert made.asm["cubin"]
+    assert made.metadata.shared <= held
