@@ -26,7 +26,7 @@ from taft_ray.storage import (
     Store,
     digest_json,
     read_delta,
-    read_part,
+    read_several,
     write_delta,
 )
 from taft_ray.storage import rundir as names
@@ -85,7 +85,7 @@ class ShardWorker(Warm):
 
     def read(self, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], Tensor, list[np.ndarray]]:
         """Keys, labels (n,) and token arrays of the parts, in ascending order of the sample keys."""
-        read = [read_part(self.store, PartRef.from_json(part), fingerprint=self.fingerprint) for part in parts]
+        read = read_several(self.store, [PartRef.from_json(part) for part in parts], fingerprint=self.fingerprint)
         keys = [key for part in read for key in part.keys]
         labels = torch.from_numpy(np.concatenate([part.labels for part in read]) if read else np.zeros(0, np.int64))
         return keys, labels, [_as_torch_readable(part.tokens) for part in read]

@@ -1,6 +1,6 @@
 """What is kept and how it is checked: objects, ledger, activation cache, deltas, checkpoints, manifest, run folder."""
 
-from taft_ray.storage.cache import CachePart, PartRef, read_part, rewrite_part, write_part
+from taft_ray.storage.cache import CachePart, PartRef, read_part, read_several, rewrite_part, write_part
 from taft_ray.storage.checkpoints import CheckpointRef, read_checkpoint, write_checkpoint
 from taft_ray.storage.copies import sweep_copies
 from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta
@@ -43,6 +43,7 @@ __all__ = [
     "read_part",
     "read_pointer",
     "read_rows",
+    "read_several",
     "read_spec",
     "rewrite_part",
     "sweep_copies",

@@ -7,6 +7,7 @@ import mmap
 import os
 import sys
 from collections.abc import Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ KEY_BYTES = 16
 
 STORED_AS: Mapping[str, Any] = {"float16": np.float16, "bfloat16": np.uint16}
 """The numpy type that holds each dtype of tokens: numpy has no bfloat16, so its bits travel as uint16."""
+
+_READERS = 8
+"""Parts that `read_several` reads at once."""
 
 _POPULATE_READ = 22
 """Linux's MADV_POPULATE_READ, which Python's mmap has no name for."""
@@ -116,6 +120,14 @@ def read_part(
     if verify:
         check_digest(data, ref.digest, where)
     return _decode(data, ref, fingerprint, where)
+
+
+def read_several(store: Store, refs: Sequence[PartRef], *, fingerprint: str) -> list[CachePart]:
+    """`read_part` of each, in their order, several at once: a storage's answers overlap, and so do digests where cores are idle."""
+    if len(refs) < 2:
+        return [read_part(store, ref, fingerprint=fingerprint) for ref in refs]
+    with ThreadPoolExecutor(min(_READERS, len(refs))) as readers:
+        return list(readers.map(lambda ref: read_part(store, ref, fingerprint=fingerprint), refs))
 
 
 def _mapped(path: Path) -> pa.Buffer:

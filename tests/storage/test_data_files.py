@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from taft_ray.storage import (
     read_delta,
     read_manifest,
     read_part,
+    read_several,
     read_spec,
     rewrite_part,
     rundir,
@@ -86,6 +88,43 @@ def test_part_of_several_huge_pages_comes_back(tmp_path: Path, megabytes: int) -
         back = read_part(store, ref, fingerprint="model-a", verify=verify)
         assert np.array_equal(back.tokens, bits)
         assert not back.tokens.flags.owndata
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 20])
+def test_several_parts_come_back_in_their_order(store: Store, count: int) -> None:
+    refs = [part(store, number=number) for number in range(count)]
+    back = read_several(store, refs, fingerprint="model-a")
+    assert [one.tokens.tobytes() for one in back] == [tokens_of("float16").tobytes()] * count
+    sized = [
+        write_part(
+            store, PREFIX, 100 + rows, keys=KEYS[:rows], labels=LABELS[:rows], tokens=tokens_of("float16")[:rows],
+            dtype="float16", fingerprint="model-a",
+        )
+        for rows in (5, 1, 4, 2)
+    ]  # fmt: skip
+    assert [len(one.keys) for one in read_several(store, sized, fingerprint="model-a")] == [5, 1, 4, 2]
+
+
+def test_several_parts_are_read_at_once(store: Store) -> None:
+    refs = [part(store, number=number) for number in range(3)]
+    all_there = threading.Barrier(len(refs), timeout=20)  # broken if one is read after another
+
+    class Slow(Store):
+        def fetch(self, key: str, into: Path | None = None) -> Path:
+            all_there.wait()
+            return super().fetch(key, into)
+
+    assert len(read_several(Slow(store._given), refs, fingerprint="model-a")) == 3
+
+
+def test_the_damaged_one_of_several_parts_is_named(store: Store) -> None:
+    refs = [part(store, number=number) for number in range(5)]
+    store.write(refs[3].key, store.read(refs[3].key)[:-1] + b"x")
+    with pytest.raises(IntegrityError, match=refs[3].key):
+        read_several(store, refs, fingerprint="model-a")
+    store.delete(refs[1].key)
+    with pytest.raises(ObjectMissing, match=refs[1].key):
+        read_several(store, refs, fingerprint="model-a")
 
 
 def test_maps_of_a_convolution_come_back(store: Store) -> None:
