@@ -102,7 +102,8 @@ class AdamStep:
                 self._graphs[size] = self.record(numbers)
             except RuntimeError:  # nothing that it would have written was written
                 self._graphs = None
-                return self.eager(numbers, numbers)
+        if self._graphs is None:  # only now is what the attempt held released
+            return self.eager(numbers, numbers)
         return self._graphs[size](numbers)
 
     def eager(self, index: Tensor, numbers: Tensor) -> None:
@@ -134,7 +135,8 @@ class Graph:
 
     def __init__(self, step: Callable[[Tensor], None], numbers: Tensor) -> None:
         self._numbers = numbers.clone()
-        with torch.cuda.device(numbers.device):
+        here = torch.cuda.current_stream(numbers.device)  # a recording that fails would leave its own stream behind
+        with torch.cuda.device(numbers.device), torch.cuda.stream(here):
             self._graph = torch.cuda.CUDAGraph()
             stream = torch.cuda.Stream(numbers.device)
             with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):

@@ -27,15 +27,23 @@ def covariance_product(
     pictures the batch is; None is all of them, in order. On a GPU, in half precision or where float32 products may be rounded to TF32,
     one kernel that reads each picture's X̂ where it lies, once; else two products, of a copy of the batch.
     """
+    known: Tensor | None = x_bar
     if index is not None and not _has_kernel(z, n, p):
-        n, p, index = n.index_select(0, index), p.index_select(0, index), None  # once for both directions
+        # once for both directions, of which neither takes the kernel then: it would want x_bar of the same pictures
+        n, p, index, known = n.index_select(0, index), p.index_select(0, index), None, None
+    return _differentiable(z, n, p, known, index, scale)
+
+
+def _differentiable(
+    z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor | None, index: Tensor | None, scale: float
+) -> Tensor:
     if torch.is_grad_enabled() and z.requires_grad:
         return _CovarianceProduct.apply(z, n, p, x_bar, index, scale)  # type: ignore[return-value]  # apply is untyped
     return _product(z, n, p, x_bar, index, scale)
 
 
-def _product(z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float) -> Tensor:
-    if _has_kernel(z, n, p):
+def _product(z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor | None, index: Tensor | None, scale: float) -> Tensor:
+    if x_bar is not None and _has_kernel(z, n, p):
         from taft_ray.tangent import covariance_kernel  # needs triton
 
         product = covariance_kernel.product(z, n, p, x_bar, index, scale)
@@ -86,7 +94,7 @@ class _CovarianceProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float
+        ctx: Any, z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor | None, index: Tensor | None, scale: float
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(n, p, x_bar, index)
         ctx.scale = scale
@@ -95,4 +103,4 @@ class _CovarianceProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         n, p, x_bar, index = ctx.saved_tensors
-        return covariance_product(gradients[0], n, p, x_bar, index, ctx.scale), None, None, None, None, None
+        return _differentiable(gradients[0], n, p, x_bar, index, ctx.scale), None, None, None, None, None

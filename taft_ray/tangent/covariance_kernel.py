@@ -102,6 +102,8 @@ def product(
         except OutOfResources:
             continue
         except Exception as error:  # what is missing (a C compiler, say) costs time, not the fit
+            if z.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise  # it is the recording that failed
             warnings.warn(f"no kernel for the class token's attention, torch's products instead: {error}", stacklevel=2)
             break
         _stages[key] = stages

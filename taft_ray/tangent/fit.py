@@ -224,7 +224,7 @@ def _rows_of_all(tm: TangentModel, shards: Sequence[Pictures], config: FitConfig
         return {}
     try:
         return dict(zip(small, jacobian_rows(tm, list(small.values())), strict=True))
-    except UnsupportedModel:
+    except (UnsupportedModel, torch.OutOfMemoryError):  # then each shard does what it can by itself
         return {}
 
 

@@ -116,7 +116,7 @@ def jacobian_rows(tm: TangentModel, parts: Sequence[Prepared]) -> list[JacobianR
     pictures = concatenate(list(parts))
     size = pass_size(tm)
     if size > PASS:
-        _pass(tm, pictures[:1], 0, 1)  # refuses with little memory what many pictures would need much for
+        _probed(tm, pictures[:1])  # refuses with little memory what many pictures would need much for
     found = [_pass(tm, pictures, start, size) for start in range(0, len(pictures), size)]
     sizes = [len(part) for part in parts]
     factors: list[list[Factor]] = [[] for _ in parts]
@@ -149,19 +149,24 @@ def _cut(passes: list[Tensor], sizes: list[int]) -> list[Tensor]:
 def _pass(tm: TangentModel, pictures: Prepared, start: int, size: int) -> tuple[list[Factor], dict[str, Tensor]]:
     """Of ``size`` pictures from ``start`` on, the last one repeated."""
     index = torch.arange(start, start + size, device=pictures.primal.device).clamp_(max=len(pictures) - 1)
-    batch = pictures[index]
     with torch.enable_grad():
-        probes = Probes(tm.zero_delta(), size)
-        out = tm.tangent(batch, probes)
-        rows = max((site.probe.shape[1] for site in probes.sites), default=1)
-        if rows > MOST_ROWS:
-            raise UnsupportedModel(f"a trained layer sees {rows} tokens of a picture, more than {MOST_ROWS}")
+        out, probes = _probed(tm, pictures[index])
         grads = _derivatives(out, [site.probe for site in probes.sites] + list(probes.vectors.values()))
     factors = [
         Factor(site.entry, site.inputs, outputs)
         for site, outputs in zip(probes.sites, grads, strict=False)  # the vectors' follow
     ]
     return factors, dict(zip(probes.vectors, grads[len(factors) :], strict=True))
+
+
+def _probed(tm: TangentModel, pictures: Prepared) -> tuple[Tensor, Probes]:
+    """The tangent (B, K) of a probe at every place of every trained layer. UnsupportedModel where there are too many."""
+    probes = Probes(tm.zero_delta(), len(pictures))
+    out = tm.tangent(pictures, probes)
+    rows = max((site.probe.shape[1] for site in probes.sites), default=1)
+    if rows > MOST_ROWS:
+        raise UnsupportedModel(f"a trained layer sees {rows} tokens of a picture, more than {MOST_ROWS}")
+    return out, probes
 
 
 def _derivatives(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:

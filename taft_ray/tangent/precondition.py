@@ -58,7 +58,6 @@ def preconditioner(
         except torch.OutOfMemoryError:
             if whole(tm.device) <= WHOLE:
                 raise
-        torch.cuda.empty_cache()
         return _of_some(tm, pictures, labels, loss, penalty, WHOLE)
     except UnsupportedModel:
         return lambda residual: residual

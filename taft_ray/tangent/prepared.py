@@ -27,10 +27,15 @@ class Prepared:
         return len(self.primal)
 
     def __getitem__(self, index: Tensor | slice) -> Prepared:
-        if isinstance(index, slice):
-            return self._each(lambda value: value[index])
-        index = index.to(self.primal.device)
-        return Prepared(self.primal.index_select(0, index), Selected(self.saved, index), self.token_count)
+        if isinstance(index, Tensor):
+            index = index.to(self.primal.device)
+        if isinstance(self.saved, Selected):  # of the pool: of the pictures that are left out nothing is gathered
+            saved: Saved = Selected(self.saved.pool, _rows(self.saved.index, index))
+        elif isinstance(index, Tensor):
+            saved = Selected(self.saved, index)
+        else:
+            saved = {name: value[index] for name, value in self.saved.items()}
+        return Prepared(_rows(self.primal, index), saved, self.token_count)
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Prepared:
         saved = {name: function(value) for name, value in self.saved.items()}
@@ -45,6 +50,10 @@ class Prepared:
             value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in self.saved.values()
         }
         return sum(storages.values())
+
+
+def _rows(values: Tensor, index: Tensor | slice) -> Tensor:
+    return values[index] if isinstance(index, slice) else values.index_select(0, index)
 
 
 class Pictures(Protocol):

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from cases import BY_ID, CASES, Case, Reference, build, images, random_delta, random_like, relative
+from torch import Tensor
 
-from taft_ray.tangent import linearize, readout
+from taft_ray.tangent import covariance, linearize, readout
 from taft_ray.tangent.covariance import covariance_product
 from taft_ray.tangent.rule import Selected
 
@@ -79,6 +81,30 @@ def test_the_product_is_the_covariance() -> None:
                 covariance = torch.einsum("t,td,te->de", p[picture, r, h], centred, centred)
                 torch.testing.assert_close(got[h, 2 * b + r], 0.5 * covariance @ z[h, 2 * b + r])
     assert torch.autograd.gradcheck(lambda z: covariance_product(z, n, p, x_bar, index, 0.5), (z,))
+
+
+def test_a_product_is_its_adjoint_whatever_changes_between_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 may be allowed after the way forward gathered the batch: going back must not take the pool's means for the batch's."""
+    n = torch.randn(5, 7, 6, generator=torch.Generator().manual_seed(0))
+    p = torch.randn(5, 1, 2, 7, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    x_bar = torch.einsum("brht,btd->brhd", p, n)
+    z = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    weight = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(3))
+    index = torch.tensor([4, 2, 2])
+    (expected,) = torch.autograd.grad((covariance_product(z, n, p, x_bar, index, 0.5) * weight).sum(), z)
+
+    got = covariance_product(z, n, p, x_bar, index, 0.5)
+    monkeypatch.setattr(covariance, "_has_kernel", lambda *_: True)
+    monkeypatch.setitem(sys.modules, "taft_ray.tangent.covariance_kernel", SimpleNamespace(product=centred_product))
+    monkeypatch.setattr("taft_ray.tangent.covariance_kernel", SimpleNamespace(product=centred_product), raising=False)
+    torch.testing.assert_close(torch.autograd.grad((got * weight).sum(), z)[0], expected)
+
+
+def centred_product(z: Tensor, n: Tensor, p: Tensor, x_bar: Tensor, index: Tensor | None, scale: float) -> Tensor:
+    """As the kernel does it: with x_bar, of one row a picture."""
+    n, p, x_bar = (values if index is None else values[index] for values in (n, p, x_bar))
+    centred = n[:, None] - x_bar[:, 0, :, None]  # (B, H, T, D)
+    return scale * torch.einsum("bht,bhtd,bhte,hbe->hbd", p[:, 0], centred, centred, z)
 
 
 def test_torchs_newer_switches_for_tf32_are_understood() -> None:

@@ -1,5 +1,6 @@
 """The tangent kernel against the Jacobian itself, and what it does for the ridge solver."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from test_tangent_fit import Dense, flat, jacobian, problem
 from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel
-from taft_ray.tangent import Delta, FitConfig, Loss, TangentModel, fit, fit_many, linearize, precondition, ridge
+from taft_ray.tangent import Delta, FitConfig, Loss, TangentModel, fit, fit_many, kernel, linearize, precondition, ridge
 from taft_ray.tangent.kernel import PASS, jacobian_rows
 
+fit_module = importlib.import_module("taft_ray.tangent.fit")  # the package has a function of that name
 NO_RULE = "vit-swiglu-unpacked"  # its MLP goes through the fallback
 SHORT_CUTS = sorted(case.id for case in BY_ID.values() if case.short_cut and case.id != NO_RULE)
 
@@ -124,3 +126,45 @@ def test_with_a_part_of_the_kernel_fewer_steps_reach_the_same(monkeypatch: pytes
     assert plain.report.converged
     assert part.report.iterations < 0.6 * plain.report.iterations
     assert float((part - plain).norm()) <= 1e-6 * float(plain.norm())
+
+
+def test_what_is_too_much_is_refused_before_much_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where passes are large, as on a GPU: of a shard that is refused only one picture's constants are gathered."""
+    monkeypatch.setattr(kernel, "pass_size", lambda tm: 2 * PASS)
+    tm = linearize(build(BY_ID["vit"]), last_blocks=2)  # the block before the last sees all tokens
+    monkeypatch.setattr(kernel, "MOST_ROWS", 1)
+    prepared = tm.prepare(tm.prefix(images(BY_ID["vit"], count=12, seed=8)))
+    gathered: list[int] = []
+    select = Tensor.index_select
+    monkeypatch.setattr(
+        Tensor, "index_select", lambda self, dim, index: gathered.append(len(index)) or select(self, dim, index)
+    )
+    with pytest.raises(UnsupportedModel):
+        jacobian_rows(tm, [prepared[torch.arange(12)]])
+    selected = [count for count in gathered if count > 1]
+    assert len(selected) == 1  # the twelve pictures' own outputs
+
+
+@pytest.mark.parametrize("pass_pictures", [PASS, 2 * PASS])
+def test_rows_of_selected_pictures_are_theirs(monkeypatch: pytest.MonkeyPatch, pass_pictures: int) -> None:
+    monkeypatch.setattr(kernel, "pass_size", lambda tm: pass_pictures)
+    tm = linearize(build(BY_ID["vit"]))
+    prepared = tm.prepare(tm.prefix(images(BY_ID["vit"], count=40, seed=8)))
+    index = torch.tensor([31, 2, 2, 17, 39, 0])
+    (rows,) = jacobian_rows(tm, [prepared[torch.arange(40)][index]])
+    (expected,) = jacobian_rows(tm, [prepared[index].to(torch.float64)])  # each constant in memory of its own
+    assert torch.equal(rows.gram(), expected.gram())
+
+
+def test_shards_for_which_memory_is_short_together_are_fitted_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tm, tokens, labels = problem(count=12)
+    shards = [(tm.prepare(tokens[part]), labels[part]) for part in (slice(0, 5), slice(5, 12))]
+    config = FitConfig(tolerance=1e-8)
+    expected = fit_many(tm, shards, config)
+
+    def full(tm: TangentModel, parts: list[Any]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fit_module, "jacobian_rows", full)
+    for got, wanted in zip(fit_many(tm, shards, config), expected, strict=True):
+        assert all(torch.equal(got[name], wanted[name]) for name in wanted)

@@ -22,6 +22,7 @@ from taft_ray.tangent import (
 )
 from taft_ray.tangent import model as model_module
 from taft_ray.tangent import prepared as prepared_module
+from taft_ray.tangent.rule import Selected
 
 EVERYTHING = 1 << 40
 VIT = BY_ID["vit"]
@@ -187,3 +188,17 @@ def test_what_is_recomputed_comes_in_small_batches(monkeypatch: pytest.MonkeyPat
     tm, tokens = tangent_model()
     parts = [part for part, _ in batches(Recomputed(tm, tokens), 256)]
     assert [part.stop - part.start for part in parts] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("outer", [slice(1, 6), slice(None, None, 2), torch.tensor([5, 0, 3, 3])], ids=str)
+@pytest.mark.parametrize("inner", [slice(1, 3), torch.tensor([2, 0, 2])], ids=str)
+def test_a_selection_of_a_selection_is_of_the_pool(outer: slice | Tensor, inner: slice | Tensor) -> None:
+    tm, tokens = tangent_model(last_blocks=1)
+    prepared = tm.prepare(tokens)
+    chosen = torch.arange(COUNT)[outer][inner]
+    twice = prepared[outer][inner]
+    assert torch.equal(twice.primal, prepared.primal[chosen])
+    assert all(torch.equal(twice.saved[name], value[chosen]) for name, value in prepared.saved.items())
+    if isinstance(outer, Tensor):
+        assert isinstance(twice.saved, Selected)
+        assert twice.saved.pool is prepared.saved
