@@ -52,9 +52,8 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
         cut = any(word in str(error).lower() for word in ("truncated", "eof", "end of"))
         raise Undecodable("truncated picture" if cut else "damaged picture") from error
     cropped = _crop(rgb, size)
-    planes = b"".join(
-        cropped.tobytes("raw", band) for band in cropped.getbands()
-    )  # half the time of transposing an array
+    # plane by plane: half the time of transposing an array
+    planes = b"".join(cropped.tobytes("raw", band) for band in cropped.getbands())
     return np.frombuffer(planes, np.uint8).reshape(3, size, size)
 
 
