@@ -156,3 +156,14 @@ def test_one_token_out_of_range_is_refused(
 
     with mock.patch.object(tm, "prefix", damaged), pytest.raises(TaftError, match="use --cache-dtype bfloat16"):
         prefix_tokens(tm, preprocess, pixels, spec)
+
+
+def test_tokens_out_of_range_are_refused(spec_of: Callable[..., Any], pixels: np.ndarray) -> None:
+    spec = spec_of("/nowhere", precision="float32")
+    tm, _ = build_tangent(spec, 3)
+    preprocess = Preprocess.of(tm.network)
+    with torch.no_grad():
+        for parameter in tm.network.patch_embed.parameters():  # type: ignore[union-attr]
+            parameter.mul_(1e6)
+    with pytest.raises(TaftError, match="use --cache-dtype bfloat16"):
+        prefix_tokens(tm, preprocess, pixels, spec)
