@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +31,9 @@ def answers(function: Verb) -> Verb:
     def run(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
         from taft_ray.orchestration import session
 
+        log, said = logging.getLogger("taft_ray"), logging.StreamHandler(sys.stderr)
+        said.setFormatter(logging.Formatter("taft-ray: %(message)s"))
+        log.addHandler(said)
         try:
             # Ray prints warnings of its own on stdout, which belongs to the answer
             with contextlib.redirect_stdout(sys.stderr), ProgressReport() as report:
@@ -48,6 +52,7 @@ def answers(function: Verb) -> Verb:
             click.echo(f"taft-ray: {type(error).__name__}: {error} (--debug shows where)", err=True)
             sys.exit(1)
         finally:
+            log.removeHandler(said)
             with contextlib.redirect_stdout(sys.stderr):
                 session.disconnect()
         if as_json:

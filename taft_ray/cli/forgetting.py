@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from taft_ray.cli.answers import answers
-from taft_ray.cli.selection import selection_from, selection_options
+from taft_ray.cli.selection import explaining_commas, selection_from, selection_options
 from taft_ray.errors import UsageError
 from taft_ray.plans.forget import MODES
 from taft_ray.privacy import SigningKey, read_signing_key
@@ -40,7 +40,7 @@ def _deadline(text: str | None) -> float | None:
 @answers
 def estimate(
     run: str,
-    ids: str | None,
+    ids: tuple[str, ...],
     owners: tuple[str, ...],
     shards: tuple[int, ...],
     gpu_hour_price: float | None,
@@ -50,7 +50,9 @@ def estimate(
     """What a forget would touch and take; nothing happens."""
     from taft_ray.orchestration import requests
 
-    return requests.estimate(run, selection_from(ids, owners, shards), mode, gpu_hour_price=gpu_hour_price)
+    chosen = selection_from(ids, owners, shards)
+    with explaining_commas(chosen.ids):
+        return requests.estimate(run, chosen, mode, gpu_hour_price=gpu_hour_price)
 
 
 @click.command()
@@ -68,7 +70,7 @@ def estimate(
 @answers
 def forget(
     run: str,
-    ids: str | None,
+    ids: tuple[str, ...],
     owners: tuple[str, ...],
     shards: tuple[int, ...],
     gpu_hour_price: float | None,
@@ -91,9 +93,10 @@ def forget(
     if mode is None:
         raise UsageError(f"how to forget? set --mode to one of {', '.join(MODES)}")
     chosen, when = selection_from(ids, owners, shards), _deadline(deadline)
-    if dry_run:
-        return requests.estimate(run, chosen, mode, gpu_hour_price=gpu_hour_price)
-    answer = requests.forget(run, chosen, mode=mode, deadline=when, gpu_hour_price=gpu_hour_price, report=report)
+    with explaining_commas(chosen.ids):
+        if dry_run:
+            return requests.estimate(run, chosen, mode, gpu_hour_price=gpu_hour_price)
+        answer = requests.forget(run, chosen, mode=mode, deadline=when, gpu_hour_price=gpu_hour_price, report=report)
     return _signed(run, answer, key)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from taft_ray.cli.answers import answers
-from taft_ray.cli.selection import read_ids
+from taft_ray.cli.selection import IDS_HELP, explaining_commas, ids_from
 from taft_ray.errors import UsageError
 from taft_ray.privacy import read_public_key
 from taft_ray.progress import ProgressReport
@@ -44,14 +44,18 @@ def verify(
     "--data", required=True, metavar="URI", help="The forgotten samples, from their owner: RUN has them no more."
 )
 @click.option("--never-seen", required=True, metavar="URI", help="Data of the same kind that RUN never saw.")
-@click.option("--ids", metavar="IDS", help="Forgotten samples of DATA; all of them by default.")
+@click.option(
+    "--ids", metavar="ID", multiple=True, help=f"Forgotten samples of DATA; all of them by default. {IDS_HELP}"
+)
 @click.option("--level", type=float, default=0.01, show_default=True, help="How likely a false alarm may be.")
 @answers
-def audit(run: str, data: str, never_seen: str, ids: str | None, level: float, report: ProgressReport) -> Any:
+def audit(run: str, data: str, never_seen: str, ids: tuple[str, ...], level: float, report: ProgressReport) -> Any:
     """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."""
     from taft_ray.orchestration.audit import audit as attack
 
-    return attack(run, data, never_seen, ids=read_ids(ids) if ids is not None else None, level=level, report=report)
+    named = ids_from(ids) or None
+    with explaining_commas(named or ()):
+        return attack(run, data, never_seen, ids=named, level=level, report=report)
 
 
 @click.command("destroy-key")

@@ -28,12 +28,14 @@ def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None,
 @click.command()
 @click.argument("run")
 @click.option("--data", required=True, metavar="URI")
+@click.option("--split", metavar="NAME", help="Read this split of DATA: the same as DATA?split=NAME.")
 @answers
-def evaluate(run: str, data: str, report: ProgressReport) -> Any:
+def evaluate(run: str, data: str, split: str | None, report: ProgressReport) -> Any:
     """Accuracy of RUN's composed model on DATA."""
+    from taft_ray.data import with_split
     from taft_ray.orchestration import run as verbs
 
-    return verbs.evaluate(run, data, report=report)
+    return verbs.evaluate(run, with_split(data, split), report=report)
 
 
 @click.command()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from taft_ray.cli.answers import Verb
-from taft_ray.errors import TaftError
+from taft_ray.data import with_split
+from taft_ray.errors import TaftError, UsageError
 from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
 from taft_ray.tangent import COMPOSITIONS
 from taft_ray.tangent.loss import LOSSES
@@ -27,8 +29,10 @@ def _defaults_from(context: click.Context, option: click.Parameter, where: str |
             values = parse_spec_file(file.read(), where)
     except (OSError, TaftError) as error:
         raise click.BadParameter(str(error), context, option) from error
-    # an option's own form: text with commas where the spec has a list
+    # an option's own form: text where the spec has a list
     texts = {name: ",".join(map(str, value)) for name, value in values.items() if isinstance(value, tuple)}
+    if "classes" in texts:
+        texts["classes"] = json.dumps(values["classes"])  # a class's name may hold a comma
     context.default_map = {**values, **texts}
 
 
@@ -53,6 +57,7 @@ def spec_options(function: Verb) -> Verb:
         click.option(
             "--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."
         ),
+        click.option("--split", metavar="NAME", help="Read this split of DATA: the same as DATA?split=NAME."),
         click.option(
             "--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name."
         ),
@@ -62,7 +67,10 @@ def spec_options(function: Verb) -> Verb:
         click.option(
             "--assignment", default="hash", show_default=True, help="hash, equal, stratified or grouped (by owner)."
         ),
-        click.option("--classes", help="Comma-separated class names, in order; read from the data by default."),
+        click.option(
+            "--classes",
+            help="Class names with commas, or as a JSON list, in order; read from the data by default.",
+        ),
         click.option("--last-blocks", default="1", show_default=True, help='How many blocks are trained, or "all".'),
         click.option("--trainable", type=click.Choice(TRAINABLE), default="full", show_default=True),
         click.option("--reset", is_flag=True, help="Re-initialise what is trained before linearising (PT=F)."),
@@ -136,6 +144,7 @@ def spec_options(function: Verb) -> Verb:
 # what the rows of the paper's tables differ in, and so no option of `reproduce`
 _VARIED = frozenset(
     [
+        "split",
         "shards",
         "last_blocks",
         "trainable",
@@ -176,6 +185,7 @@ def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
     from taft_ray.orchestration.run import run_address
     from taft_ray.storage import Store, read_spec
 
+    options["data"] = with_split(options["data"], options.pop("split"))
     names = set(RunSpec.__dataclass_fields__) & options.keys()
     values = {name: options.pop(name) for name in names}
     values["last_blocks"] = _last_blocks(values["last_blocks"])
@@ -190,12 +200,24 @@ def _resolved(values: dict[str, Any], pinned: Mapping[str, Any]) -> dict[str, An
     import torch
 
     if values["classes"] is not None:
-        values["classes"] = tuple(name.strip() for name in values["classes"].split(","))
+        values["classes"] = _class_names(values["classes"])
     if values["device"] == "auto":
         values["device"] = pinned.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
     if values["precision"] == "auto":
         values["precision"] = pinned.get("precision") or fastest_precision(values["device"])
     return values
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    if not text.lstrip().startswith("["):
+        return tuple(name.strip() for name in text.split(","))
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--classes {text!r} is not JSON: {error}; expected a list of names") from error
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(f"--classes {text!r}: expected a JSON list of strings")
+    return tuple(names)
 
 
 def _last_blocks(text: str) -> int | str:

@@ -15,6 +15,7 @@ from taft_ray.data.plan_reads import Stripe, read_stripe, stripes
 from taft_ray.data.sharding import GIVES_UP, METHODS, Method, assign
 from taft_ray.data.source_file import INDEX_SCHEMA, Source, SourceFile
 from taft_ray.data.sources import index_file, index_files, open_source, read_images
+from taft_ray.data.splits import place_of, with_split
 
 __all__ = [
     "GIVES_UP",
@@ -41,6 +42,7 @@ __all__ = [
     "open_source",
     "owner_hash",
     "place",
+    "place_of",
     "read_images",
     "read_stripe",
     "reject",
@@ -49,4 +51,5 @@ __all__ = [
     "sample_keys",
     "slice_of",
     "stripes",
+    "with_split",
 ]

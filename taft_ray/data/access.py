@@ -5,15 +5,17 @@ Data that is not there is a ``DataError`` (give another URI); storage out of rea
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 import fsspec
-import fsspec.core
+from fsspec.implementations.local import LocalFileSystem
 
 from taft_ray.errors import DataError, StorageError, TaftError, UsageError
 
 _WILDCARDS = frozenset("*?[")
+_PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 
 
 @contextlib.contextmanager
@@ -39,9 +41,16 @@ def reading(uri: str) -> Iterator[None]:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem a URI belongs to, and the path in it (absolute where local)."""
+    """The filesystem a URI belongs to, and the path in it (absolute where local).
+
+    An address is one place. ``::`` is part of a name, never a chain of file systems.
+    """
+    protocol, separator, _ = uri.partition("://")
+    if not separator or not _PROTOCOL.fullmatch(protocol):
+        return LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     try:
-        fs, path = fsspec.core.url_to_fs(os.path.expanduser(uri))
+        of_protocol = fsspec.get_filesystem_class(protocol)
+        return of_protocol(**of_protocol._get_kwargs_from_urls(uri)), of_protocol._strip_protocol(uri)
     except ImportError as error:
         raise UsageError(f"reading {uri} needs a package that is not installed: {error}") from error
     except ValueError as error:
@@ -50,7 +59,13 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         ) from error
     except Exception as error:
         raise StorageError(f"cannot reach {uri}: {_short(error)}") from error
-    return fs, path
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder of exactly this name is there."""
+    fs, path = filesystem(uri)
+    with reading(uri):
+        return _info(fs, path) is not None
 
 
 def open_file(uri: str) -> BinaryIO:

@@ -3,7 +3,10 @@
 # pyarrow.compute makes its functions when it is imported
 # pyright: reportAttributeAccessIssue=false
 
-from collections.abc import Iterable, Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,23 +16,30 @@ from taft_ray.errors import DataError, UsageError
 
 _MAX_NUMBERED = 100_000  # a label above this is an id or a time, not a class
 _SHOWN = 12
+_INTEGER = re.compile(r"-?[0-9]+")
+_MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "NaT"})  # how a missing value looks as text
+_NUMBERED = re.compile(r"(\D*)(\d+)")
 
 
 def resolve_classes(
     source_classes: Sequence[str] | None, labels: Iterable[str | None], given: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """The classes' names in order: the user's, else the data's own, else 0..max of numbers, else the sorted labels."""
+    """The classes' names in order: the user's, else the data's own, else 0..max of numbers, else the sorted labels.
+
+    DataError where the data's labels can be read in two ways, and where there is one class only: name the classes then.
+    """
     if given is not None:
         if not given or len(set(given)) != len(given):
             raise UsageError(f"the classes must be different names, got {_short(given)}")
         return tuple(given)
-    if source_classes:
-        return tuple(source_classes)
-    found = {label for label in labels if label is not None}
+    found = set(source_classes) if source_classes else {label for label in labels if label is not None}
     if not found:
         raise DataError(
             "no row has a label, so there are no classes; check the column 'label', the .cls or the folders"
         )
+    _refuse_two_readings(found, folders=bool(source_classes))
+    if source_classes:
+        return tuple(source_classes)
     if all(_is_number(label) for label in found):
         highest = max(int(label) for label in found)
         if highest >= _MAX_NUMBERED:
@@ -40,35 +50,116 @@ def resolve_classes(
     return tuple(sorted(found))
 
 
+def _refuse_two_readings(found: set[str], folders: bool) -> None:
+    """DataError for labels that may be classes or something else."""
+    if len(found) == 1:
+        (only,) = found
+        raise DataError(
+            f"the data has only one class, {only!r}, so that there is nothing to tell apart. Did you mean a folder below, or is "
+            "the label another column? Otherwise name all classes with --classes"
+        )
+    missing = sorted(found & _MISSING)
+    if missing and not folders:
+        raise DataError(
+            f"the label {missing[0]!r} is a missing value written as text, or a class of this name; leave its rows without a "
+            "label, or name all classes with --classes"
+        )
+    integers = {label for label in found if _INTEGER.fullmatch(label)}
+    below = sorted(label for label in integers if label.startswith("-"))
+    if below and integers == found:
+        raise DataError(
+            f"the label {below[0]!r} means that there is no label, or is a class among {_short(sorted(found))}; leave its rows "
+            "without a label, or name all classes with --classes"
+        )
+    by_value = Counter(map(int, integers))
+    twice = sorted(label for label in integers if by_value[int(label)] > 1)
+    if twice:
+        raise DataError(
+            f"the labels {twice[0]!r} and {twice[1]!r} are one number written in two ways; write it in one way, or name all "
+            "classes with --classes"
+        )
+    if integers and integers != found and not folders:
+        names = sorted(found - integers)
+        raise DataError(
+            f"some labels are numbers, such as {sorted(integers)[0]!r}, and some are names, such as {names[0]!r}: are the numbers "
+            "positions among the names, or classes themselves? Write them all in one way, or name all classes with --classes"
+        )
+
+
 def label_index(label: str, classes: Sequence[str]) -> int:
-    """The number of one label: a class's name, else a class's number."""
+    """The number of one label: a class's name, else a class's number where no class is called by a number."""
     if label in classes:
         return list(classes).index(label)
-    if _is_number(label) and int(label) < len(classes):
-        return int(label)
-    raise DataError(f"the label {label!r} is none of the {len(classes)} classes {_short(classes)}")
+    _refuse_other_numbers([label], classes)
+    position = _numbers(classes).get(label)
+    if position is None:
+        raise DataError(f"the label {label!r} is none of the {len(classes)} classes {_short(classes)}")
+    return position
 
 
 def label_column(index: pa.Table, classes: Sequence[str]) -> np.ndarray:
     """The number of each row's label, int64; -1 for rows that are rejected already.
 
-    The column is read as names where every label is a class's name, else as numbers where every label is one: a label
-    "1" among the labels 0, 1, 2 means the second class even if the classes are called 1, 2, 3.
+    The column is read as names where every label is a class's name, else as numbers where every label is one. A number is a
+    class's position, except where classes are called by numbers: there it is the class of that number, "1" or "01".
     """
     usable = pc.and_(pc.is_null(index["reason"]), pc.is_valid(index["label"]))
     labels = index["label"]
-    by_name = _positions(labels, classes)
+    by_name = _positions(labels, {name: position for position, name in enumerate(classes)})
     outside = pc.and_(usable, pc.is_null(by_name))
     numbers = by_name
     if pc.any(outside).as_py():
-        numbers = _positions(labels, [str(number) for number in range(len(classes))])
+        if pc.all(pc.match_substring_regex(labels.filter(usable), "^[0-9]+$")).as_py():
+            _refuse_other_numbers(labels.filter(usable).unique().to_pylist(), classes)
+        numbers = _positions(labels, _numbers(classes))
         if pc.any(pc.and_(usable, pc.is_null(numbers))).as_py():
             _raise_outside(index, outside, classes)
     return pc.if_else(usable, pc.fill_null(numbers, -1), -1).to_numpy().astype(np.int64)
 
 
-def _positions(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.ChunkedArray:
-    return pc.index_in(labels, value_set=pa.array(names, pa.string()), skip_nulls=True).cast(pa.int64())
+def _numbers(classes: Sequence[str]) -> dict[str, int]:
+    """Which class an integer label means, by its text."""
+    named = [name for name in classes if _INTEGER.fullmatch(name)]
+    if not named:
+        return {str(position): position for position in range(len(classes))}
+    once = {value for value, count in Counter(map(int, named)).items() if count == 1}
+    return {
+        str(int(name)): position
+        for position, name in enumerate(classes)
+        if _INTEGER.fullmatch(name) and int(name) in once
+    } | {name: position for position, name in enumerate(classes)}
+
+
+def _refuse_other_numbers(labels: Iterable[str], classes: Sequence[str]) -> None:
+    """DataError where classes are called n1, n2, n10…, and a number may be a position or the number in a name."""
+    parts = [_NUMBERED.fullmatch(name) for name in classes]
+    if not all(parts) or len({part[1] for part in parts if part}) != 1:
+        return
+    in_names = [int(part[2]) for part in parts if part]
+    if not parts[0] or not parts[0][1] or in_names == list(range(len(classes))):
+        return
+    numbers = sorted(labels)
+    raise DataError(
+        f"the labels are numbers, such as {numbers[0]!r}, and the classes have numbers in their names, {_short(classes)}: positions "
+        "among the classes, or the numbers in the names? Write the labels as names"
+    )
+
+
+def note_of_alike(classes: Sequence[str]) -> str | None:
+    """A sentence on classes whose names differ in case, blanks or Unicode form alone; None where there are none."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    twice = [names for names in alike.values() if len(names) > 1]
+    if not twice:
+        return None
+    return f"{len(twice):,} classes differ from others in case, blanks or Unicode form alone, such as {twice[0]}; are they the same?"
+
+
+def _positions(labels: pa.ChunkedArray, position_of: Mapping[str, int]) -> pa.ChunkedArray:
+    positions = pa.array(list(position_of.values()), pa.int64())
+    found = pc.index_in(labels, value_set=pa.array(list(position_of), pa.string()), skip_nulls=True)
+    return pc.take(positions, found)
 
 
 def _raise_outside(index: pa.Table, outside: pa.ChunkedArray, classes: Sequence[str]) -> None:

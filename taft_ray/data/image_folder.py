@@ -1,40 +1,109 @@
-"""A folder with a folder a class: every file is one sample, its class is the first folder of its path, or what a list says."""
+"""A folder with a folder a class: every file is one sample, its class is the first folder of its path, or what a list says.
+
+The folder of a split is no class. A folder without pictures is none either.
+"""
 
 import posixpath
 from collections.abc import Sequence
+from dataclasses import replace
 
-from taft_ray.data import access
-from taft_ray.data.source_file import IMAGE_SUFFIXES, NO_LABEL, NOT_AN_IMAGE, SourceFile, index_table
-from taft_ray.errors import DataError
-
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+from taft_ray.data import access, splits
+from taft_ray.data.source_file import IMAGE_SUFFIXES, NO_LABEL, NOT_AN_IMAGE, WRITERS_FOLDER, SourceFile, index_table
+from taft_ray.errors import DataError, UsageError
 
 
 def is_image(relative: str) -> bool:
     return posixpath.splitext(relative)[1].lower() in IMAGE_SUFFIXES
 
 
+def in_writers_folder(relative: str) -> bool:
+    """Whether a folder of the path begins with an underscore: unfinished output, logs, annotations; not a class."""
+    return any(part.startswith("_") for part in relative.split("/")[:-1])
+
+
+def of_split(uri: str, files: Sequence[SourceFile], chosen: str | None) -> tuple[SourceFile, ...]:
+    """The files of the chosen split, each with its class; DataError where the folders may be splits and none is chosen."""
+    pictures = [file.relative for file in files if is_image(file.relative) and not in_writers_folder(file.relative)]
+    names = splits.distinct(map(splits.split_folder, pictures))
+    if chosen is None:
+        _refuse_splits(uri, pictures, names)
+        return tuple(files)
+    if chosen == splits.ALL:
+        return tuple(replace(file, label=_class_beside(file.relative)) for file in files)
+    meant = splits.meant(map(splits.split_folder, pictures), chosen)
+    found = tuple(
+        replace(file, label=_class_beside(file.relative))
+        for file in files
+        if splits.split_folder(file.relative) in meant
+    )
+    if not any(is_image(file.relative) for file in found):
+        raise UsageError(f"{uri} has no pictures of a split {chosen!r}; it has {', '.join(names) or 'no splits'}")
+    return found
+
+
 def classes_of(uri: str, files: Sequence[SourceFile]) -> tuple[str, ...]:
-    """The class folders, sorted by name; pictures without any class folder are refused."""
-    classes = sorted({file.relative.split("/", 1)[0] for file in files if "/" in file.relative})
-    if not any("/" in file.relative and is_image(file.relative) for file in files):
+    """The classes with pictures, sorted by name; pictures without any class folder are refused."""
+    labels = {_label(file) for file in files if is_image(file.relative) and not in_writers_folder(file.relative)}
+    classes = sorted(label for label in labels if label is not None)
+    if not classes:
         raise DataError(
             f"the pictures in {uri} are in no class folder (such as {files[0].relative}): "
             f"put each into a folder with the name of its class"
         )
-    if set(map(str.lower, classes)) <= _SPLITS and all(file.relative.count("/") != 1 for file in files):
-        raise DataError(f"{uri} holds the splits {classes}, not classes; give one of them, such as {uri}/{classes[0]}")
     return tuple(classes)
+
+
+def wrapped(files: Sequence[SourceFile]) -> str | None:
+    """The one folder that holds all pictures in folders of its own, which may be the data set; None where there is none."""
+    paths = [file.relative.split("/") for file in files if is_image(file.relative)]
+    tops = {parts[0] for parts in paths if len(parts) > 1}
+    below = {parts[1] for parts in paths if len(parts) > 2}
+    return tops.pop() if len(tops) == 1 and below else None
+
+
+def _refuse_splits(uri: str, pictures: Sequence[str], names: Sequence[str]) -> None:
+    if len(names) > 1:
+        raise DataError(
+            f"{uri} holds the splits {', '.join(names)}, or classes of these names: {splits.choose(uri, names)}; "
+            "rename the folders if they are classes"
+        )
+    if not names:
+        return
+    folders: dict[str, set[str]] = {}
+    for relative in pictures:
+        parts = relative.split("/")
+        if len(parts) > 2:
+            folders.setdefault(parts[0], set()).add(parts[1])
+    beside = [top for top in sorted(folders) if top != names[0] and folders[top] & folders.get(names[0], set())]
+    if beside:
+        shared = sorted(folders[beside[0]] & folders[names[0]])[0]
+        raise DataError(
+            f"{uri} holds the folder {names[0]!r}, named as a split, and {beside[0]!r} with the same folders in it, such as "
+            f"{shared!r}: splits or classes? To read one of them give {uri}/{names[0]}; rename the folders if they are classes"
+        )
+
+
+def _class_beside(relative: str) -> str:
+    """The first folder that is not the split's; empty where there is none."""
+    folders = relative.split("/")[:-1]
+    split = splits.split_folder(relative)
+    if split is not None:
+        folders.remove(split)
+    return folders[0] if folders else ""
+
+
+def _label(file: SourceFile) -> str | None:
+    """The class; an empty one of a split's picture is none."""
+    if file.label is not None:
+        return file.label or None
+    return file.relative.split("/", 1)[0] if "/" in file.relative else None
 
 
 def index(files: Sequence[SourceFile]):
     """One row a file, in the order given; a file that is no picture is a rejected row, not a lost one."""
     names = [file.relative for file in files]
-    labels = [file.label or (file.relative.split("/", 1)[0] if "/" in file.relative else None) for file in files]
-    reasons = [
-        NOT_AN_IMAGE if not is_image(name) else (NO_LABEL if label is None else None)
-        for name, label in zip(names, labels, strict=True)
-    ]
+    labels = [_label(file) for file in files]
+    reasons = [_reason(name, label) for name, label in zip(names, labels, strict=True)]
     return index_table(
         {
             "id": names,
@@ -46,6 +115,14 @@ def index(files: Sequence[SourceFile]):
             "reason": reasons,
         }
     )
+
+
+def _reason(relative: str, label: str | None) -> str | None:
+    if not is_image(relative):
+        return NOT_AN_IMAGE
+    if in_writers_folder(relative):
+        return WRITERS_FOLDER
+    return NO_LABEL if label is None else None
 
 
 def read(files: Sequence[SourceFile]) -> list[bytes | None]:

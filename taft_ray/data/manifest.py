@@ -3,6 +3,7 @@
 # pyarrow.compute makes its functions when it is imported
 # pyright: reportAttributeAccessIssue=false
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,12 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.data import keys as sample_names
-from taft_ray.data.classes import label_column
+from taft_ray.data.classes import label_column, note_of_alike
+from taft_ray.data.ids import blanks_note
 from taft_ray.data.sharding import Method, assign
+from taft_ray.data.source_file import BESIDE
 from taft_ray.errors import DataError, TooManyRejected
 
 KEPT, REJECTED = "kept", "rejected"
 DUPLICATE = "duplicate id"
+_log = logging.getLogger(__name__)
 
 _KEY = pa.binary(sample_names.KEY_BYTES)
 MANIFEST_SCHEMA = pa.schema(
@@ -43,11 +47,15 @@ def build_manifest(
     """One row for every row of the index, sorted by (shard, key), the rejected (shard -1) first.
 
     Guarantees: no row is lost and none is in two shards; the result does not depend on the order of the index.
+    Logs a warning where ids have blanks at their ends, or classes differ in case alone.
     """
     if index.num_rows == 0:
         raise DataError("the data has no rows; check --data")
     index = index.sort_by([("relative", "ascending"), ("row", "ascending")]).combine_chunks()
     index = _reject_duplicates(index)
+    for note in (blanks_note(index["id"]), note_of_alike(classes)):
+        if note:
+            _log.warning(note)
     kept = pc.is_null(index["reason"]).to_numpy()
     positions = np.flatnonzero(kept)
 
@@ -128,8 +136,12 @@ def counts(manifest: pa.Table) -> dict[str, Any]:
 
 
 def check_rejected(counts: Mapping[str, Any], max_rejected: float) -> None:
-    """``max_rejected`` is a fraction of all rows; a manifest that keeps nothing is never accepted."""
-    rows, rejected = counts["rows"], counts["rejected"]
+    """``max_rejected`` is a fraction of all rows; a manifest that keeps nothing is never accepted.
+
+    Pictures beside a sample's own are counted as rejected and limit nothing: that is how such data is meant.
+    """
+    beside = counts["reasons"].get(BESIDE, 0)
+    rows, rejected = counts["rows"] - beside, counts["rejected"] - beside
     if rejected > max_rejected * rows or counts["kept"] == 0:
         reasons = ", ".join(f"{reason}: {number}" for reason, number in counts["reasons"].items())
         raise TooManyRejected(

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from taft_ray.data import access
-from taft_ray.data.source_file import NO_IMAGE, NO_LABEL, SourceFile, one_file_index, row_ids
+from taft_ray.data import access, splits
+from taft_ray.data.ids import texts
+from taft_ray.data.source_file import BELOW_ZERO, NO_IMAGE, NO_LABEL, SourceFile, one_file_index, row_ids
 from taft_ray.errors import DataError
 
 _READ_ROWS = 256  # rows of pictures decoded from a row group at a time: bounds memory where a group is gigabytes
@@ -22,26 +23,54 @@ _BUFFER_BYTES = 4 * 2**20
 
 
 def index(file: SourceFile) -> pa.Table:
-    """Reads the small columns only; ``bytes`` is the mean of the row's group, from the footer."""
+    """Reads the small columns only; ``bytes`` is the mean of the row's group, from the footer.
+
+    Rows of another split than the chosen one are left out. Without a choice, rows of several splits are a DataError.
+    """
     with _opened(file) as parquet:
-        leaf = _check(file, parquet.schema_arrow)
+        schema = parquet.schema_arrow
+        leaf = _check(file, schema)
         rows = parquet.metadata.num_rows
-        wanted = [name for name in ("label", "id", "owner") if name in parquet.schema_arrow.names]
+        wanted = [name for name in ("label", "id", "owner", "split") if name in schema.names]
+        if "split" in wanted and not _is_text(schema.field("split").type):
+            wanted.remove("split")
         table = parquet.read(columns=wanted, use_threads=False)
         missing, sizes = _missing_images(parquet, leaf), _mean_sizes(parquet, leaf)
-        names = class_names(file, parquet.schema_arrow)
-    labels = _label_strings(table["label"], names)
-    nothing = pa.nulls(rows, pa.string())
+        names = class_names(file, schema)
+    labels, below = _label_strings(table["label"], names)
     ids = row_ids(file.relative, rows)
     if "id" in wanted:
-        ids = pc.coalesce(_strings(table["id"]), ids)
+        ids = pc.coalesce(texts(table["id"], "id", file.uri), ids)
     reasons: list[str | None] = [None] * rows
     for row in np.flatnonzero(labels.is_null().to_numpy(zero_copy_only=False)):
-        reasons[row] = NO_LABEL
+        reasons[row] = BELOW_ZERO if below[row] else NO_LABEL
     for row in np.flatnonzero(missing):
         reasons[row] = NO_IMAGE
-    owners = _strings(table["owner"]) if "owner" in wanted else nothing
-    return one_file_index(file, ids=ids, labels=labels, owners=owners, sizes=sizes, reasons=reasons)
+    owners = texts(table["owner"], "owner", file.uri) if "owner" in wanted else pa.nulls(rows, pa.string())
+    whole = one_file_index(file, ids=ids, labels=labels, owners=owners, sizes=sizes, reasons=reasons)
+    return whole if "split" not in wanted else whole.filter(_chosen(file, table["split"]))
+
+
+def _chosen(file: SourceFile, column: pa.ChunkedArray) -> pa.Array:
+    """Which rows are of the split that was asked for."""
+    values = column.cast(pa.string()).to_pylist()
+    names = splits.distinct(value for value in values if value is not None and splits.is_split(value))
+    if file.split is None and len(names) > 1:
+        raise DataError(
+            f"the column 'split' of {file.uri} has the splits {', '.join(names)}, which would be read together: "
+            f"{splits.choose(file.uri, names)}; rename the column if it says something else"
+        )
+    if file.split in (None, splits.ALL):
+        return pa.array([True] * len(values))
+    meant = splits.meant(values, file.split)
+    return pa.array([value in meant for value in values])
+
+
+def has_split_column(file: SourceFile) -> bool:
+    """Whether a column says which split a row belongs to."""
+    with _opened(file) as parquet:
+        schema = parquet.schema_arrow
+        return "split" in schema.names and _is_text(schema.field("split").type)
 
 
 def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
@@ -123,10 +152,13 @@ def _check(file: SourceFile, schema: pa.Schema) -> str:
             raise DataError(
                 f"{file.uri} needs one column {name!r} and has the columns {schema.names}; rename or add it"
             )
+    twice = [name for name in ("id", "owner", "split") if schema.names.count(name) > 1]
+    if twice:
+        raise DataError(f"{file.uri} has several columns {twice[0]!r}; rename all but one")
     label = schema.field("label").type
     if pa.types.is_dictionary(label):
         label = label.value_type
-    if not (pa.types.is_integer(label) or _is_string(label)):
+    if not (pa.types.is_integer(label) or _is_text(label)):
         raise DataError(f"the column 'label' of {file.uri} holds {label}; it must hold integers or strings")
     image = schema.field("image").type
     if _is_binary(image):
@@ -142,26 +174,33 @@ def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _binary(column: pa.Array) -> pa.Array:
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
-def _strings(column: pa.ChunkedArray) -> pa.Array:
-    flat = pa.concat_arrays([chunk.cast(pa.string()) for chunk in column.chunks]) if column.num_chunks else None
-    return pa.array([], pa.string()) if flat is None else flat
+def _label_strings(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> tuple[pa.Array, np.ndarray]:
+    """The labels as text, null where there is none, and which of those are numbers below 0.
 
-
-def _label_strings(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> pa.Array:
-    """A number becomes the name the file itself gives it: files with their classes in another order then agree."""
-    labels = _strings(column)
-    if names is not None and pa.types.is_integer(column.type):
+    A number becomes the name the file itself gives it: files with their classes in another order then agree.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    labels = pa.concat_arrays([pa.array([], column.type), *column.chunks])
+    below = np.zeros(len(labels), bool)
+    numbered = pa.types.is_integer(labels.type)
+    if numbered:
+        below = pc.fill_null(pc.less(labels, 0), False).to_numpy(zero_copy_only=False)
+    labels = labels.cast(pa.string())
+    if names is not None and numbered:
         numbers = pa.array([str(i) for i in range(len(names))])
         labels = pc.coalesce(pa.array(names).take(pc.index_in(labels, numbers)), labels)
-    return pc.if_else(pc.equal(labels, ""), None, labels)
+    return pc.if_else(pc.or_(pc.equal(labels, ""), pa.array(below)), None, labels), below
 
 
 def _leaf_chunks(parquet: pq.ParquetFile, leaf: str) -> Iterator[Any]:

@@ -13,6 +13,9 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 NO_IMAGE = "no image"
 NO_LABEL = "no label"
 NOT_AN_IMAGE = "not an image"
+BELOW_ZERO = "label below 0"  # "no label", as published test sets write it
+BESIDE = "another picture of a sample"
+WRITERS_FOLDER = "in a folder that begins with _"
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -31,7 +34,8 @@ INDEX_SCHEMA = pa.schema(
 class SourceFile:
     """One file: a picture, a Parquet file or a tar. ``relative`` is its path relative to the data, and begins ids.
 
-    label: of a picture whose class a list of the data set gives; the folder gives it otherwise.
+    label: of a picture whose class a list of the data set or the split's layout gives; the folder gives it otherwise.
+    split: of a Parquet file whose column ``split`` says which of its rows are asked for; None for all rows.
     """
 
     uri: str
@@ -39,16 +43,21 @@ class SourceFile:
     format: Format
     size: int  # bytes; 0 where the storage does not say
     label: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its files in the order of their relative paths, and the classes it names itself, if it does."""
+    """A data set: its files in the order of their relative paths, and the classes it names itself, if it does.
+
+    notes: sentences that a person who reads the data in should see, such as how many files were passed over.
+    """
 
     uri: str
     format: Format
     files: tuple[SourceFile, ...]
     classes: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
 
 
 def row_ids(relative: str, rows: int) -> pa.Array:

@@ -3,43 +3,82 @@
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
-from taft_ray.data import access, datasets, image_folder, parquet, webdataset
+from taft_ray.data import access, datasets, hidden, image_folder, parquet, splits, webdataset
+from taft_ray.data.ids import check_ids
 from taft_ray.data.source_file import Format, Source, SourceFile
-from taft_ray.errors import DataError
+from taft_ray.errors import DataError, UsageError
 
 _FORMATS = "a folder with a folder a class, Parquet (image, label) or WebDataset .tar"
 _PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 # what people put beside data; anything else beside Parquet or tar files may be data that would be lost
-_NOTES = frozenset({"", ".md", ".txt", ".rst", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".idx", ".sha256", ".crc"})
+_NOTES = frozenset({".md", ".txt", ".rst", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".idx", ".sha256", ".crc"})
+_NOTE_NAMES = frozenset(
+    {"readme", "license", "licence", "copying", "notice", "changelog", "authors", "citation", "sha256sums", "md5sums"}
+)
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")
 
 
 def open_source(uri: str) -> Source:
     """List the data and tell its format; only a footer or two, or a data set's own lists, are read, no picture.
 
-    uri: a path or URI of data in a known format, or a published data set by name (`datasets`).
+    uri: a path or URI of data in a known format, perhaps with ``?split=<name>``, or a published data set by name
+    (`datasets`).
 
-    Guarantees: every visible file of a class folder, and every Parquet or tar file, is in ``files`` exactly once;
-    files are sorted by relative path; the same data gives the same ``relative`` wherever it lies.
+    Guarantees: every visible file of a class folder, and every Parquet or tar file, of the chosen split is in ``files``
+    exactly once; what is passed over is counted in ``notes``; files are sorted by relative path; the same data gives the
+    same ``relative`` wherever it lies. Data that holds several splits is refused until one is chosen.
     """
     if datasets.is_named(uri):
         return datasets.open_dataset(uri)
-    _, listing = access.list_files(uri)
-    visible = {name: found for name, found in listing.items() if not _is_hidden(name)}
+    place = splits.place_of(uri)
+    _, listing = access.list_files(place.uri)
+    visible, notes = hidden.visible(listing, lambda name: _kind(name) is not None)
     if not visible:
-        raise DataError(f"there are no files in {uri}; it must be {_FORMATS}")
-    kind = _format(uri, list(visible))
+        passed = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(f"there are no files in {place.uri}{passed}; it must be {_FORMATS}")
+    kind = _format(place.uri, list(visible))
     files = tuple(
         SourceFile(uri=where, relative=name, format=kind, size=size)
         for name, (where, size) in sorted(visible.items())
         if kind == "image" or _kind(name) == kind
     )
     if kind == "image":
-        return Source(uri, kind, files, image_folder.classes_of(uri, files))
-    return Source(uri, kind, files, parquet.classes_of(files[0]) if kind == "parquet" else None)
+        files = image_folder.of_split(place.uri, files, place.split)
+        return Source(uri, kind, files, image_folder.classes_of(place.uri, files), notes + _wrapped(place.uri, files))
+    files = _of_split(place.uri, files, place.split)
+    return Source(uri, kind, files, parquet.classes_of(files[0]) if kind == "parquet" else None, notes)
+
+
+def _wrapped(uri: str, files: Sequence[SourceFile]) -> tuple[str, ...]:
+    top = image_folder.wrapped(files)
+    if top is None:
+        return ()
+    return (f"all pictures are in the one class folder {top!r}, in folders of its own: did you mean {uri}/{top}?",)
+
+
+def _of_split(uri: str, files: tuple[SourceFile, ...], chosen: str | None) -> tuple[SourceFile, ...]:
+    """The files of many rows that belong to the chosen split; DataError where there are several and none is chosen."""
+    of_file = {file.relative: splits.split_of_file(file.relative) for file in files}
+    names = splits.distinct(of_file.values())
+    if chosen is None:
+        if len(names) > 1:
+            raise DataError(
+                f"{uri} holds files of the splits {', '.join(names)}, which would be read together: {splits.choose(uri, names)}"
+            )
+        return files
+    if chosen == splits.ALL:
+        return tuple(replace(file, split=splits.ALL) for file in files)
+    meant = splits.meant(of_file.values(), chosen)
+    found = tuple(file for file in files if of_file[file.relative] in meant)
+    if found:
+        return found
+    if names or files[0].format != "parquet" or not parquet.has_split_column(files[0]):
+        raise UsageError(f"{uri} has no files of a split {chosen!r}; it has {', '.join(names) or 'no splits'}")
+    return tuple(replace(file, split=chosen) for file in files)
 
 
 def index_file(file: SourceFile) -> pa.Table:
@@ -55,10 +94,12 @@ def index_file(file: SourceFile) -> pa.Table:
 
 
 def index_files(files: Sequence[SourceFile]) -> pa.Table:
-    """The rows of all the files; a class folder of many pictures is indexed at once."""
+    """The rows of all the files; a class folder of many pictures is indexed at once. DataError for ids that name nothing."""
     pictures = [file for file in files if file.format == "image"]
     tables = [index_file(file) for file in files if file.format != "image"]
-    return pa.concat_tables([*tables, image_folder.index(pictures)]).combine_chunks()
+    index = pa.concat_tables([*tables, image_folder.index(pictures)]).combine_chunks()
+    check_ids(index)
+    return index
 
 
 def read_images(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
@@ -70,19 +111,11 @@ def read_images(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
     return image_folder.read([file] * len(rows))
 
 
-def _is_hidden(relative: str) -> bool:
-    parts = relative.split("/")
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1] in (
-        "Thumbs.db",
-        "desktop.ini",
-    )
-
-
 def _kind(relative: str) -> Format | None:
     name = posixpath.basename(relative)
     suffix = posixpath.splitext(name)[1].lower()
     if suffix in _PARQUET_SUFFIXES:
-        return None if name.startswith("_") else "parquet"  # _metadata.parquet and the like describe, they hold no rows
+        return "parquet"
     if suffix == ".tar":
         return "webdataset"
     return "image" if image_folder.is_image(name) else None
@@ -105,8 +138,8 @@ def _format(uri: str, names: list[str]) -> Format:
             name
             for name in names
             if kinds[name] is None
-            and not posixpath.basename(name).startswith("_")
             and posixpath.splitext(name)[1].lower() not in _NOTES
+            and posixpath.basename(name).lower() not in _NOTE_NAMES
         ]
         if unknown:
             raise DataError(f"{uri} holds {kind} files and others, such as {unknown[0]}; move those elsewhere")

@@ -62,6 +62,7 @@ DECODE_SHARE = 0.5  # of decoders for a GPU: some of these processes always wait
 CALLS_AT_ONCE = 2  # of an actor: one decodes and has the prefix while the other hashes and writes
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ def index_source(
 ) -> tuple[tuple[SourceFile, ...], pa.Table, tuple[str, ...]]:
     """Files, index table and classes of a data set, indexed in parallel."""
     source = open_source(uri)
+    for note in source.notes:
+        _log.warning(note)
     chunks = [list(source.files[at : at + FILES_A_TASK]) for at in range(0, len(source.files), FILES_A_TASK)]
     if len(chunks) == 1:
         table = index_files(chunks[0])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.numpy import save
 
-from taft_ray.data import check_rejected, counts, datasets, open_source
+from taft_ray.data import check_rejected, counts, datasets, open_source, place_of, with_split
 from taft_ray.errors import DataError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.models import load_model
 from taft_ray.orchestration import session
@@ -51,8 +51,11 @@ def run_address(run: str) -> str:
 
 
 def data_address(data: str) -> str:
-    """The same for data: a published data set keeps its name before the place."""
-    return datasets.absolute(data, run_address) if datasets.is_named(data) else run_address(data)
+    """The same for data: a published data set keeps its name before the place, a chosen split its name behind it."""
+    if datasets.is_named(data):
+        return datasets.absolute(data, run_address)
+    place = place_of(data)
+    return with_split(run_address(place.uri), place.split)
 
 
 def train(

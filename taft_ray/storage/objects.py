@@ -38,13 +38,14 @@ class Store:
 
     def __init__(self, uri: str, **storage_options: Any) -> None:
         uri = os.fspath(uri)
-        if not uri or "::" in uri:
+        protocol, separator, path = uri.partition("://")
+        # "::" is part of a name, but before or between protocols it chains file systems
+        if not uri or (separator and ("::" in protocol or "://" in path)):
             raise UsageError(
                 f"expected one folder as a path or URI, got {redact(uri)!r}; give for example ./run or s3://bucket/run"
             )
         self._given = uri
         self._options = storage_options
-        protocol, separator, path = uri.partition("://")
         self.uri = redact(uri)
         self._folder: LocalFolder | RemoteFolder
         if not separator or protocol in _LOCAL:

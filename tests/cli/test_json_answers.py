@@ -87,20 +87,20 @@ def test_what_was_forgotten_before_is_named_by_its_request(trained: Path, copy_o
     run = copy_of(trained)
     first = here("forget", run, "--ids", sample_id(0), "--mode", "drop", "--json").json
     before = [{"request": first["request"], "mode": "drop", "samples": 1, "done": True}]
-    mixed = here("forget", run, "--ids", f"{sample_id(0)},{sample_id(1)}", "--mode", "drop", "--json").json
+    mixed = here("forget", run, "--ids", sample_id(0), "--ids", sample_id(1), "--mode", "drop", "--json").json
     assert mixed["samples"] == 1
     assert mixed["forgotten_before"] == before
     (kept,) = (run / "certificates").glob(f"{mixed['request']}-*.json")
     assert "forgotten_before" not in json.loads(kept.read_text())
-    third = here("forget", run, "--ids", f"{sample_id(0)},{sample_id(2)}", "--mode", "drop").out
+    third = here("forget", run, "--ids", sample_id(0), "--ids", sample_id(2), "--mode", "drop").out
     assert f"forgotten_before:\n  {json.dumps(before[0])}\n" in third
 
 
 def test_what_waits_for_another_request_is_named_by_it(trained: Path, copy_of: Callable[..., Path]) -> None:
     run = copy_of(trained)
     first = here("forget", run, "--ids", sample_id(0), "--mode", "retrain", "--deadline", "30d", "--json").json
-    both = f"{sample_id(0)},{sample_id(1)}"
-    later = here("forget", run, "--ids", both, "--mode", "retrain", "--deadline", "40d", "--json").json
+    both = ("--ids", sample_id(0), "--ids", sample_id(1))
+    later = here("forget", run, *both, "--mode", "retrain", "--deadline", "40d", "--json").json
     assert later["forgotten_before"] == [{"request": first["request"], "mode": "retrain", "samples": 1, "done": False}]
 
 
@@ -157,16 +157,16 @@ def test_audit(trained: Path, copy_of: Callable[..., Path], parquet: Path, test_
     here(*command).complains(2, "has forgotten nothing")
     names = [sample_id(n) for n in range(SAMPLES)]
     shard = assign(sample_keys(names, 0), shards=SHARDS)
-    ids = ",".join(name for name, number in zip(names, shard, strict=True) if number == 3)
-    here("forget", run, "--ids", ids, "--mode", "drop", "--json")
+    asked = [name for name, number in zip(names, shard, strict=True) if number == 3]
+    here("forget", run, *(f"--ids={name}" for name in asked), "--mode", "drop", "--json")
     answer = here(*command)
     assert answer.code == 0, answer.err
     assert {"ok", "verdict", "why", "shards", "auc", "auc_ci", "p_value", "power", "control"} <= answer.json.keys()
-    assert (answer.json["forgotten"], answer.json["never_seen"]) == (ids.count(",") + 1, 48)
+    assert (answer.json["forgotten"], answer.json["never_seen"]) == (len(asked), 48)
 
 
 def test_unknown_id_is_wrong_usage(trained: Path) -> None:
-    here("forget", trained, "--ids", "nobody,nothing", "--mode", "drop").complains(2, "'nobody', 'nothing'")
+    here("forget", trained, "--ids", "nobody", "--ids", "nothing", "--mode", "drop").complains(2, "'nobody', 'nothing'")
 
 
 def test_run_of_another_spec_names_the_fields(trained: Path, parquet: Path, model_options: list[str]) -> None:

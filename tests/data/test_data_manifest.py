@@ -206,8 +206,9 @@ def test_grouped_keeps_owners_together() -> None:
         (("a", "b"), ["0", "1"], ["x", "y"], ("x", "y")),
         (("b", "a"), ["0", "1"], None, ("b", "a")),
         (None, ["10", "2", None], None, tuple(map(str, range(11)))),
-        (None, ["b", "a", "10"], None, ("10", "a", "b")),
-        (None, ["01", "1"], None, ("01", "1")),
+        (None, ["b", "a", "c10"], None, ("a", "b", "c10")),
+        (None, ["02", "01"], None, ("01", "02")),
+        (("10", "a"), ["a"], None, ("10", "a")),
     ],
 )
 def test_classes_are_resolved_in_order_of_authority(source: Any, labels: Any, given_: Any, expected: Any) -> None:
@@ -220,7 +221,9 @@ def test_classes_are_resolved_in_order_of_authority(source: Any, labels: Any, gi
         (["a", "b", None], ["b", "a"], [1, 0, -1]),
         (["0", "1", None], ["b", "a"], [0, 1, -1]),
         (["1", "2"], ["1", "2"], [0, 1]),
-        (["0", "1"], ["1", "2"], [0, 1]),
+        (["1", "2"], ["02", "01"], [1, 0]),
+        (["1", "2"], ["1", "10", "2"], [0, 2]),
+        (["0", "2"], ["c0", "c1", "c2"], [0, 2]),
     ],
 )
 def test_labels_are_names_or_else_numbers(labels: list[Any], classes: list[str], expected: list[int]) -> None:

@@ -79,7 +79,7 @@ class Commands:
 
     def start(self, verb: str, run: Path, at: str = "::") -> Command:
         self.count += 1
-        options = self.train if verb == "train" else ["--ids", ",".join(FORGOTTEN), "--mode", "retrain"]
+        options = self.train if verb == "train" else [*(f"--ids={name}" for name in FORGOTTEN), "--mode", "retrain"]
         path = os.pathsep.join([str(self.home / "hook"), str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = {"PYTHONPATH": path, "TAFT_CRASH_AT": at, "TAFT_CRASH_LOG": str(self.changed())}
         return Command(self.home / f"log-{self.count}", verb, run, *options, **environment)

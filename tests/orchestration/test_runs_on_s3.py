@@ -98,11 +98,11 @@ def test_run_on_s3_is_the_run_on_local_files_and_leaks_no_credential(
     assert trained["composed"] == local[1]
     assert {shard["shard"]: shard["delta"] for shard in trained["shards"]} == delta_digests(run) == local[0]
     assert user.does("evaluate", run, "--data", test_parquet)["composed"] == local[1]
-    estimated = user.does("estimate", run, "--ids", ",".join(RETRAINED), "--gpu-hour-price", 3)
+    estimated = user.does("estimate", run, *(f"--ids={name}" for name in RETRAINED), "--gpu-hour-price", 3)
     assert estimated["samples_to_forget"] == len(RETRAINED)
-    dropped = user.does("forget", run, "--ids", ",".join(DROPPED), "--mode", "drop")
+    dropped = user.does("forget", run, *(f"--ids={name}" for name in DROPPED), "--mode", "drop")
     assert dropped["samples"] == 1
-    certificate = user.does("forget", run, "--ids", ",".join(RETRAINED), "--mode", "retrain")
+    certificate = user.does("forget", run, *(f"--ids={name}" for name in RETRAINED), "--mode", "retrain")
     assert certificate["composed_after"] == local[3]
     assert delta_digests(run) == local[2]
     status = user.does("status", run)
@@ -111,7 +111,7 @@ def test_run_on_s3_is_the_run_on_local_files_and_leaks_no_credential(
     assert user.does("verify", run)["problems"] == []
     assert user.does("report", run)["page"].startswith(run)
     assert user.does("gc", run)["removed"] == []
-    again = user.does("forget", run, "--ids", ",".join(RETRAINED), "--mode", "retrain")
+    again = user.does("forget", run, *(f"--ids={name}" for name in RETRAINED), "--mode", "retrain")
     assert again == {**certificate, "repeated": True}
 
     store = Store(s3_uri)
@@ -148,8 +148,8 @@ def test_commands_over_a_faulty_road_end_with_the_same_digests(
         environment = {**proxy.environment(s3, scratch / "site", read_timeout_s=1.0), "RAY_TMPDIR": str(scratch)}
         user = User({**environment, "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], os.getcwd()])})
         trained = user.does(*training(run, data_uri, model_options), tries=3)
-        user.does("forget", run, "--ids", ",".join(DROPPED), "--mode", "drop", tries=3)
-        certificate = user.does("forget", run, "--ids", ",".join(RETRAINED), "--mode", "retrain", tries=3)
+        user.does("forget", run, *(f"--ids={name}" for name in DROPPED), "--mode", "drop", tries=3)
+        certificate = user.does("forget", run, *(f"--ids={name}" for name in RETRAINED), "--mode", "retrain", tries=3)
         print(f"{proxy.counts}; run again {len(user.repeated)} times: {user.repeated}")
         assert proxy.count(*FAULTS) >= 10, proxy.counts
     assert trained["composed"] == local[1]

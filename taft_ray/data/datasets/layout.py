@@ -12,6 +12,7 @@ from typing import Any
 from taft_ray.data import access
 from taft_ray.data.datasets.named import Named
 from taft_ray.data.source_file import Source, SourceFile
+from taft_ray.data.text import decode_text
 from taft_ray.errors import DataError, UsageError
 
 _SHOWN = 3
@@ -45,10 +46,10 @@ class Root:
         """The lines of a text file that are not empty."""
         content = self._read(relative)
         try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
+            text = decode_text(content)
+        except ValueError as error:
             raise DataError(f"{relative} in {self.place} is not text: {error}; unpack the data set again") from error
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in text.split("\n") if line.strip()]
 
     def fields(self, relative: str, count: int) -> Iterator[list[str]]:
         """Each line in ``count`` fields apart by spaces; the last one may hold spaces itself."""
