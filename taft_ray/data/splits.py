@@ -17,10 +17,10 @@ ALL = "all"  # every split, on purpose
 _MARK = "?split="
 _NAMES = (
     "train", "training", "trainval", "test", "testing", "val", "valid", "validation", "dev", "devel", "eval",
-    "evaluation", "holdout", "heldout",
+    "evaluation", "validate", "minival", "holdout", "heldout",
 )  # fmt: skip
 _NAME = "|".join(sorted(_NAMES, key=len, reverse=True))
-_KIND = "sets?|images?|imgs?|pics|pictures?|data|splits?|folder|dir"
+_KIND = "sets?|datasets?|images?|imgs?|pics|pictures?|data|splits?|folder|dir"
 # a folder's whole name, such as train2017, val_images, images-test
 _FOLDER = re.compile(
     rf"(?:(?:{_KIND})[-_. ]?)?(?P<split>{_NAME})(?:[-_. ]?(?:{_KIND}|\d{{4}}))*(?:[-_. ]?\d{{1,2}})?", re.IGNORECASE

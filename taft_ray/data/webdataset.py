@@ -95,7 +95,7 @@ class _Named:
 
     @classmethod
     def of(cls, member: tarfile.TarInfo) -> "_Named":
-        folder, name = posixpath.split(member.name)
+        folder, name = posixpath.split(member.name.removeprefix("./"))
         stem, dot, rest = name.partition(".")
         long_stem, last = posixpath.splitext(name)
         return cls(

@@ -59,6 +59,17 @@ def test_the_three_formats_are_the_same_from_s3(s3: str, three_formats: dict[str
     assert len(data.open_source(f"{s3}/tar/part-*.tar").files) == 2
 
 
+def test_double_colons_are_part_of_a_key(s3: str, tmp_path: Path, pictures: list[bytes]) -> None:
+    names = ["cat/1.jpg", "cat/1.jpg::b.jpg", "ns::dog/2.jpg"]
+    for name, picture in zip(names, pictures, strict=False):
+        (tmp_path / "set::1" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set::1" / name).write_bytes(picture)
+    s3fs.S3FileSystem().put(str(tmp_path / "set::1"), f"{s3}/set::1", recursive=True)
+    source = data.open_source(f"{s3}/set::1")
+    assert [file.relative for file in source.files] == names
+    assert [data.read_images(file, [0]) for file in source.files] == [[picture] for picture in pictures[:3]]
+
+
 def test_objects_put_after_a_listing_are_found(s3: str, three_formats: dict[str, Path]) -> None:
     fs = fsspec.filesystem("s3")
     fs.put(str(three_formats["tar"] / "part-0.tar"), f"{s3}/later/part-0.tar")
