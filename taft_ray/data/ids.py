@@ -31,8 +31,8 @@ def texts(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:
         return pa.array([None if v is None else v.hex() for v in flat.to_pylist()], pa.string())
     if not _names_things(kind):
         raise DataError(
-            f"the column {name!r} of {where} holds {kind}, which names no sample exactly; it must hold strings, integers, "
-            f"UUIDs or binary: write it again as strings"
+            f"the column {name!r} of {where} holds {kind}, such as {_first(flat)}, which names no sample exactly; it must hold "
+            "strings, integers, UUIDs or binary: write it again as strings"
         )
     return flat.cast(pa.string())
 
@@ -79,6 +79,12 @@ def blanks_note(ids: Sequence[str] | pa.ChunkedArray) -> str | None:
         f"{len(padded):,} ids begin or end with a blank, such as {padded[0].as_py()!r}; the blank is part of the id, "
         "and a request must have it too"
     )
+
+
+def _first(values: pa.Array) -> str:
+    """The first value that is not null, and its row."""
+    row = next((row for row in range(len(values)) if values[row].is_valid), None)
+    return "nothing" if row is None else f"{str(values[row].as_py())[:40]} in row {row}"
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
