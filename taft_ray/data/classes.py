@@ -17,7 +17,8 @@ from taft_ray.errors import DataError, UsageError
 _MAX_NUMBERED = 100_000  # a label above this is an id or a time, not a class
 _SHOWN = 12
 _INTEGER = re.compile(r"-?[0-9]+")
-_MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "NaT"})  # how a missing value looks as text
+_NO_NAME = frozenset({"nan", "NaN", "<NA>", "NaT"})  # how a missing value looks as text
+_MISSING = _NO_NAME | {"None", "null", "NULL"}
 _NUMBERED = re.compile(r"(\D*)(\d+)")
 
 
@@ -37,7 +38,7 @@ def resolve_classes(
         raise DataError(
             "no row has a label, so there are no classes; check the column 'label', the .cls or the folders"
         )
-    _refuse_two_readings(found, folders=bool(source_classes))
+    _refuse_two_readings(found, named=bool(source_classes))
     if source_classes:
         return tuple(source_classes)
     if all(_is_number(label) for label in found):
@@ -50,16 +51,24 @@ def resolve_classes(
     return tuple(sorted(found))
 
 
-def _refuse_two_readings(found: set[str], folders: bool) -> None:
-    """DataError for labels that may be classes or something else."""
+def _refuse_two_readings(found: set[str], named: bool) -> None:
+    """DataError for labels that may be classes or something else; ``named``: the data itself names them as classes."""
     if len(found) == 1:
         (only,) = found
         raise DataError(
             f"the data has only one class, {only!r}, so that there is nothing to tell apart. Did you mean a folder below, or is "
             "the label another column? Otherwise name all classes with --classes"
         )
-    missing = sorted(found & _MISSING)
-    if missing and not folders:
+    bare: dict[str, str] = {}
+    for label in sorted(found):
+        other = bare.setdefault(label.strip().strip("\ufeff").strip(), label)
+        if other != label and not named:
+            raise DataError(
+                f"the labels {other!r} and {label!r} differ in blanks or a byte order mark alone: one class, or two? Mend them, or "
+                "name all classes with --classes"
+            )
+    missing = sorted(found & (_NO_NAME if named else _MISSING))
+    if missing:
         raise DataError(
             f"the label {missing[0]!r} is a missing value written as text, or a class of this name; leave its rows without a "
             "label, or name all classes with --classes"
@@ -78,7 +87,7 @@ def _refuse_two_readings(found: set[str], folders: bool) -> None:
             f"the labels {twice[0]!r} and {twice[1]!r} are one number written in two ways; write it in one way, or name all "
             "classes with --classes"
         )
-    if integers and integers != found and not folders:
+    if integers and integers != found and not named:
         names = sorted(found - integers)
         raise DataError(
             f"some labels are numbers, such as {sorted(integers)[0]!r}, and some are names, such as {names[0]!r}: are the numbers "

@@ -11,6 +11,8 @@ from taft_ray.data import access, splits
 from taft_ray.data.source_file import IMAGE_SUFFIXES, NO_LABEL, NOT_AN_IMAGE, WRITERS_FOLDER, SourceFile, index_table
 from taft_ray.errors import DataError, UsageError
 
+_ALSO_A_CLASS = "train"  # there are pictures of trains
+
 
 def is_image(relative: str) -> bool:
     return posixpath.splitext(relative)[1].lower() in IMAGE_SUFFIXES
@@ -69,6 +71,13 @@ def _refuse_splits(uri: str, pictures: Sequence[str], names: Sequence[str]) -> N
         )
     if not names:
         return
+    inside = [relative for relative in pictures if splits.split_folder(relative) is not None]
+    if len(inside) < len(pictures) and splits.canonical(names[0]) != _ALSO_A_CLASS:
+        outside = next(relative for relative in pictures if splits.split_folder(relative) is None)
+        raise DataError(
+            f"{uri} holds {len(inside)} pictures in the folder {names[0]!r}, a split or a class of this name, and others such as "
+            f"{outside!r}: {splits.choose(uri, names)}; rename the folder if it is a class"
+        )
     folders: dict[str, set[str]] = {}
     for relative in pictures:
         parts = relative.split("/")

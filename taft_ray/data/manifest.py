@@ -17,6 +17,7 @@ from taft_ray.data.classes import label_column, note_of_alike
 from taft_ray.data.ids import blanks_note
 from taft_ray.data.sharding import Method, assign
 from taft_ray.data.source_file import BESIDE
+from taft_ray.data.splits import check_rows
 from taft_ray.errors import DataError, TooManyRejected
 
 KEPT, REJECTED = "kept", "rejected"
@@ -47,10 +48,11 @@ def build_manifest(
     """One row for every row of the index, sorted by (shard, key), the rejected (shard -1) first.
 
     Guarantees: no row is lost and none is in two shards; the result does not depend on the order of the index.
-    Logs a warning where ids have blanks at their ends, or classes differ in case alone.
+    DataError where rows belong to several splits. Logs a warning where ids have blanks at their ends, or classes differ in case alone.
     """
     if index.num_rows == 0:
         raise DataError("the data has no rows; check --data")
+    check_rows(index["split"].unique().to_pylist())
     index = index.sort_by([("relative", "ascending"), ("row", "ascending")]).combine_chunks()
     index = _reject_duplicates(index)
     for note in (blanks_note(index["id"]), note_of_alike(classes)):

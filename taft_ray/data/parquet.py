@@ -19,21 +19,21 @@ from taft_ray.data.source_file import BELOW_ZERO, NO_IMAGE, NO_LABEL, SourceFile
 from taft_ray.errors import DataError
 
 _READ_ROWS = 256  # rows of pictures decoded from a row group at a time: bounds memory where a group is gigabytes
+_SPLIT_COLUMNS = ("split", "subset", "set", "partition", "phase")
 _BUFFER_BYTES = 4 * 2**20
 
 
 def index(file: SourceFile) -> pa.Table:
     """Reads the small columns only; ``bytes`` is the mean of the row's group, from the footer.
 
-    Rows of another split than the chosen one are left out. Without a choice, rows of several splits are a DataError.
+    Rows of another split than the chosen one are left out; without a choice, ``split`` is what the rows say.
     """
     with _opened(file) as parquet:
         schema = parquet.schema_arrow
         leaf = _check(file, schema)
         rows = parquet.metadata.num_rows
-        wanted = [name for name in ("label", "id", "owner", "split") if name in schema.names]
-        if "split" in wanted and not _is_text(schema.field("split").type):
-            wanted.remove("split")
+        of_split = split_column(schema)
+        wanted = [name for name in ("label", "id", "owner", of_split) if name in schema.names]
         table = parquet.read(columns=wanted, use_threads=False)
         missing, sizes = _missing_images(parquet, leaf), _mean_sizes(parquet, leaf)
         names = class_names(file, schema)
@@ -47,30 +47,24 @@ def index(file: SourceFile) -> pa.Table:
     for row in np.flatnonzero(missing):
         reasons[row] = NO_IMAGE
     owners = texts(table["owner"], "owner", file.uri) if "owner" in wanted else pa.nulls(rows, pa.string())
-    whole = one_file_index(file, ids=ids, labels=labels, owners=owners, sizes=sizes, reasons=reasons)
-    return whole if "split" not in wanted else whole.filter(_chosen(file, table["split"]))
+    split = None if of_split is None else _strings(table[of_split])
+    told = split if file.split is None else None
+    index = one_file_index(file, ids=ids, labels=labels, owners=owners, sizes=sizes, reasons=reasons, split=told)
+    if split is None or file.split in (None, splits.ALL):
+        return index
+    meant = splits.meant(split.to_pylist(), file.split)
+    return index.filter(pc.is_in(split, value_set=pa.array(list(meant), pa.string())))
 
 
-def _chosen(file: SourceFile, column: pa.ChunkedArray) -> pa.Array:
-    """Which rows are of the split that was asked for."""
-    values = column.cast(pa.string()).to_pylist()
-    names = splits.distinct(value for value in values if value is not None and splits.is_split(value))
-    if file.split is None and len(names) > 1:
-        raise DataError(
-            f"the column 'split' of {file.uri} has the splits {', '.join(names)}, which would be read together: "
-            f"{splits.choose(file.uri, names)}; rename the column if it says something else"
-        )
-    if file.split in (None, splits.ALL):
-        return pa.array([True] * len(values))
-    meant = splits.meant(values, file.split)
-    return pa.array([value in meant for value in values])
+def split_column(schema: pa.Schema) -> str | None:
+    """The column of text that says which split a row belongs to; None where there is none."""
+    return next((name for name in _SPLIT_COLUMNS if name in schema.names and _is_text(schema.field(name).type)), None)
 
 
 def has_split_column(file: SourceFile) -> bool:
     """Whether a column says which split a row belongs to."""
     with _opened(file) as parquet:
-        schema = parquet.schema_arrow
-        return "split" in schema.names and _is_text(schema.field("split").type)
+        return split_column(parquet.schema_arrow) is not None
 
 
 def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
@@ -152,7 +146,7 @@ def _check(file: SourceFile, schema: pa.Schema) -> str:
             raise DataError(
                 f"{file.uri} needs one column {name!r} and has the columns {schema.names}; rename or add it"
             )
-    twice = [name for name in ("id", "owner", "split") if schema.names.count(name) > 1]
+    twice = [name for name in ("id", "owner", *_SPLIT_COLUMNS) if schema.names.count(name) > 1]
     if twice:
         raise DataError(f"{file.uri} has several columns {twice[0]!r}; rename all but one")
     label = schema.field("label").type
@@ -182,6 +176,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _binary(column: pa.Array) -> pa.Array:
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+def _strings(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays([pa.array([], pa.string()), *(chunk.cast(pa.string()) for chunk in column.chunks)])
 
 
 def _label_strings(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> tuple[pa.Array, np.ndarray]:

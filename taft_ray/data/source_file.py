@@ -26,6 +26,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("owner", pa.string()),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("split", pa.string()),  # what the row itself says, where no split was chosen
     ]
 )
 
@@ -66,10 +67,20 @@ def row_ids(relative: str, rows: int) -> pa.Array:
 
 
 def index_table(columns: dict[str, Any]) -> pa.Table:
+    columns.setdefault("split", pa.nulls(len(columns["id"]), pa.string()))
     return pa.table(columns, schema=INDEX_SCHEMA)
 
 
-def one_file_index(file: SourceFile, *, ids: Any, labels: Any, owners: Any, sizes: Any, reasons: Sequence[str | None]):
+def one_file_index(
+    file: SourceFile,
+    *,
+    ids: Any,
+    labels: Any,
+    owners: Any,
+    sizes: Any,
+    reasons: Sequence[str | None],
+    split: pa.Array | None = None,
+):
     """The index of a file of many rows, numbered in the order given."""
     rows = len(reasons)
     return index_table(
@@ -81,5 +92,6 @@ def one_file_index(file: SourceFile, *, ids: Any, labels: Any, owners: Any, size
             "owner": owners,
             "bytes": sizes,
             "reason": pa.array(reasons, pa.string()),
+            "split": pa.nulls(rows, pa.string()) if split is None else split,
         }
     )

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from taft_ray.data import access
-from taft_ray.errors import UsageError
+from taft_ray.errors import DataError, UsageError
 
 ALL = "all"  # every split, on purpose
 
 _MARK = "?split="
 _NAMES = (
     "train", "training", "trainval", "test", "testing", "val", "valid", "validation", "dev", "devel", "eval",
-    "evaluation", "validate", "minival", "holdout", "heldout",
+    "evaluation", "validate", "minival", "holdout", "heldout", "unlabeled", "unlabelled",
 )  # fmt: skip
 _NAME = "|".join(sorted(_NAMES, key=len, reverse=True))
 _KIND = "sets?|datasets?|images?|imgs?|pics|pictures?|data|splits?|folder|dir"
@@ -95,6 +95,16 @@ def distinct(names: Iterable[str | None]) -> tuple[str, ...]:
         if name is not None:
             spelling.setdefault(name.lower(), name)
     return tuple(sorted(spelling.values()))
+
+
+def check_rows(names: Iterable[str | None]) -> None:
+    """DataError where the rows themselves say that they belong to several splits, and none was chosen."""
+    there = distinct(name for name in names if name is not None and is_split(name))
+    if len(there) > 1:
+        raise DataError(
+            f"a column of the data says that its rows belong to the splits {', '.join(there)}, which would be read together: "
+            f"{choose('DATA', there)}; rename the column if it says something else"
+        )
 
 
 def choose(uri: str, names: Sequence[str]) -> str:

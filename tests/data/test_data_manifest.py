@@ -29,6 +29,7 @@ def _index(rows: list[tuple[str, str | None, str | None, str | None]]) -> pa.Tab
             "owner": columns[2],
             "bytes": [i % 50 for i in range(len(rows))],
             "reason": columns[3],
+            "split": [None] * len(rows),
         },
         data.INDEX_SCHEMA,
     )

@@ -131,16 +131,37 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(
         data.with_split("pets?split=train", "test")
 
 
-def test_a_column_of_splits_is_read_as_one(tmp_path: Path, pictures: list[bytes], write_parquet: Any) -> None:
-    columns = {"image": pictures[:4], "label": [0, 1, 0, 1], "split": ["train", "train", "test", "train"]}
+def _manifest(uri: Path | str) -> pa.Table:
+    return data.build_manifest(data.index_files(data.open_source(str(uri)).files), classes=["0", "1"], seed=0, shards=1)
+
+
+@pytest.mark.parametrize("column", ["split", "subset", "set"])
+def test_a_column_of_splits_is_not_read_as_one(
+    tmp_path: Path, pictures: list[bytes], write_parquet: Any, column: str
+) -> None:
+    columns = {"image": pictures[:4], "label": [0, 1, 0, 1], column: ["train", "train", "test", "train"]}
     path = write_parquet(tmp_path / "a.parquet", columns)
-    with pytest.raises(DataError, match=r"column 'split' of .* has the splits test, train"):
-        data.index_files(data.open_source(str(path)).files)
+    with pytest.raises(DataError, match="belong to the splits test, train"):
+        _manifest(path)
     source = data.open_source(f"{path}?split=train")
     index = data.index_files(source.files)
     assert index["id"].to_pylist() == ["a.parquet#0", "a.parquet#1", "a.parquet#3"]
     assert data.read_images(source.files[0], index["row"].to_pylist()) == [pictures[0], pictures[1], pictures[3]]
-    assert data.index_files(data.open_source(f"{path}?split=all").files).num_rows == 4
+    assert _manifest(f"{path}?split=all").num_rows == 4
+    # one split a file is several all the same
+    for name in ("train", "test"):
+        write_parquet(tmp_path / f"two/{name[:2]}.parquet", {**columns, column: [name] * 4})
+    with pytest.raises(DataError, match="belong to the splits test, train"):
+        _manifest(tmp_path / "two")
+    assert _manifest(f"{tmp_path / 'two'}?split=test").num_rows == 4
+
+
+@pytest.mark.parametrize("name", ["test", "val", "eval", "unlabeled"])
+def test_one_folder_that_is_named_as_a_split_has_two_readings(tmp_path: Path, name: str) -> None:
+    _files(tmp_path, "cat/1.jpg", "dog/1.jpg", f"{name}/1.jpg")
+    with pytest.raises(DataError, match=f"'{name}', a split or a class of this name"):
+        data.open_source(str(tmp_path))
+    assert data.open_source(f"{tmp_path}?split=all").classes == ("cat", "dog")
 
 
 def test_a_wrapper_folder_is_not_the_only_class(tmp_path: Path) -> None:
@@ -186,6 +207,8 @@ def test_numbers_below_0_are_no_labels(
         (["cat", "0", "1"], "some labels are numbers, such as '0', and some are names, such as 'cat'"),
         (["1", "01", "2"], "'01' and '1' are one number"),
         (["cat", "cat"], "only one class, 'cat'"),
+        (["cat", "cat ", "dog"], "'cat' and 'cat ' differ in blanks"),
+        (["cat", "\ufeffcat", "dog"], "differ in blanks or a byte order mark"),
     ],
 )
 def test_labels_with_two_readings_are_refused_unless_classes_are_named(labels: list[str], word: str) -> None:
