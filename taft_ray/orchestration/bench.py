@@ -14,7 +14,7 @@ import torch
 from taft_ray.data import held_out
 from taft_ray.data.manifest import KEPT
 from taft_ray.errors import DataError
-from taft_ray.models import load_model
+from taft_ray.orchestration.linearised import load_for
 from taft_ray.orchestration.object_store import fetch, gather, mapped
 from taft_ray.orchestration.prefix import PREFIX_BATCH
 from taft_ray.orchestration.trial import Bench
@@ -88,7 +88,7 @@ def _carry(tokens: np.ndarray, spec: RunSpec, last_blocks: int | str) -> np.ndar
     """The tokens at the entrance of the last ``last_blocks``, in the precision and type of the cache."""
     torch.set_num_threads(spec.threads)
     device = torch.device(spec.device)
-    network = load_model(spec.model, spec.weights, spec.image_size).network.to(device)
+    network = load_for(spec).network.to(device)
     run = between(network, spec.last_blocks, last_blocks)
     view, size = mapped(tokens, spec.cache_dtype), PREFIX_BATCH[spec.device]
     out = np.empty_like(tokens)

@@ -10,8 +10,7 @@ import torch
 
 from taft_ray import __version__
 from taft_ray.errors import StorageError, UsageError
-from taft_ray.models import load_model
-from taft_ray.orchestration.linearised import build_tangent, run_spec
+from taft_ray.orchestration.linearised import build_tangent, load_for, run_spec
 from taft_ray.orchestration.reading import read_state
 from taft_ray.orchestration.recompose import one_thread, sums_of
 from taft_ray.orchestration.snapshots import snapshot_digest
@@ -47,7 +46,7 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
         delta = spec.composed(sums_of(store, state), compose or spec.compose)
     tm, _ = build_tangent(spec, len(classes))
     model = ComposedModel(tm.float().cpu(), {name: value.float() for name, value in delta.items()})
-    preprocess = load_model(spec.model, spec.weights, spec.image_size).preprocess
+    preprocess = load_for(spec).preprocess
     facts = {
         "composed": snapshot_digest(delta),
         "classes": classes,

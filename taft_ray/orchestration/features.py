@@ -43,7 +43,7 @@ from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import ObjectMissing
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.actors import own_error
-from taft_ray.orchestration.linearised import build_tangent, run_spec
+from taft_ray.orchestration.linearised import build_tangent, load_for, run_spec
 from taft_ray.orchestration.pictures import Decode, index_chunk, pictures_of, read_parts
 from taft_ray.orchestration.prefix import prefix_tokens
 from taft_ray.plans.spec import RunSpec
@@ -302,9 +302,7 @@ def _finished(
 def _pass(
     pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
 ) -> Iterator[dict[str, Any]]:
-    from taft_ray.models import load_model
-
-    size = load_model(spec.model, spec.weights, spec.image_size).preprocess.size
+    size = load_for(spec).preprocess.size
     on_gpu = spec.device == "cuda"
     calls = -(-sum(len(piece.parts) for piece in pieces) // PARTS_A_CALL)
     workers = min(workers, calls)  # an actor that gets no call would still be started, and waited for

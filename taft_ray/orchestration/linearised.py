@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taft_ray.errors import IntegrityError, StorageError
-from taft_ray.models import load_model
+from taft_ray.models import LoadedModel, load_model
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import Store, digest_json, read_spec
 from taft_ray.tangent import TangentModel, linearize
@@ -17,12 +17,17 @@ def run_spec(store: Store) -> RunSpec:
     return RunSpec.from_json(values)
 
 
+def load_for(spec: RunSpec) -> LoadedModel:
+    """The network of a run that exists, whatever sizes a new one may have."""
+    return load_model(spec.model, spec.weights, spec.image_size, strict=False)
+
+
 def build_tangent(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
     """The run's tangent model on its device, and the fingerprint of its frozen prefix.
 
     The fingerprint stands for everything that decides a token's bits: weights, cut, picture size and scaling, precision.
     """
-    loaded = load_model(spec.model, spec.weights, spec.image_size)
+    loaded = load_for(spec)
     if spec.weights_digest and loaded.weights_digest != spec.weights_digest:
         raise IntegrityError(
             f"the weights of {spec.model} changed since the run began: digest {loaded.weights_digest[:16]}, "

@@ -19,7 +19,7 @@ from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.cell_worker import CellWorker, cell_key
 from taft_ray.orchestration.features import Report
-from taft_ray.orchestration.run import data_address, data_stamp, run_address, silent
+from taft_ray.orchestration.run import data_address, data_stamp, model_address, run_address, silent
 from taft_ray.orchestration.shared_tokens import Tokens, shared_tokens
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
@@ -63,7 +63,12 @@ def reproduce(
     Raises UsageError for a table, a cell or a choice that is not there; what `train` raises for data and models.
     """
     out, test = run_address(out), data_address(test)
-    spec = replace(spec, data=data_address(spec.data), weights=spec.weights and run_address(spec.weights))
+    spec = replace(
+        spec,
+        data=data_address(spec.data),
+        model=model_address(spec.model),
+        weights=spec.weights and run_address(spec.weights),
+    )
     for uri in (spec.data, test):
         open_source(uri)  # before anything is written
     loaded = load_model(spec.model, spec.weights, spec.image_size)

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from taft_ray.data import check_rejected, counts, datasets, open_source, place_of, with_split
 from taft_ray.errors import DataError, ObjectMissing, StorageError, TaftError, UsageError
-from taft_ray.models import load_model
+from taft_ray.models import FOLDER, load_model
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, make_room, worker_for
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
@@ -58,6 +58,12 @@ def data_address(data: str) -> str:
     return with_split(run_address(place.uri), place.split)
 
 
+def model_address(model: str) -> str:
+    """The same for a model: one that lies in a folder has the folder's address."""
+    folder = model.removeprefix(FOLDER)
+    return f"{FOLDER}{run_address(folder)}" if folder != model else model
+
+
 def train(
     run: str, spec: RunSpec, *, monolithic: bool = False, lanes: int | None = None, report: Report = silent
 ) -> dict[str, Any]:
@@ -71,7 +77,13 @@ def train(
     began = time.time()
     run = run_address(run)
     store = Store(run)
-    spec = replace(spec, data=data_address(spec.data), weights=spec.weights and run_address(spec.weights))
+    spec = replace(
+        spec,
+        data=data_address(spec.data),
+        model=model_address(spec.model),
+        weights=spec.weights and run_address(spec.weights),
+    )
+    notes: tuple[str, ...] = ()
     if not pinned(store):
         open_source(spec.data)  # before anything is written: a wrong path must leave no run behind
         loaded = load_model(spec.model, spec.weights, spec.image_size)
@@ -79,7 +91,7 @@ def train(
         if spec.compose == "joint":
             size = loaded.preprocess.size
             check_joint(tm, tm.prefix(torch.zeros(1, 3, size, size)))
-        spec = replace(spec, weights_digest=loaded.weights_digest)
+        spec, notes = replace(spec, weights_digest=loaded.weights_digest), loaded.notes
     else:
         spec = replace(spec, weights_digest=run_spec(store).weights_digest)
     session.connect()
@@ -129,7 +141,8 @@ def train(
         if ((ask(composer.snapshot)).monolith or {}).get("delta") is None:
             raise TaftError("the comparison model was not finished; run the same command again")
     composed = ask(composer.compose) if ask(composer.snapshot).in_model else None
-    return {**status(run), "compose": composed, "seconds": time.time() - began}
+    said = {"notes": list(notes)} if notes else {}
+    return {**status(run), "compose": composed, "seconds": time.time() - began, **said}
 
 
 def pinned(store: Store) -> bool:

@@ -15,11 +15,10 @@ from typing import Any
 
 from taft_ray.errors import UsageError
 from taft_ray.evaluation import sweep_csv, sweep_page
-from taft_ray.models import load_model
 from taft_ray.orchestration import session
 from taft_ray.orchestration.bench import check_held_out, lay_bench, manifest_of
 from taft_ray.orchestration.features import Report
-from taft_ray.orchestration.linearised import run_spec
+from taft_ray.orchestration.linearised import load_for, run_spec
 from taft_ray.orchestration.reading import read_state
 from taft_ray.orchestration.run import run_address, silent
 from taft_ray.orchestration.tuning import mlflow_callback, run_trials
@@ -116,7 +115,7 @@ def sweep(run: str, asked: Sweep, *, mlflow: str | None = None, report: Report =
 
 def _admission(base: RunSpec, classes: int) -> Any:
     """Refuses, with UsageError, a spec that the run's model or its tokens cannot serve."""
-    network = load_model(base.model, base.weights, base.image_size).network
+    network = load_for(base).network
 
     @lru_cache
     def check(**options: Any) -> None:
