@@ -20,6 +20,7 @@ from taft_ray.errors import TaftError
 from taft_ray.progress import ProgressReport
 
 Verb = Callable[..., Any]
+_WHOLE = frozenset({"rejected_rows"})  # lists that a person asked for
 
 
 def answers(function: Verb) -> Verb:
@@ -107,7 +108,7 @@ def _show(answer: Any, indent: str = "") -> None:
         if isinstance(value, dict):
             click.echo(f"{indent}{name}:")
             _show(value, indent + "  ")
-        elif isinstance(value, list) and len(value) > 8:
+        elif isinstance(value, list) and len(value) > 8 and name not in _WHOLE:
             click.echo(f"{indent}{name}: {len(value)} entries (--json shows them)")
         elif isinstance(value, list) and any(isinstance(item, dict) or " " in str(item) for item in value):
             click.echo(f"{indent}{name}:")

@@ -40,11 +40,16 @@ def evaluate(run: str, data: str, split: str | None, report: ProgressReport) -> 
 
 @click.command()
 @click.argument("run")
+@click.option("--rejected", is_flag=True, help="List the rows of the data that were rejected, each with its reason.")
 @answers
-def status(run: str, report: ProgressReport) -> Any:
+def status(run: str, rejected: bool, report: ProgressReport) -> Any:
     """Where RUN stands."""
     from taft_ray.orchestration import run as verbs
 
+    if rejected:
+        from taft_ray.orchestration.rejections import rejected as rejected_rows
+
+        return rejected_rows(verbs.run_address(run))
     return verbs.status(run)
 
 

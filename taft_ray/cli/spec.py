@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from taft_ray.cli.answers import Verb
-from taft_ray.data import with_split
+from taft_ray.data import ORIENTATIONS, with_split
 from taft_ray.errors import TaftError, UsageError
 from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
 from taft_ray.tangent import COMPOSITIONS
@@ -128,6 +128,13 @@ def spec_options(function: Verb) -> Verb:
         click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True),
         click.option("--threads", type=int, default=1, show_default=True, help="CPU threads a worker."),
         click.option("--max-rejected", type=float, default=0.01, show_default=True, help="Fraction of rows."),
+        click.option(
+            "--exif-orientation",
+            type=click.Choice(ORIENTATIONS),
+            default="ignore",
+            show_default=True,
+            help="Turn pictures as their EXIF says, or leave them; part of the spec.",
+        ),
         click.option(
             "--constants-gib",
             type=float,

@@ -1,7 +1,7 @@
 """From any source to rows that are kept in a shard or rejected with a reason, and on to pixels. No torch, no ray."""
 
 from taft_ray.data.classes import label_column, label_index, resolve_classes
-from taft_ray.data.decode import Undecodable, decode_image
+from taft_ray.data.decode import ORIENTATIONS, Undecodable, decode_image
 from taft_ray.data.keys import epoch_order, held_out, id_hash, owner_hash, sample_key, sample_keys, slice_of
 from taft_ray.data.manifest import (
     MANIFEST_SCHEMA,
@@ -22,6 +22,7 @@ __all__ = [
     "INDEX_SCHEMA",
     "MANIFEST_SCHEMA",
     "METHODS",
+    "ORIENTATIONS",
     "Method",
     "Source",
     "SourceFile",

@@ -1,9 +1,11 @@
 """Encoded bytes to the pixels a network takes.
 
-Choices: EXIF orientation is ignored and alpha is dropped, as torchvision's loader does; an animation is its first
-frame; 16-bit grey keeps its high byte, as PIL does for 16-bit colour; 32-bit pixels have no set range and are refused.
+Choices (docs/pictures.md): EXIF orientation is ignored by default and alpha is dropped, as torchvision's loader does; an
+animation is its first frame; grey of more than 8 bits keeps the high byte of the range that its file tells, as PIL does for
+16-bit colour; 32-bit pixels have no set range and are refused.
 """
 
+import contextlib
 import threading
 import warnings
 from io import BytesIO
@@ -11,12 +13,30 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from taft_ray.data import formats, png
 from taft_ray.errors import DataError
 
-# Only formats that hold pixels: PIL would start Ghostscript for an EPS.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 89_478_485  # PIL's own limit, 256 MiB of RGB
+ORIENTATIONS = ("ignore", "apply")
+_ORIENTATION = 0x0112  # the tag, in EXIF and in TIFF
+# what turns a picture upright, by the value of the tag; 1 is upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BITS_PER_SAMPLE, _MAX_SAMPLE = 258, 281  # tags of TIFF
+_DAMAGED, _TRUNCATED = "damaged picture", "truncated picture"
 Image.init()  # with formats named, Image.open looks only among those loaded already
+_FORMATS = formats.readable()
+with contextlib.suppress(ImportError):
+    from PIL import AvifImagePlugin
+
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a decoder has one core, as for every other format
 _PIL_WARNINGS = threading.Lock()  # the filters of `warnings` are global to the process
 
 
@@ -28,8 +48,10 @@ class Undecodable(DataError):
         self.reason = reason
 
 
-def decode_image(data: bytes, size: int) -> np.ndarray:
+def decode_image(data: bytes, size: int, exif_orientation: str = "ignore") -> np.ndarray:
     """uint8 (3, size, size), read-only: RGB, shorter side to ``size`` (bicubic, antialiased), centre crop.
+
+    exif_orientation: "apply" turns the picture as its EXIF says, before it is resized; "ignore" leaves it.
 
     Guarantees: the pixels of torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)`` on PIL's RGB; raises
     nothing but ``Undecodable``; warns of nothing; a small file cannot take more than ``MAX_PIXELS`` pixels.
@@ -37,24 +59,39 @@ def decode_image(data: bytes, size: int) -> np.ndarray:
     if not data:
         raise Undecodable("empty file")
     try:
+        rgb = _pixels(data, size, exif_orientation)
+    except Undecodable as error:
+        # PIL refuses a PNG for large or damaged texts and profiles, which no pixel needs
+        slim = png.without_comments(data) if error.reason in (_DAMAGED, _TRUNCATED, formats.NO_PICTURE) else None
+        if slim is None:
+            raise
+        try:
+            rgb = _pixels(slim, size, exif_orientation)
+        except Undecodable:
+            raise error from None
+    cropped = _crop(rgb, size)
+    # plane by plane: half the time of transposing an array
+    planes = b"".join(cropped.tobytes("raw", band) for band in cropped.getbands())
+    return np.frombuffer(planes, np.uint8).reshape(3, size, size)
+
+
+def _pixels(data: bytes, size: int, exif_orientation: str) -> Image.Image:
+    try:
         with _open(data) as image:
             width, height = image.size
             scale = size / min(width, height)
             if max(width * height, max(width, height) * scale * size) > MAX_PIXELS:
                 raise Undecodable("too many pixels")
-            rgb = _to_rgb(image)
+            rgb = _to_rgb(image, data)
+            return _upright(image, rgb) if exif_orientation == "apply" else rgb
     except Undecodable:
         raise
     except UnidentifiedImageError:
-        raise Undecodable("not a picture") from None
+        raise Undecodable(formats.why_not_opened(data)) from None
     except Exception as error:
         # PIL's decoders raise nearly anything (OSError, SyntaxError, struct.error…) on hostile bytes
         cut = any(word in str(error).lower() for word in ("truncated", "eof", "end of"))
-        raise Undecodable("truncated picture" if cut else "damaged picture") from error
-    cropped = _crop(rgb, size)
-    # plane by plane: half the time of transposing an array
-    planes = b"".join(cropped.tobytes("raw", band) for band in cropped.getbands())
-    return np.frombuffer(planes, np.uint8).reshape(3, size, size)
+        raise Undecodable(_TRUNCATED if cut else _DAMAGED) from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -66,14 +103,65 @@ def _open(data: bytes) -> Image.Image:
             raise Undecodable("too many pixels") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
+    if image.mode == "I" and image.format == "PPM":  # PIL has scaled its 16 bits to their whole range
+        return _high_byte(np.asarray(image), 0xFFFF)
     if image.mode in ("I", "F"):
         raise Undecodable("32-bit pixels")
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image)
+        return _high_byte(grey, _white(image, data, grey))
     image.load()
     image.info.pop("transparency", None)  # dropped anyway, and PIL warns where a palette has several
     return image.convert("RGB")
+
+
+def _high_byte(grey: np.ndarray, white: int) -> Image.Image:
+    """Grey of the range 0..white as RGB of 8 bits."""
+    high = (grey.astype(np.uint32) * 256 // (white + 1)).clip(max=255).astype(np.uint8)
+    return Image.fromarray(high).convert("RGB")
+
+
+def _white(image: Image.Image, data: bytes, grey: np.ndarray) -> int:
+    """The value of white in 16-bit grey: less than 2^16 - 1 where the file says that fewer bits are used, from below."""
+    bits = 16
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]  # PIL's TIFF has it
+        bits = int(_first(tags.get(_BITS_PER_SAMPLE, bits)))
+        most = int(_first(tags.get(_MAX_SAMPLE, 0)))
+        # the tag may also tell the brightest value that occurs; 4,095 and the like are ranges
+        if bits == 16 and most > 0xFF and most & (most + 1) == 0:
+            bits = most.bit_length()
+    elif image.format == "PNG":
+        bits = png.significant_bits(data) or bits
+        if 8 < bits < 16 and not _from_below(grey, bits):
+            bits = 16  # scaled to 16 bits, as PNG asks for
+    white = (1 << bits) - 1
+    return white if 8 < bits < 16 and int(grey.max(initial=0)) <= white else 0xFFFF
+
+
+def _from_below(grey: np.ndarray, bits: int) -> bool:
+    """Whether values of ``bits`` were written as they are, and not brought to 16 bits: then the low bits repeat, or are 0."""
+    if int(grey.max(initial=0)) >= 1 << bits:
+        return False
+    wide = grey.astype(np.uint32)
+    top = wide >> (16 - bits)
+    repeated = (top << (16 - bits)) | (top >> (2 * bits - 16))
+    zeros = top << (16 - bits)
+    return not (np.array_equal(wide, repeated) or np.array_equal(wide, zeros))
+
+
+def _first(value: object) -> int:
+    return int(value[0] if isinstance(value, tuple) else value)  # type: ignore[call-overload]  # a number or numbers
+
+
+def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+    """Turned as the picture's EXIF says. A TIFF is turned by PIL already, which takes the tag out."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF is no damaged picture, and says nothing of how it lies
+        turn = None
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _crop(image: Image.Image, size: int) -> Image.Image:

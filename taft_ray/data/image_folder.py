@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from taft_ray.data import access, splits
+from taft_ray.data.formats import not_read, unread_format
 from taft_ray.data.source_file import IMAGE_SUFFIXES, NO_LABEL, NOT_AN_IMAGE, WRITERS_FOLDER, SourceFile, index_table
 from taft_ray.errors import DataError, UsageError
 
@@ -128,7 +129,8 @@ def index(files: Sequence[SourceFile]):
 
 def _reason(relative: str, label: str | None) -> str | None:
     if not is_image(relative):
-        return NOT_AN_IMAGE
+        unread = unread_format(relative)
+        return NOT_AN_IMAGE if unread is None else not_read(unread)
     if in_writers_folder(relative):
         return WRITERS_FOLDER
     return NO_LABEL if label is None else None

@@ -137,15 +137,20 @@ def counts(manifest: pa.Table) -> dict[str, Any]:
     }
 
 
-def check_rejected(counts: Mapping[str, Any], max_rejected: float) -> None:
+def check_rejected(
+    counts: Mapping[str, Any], max_rejected: float, examples: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """``max_rejected`` is a fraction of all rows; a manifest that keeps nothing is never accepted.
 
     Pictures beside a sample's own are counted as rejected and limit nothing: that is how such data is meant.
+    examples: some rows of each reason, which the error names.
     """
     beside = counts["reasons"].get(BESIDE, 0)
     rows, rejected = counts["rows"] - beside, counts["rejected"] - beside
     if rejected > max_rejected * rows or counts["kept"] == 0:
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in counts["reasons"].items())
+        some = {reason: f", such as {', '.join(rows)}" for reason, rows in (examples or {}).items()}
+        parts = [f"{reason}: {number}{some.get(reason, '')}" for reason, number in counts["reasons"].items()]
+        reasons = ("; " if some else ", ").join(parts)
         raise TooManyRejected(
             f"{rejected} of {rows} rows were rejected ({reasons}) and --max-rejected allows {max_rejected:.2%}; "
             f"mend the data or raise it"

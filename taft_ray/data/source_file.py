@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-Format = Literal["image", "parquet", "webdataset"]
+from taft_ray.data.formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+Format = Literal["image", "parquet", "webdataset"]
 
 NO_IMAGE = "no image"
 NO_LABEL = "no label"

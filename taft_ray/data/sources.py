@@ -8,6 +8,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from taft_ray.data import access, datasets, hidden, image_folder, parquet, splits, webdataset
+from taft_ray.data.formats import unread_format
 from taft_ray.data.ids import check_ids
 from taft_ray.data.source_file import Format, Source, SourceFile
 from taft_ray.errors import DataError, UsageError
@@ -130,6 +131,14 @@ def _format(uri: str, names: list[str]) -> Format:
     compressed = [name for name in names if name.lower().endswith(_COMPRESSED)]
     if compressed and counts.keys() != {"image"}:
         raise DataError(f"{compressed[0]} in {uri} is compressed and cannot be read by offset; decompress it to a .tar")
+    unread = Counter(filter(None, map(unread_format, names)))
+    if unread and not counts:
+        kinds_of = ", ".join(f"{name}: {number}" for name, number in sorted(unread.items()))
+        example = next(name for name in names if unread_format(name))
+        raise DataError(
+            f"{uri} holds pictures of formats that are not read here ({kinds_of}; such as {example}); "
+            "convert them to JPEG or PNG"
+        )
     if not counts:
         raise DataError(f"no known data in {uri}, only files such as {names[:3]}; it must be {_FORMATS}")
     (kind,) = counts

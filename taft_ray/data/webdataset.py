@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taft_ray.data import tar_archive
+from taft_ray.data.formats import READ_LATER, not_read, unread_suffix
 from taft_ray.data.ids import json_text
 from taft_ray.data.source_file import (
     BELOW_ZERO,
@@ -39,10 +40,12 @@ def index(file: SourceFile):
             if row == len(samples):
                 samples.append({"label": None, "id": None, "owner": None, "bytes": 0, "reason": NO_IMAGE})
             sample = samples[row]
-            if suffix in IMAGE_SUFFIXES and sample["reason"] is not None:
-                _add_image(sample, member)
+            if suffix in IMAGE_SUFFIXES:
+                beside += _add_image(sample, member, suffix in READ_LATER)
             elif f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES:
                 beside.append(member.size)
+            elif sample["reason"] == NO_IMAGE and (unread := unread_suffix(suffix)):
+                sample["reason"] = not_read(unread)
             elif suffix in _LABELS:
                 content = tar_archive.content(handle, member) if member.isreg() else b""
                 _add_label(sample, suffix, content, f"{member.name} in {file.uri}")
@@ -72,8 +75,11 @@ def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
         for row, suffix, member in _numbered(tar_archive.members(file, handle)):
             last = max(last, row)
             if row in missing and suffix in IMAGE_SUFFIXES and member.isreg():
-                images[row] = tar_archive.content(handle, member)
-                missing.discard(row)
+                if suffix not in READ_LATER:
+                    images[row] = tar_archive.content(handle, member)
+                    missing.discard(row)
+                elif images[row] is None:  # a picture that gives way to one of another format, should one come
+                    images[row] = tar_archive.content(handle, member)
                 if not missing:
                     break
     if missing and max(missing) > last:
@@ -108,7 +114,7 @@ class _Named:
 
     @property
     def is_picture(self) -> bool:
-        return self.last_suffix in IMAGE_SUFFIXES
+        return self.last_suffix in IMAGE_SUFFIXES or unread_suffix(self.last_suffix) is not None
 
     @property
     def is_dotted(self) -> bool:
@@ -172,11 +178,16 @@ def _is_passed_over(member: tarfile.TarInfo) -> bool:
     return member.isdir() or name.startswith(".") or "__MACOSX" in folder
 
 
-def _add_image(sample: dict[str, Any], member: tarfile.TarInfo) -> None:
+def _add_image(sample: dict[str, Any], member: tarfile.TarInfo, gives_way: bool) -> list[int]:
+    """Takes the picture for the sample's own; the sizes of those that stay beside it: the first one counts."""
+    if sample["reason"] is None and (gives_way or not sample.get("gives_way")):
+        return [member.size]
+    beside = [sample["bytes"]] if sample["reason"] is None else []
     if member.isreg():
-        sample["bytes"], sample["reason"] = member.size, None
+        sample |= {"bytes": member.size, "reason": None, "gives_way": gives_way}
     else:
         sample["reason"] = NOT_AN_IMAGE  # a link to another member
+    return beside
 
 
 def _add_label(sample: dict[str, Any], suffix: str, content: bytes, where: str) -> None:

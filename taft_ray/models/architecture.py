@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import timm
 import torch
 from torch import nn
 
+from taft_ray.data import access
 from taft_ray.embedded import EMBEDDED_NAME
 from taft_ray.errors import StorageError, TaftError, UnsupportedModel, UsageError
 from taft_ray.models.preprocess import Preprocess
@@ -191,9 +191,9 @@ def _described(name: str, weights: str | None) -> Iterator[str]:
 def _config_beside(weights: str) -> dict[str, Any] | None:
     head, slash, _ = weights.rpartition("/")
     try:
-        with fsspec.open(f"{head}{slash}{_CONFIG}", "rb") as file:
-            config = json.loads(file.read())  # type: ignore[union-attr]  # fsspec's OpenFile yields one file
-    except (OSError, ValueError, ImportError):
+        with access.open_file(f"{head}{slash}{_CONFIG}") as file:
+            config = json.loads(file.read())
+    except (OSError, ValueError, RecursionError, TaftError):
         return None
     return config if isinstance(config, dict) and isinstance(config.get("architecture"), str) else None
 

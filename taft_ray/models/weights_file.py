@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-import fsspec
 import safetensors.torch
 from torch import Tensor
 
-from taft_ray.errors import StorageError, WeightsMismatch
+from taft_ray.data import access
+from taft_ray.errors import StorageError, TaftError, WeightsMismatch
 
 _UNPICKLE = (
     "convert it where you trust it: safetensors.torch.save_file(STATE_DICT, 'weights.safetensors') after "
@@ -42,13 +42,15 @@ _HEADER_LENGTH = 8  # bytes of safetensors before its JSON
 def read_weights(uri: str) -> bytes:
     """The bytes of a weights file; StorageError when they cannot be had."""
     try:
-        with fsspec.open(uri, "rb") as file:
-            return file.read()  # type: ignore[union-attr]  # fsspec's OpenFile yields one file
+        with access.open_file(uri) as file:
+            return file.read()
+    except TaftError:
+        raise
     except FileNotFoundError as error:
         raise StorageError(f"no weights at {uri}; expected a safetensors file") from error
     except IsADirectoryError as error:
         raise StorageError(f"weights {uri} cannot be read: it is a folder; give the .safetensors file in it") from error
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # object stores' clients raise classes of their own
         raise StorageError(f"weights {uri} cannot be read: {error}") from error
 
 

@@ -27,7 +27,6 @@ from taft_ray.data import (
     SourceFile,
     Stripe,
     build_manifest,
-    check_rejected,
     counts,
     id_hash,
     index_files,
@@ -40,12 +39,13 @@ from taft_ray.data import (
     stripes,
 )
 from taft_ray.data.keys import KEY_BYTES
-from taft_ray.errors import ObjectMissing
+from taft_ray.errors import ObjectMissing, TooManyRejected
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.linearised import build_tangent, load_for, run_spec
 from taft_ray.orchestration.pictures import Decode, index_chunk, pictures_of, read_parts
 from taft_ray.orchestration.prefix import prefix_tokens
+from taft_ray.orchestration.rejections import check_rows, list_key, remove_list
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.storage import Store, write_part
@@ -119,7 +119,7 @@ class PrefixActor:
         reasons: list[list[str]] = [[] for _ in rows]  # of each picture that has been decoded; empty where it could be
 
         def good() -> Iterator[np.ndarray]:
-            for part, pictures in zip(reasons, pictures_of(batch, self.preprocess.size), strict=True):
+            for part, pictures in zip(reasons, self._pictures(batch), strict=True):
                 for picture in pictures:
                     part.append(picture if isinstance(picture, str) else "")
                     if not isinstance(picture, str):
@@ -137,6 +137,9 @@ class PrefixActor:
             answers.append(self._write(row, whole, part, tokens[at : at + count]))
             at += count
         return {"answer": answers}
+
+    def _pictures(self, batch: pa.Table) -> list[Iterator[np.ndarray | str]]:
+        return pictures_of(batch, self.preprocess.size, self.spec.exif_orientation)
 
     def _write(self, row: Mapping[str, Any], good: np.ndarray, reasons: Sequence[str], tokens: np.ndarray) -> str:
         shard, part, flat = row["shard"], row["part"], row["keys"]
@@ -202,7 +205,8 @@ def build_cache(
     indexed = index.num_rows
     index = _without_forgotten(index, tombstones, secret)
     planned = build_manifest(index, classes=names, seed=spec.seed, shards=shards, method=assignment)  # type: ignore[arg-type]
-    check_rejected(counts(planned), spec.max_rejected)
+    listed = list_key(folders)
+    check_rows(store, planned, spec.max_rejected, listed)
     pieces = stripes(planned, files, budget_bytes=STRIPE_BYTES, part_rows=PART_ROWS)
     every = [part for piece in pieces for part in piece.parts]
     answers = _finished(store, folders, every, {part: rows for piece in pieces for part, rows in piece.rows.items()})
@@ -221,7 +225,14 @@ def build_cache(
         prefix_seconds = time.time() - prefix_started
     bad = {bytes.fromhex(key): why for answer in answers.values() for key, why in answer["bad"].items()}
     table = reject(planned, bad) if bad else planned
-    check_rejected(counts(table), spec.max_rejected)
+    try:
+        check_rows(store, table, spec.max_rejected, listed)
+    except TooManyRejected:
+        for (shard, part), answer in answers.items():  # whoever mends these pictures has them read again
+            if answer["bad"]:
+                store.delete(_marker(folders.format(shard=shard), part))
+        raise
+    remove_list(store, listed)
     placed = {where: [bytes.fromhex(key) for key in answer["keys"]] for where, answer in answers.items()}
     table = place(table, {where: keys for where, keys in placed.items() if keys})
     table = _with_hashes(table, index, spec.seed, secret)
@@ -266,12 +277,8 @@ def _without_forgotten(index: pa.Table, state: RunState, secret: bytes | None) -
 
 
 def _with_hashes(table: pa.Table, index: pa.Table, seed: int, secret: bytes | None) -> pa.Table:
-    """Adds ``id_hash``, so that `verify` can look for forgotten samples without knowing their ids."""
-    ids = [
-        name
-        for name, reason in zip(index["id"].to_pylist(), index["reason"].to_pylist(), strict=True)
-        if reason is None
-    ]
+    """Adds ``id_hash``, of rejected rows too, so that `verify` and a purge find forgotten samples without their ids."""
+    ids = [name for name in index["id"].to_pylist() if name is not None]
     by_key = (
         {key: id_hash(name, secret) for key, name in zip(sample_keys(ids, seed), ids, strict=True)} if secret else {}
     )
@@ -320,7 +327,11 @@ def _pass(
     # beside a GPU cores have little else to do; beside forward passes on the same cores the actor decodes for itself
     if on_gpu:
         dataset = dataset.map_batches(
-            Decode(size), batch_size=1, batch_format="pyarrow", zero_copy_batch=True, num_cpus=DECODE_SHARE
+            Decode(size, spec.exif_orientation),
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=DECODE_SHARE,
         )
     dataset = dataset.map_batches(
         PrefixActor,

@@ -47,6 +47,7 @@ def build_tangent(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
             "dtype": spec.cache_dtype,
             "threads": spec.threads,
             "device": spec.device,
+            **({} if spec.exif_orientation == "ignore" else {"exif_orientation": spec.exif_orientation}),
         }
     )
     return tm, fingerprint

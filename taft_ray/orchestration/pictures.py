@@ -32,11 +32,11 @@ def read_parts(batch: Any) -> Iterator[pa.Table]:
         )
 
 
-def decoded(images: Iterable[bytes], size: int) -> Iterator[np.ndarray | str]:
+def decoded(images: Iterable[bytes], size: int, exif_orientation: str = "ignore") -> Iterator[np.ndarray | str]:
     """Of each picture its pixels, uint8 (3, size, size), or the reason why it has none; decoded when asked for."""
     for image in images:
         try:
-            yield decode_image(image, size) if image else "no image"
+            yield decode_image(image, size, exif_orientation) if image else "no image"
         except Undecodable as error:
             yield error.reason
 
@@ -44,8 +44,8 @@ def decoded(images: Iterable[bytes], size: int) -> Iterator[np.ndarray | str]:
 class Decode:
     """Encoded pictures to pixels, with the reason of each that cannot be decoded: columns that a task hands on."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, exif_orientation: str = "ignore") -> None:
+        self.size, self.exif_orientation = size, exif_orientation
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         parts = [self._part(images) for images in batch["images"].to_pylist()]
@@ -58,7 +58,7 @@ class Decode:
     def _part(self, images: list[bytes]) -> tuple[np.ndarray, list[str]]:
         pixels = np.zeros((len(images), 3, self.size, self.size), np.uint8)
         reasons = [""] * len(images)
-        for row, found in enumerate(decoded(images, self.size)):
+        for row, found in enumerate(decoded(images, self.size, self.exif_orientation)):
             if isinstance(found, str):
                 reasons[row] = found
             else:
@@ -66,10 +66,10 @@ class Decode:
         return pixels, reasons
 
 
-def pictures_of(batch: pa.Table, size: int) -> list[Iterator[np.ndarray | str]]:
+def pictures_of(batch: pa.Table, size: int, exif_orientation: str = "ignore") -> list[Iterator[np.ndarray | str]]:
     """Of each part what `decoded` says of its pictures: decoded when asked for, or by `Decode` before."""
     if "images" in batch.column_names:
-        return [decoded(images, size) for images in batch["images"].to_pylist()]
+        return [decoded(images, size, exif_orientation) for images in batch["images"].to_pylist()]
     reasons = [json.loads(text) for text in batch["reasons"].to_pylist()]
     parts = zip(pixels_of(batch["pixels"], size), reasons, strict=True)
     return [(why or picture for picture, why in zip(pixels, whys, strict=True)) for pixels, whys in parts]

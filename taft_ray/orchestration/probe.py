@@ -45,7 +45,7 @@ def picture_values(
         pixels, rows = [], []
         for row, image in enumerate(part["images"]):
             try:
-                pixels.append(decode_image(image or b"", preprocess.size))
+                pixels.append(decode_image(image or b"", preprocess.size, spec.exif_orientation))
                 rows.append(row)
             except Undecodable:
                 continue

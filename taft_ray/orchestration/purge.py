@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.errors import StorageError
+from taft_ray.orchestration.rejections import remove_lists
 from taft_ray.plans.slices import Survival, after_loss, lost_slices
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
@@ -102,6 +103,7 @@ def purge_request(store: Store, state: RunState, request: RequestState, manifest
     parts = {} if manifest is None else manifest[1]["meta"]["parts"]
     doomed = sorted({*digests, *_dead(store, state, request, parts, state.manifest_key, state.checkpoint_keys())})
     body = remove(store, doomed, digests)
+    remove_lists(store)
     store.sweep(
         older_than_s=60.0
     )  # what dead writers left; of remote uploads, younger ones may be another process at work

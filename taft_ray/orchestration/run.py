@@ -14,6 +14,7 @@ import torch
 from safetensors.numpy import save
 
 from taft_ray.data import check_rejected, counts, datasets, open_source, place_of, with_split
+from taft_ray.data.rejections import examples
 from taft_ray.errors import DataError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.models import FOLDER, load_model
 from taft_ray.orchestration import session
@@ -308,7 +309,7 @@ def _eval_parts(
         if found is None:
             raise StorageError(f"{eval_store.uri}: the evaluation manifest vanished; run it again")
     total = counts(found[0])
-    check_rejected(total, spec.max_rejected)
+    check_rejected(total, spec.max_rejected, examples(found[0]))
     return [part for refs in found[1]["meta"]["parts"].values() for part in refs], total["rejected"]
 
 

@@ -12,7 +12,7 @@ import timm
 import torch
 
 import taft_ray
-from taft_ray.data import METHODS
+from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
 from taft_ray.tangent import COMPOSITIONS, DEFAULT_EPSILON, JOINT_PENALTY, Delta, FitConfig, Sums
 from taft_ray.tangent.model import TRAINABLE
@@ -23,7 +23,7 @@ DTYPES = ("float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float32")
 _MOST_GIB = 1 << 20
 # fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
-_ADDED = ("constants_gib", "joint_penalty")
+_ADDED = ("constants_gib", "exif_orientation", "joint_penalty")
 _VERSIONS = {"taft_ray": taft_ray.__version__, "torch": torch.__version__, "timm": timm.__version__}
 
 
@@ -50,6 +50,7 @@ class RunSpec:
     radius: of adam; Δw is projected onto the ball of this radius (the paper's Table 7, where the penalty is 0).
     epsilon, joint_penalty: of the compositions by Gram and by joint statistics.
     max_rejected: the fraction of source rows that may be rejected before the run fails.
+    exif_orientation: whether a picture is turned as its EXIF says, in training, evaluation and audit alike.
     precision: of the frozen prefix's passes; see `fastest_precision`.
     constants_gib: of memory, for the constants of the shard that a worker is at; beyond it some are computed again for every batch, whose
         last bits differ (`tangent.prepare_pictures`).
@@ -90,6 +91,7 @@ class RunSpec:
     device: str = "cpu"
     threads: int = 1
     max_rejected: float = 0.01
+    exif_orientation: str = "ignore"
     constants_gib: float = PREPARED_BUDGET / 2**30
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(_VERSIONS))
 
@@ -114,6 +116,7 @@ class RunSpec:
             ("precision", PRECISIONS),
             ("device", ("cpu", "cuda")),
             ("trainable", TRAINABLE),
+            ("exif_orientation", ORIENTATIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")

@@ -25,6 +25,8 @@ COMPOSED_FOLDER = "composed"
 EVAL_FOLDER = "eval"
 CERTIFICATES_FOLDER = "certificates"
 REPORTS_FOLDER = "reports"
+REJECTED_LISTS = f"{REPORTS_FOLDER}/rejected"
+"""What the keys of lists of rejected rows start with."""
 
 ID_KEY_BYTES = 32
 _ATTEMPTS = 3

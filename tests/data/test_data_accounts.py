@@ -110,6 +110,11 @@ def test_dotted_keys_without_labels_are_counted(tmp_path: Path, pictures: list[b
     assert list(found.values()) == [pictures[2]]
 
 
+def test_dotted_keys_of_a_format_that_is_not_read_are_counted(tmp_path: Path) -> None:
+    _tar(tmp_path / "a.tar", [m for i in range(5) for m in ((f"n01.{i}.heic", b"x"), (f"n01.{i}.cls", b"a"))])
+    assert _reasons(_read(tmp_path)[0]) == {"HEIC is not read here": 5}
+
+
 def test_a_key_may_have_a_sample_and_dotted_ones_beside_it(tmp_path: Path, pictures: list[bytes]) -> None:
     members = [("a.jpg", pictures[0]), ("a.cls", b"x"), ("a.b.jpg", pictures[1]), ("a.b.cls", b"y"), ("a.c.jpg", b"c")]
     _tar(tmp_path / "a.tar", members)

@@ -23,7 +23,7 @@ def inline_pass(
 ) -> Iterator[dict[str, Any]]:
     """What `features._pass` does through Ray Data, in a loop."""
     actor = features.PrefixActor(run, classes, folders)
-    decode = Decode(actor.preprocess.size)
+    decode = Decode(actor.preprocess.size, spec.exif_orientation)
     for piece in pieces:
         for part in read_parts({"stripe": [piece]}):
             yield from (json.loads(answer) for answer in actor(decode(part))["answer"])

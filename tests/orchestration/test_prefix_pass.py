@@ -1,5 +1,6 @@
 """The prefix pass: what a killed one finished is not made again, and the one that goes on ends with the same parts."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from plain import inline_pass
 
+from taft_ray.data import decode_image
 from taft_ray.orchestration import features
-from taft_ray.orchestration.pictures import Decode, pixels_of
+from taft_ray.orchestration.pictures import Decode, pictures_of, pixels_of
 from taft_ray.orchestration.run import silent
 from taft_ray.plans.state import RunState
 from taft_ray.storage import Store, write_spec
@@ -91,3 +94,18 @@ def test_pixels_of_a_part_are_not_copied(class_folder: Path) -> None:
     twice = pa.concat_tables([decoded, decoded])  # a call has several parts
     assert [np.shares_memory(view, pixels) for view in pixels_of(twice["pixels"], 8)] == [True, True]
     assert all(np.array_equal(view, pixels) for view in pixels_of(twice["pixels"][1:], 8))
+
+
+def test_orientation_is_applied_by_the_actor_and_by_decoding_tasks_alike() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    batch = pa.table({"images": pa.array([[buffer.getvalue()]], pa.list_(pa.large_binary()))})
+    for orientation in ("ignore", "apply"):
+        expected = decode_image(buffer.getvalue(), 8, orientation)
+        for given in (batch, Decode(8, orientation)(batch)):
+            ((picture,),) = pictures_of(given, 8, orientation)
+            assert np.array_equal(picture, expected)
+    assert not np.array_equal(decode_image(buffer.getvalue(), 8, "ignore"), expected)

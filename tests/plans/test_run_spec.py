@@ -96,3 +96,12 @@ def test_spec_of_an_earlier_run_keeps_its_digest() -> None:
     other = spec(constants_gib=1.0).to_json()
     assert other.pop("constants_gib") == 1.0
     assert other == written
+
+
+def test_orientation_is_left_out_of_the_json_where_it_says_what_held_before() -> None:
+    assert "exif_orientation" not in spec().to_json()
+    turned = spec(exif_orientation="apply")
+    assert turned.to_json()["exif_orientation"] == "apply"
+    assert RunSpec.from_json(turned.to_json()) == turned
+    with pytest.raises(UsageError, match="expected one of ignore, apply"):
+        spec(exif_orientation="upright")
