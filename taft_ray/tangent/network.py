@@ -1,40 +1,26 @@
 """Where each model family is cut: a frozen prefix, and the suffix as a chain of rules.
 
-The unit of ``last_blocks`` is a transformer block for vision transformers, and a stage for ResNet (``layer1``..``layer4``)
-and ConvNeXt (``stages.0``..).
+The unit of ``last_blocks`` is a transformer block for vision transformers. Any other network has the general cut
+(`ordered.py`), whose units are the network's numbered blocks or stages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from timm.layers import NormMlpClassifierHead
-from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer, global_pool_nlc
 from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.blocks import Residual, block_rule
+from taft_ray.tangent.ordered import Ordered
 from taft_ray.tangent.rule import Rule, Saved, Saving
 from taft_ray.tangent.rules import Fallback, Function, Linear, Sequence, rule_for
+from taft_ray.tangent.units import Cut, Units, chain, first_trained
 
-_RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """A model cut in two. ``units`` are the trained modules' names, ``heads`` those of the classifier alone."""
-
-    prefix: Callable[[Tensor], Tensor]
-    suffix: Sequence
-    units: tuple[str, ...]
-    heads: tuple[str, ...]
-    class_token_rows: int | None  # rows of a class-token tangent at the suffix entrance; None: there is no class token
-    first_rows_only: bool  # the suffix reads only those rows of a tangent (the short cut)
+__all__ = ["Cut", "between", "cut", "units_of"]
 
 
 class FirstToken(Rule):
@@ -83,30 +69,26 @@ class TwoHeads(Rule):
             yield from part.linear_inputs(saved, trained)
 
 
-def _count(last_blocks: int | str, available: int, unit: str) -> int:
-    count = available if last_blocks == "all" else last_blocks
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= available:
-        raise UsageError(
-            f'last_blocks={last_blocks!r}: expected "all" or 0..{available} (this model has {available} {unit})'
-        )
-    return count
+class Blocks:
+    """The blocks of a vision transformer."""
+
+    noun = "blocks"
+
+    def __init__(self, model: VisionTransformer) -> None:
+        self._model = model
+        self.names = tuple(f"blocks.{index}" for index in range(len(model.blocks)))
+
+    def between(self, first: int, last: int) -> Callable[[Tensor], Tensor]:
+        return chain(list(self._model.blocks)[first:last])
+
+    def cut(self, first: int) -> Cut:
+        return _vision_transformer(self._model, first)
 
 
-def _chain(modules: nn.Module, start: int, stop: int) -> Callable[[Tensor], Tensor]:
-    def run(x: Tensor) -> Tensor:
-        for module in list(modules.children())[start:stop]:
-            x = module(x)
-        return x
-
-    return run
-
-
-def _vision_transformer(model: VisionTransformer, last_blocks: int | str) -> Cut:
-    count = _count(last_blocks, len(model.blocks), "blocks")
+def _vision_transformer(model: VisionTransformer, first: int) -> Cut:
     distilled = isinstance(model, VisionTransformerDistilled)
     rows = 2 if distilled else 1 if model.global_pool == "token" and model.attn_pool is None else None
-    first = len(model.blocks) - count
-    before = _chain(model.blocks, 0, first)
+    before = chain(list(model.blocks)[:first])
 
     def prefix(images: Tensor) -> Tensor:
         return before(model.norm_pre(model._pos_embed(model.patch_embed(images))))
@@ -135,7 +117,7 @@ def _vision_transformer(model: VisionTransformer, last_blocks: int | str) -> Cut
             *(("head_dist",) if distilled else ()),
         ),
         heads=("head", "head_dist") if distilled else ("head",),
-        class_token_rows=(rows or 1) if model.cls_token is not None and count else None,
+        class_token_rows=(rows or 1) if model.cls_token is not None and blocks else None,
         first_rows_only=bool(blocks) and isinstance(blocks[0], Residual) and blocks[0].reads_rows_only,
     )
 
@@ -162,28 +144,22 @@ def _pooling(model: VisionTransformer) -> Rule:
     )
 
 
-def _resnet(model: ResNet, last_blocks: int | str) -> Cut:
-    names = _RESNET_STAGES
-    count = _count(last_blocks, len(names), "stages")
-    _refuse_unpooled(model.global_pool)
-    trained = names[len(names) - count :]
+# The families with rules of their own: a network's class, and what its units are. Any other has the general cut.
+FAMILIES: tuple[tuple[type[nn.Module], Callable[..., Units]], ...] = ((VisionTransformer, Blocks),)
 
-    def prefix(images: Tensor) -> Tensor:
-        x = model.maxpool(model.act1(model.bn1(model.conv1(images))))
-        for name in names[: len(names) - count]:
-            x = model.get_submodule(name)(x)
-        return x
 
-    rules: list[Rule] = [Fallback(name, model.get_submodule(name)) for name in trained]
-    rules += [Function("pool", model.global_pool), rule_for("fc", model.get_submodule("fc"))]
-    return Cut(
-        prefix=prefix,
-        suffix=Sequence("", rules),
-        units=(*trained, "fc"),
-        heads=("fc",),
-        class_token_rows=None,
-        first_rows_only=False,
-    )
+def units_of(model: nn.Module) -> Units:
+    """What ``last_blocks`` counts in ``model``; UnsupportedModel, by name and with the reason, where it cannot be cut."""
+    for family, units in FAMILIES:
+        if isinstance(model, family):
+            return units(model)
+    return Ordered(model)
+
+
+def cut(model: nn.Module, last_blocks: int | str) -> Cut:
+    """Cut ``model`` before its last ``last_blocks`` units; UnsupportedModel, by name and with the reason, otherwise."""
+    units = units_of(model)
+    return units.cut(first_trained(last_blocks, units))
 
 
 def between(model: nn.Module, outer: int | str, inner: int | str) -> Callable[[Tensor], Tensor]:
@@ -191,63 +167,10 @@ def between(model: nn.Module, outer: int | str, inner: int | str) -> Callable[[T
 
     UsageError when ``inner`` is more than ``outer``: those tokens come before the ones given.
     """
-    if isinstance(model, VisionTransformer):
-        units, name = list(model.blocks), "blocks"
-    elif isinstance(model, ResNet):
-        units, name = [model.get_submodule(stage) for stage in _RESNET_STAGES], "stages"
-    elif isinstance(model, ConvNeXt):
-        units, name = list(model.stages), "stages"
-    else:
-        raise UnsupportedModel(f"{type(model).__name__} cannot be cut: see `cut`")
-    first, last = (len(units) - _count(cut_at, len(units), name) for cut_at in (outer, inner))
+    units = units_of(model)
+    first, last = (first_trained(cut_at, units) for cut_at in (outer, inner))
     if last < first:
         raise UsageError(
-            f"last_blocks={inner!r} needs tokens from before the last {outer} {name}; expected at most {outer}"
+            f"last_blocks={inner!r} needs tokens from before the last {outer} {units.noun}; expected at most {outer}"
         )
-    return _chain(nn.Sequential(*units), first, last)
-
-
-def _refuse_unpooled(pool: object) -> None:
-    if getattr(pool, "pool_type", None) == "":
-        raise UnsupportedModel(
-            "global_pool='' gives no single vector a picture; create the model with global_pool='avg'"
-        )
-
-
-def _convnext_head(head: nn.Module) -> list[Rule]:
-    """The classifier layer by layer, so that its linear layers have Gram statistics."""
-    pooled_first = isinstance(head, NormMlpClassifierHead)
-    parts = ("global_pool", "norm", "flatten", "pre_logits", "fc") if pooled_first else ("global_pool", "fc", "flatten")
-    return [rule_for(f"head.{part}", head.get_submodule(part)) for part in parts]
-
-
-def _convnext(model: ConvNeXt, last_blocks: int | str) -> Cut:
-    count = _count(last_blocks, len(model.stages), "stages")
-    _refuse_unpooled(model.head.global_pool)
-    first = len(model.stages) - count
-    before = _chain(model.stages, 0, first)
-    trained = tuple(f"stages.{index}" for index in range(first, len(model.stages)))
-    rules: list[Rule] = [Fallback(name, model.get_submodule(name)) for name in trained]
-    rules += [rule_for("norm_pre", model.get_submodule("norm_pre")), *_convnext_head(model.head)]
-    return Cut(
-        prefix=lambda images: before(model.stem(images)),
-        suffix=Sequence("", rules),
-        units=(*trained, "norm_pre", "head"),
-        heads=("head.fc",),
-        class_token_rows=None,
-        first_rows_only=False,
-    )
-
-
-def cut(model: nn.Module, last_blocks: int | str) -> Cut:
-    """Cut ``model`` before its last ``last_blocks`` units; UnsupportedModel, by name and with the reason, otherwise."""
-    if isinstance(model, VisionTransformer):
-        return _vision_transformer(model, last_blocks)
-    if isinstance(model, ResNet):
-        return _resnet(model, last_blocks)
-    if isinstance(model, ConvNeXt):
-        return _convnext(model, last_blocks)
-    raise UnsupportedModel(
-        f"{type(model).__name__} cannot be linearised: no rule says where to cut it. Supported: timm VisionTransformer "
-        "(vit, deit, augreg, CLIP, DINOv2, …), ResNet, ConvNeXt"
-    )
+    return units.between(first, last)
