@@ -9,6 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_SIXTH = torch.tensor(1 / 6, dtype=torch.float32).item()  # PyTorch's kernel has it in this precision
+
+
+class Hardsigmoid(nn.Module):
+    """nn.Hardsigmoid, whose own slope PyTorch cannot differentiate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 3).clamp(0, 6) * _SIXTH
+
+
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (
     nn.GELU,
     nn.SiLU,
@@ -20,6 +30,7 @@ _ELEMENTWISE: tuple[type[nn.Module], ...] = (
     nn.Mish,
     nn.Hardswish,
     nn.Hardsigmoid,
+    Hardsigmoid,
     nn.ELU,
     nn.Softplus,
     timm.layers.GELU,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.delta import Delta, at_least_float32
+from taft_ray.tangent.elementwise import Hardsigmoid
 from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
 from taft_ray.tangent.prepared import Pictures, Prepared, batches
@@ -279,7 +280,7 @@ def linearize(
             if "pretrained tag" not in str(error):  # the network may be down: not the name's fault
                 raise
             raise UnsupportedModel(f"timm {timm.__version__}: {error} See timm.list_pretrained()") from error
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    network = copy.deepcopy(model).train().eval().requires_grad_(False)  # timm empties caches of parameters in train()
     if num_classes is not None:
         if num_classes < 1:
             raise UsageError(f"num_classes={num_classes}: expected at least 1")
@@ -301,16 +302,36 @@ def linearize(
         values = seeded_normal(shape, std=0.02, seed=seed, name=CLASS_TOKEN)
         like = next(network.parameters())
         class_token = nn.Parameter(values.to(like.device, like.dtype), requires_grad=False)
-    # Fused attention has no forward-mode rule; only the suffix can come under torch.func.jvp. An activation in place
-    # would write over a layer's output that is kept.
     for name in network_cut.units:
-        for module in network.get_submodule(name).modules():
-            if getattr(module, "inplace", False):
-                module.inplace = False  # type: ignore[assignment]
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False  # type: ignore[assignment]
+        _make_differentiable(network.get_submodule(name))
     trained = _trained_names(network, network_cut, trainable) + ((CLASS_TOKEN,) if cls_token else ())
     return TangentModel(network, network_cut, trained, class_token)
+
+
+class _NeverKnown(dict[str, Tensor]):
+    """A cache whose every entry is made anew before it is read."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+
+def _make_differentiable(unit: nn.Module) -> None:
+    """Prepare a unit for torch.func.jvp and its gradient. The values stay those of the unit, up to rounding.
+
+    Fused attention has no forward-mode rule. An activation in place would write over a layer's output that is kept.
+    A cache of what was made from parameters (LeViT's biases) would hide that they move.
+    """
+    for module in unit.modules():
+        for name, value in list(vars(module).items()):
+            if name.endswith("_cache") and isinstance(value, dict):
+                setattr(module, name, _NeverKnown())
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # type: ignore[assignment]
+        for name, child in module.named_children():
+            if type(child) is nn.Hardsigmoid:
+                setattr(module, name, Hardsigmoid())
 
 
 def _is_missing(network: nn.Module, name: str) -> bool:

@@ -20,10 +20,10 @@ from torch import Tensor, fx, nn
 from taft_ray.errors import UnsupportedModel
 from taft_ray.tangent.rule import OfItsInput, Rule, Saved
 from taft_ray.tangent.rules import Fallback, Function, Sequence, rule_for
-from taft_ray.tangent.trace import Part, Trace, ancestors, module_name
+from taft_ray.tangent.trace import Part, Trace, ancestors, module_name, returns_several
 from taft_ray.tangent.units import Cut
 
-_NUMBERED = re.compile(r"(.*?)(\d+)")
+_NUMBERED = re.compile(r"(.*?)(\d+(?:_\d+)*)")  # the number of conv4_13 is (4, 13)
 
 
 class Ordered:
@@ -150,44 +150,41 @@ def _classifiers(network: nn.Module) -> tuple[str, ...]:
 
 
 def _lists(network: nn.Module, heads: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Numbered modules of one parent, at the top of the network or one level below, in order: the largest list first."""
+    """Numbered modules of one parent, at the top of the network or in a container there, in order: the likeliest list first.
+
+    Blocks come before single layers, a parent of numbered modules alone (``stages``) before one that has others too
+    (a stem), and then the list with more parameters. Nothing within a block of another list is one.
+    """
     in_a_head = set().union(*(ancestors(head) | {head} for head in heads)) - {""}
-    lists = []
+    ranked: dict[tuple[str, ...], tuple[bool, bool, int]] = {}
     for path, parent in network.named_modules():
-        if "." in path or path in in_a_head:
+        if "." in path or path in in_a_head or (path and not isinstance(parent, (nn.Sequential, nn.ModuleList))):
             continue
-        numbered: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for name, child in parent.named_children():
+        numbered: dict[str, list[tuple[tuple[int, ...], str]]] = defaultdict(list)
+        children = dict(parent.named_children())
+        for name, child in children.items():
             match = _NUMBERED.fullmatch(name)
             full_name = f"{path}.{name}" if path else name
             if match and full_name not in heads and any(True for _ in child.parameters()):
-                numbered[match[1]].append((int(match[2]), full_name))
-        lists += [tuple(name for _, name in sorted(several)) for several in numbered.values() if len(several) > 1]
-
-    def size(names: tuple[str, ...]) -> int:
-        return sum(value.numel() for name in names for value in network.get_submodule(name).parameters())
-
-    return sorted(lists, key=size, reverse=True)
+                numbered[match[1]].append((tuple(map(int, match[2].split("_"))), full_name))
+        for several in numbered.values():
+            names = tuple(name for _, name in sorted(several))
+            modules = [network.get_submodule(name) for name in names]
+            if len(names) > 1:
+                has_blocks = all(any(True for _ in module.children()) for module in modules)
+                size = sum(value.numel() for module in modules for value in module.parameters())
+                ranked[names] = (has_blocks, all(map(_NUMBERED.fullmatch, children)), size)
+    members = {name for names in ranked for name in names}
+    outermost = [names for names in ranked if not ancestors(names[0]) & members]
+    return sorted(outermost, key=lambda names: ranked[names], reverse=True)
 
 
 def _found(network: nn.Module, heads: tuple[str, ...]) -> tuple[tuple[str, ...], Trace, list[fx.Node]]:
-    """The largest list that can be cut, the trace, and what enters each unit and what leaves the last one.
-
-    A list within a unit of a larger one is not tried: what follows it would be larger than itself.
-    """
-    reason: UnsupportedModel | None = None
-    refused: set[str] = set()
-    for names in _lists(network, heads):
-        if ancestors(names[0]) & refused:
-            continue
-        try:
-            trace, entrances = _entrances(network, names, heads)
-        except UnsupportedModel as error:
-            reason = reason or error
-            refused.update(names)
-        else:
-            return names, trace, entrances
-    raise reason or refusal(network, "it has no numbered blocks or stages")
+    """The likeliest list, the trace, and what enters each unit and what leaves the last one."""
+    lists = _lists(network, heads)
+    if not lists:
+        raise refusal(network, "it has no numbered blocks or stages")
+    return lists[0], *_entrances(network, lists[0], heads)
 
 
 def _entrances(network: nn.Module, names: tuple[str, ...], heads: tuple[str, ...]) -> tuple[Trace, list[fx.Node]]:
@@ -195,6 +192,10 @@ def _entrances(network: nn.Module, names: tuple[str, ...], heads: tuple[str, ...
         return f"{name} ({type(network.get_submodule(name)).__name__})"
 
     opened = set().union(*map(ancestors, (*names, *heads)))
+    kinds = {type(network.get_submodule(name)): name for name in reversed(names)}
+    for name in kinds.values():
+        if returns_several(network.get_submodule(name)):
+            raise refusal(network, f"{told(name)} returns several values, not one tensor")
     try:
         trace = Trace(network, opened)
     except Exception as error:  # the network's own code, run on stand-ins: it may raise anything

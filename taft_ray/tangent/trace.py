@@ -133,6 +133,17 @@ class Part(nn.Module):
         return torch.func.functional_call(self, {f"{_ROOT}.{name}": value for name, value in parameters.items()}, (x,))
 
 
+def returns_several(module: nn.Module) -> bool:
+    """True where a module's own code ends with several values; False where it ends with one or cannot be followed."""
+    tracer = fx.Tracer()
+    tracer.is_leaf_module = lambda m, module_qualified_name: True  # type: ignore[method-assign]  # its own code alone
+    try:
+        (output,) = [node for node in tracer.trace(module).nodes if node.op == "output"]
+    except Exception:  # the module's own code, run on stand-ins: it may raise anything
+        return False
+    return not isinstance(output.args[0], fx.Node)
+
+
 def _needed(result: fx.Node, known: Collection[fx.Node] = ()) -> set[fx.Node]:
     """The steps that ``result`` is made by, itself one of them, back to what is known."""
     needed: set[fx.Node] = set()

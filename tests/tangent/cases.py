@@ -172,6 +172,8 @@ class Reference:
         for module in self.network.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # type: ignore[assignment]
+            if hasattr(module, "attention_bias_cache"):  # made once from the parameters, which move here
+                module.get_attention_biases = partial(_attention_biases, module)  # type: ignore[assignment]
         self.base = dict(tm.base)
         self.trained = {name: self.base[name] for name in tm.zero_delta()}
         self.pictures = pictures
@@ -198,6 +200,10 @@ class Reference:
         """(f_w(x), J_w f(x)·Δ), each (B, K), by torch.func.jvp over the whole network."""
         primal, tangent, *_ = torch.func.jvp(self, (self.trained,), (dict(delta),))
         return primal, tangent
+
+
+def _attention_biases(module: Any, device: torch.device) -> Tensor:
+    return module.attention_biases[:, module.attention_bias_idxs]
 
 
 def relative(got: Tensor, expected: Tensor) -> float:
