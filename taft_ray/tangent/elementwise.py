@@ -9,14 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SIXTH = torch.tensor(1 / 6, dtype=torch.float32).item()  # PyTorch's kernel has it in this precision
-
 
 class Hardsigmoid(nn.Module):
     """nn.Hardsigmoid, whose own slope PyTorch cannot differentiate."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + 3).clamp(0, 6) * _SIXTH
+        return (x + 3).clamp(0, 6) / 6
 
 
 _ELEMENTWISE: tuple[type[nn.Module], ...] = (
