@@ -191,18 +191,11 @@ def _entrances(network: nn.Module, names: tuple[str, ...], heads: tuple[str, ...
     def told(name: str) -> str:
         return f"{name} ({type(network.get_submodule(name)).__name__})"
 
-    opened = set().union(*map(ancestors, (*names, *heads)))
     kinds = {type(network.get_submodule(name)): name for name in reversed(names)}
     for name in kinds.values():
         if returns_several(network.get_submodule(name)):
             raise refusal(network, f"{told(name)} returns several values, not one tensor")
-    try:
-        trace = Trace(network, opened)
-    except Exception as error:  # the network's own code, run on stand-ins: it may raise anything
-        first_line = (str(error).splitlines() or [""])[0]
-        raise refusal(
-            network, f"its forward pass cannot be followed ({type(error).__name__}: {first_line[:160]})"
-        ) from error
+    trace = _traced(network, set().union(*map(ancestors, (*names, *heads))), heads)
     entrances: list[fx.Node] = []
     for name in names:
         calls = trace.calls(name)
@@ -216,6 +209,26 @@ def _entrances(network: nn.Module, names: tuple[str, ...], heads: tuple[str, ...
     if len(last) != 1:
         raise refusal(network, f"behind {told(names[-1])} {_listed(last)} are used, not one tensor")
     return trace, [*entrances, *last]
+
+
+def _traced(network: nn.Module, around: set[str], heads: tuple[str, ...]) -> Trace:
+    """The trace with the modules ``around`` units and classifiers taken apart, and the classifiers too where that can be."""
+    inside = {
+        f"{head}.{name}" if name else head
+        for head in heads
+        for name, module in network.get_submodule(head).named_modules()
+        if any(True for _ in module.children()) and not any(True for _ in module.parameters(recurse=False))
+    }
+    try:
+        return Trace(network, around | inside)
+    except Exception:  # the network's own code, run on stand-ins: it may raise anything
+        try:
+            return Trace(network, around)
+        except Exception as error:
+            first_line = (str(error).splitlines() or [""])[0]
+            raise refusal(
+                network, f"its forward pass cannot be followed ({type(error).__name__}: {first_line[:160]})"
+            ) from error
 
 
 def _listed(nodes: list[fx.Node]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp
 from timm.layers import LayerNorm as TimmLayerNorm
+from timm.layers import Linear as TimmLinear
 from torch import Tensor, nn
 
 from taft_ray.tangent.elementwise import is_elementwise, slope, through_slope
@@ -296,7 +297,7 @@ def rule_for(name: str, module: nn.Module) -> Rule:
     kind = type(module)
     if kind in (nn.Identity, nn.Dropout, DropPath):  # in evaluation mode all three pass their input on
         return Identity(name)
-    if kind is nn.Linear:
+    if kind in (nn.Linear, TimmLinear):
         return Linear(name, module)  # type: ignore[arg-type]  # narrowed by kind
     if kind in (nn.LayerNorm, TimmLayerNorm):
         return LayerNorm(name, module)  # type: ignore[arg-type]  # narrowed by kind
