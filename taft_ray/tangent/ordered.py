@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from taft_ray.errors import UnsupportedModel
 from taft_ray.tangent.rule import OfItsInput, Rule, Saved
 from taft_ray.tangent.rules import Fallback, Function, Sequence, rule_for
-from taft_ray.tangent.trace import Part, Trace, ancestors, module_name, returns_several
+from taft_ray.tangent.trace import Part, Trace, ancestors, returns_several
 from taft_ray.tangent.units import Cut
 
 _NUMBERED = re.compile(r"(.*?)(\d+(?:_\d+)*)")  # the number of conv4_13 is (4, 13)
@@ -41,7 +41,7 @@ class Ordered:
     def cut(self, first: int) -> Cut:
         entrance = self._entrances[first]
         steps = self._trace.between(entrance, self._trace.result)
-        called = [module_name(str(step.target)) for step in steps if step.op == "call_module"]
+        called = self._trace.modules(steps)
         pools = [getattr(self._network.get_submodule(name), "pool_type", None) for name in called]
         if "" in (*pools, getattr(self._network, "global_pool", None)):
             raise UnsupportedModel(
@@ -50,7 +50,7 @@ class Ordered:
         return Cut(
             prefix=self._prefix(first),
             suffix=Sequence("", [self._rule(given, result) for given, result in self._stretches(entrance, steps)]),
-            units=tuple(dict.fromkeys(called)),
+            units=called,
             heads=self._heads,
             class_token_rows=None,
             first_rows_only=False,
@@ -79,7 +79,7 @@ class Ordered:
         for step in steps:
             if self._trace.behind(step) != [step]:
                 continue
-            if any(one.op == "call_module" for one in self._trace.between(open_at, step)):
+            if self._trace.modules(self._trace.between(open_at, step)):
                 if open_at is not given:
                     yield given, open_at
                 yield open_at, step
@@ -90,11 +90,11 @@ class Ordered:
 
     def _rule(self, given: fx.Node, result: fx.Node) -> Rule:
         steps = self._trace.between(given, result)
-        modules = {module_name(str(step.target)) for step in steps if step.op == "call_module"}
+        modules = self._trace.modules(steps)
         part = Part(self._trace, given, result)
         if not modules:
             return Function(f"{result.name}()", part)
-        name = next(iter(modules))
+        name = modules[0]
         alone = len(steps) == 1 and result.args == (given,) and not result.kwargs
         if not alone or len(self._trace.calls(name)) > 1:
             return Stretch(f"{result.name}()", part, modules)
@@ -105,7 +105,7 @@ class Ordered:
 class Stretch(OfItsInput):
     """torch.func.jvp of several modules together, where no single tensor lies between them."""
 
-    def __init__(self, name: str, part: Part, modules: set[str]) -> None:
+    def __init__(self, name: str, part: Part, modules: tuple[str, ...]) -> None:
         super().__init__(name)
         self.part = part
         self.parameters = [
@@ -140,7 +140,7 @@ def _classifiers(network: nn.Module) -> tuple[str, ...]:
     """The names of the network's classifier: more than one where it is distilled."""
     get_classifier = getattr(network, "get_classifier", None)
     if not callable(get_classifier):
-        raise refusal(network, "it is no timm model (it has no get_classifier)")
+        raise refusal(network, "it has no get_classifier, as a classifier of timm has")
     found = get_classifier()
     heads = found if isinstance(found, (tuple, list)) else (found,)
     names = tuple(name for name, module in network.named_modules() if any(module is head for head in heads))

@@ -7,7 +7,7 @@ step, whatever its code does. So a trace takes milliseconds, and its steps are t
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -69,8 +69,13 @@ class Trace:
             source = _counted(node)
             if source is not None and source not in self._free:
                 self.batch.add(node)
-            if node in self.batch or (node.op != "call_module" and self._free.issuperset(node.all_input_nodes)):
+            if node in self.batch or self._free.issuperset(node.all_input_nodes):
                 self._free.add(node)
+
+    def modules(self, steps: Iterable[fx.Node]) -> tuple[str, ...]:
+        """The modules that ``steps`` call, but for those that see no picture: they serve the frozen blocks as well."""
+        called = [node for node in steps if node.op == "call_module" and node not in self._free]
+        return tuple(dict.fromkeys(module_name(str(node.target)) for node in called))
 
     def calls(self, module: str) -> list[fx.Node]:
         """The steps that call a module."""

@@ -174,9 +174,10 @@ FAMILIES = [
     ),
     Family(
         title="ViT with relative positions",
-        names="vit_relpos_*",
+        names="vit_relpos_*, vit_srelpos_*",
         cases=(
             _general("relpos", "vit_relpos_small_patch16_224", 32, img_size=32, embed_dim=16, depth=3, num_heads=2),
+            _general("shared-relpos", "vit_srelpos_small_patch16_224", 32, img_size=32, embed_dim=16, depth=3, num_heads=2),
         ),
     ),
     Family(
