@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import torch
 from timm.layers import NormMlpClassifierHead
+from timm.models.beit import Beit
 from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer, global_pool_nlc
 from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel, UsageError
+from taft_ray.tangent.attention_pool import Behind, attention_pool_rule
 from taft_ray.tangent.blocks import Residual, block_rule
 from taft_ray.tangent.rule import Rule, Saved, Saving
 from taft_ray.tangent.rules import Fallback, Function, Linear, Sequence, rule_for
@@ -143,9 +146,7 @@ def _vision_transformer(model: VisionTransformer, last_blocks: int | str) -> Cut
 def _pooling(model: VisionTransformer) -> Rule:
     skip = 0 if model.pool_include_prefix else model.num_prefix_tokens
     if model.attn_pool is not None:
-        return Sequence(
-            "", [Function("attn_pool_tokens", lambda x: x[:, skip:]), Fallback("attn_pool", model.attn_pool)]
-        )
+        return Sequence("", [Behind("attn_pool_tokens", skip), attention_pool_rule("attn_pool", model.attn_pool)])
     if model.global_pool == "token":
         return FirstToken("pool")
     if model.global_pool == "avg":
@@ -191,7 +192,7 @@ def between(model: nn.Module, outer: int | str, inner: int | str) -> Callable[[T
 
     UsageError when ``inner`` is more than ``outer``: those tokens come before the ones given.
     """
-    if isinstance(model, VisionTransformer):
+    if isinstance(model, (VisionTransformer, Eva, Beit)):
         units, name = list(model.blocks), "blocks"
     elif isinstance(model, ResNet):
         units, name = [model.get_submodule(stage) for stage in _RESNET_STAGES], "stages"
@@ -204,7 +205,24 @@ def between(model: nn.Module, outer: int | str, inner: int | str) -> Callable[[T
         raise UsageError(
             f"last_blocks={inner!r} needs tokens from before the last {outer} {name}; expected at most {outer}"
         )
+    if isinstance(model, (Eva, Beit)):  # their blocks want positions, too
+        return _positioned_blocks(model)(model, first, last)
     return _chain(nn.Sequential(*units), first, last)
+
+
+def _positioned_blocks(model: nn.Module):
+    from taft_ray.tangent.beit import beit_blocks  # both need what is defined above
+    from taft_ray.tangent.eva import eva_blocks
+
+    return eva_blocks if isinstance(model, Eva) else beit_blocks
+
+
+def _positioned_cut(model: Eva | Beit, last_blocks: int | str) -> Cut:
+    from taft_ray.tangent.beit import beit_cut  # both need what is defined above
+    from taft_ray.tangent.eva import eva_cut
+
+    first = len(model.blocks) - _count(last_blocks, len(model.blocks), "blocks")
+    return eva_cut(model, first) if isinstance(model, Eva) else beit_cut(model, first)
 
 
 def _refuse_unpooled(pool: object) -> None:
@@ -247,7 +265,10 @@ def cut(model: nn.Module, last_blocks: int | str) -> Cut:
         return _resnet(model, last_blocks)
     if isinstance(model, ConvNeXt):
         return _convnext(model, last_blocks)
+    if isinstance(model, (Eva, Beit)):
+        return _positioned_cut(model, last_blocks)
     raise UnsupportedModel(
         f"{type(model).__name__} cannot be linearised: no rule says where to cut it. Supported: timm VisionTransformer "
-        "(vit, deit, augreg, CLIP, DINOv2, …), ResNet, ConvNeXt"
+        "(vit, deit, augreg, CLIP, DINOv2, …), ResNet, ConvNeXt, "
+        "Eva (EVA-02, DINOv3, PE, …), Beit"
     )

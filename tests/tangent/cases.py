@@ -31,6 +31,7 @@ class Case:
     model: str
     image_size: int = 32
     kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
+    height: int | None = None  # that of a square picture by default
     short_cut: bool = False  # the last block under class-token pooling runs without keys and values
     class_token: bool = False  # there is one in front of the last blocks
     batch_norm: bool = False
@@ -49,6 +50,14 @@ def _vit(
 ) -> Case:
     shape = {"img_size": image_size, "embed_dim": 24, "depth": 3, "num_heads": 3, **kwargs}
     return Case(id, model, image_size, shape, short_cut=short_cut, class_token=class_token, tolerance=tolerance)
+
+
+def _eva(
+    id: str, model: str, *, image_size: int = 48, short_cut: bool = False, class_token: bool = True, **kwargs: Any
+) -> Case:
+    """Pictures are wide, so that rows are not columns."""
+    shape = {"img_size": (32, image_size), "embed_dim": 24, "depth": 3, "num_heads": 3, **kwargs}
+    return Case(id, model, image_size, shape, short_cut=short_cut, class_token=class_token, height=32)
 
 
 def _resnet(id: str, model: str, **kwargs: Any) -> Case:
@@ -84,7 +93,7 @@ CASES = [
     _vit("dinov2-swiglu", "vit_giant_patch14_dinov2", image_size=28, mlp_ratio=4.0, short_cut=True),
     # vision transformers whose last block needs every token, or has no closed rule
     _vit("vit-qk-norm", "vit_tiny_patch16_224", qk_norm=True),
-    _vit("vit-rms-norm", "vit_tiny_patch16_224", norm_layer=RmsNorm),
+    _vit("vit-rms-norm", "vit_tiny_patch16_224", norm_layer=RmsNorm, short_cut=True),
     _vit("vit-avg", "vit_tiny_patch16_224", global_pool="avg"),
     _vit("vit-avg-with-prefix", "vit_tiny_patch16_224", global_pool="avg", pool_include_prefix=True),
     _vit("vit-max", "vit_tiny_patch16_224", global_pool="max"),
@@ -101,6 +110,110 @@ CASES = [
     _vit("diff-attention", "vit_tiny_patch16_224", attn_layer="diff", num_heads=2, tolerance=1e-6),
     _vit("res-post-norm", "vit_base_patch16_rpn_224", class_token=False),
     _vit("res-post-norm-token", "vit_tiny_patch16_224", block_fn=ResPostBlock),
+    _vit("siglip-map-with-token", "vit_tiny_patch16_224", global_pool="map"),
+    # rotary positions and other kinds of EVA: the short cut
+    _eva("eva-clip", "eva_giant_patch14_clip_224", patch_size=16, mlp_ratio=2.0, short_cut=True),
+    _eva("eva02-clip", "eva02_base_patch16_clip_224", embed_dim=24, short_cut=True),
+    _eva("eva02-token", "eva02_tiny_patch14_224", patch_size=16, global_pool="token", short_cut=True),
+    _eva("eva02-post-norm-token", "eva02_enormous_patch14_clip_224", patch_size=16, mlp_ratio=2.0, short_cut=True),
+    _eva(
+        "eva02-post-norm-rope",
+        "eva02_enormous_patch14_clip_224",
+        patch_size=16,
+        mlp_ratio=2.0,
+        use_rot_pos_emb=True,
+        scale_mlp=True,
+        swiglu_mlp=True,
+        short_cut=True,
+    ),
+    _eva("rope-token", "vit_small_patch16_rope_224", short_cut=True),
+    _eva("rope-unfused-biases", "vit_small_patch16_rope_224", qkv_fused=False, short_cut=True),
+    _eva("rope-mixed-token", "vit_small_patch16_rope_mixed_ape_224", short_cut=True),
+    _eva("dinov3-token", "vit_small_patch16_dinov3_qkvb", global_pool="token", short_cut=True),
+    _eva("dinov3-swiglu-token", "vit_small_plus_patch16_dinov3", global_pool="token", short_cut=True),
+    _eva("sapiens2", "vit_base_patch16_sapiens2", num_heads=2, num_kv_heads=1, short_cut=True),
+    _eva(
+        "grouped-queries-token",
+        "vit_small_patch16_rope_224",
+        num_heads=4,
+        embed_dim=32,
+        num_kv_heads=2,
+        qkv_fused=False,
+        short_cut=True,
+    ),
+    _eva(
+        "grouped-queries-no-rope",
+        "vit_small_patch16_rope_224",
+        num_heads=4,
+        embed_dim=32,
+        num_kv_heads=2,
+        qkv_fused=False,
+        use_rot_pos_emb=False,
+        use_abs_pos_emb=True,
+        short_cut=True,
+    ),
+    _eva(
+        "mrope-token",
+        "vit_small_patch16_rope_224",
+        embed_dim=24,
+        num_heads=3,
+        rope_type="mrope",
+        rope_mrope_section=(2, 1, 1), rope_grid_indexing="ij",
+        short_cut=True,
+    ),
+    # … and those of which every token is read
+    _eva("eva02-avg", "eva02_tiny_patch14_224", patch_size=16),
+    _eva("eva02-avg-unfused-sub-norm", "eva02_base_patch14_224", patch_size=16, scale_attn_inner=True),
+    _eva("eva02-post-norm-avg", "eva02_enormous_patch14_clip_224", patch_size=16, mlp_ratio=2.0, global_pool="avg"),
+    _eva("dinov3-avg", "vit_small_patch16_dinov3"),
+    _eva("rope-registers-gap", "vit_medium_patch16_rope_reg1_gap_256", class_token=False),
+    _eva("rope-mixed-max", "vit_small_patch16_rope_mixed_224", global_pool="max"),
+    _eva(
+        "sapiens2-avg-grouped",
+        "vit_base_patch16_sapiens2",
+        num_heads=4,
+        embed_dim=32,
+        num_kv_heads=2,
+        global_pool="avg",
+    ),
+    _eva("pe-core", "vit_pe_core_tiny_patch16_384", attn_pool_num_heads=2),
+    _eva(
+        "pe-core-no-token",
+        "vit_pe_core_gigantic_patch14_448",
+        patch_size=16,
+        mlp_ratio=2.0,
+        attn_pool_num_heads=2,
+        class_token=False,
+    ),
+    _eva("pe-lang", "vit_pe_lang_large_patch14_448", patch_size=16),
+    # BEiT: scores have a trained bias
+    _eva("beit", "beit_base_patch16_224"),
+    _eva("beitv2-token", "beitv2_base_patch16_224", global_pool="token", short_cut=True),
+    _eva(
+        "beit-shared-bias",
+        "beit_base_patch16_224",
+        use_rel_pos_bias=False,
+        use_shared_rel_pos_bias=True,
+        global_pool="token",
+        short_cut=True,
+    ),
+    _eva(
+        "beit-both-biases-swiglu",
+        "beit_base_patch16_224",
+        use_shared_rel_pos_bias=True,
+        swiglu_mlp=True,
+        scale_mlp=True,
+        qkv_bias=False,
+    ),
+    _eva(
+        "beit-no-bias-no-scale",
+        "beit_base_patch16_224",
+        use_rel_pos_bias=False,
+        init_values=None,
+        use_abs_pos_emb=True,
+        global_pool="token",
+        short_cut=True,
+    ),
     # convolutions: the fallback, stage by stage
     _resnet("resnet-basic", "resnet18"),
     _resnet("resnet-bottleneck", "resnet50"),
@@ -143,7 +256,9 @@ def build(case: Case) -> nn.Module:
 
 def images(case: Case, count: int = 3, seed: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, case.image_size, case.image_size, generator=generator, dtype=torch.float64)
+    return torch.randn(
+        count, 3, case.height or case.image_size, case.image_size, generator=generator, dtype=torch.float64
+    )
 
 
 def random_delta(tm: TangentModel, seed: int = 3, scale: float = 1.0) -> Delta:
