@@ -165,8 +165,8 @@ class AxialReadout(PlacedReadout):
                     constant = plus(constant, of_place)
             if turned:
                 z = torch.bmm(torch.cat(turned, -1), torch.cat(matrices, 1))
-                batch, rows, heads = len(n), self.rows, self.maps.heads
-                z = z.view(heads, batch, rows, len(places.tokens), -1).transpose(1, 2).flatten(0, 1)  # rows of a head
+                batch, rows, heads = n.shape[0], self.rows, self.maps.heads
+                z = z.view(heads, batch, rows, len(places.tokens), z.shape[-1]).transpose(1, 2).flatten(0, 1)  # rows of a head
                 s = place_scores(z, n, places.tokens).unflatten(1, (heads, rows)).transpose(1, 2)
                 total = plus(total, s)
             if constant is not None:
@@ -220,7 +220,7 @@ class KeyReadout(PlacedReadout):
             keys = (n @ matrix.flatten(0, 1).mT).unflatten(-1, matrix.shape[:2]).transpose(1, 2)
         if shift is None:
             return keys
-        return plus(keys, shift[:, None].expand(len(n), -1, n.shape[1], -1))
+        return plus(keys, shift[:, None].expand(n.shape[0], -1, n.shape[1], -1))
 
     def scores(self, q: Tensor, n: Tensor, saved: Saving) -> Tensor:
         keys = self._mapped(n, *self.base_keys())
