@@ -166,7 +166,9 @@ class AxialReadout(PlacedReadout):
             if turned:
                 z = torch.bmm(torch.cat(turned, -1), torch.cat(matrices, 1))
                 batch, rows, heads = n.shape[0], self.rows, self.maps.heads
-                z = z.view(heads, batch, rows, len(places.tokens), z.shape[-1]).transpose(1, 2).flatten(0, 1)  # rows of a head
+                z = (
+                    z.view(heads, batch, rows, len(places.tokens), z.shape[-1]).transpose(1, 2).flatten(0, 1)
+                )  # rows of a head
                 s = place_scores(z, n, places.tokens).unflatten(1, (heads, rows)).transpose(1, 2)
                 total = plus(total, s)
             if constant is not None:
