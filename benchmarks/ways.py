@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -41,7 +42,7 @@ def problem(model: str, *, last_blocks: int, batch: int, classes: int, budget: i
     """model: a timm name, and ``@token`` behind it for another ``global_pool`` than the model's own."""
     torch.manual_seed(0)
     name, _, pool = model.partition("@")
-    pooled = {"global_pool": pool} if pool else {}
+    pooled: dict[str, Any] = {"global_pool": pool} if pool else {}
     tm = linearize(timm.create_model(name, num_classes=classes, **pooled), last_blocks=last_blocks)
     height, width = map(int, tm.network.get_submodule("patch_embed").img_size)  # type: ignore[arg-type]  # timm's own
     pictures = torch.randn(POOL * batch, 3, height, width)

@@ -19,14 +19,15 @@ from taft_ray.tangent.position_bias import PositionBias
 from taft_ray.tangent.transformer import blocks_cut, positioned_block
 
 
-def beit_cut(model: Beit, first: int) -> Cut:
-    """The cut in front of block ``first``."""
+def cut(model: Beit, count: int) -> Cut:
+    """The cut in front of the last ``count`` blocks."""
+    first = len(model.blocks) - count
 
     def prefix(images: Tensor) -> Tensor:
         patches = model.patch_embed(images)
         x = torch.cat((model.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1)
         x = x if model.pos_embed is None else x + model.pos_embed
-        return beit_blocks(model, 0, first)(x)
+        return blocks(model, 0, first)(x)
 
     def rule(index: int, rows: int | None, frozen_input: bool) -> Residual:
         block, name = model.blocks[index], f"blocks.{index}"
@@ -40,7 +41,7 @@ def beit_cut(model: Beit, first: int) -> Cut:
     return blocks_cut(model, prefix, first, rule)
 
 
-def beit_blocks(model: Beit, start: int, stop: int) -> Callable[[Tensor], Tensor]:
+def blocks(model: Beit, start: int, stop: int) -> Callable[[Tensor], Tensor]:
     """The blocks themselves."""
 
     def run(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm
 from torch import Tensor
@@ -14,8 +15,9 @@ from taft_ray.tangent.rotation import Rotation
 from taft_ray.tangent.transformer import blocks_cut, positioned_block
 
 
-def eva_cut(model: Eva, first: int) -> Cut:
-    """The cut in front of block ``first``. Pictures must have the model's own size, because angles belong to a size."""
+def cut(model: Eva, count: int) -> Cut:
+    """The cut in front of the last ``count`` blocks. Pictures must have the model's own size, because angles belong to a size."""
+    first = len(model.blocks) - count
     tables = _tables(model)
 
     def prefix(images: Tensor) -> Tensor:
@@ -26,11 +28,11 @@ def eva_cut(model: Eva, first: int) -> Cut:
                 f"pictures of {got} pixels: the rotary positions are those of {height}×{width}; create the model with that img_size"
             )
         tokens, _ = model._pos_embed(model.patch_embed(images))
-        return eva_blocks(model, 0, first)(model.norm_pre(tokens))
+        return blocks(model, 0, first)(model.norm_pre(tokens))
 
     def rule(index: int, rows: int | None, frozen_input: bool) -> Residual:
         block, name = model.blocks[index], f"blocks.{index}"
-        if type(block) not in (EvaBlock, EvaBlockPostNorm):
+        if not (type(block) is EvaBlock or type(block) is EvaBlockPostNorm):
             raise UnsupportedModel(f"{name} is a {type(block).__name__}; expected an EvaBlock or an EvaBlockPostNorm")
         rotation = None
         if tables is not None:
@@ -38,7 +40,7 @@ def eva_cut(model: Eva, first: int) -> Cut:
                 tables[index] if model.rope_mixed else tables,
                 model.num_prefix_tokens,
                 model.patch_embed.grid_size,
-                half=bool(block.attn.rotate_half),
+                half=bool(block.get_submodule("attn").rotate_half),
             )
         return positioned_block(
             name, block, post_norm=type(block) is EvaBlockPostNorm, rotation=rotation, bias=None, rows=rows,
@@ -48,7 +50,7 @@ def eva_cut(model: Eva, first: int) -> Cut:
     return blocks_cut(model, prefix, first, rule)
 
 
-def eva_blocks(model: Eva, start: int, stop: int) -> Callable[[Tensor], Tensor]:
+def blocks(model: Eva, start: int, stop: int) -> Callable[[Tensor], Tensor]:
     """The blocks themselves, on tokens of the model's own picture size."""
 
     def run(x: Tensor) -> Tensor:
@@ -64,6 +66,7 @@ def _tables(model: Eva) -> Tensor | None:
     """timm's sines and cosines of the patches, for each block where positions are mixed; None without rotary positions."""
     if model.rope is None:
         return None
-    if model.dynamic_img_size or not hasattr(model.rope, "feat_shape"):
-        return model.rope.get_embed(shape=model.patch_embed.grid_size)
-    return model.rope.get_embed()
+    embedding: Any = model.rope
+    if model.dynamic_img_size or not hasattr(embedding, "feat_shape"):
+        return embedding.get_embed(shape=model.patch_embed.grid_size)
+    return embedding.get_embed()

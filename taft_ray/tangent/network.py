@@ -205,24 +205,11 @@ def between(model: nn.Module, outer: int | str, inner: int | str) -> Callable[[T
         raise UsageError(
             f"last_blocks={inner!r} needs tokens from before the last {outer} {name}; expected at most {outer}"
         )
-    if isinstance(model, (Eva, Beit)):  # their blocks want positions, too
-        return _positioned_blocks(model)(model, first, last)
+    if isinstance(model, Eva):  # its blocks want positions, too, like Beit's
+        return eva.blocks(model, first, last)
+    if isinstance(model, Beit):
+        return beit.blocks(model, first, last)
     return _chain(nn.Sequential(*units), first, last)
-
-
-def _positioned_blocks(model: nn.Module):
-    from taft_ray.tangent.beit import beit_blocks  # both need what is defined above
-    from taft_ray.tangent.eva import eva_blocks
-
-    return eva_blocks if isinstance(model, Eva) else beit_blocks
-
-
-def _positioned_cut(model: Eva | Beit, last_blocks: int | str) -> Cut:
-    from taft_ray.tangent.beit import beit_cut  # both need what is defined above
-    from taft_ray.tangent.eva import eva_cut
-
-    first = len(model.blocks) - _count(last_blocks, len(model.blocks), "blocks")
-    return eva_cut(model, first) if isinstance(model, Eva) else beit_cut(model, first)
 
 
 def _refuse_unpooled(pool: object) -> None:
@@ -265,10 +252,15 @@ def cut(model: nn.Module, last_blocks: int | str) -> Cut:
         return _resnet(model, last_blocks)
     if isinstance(model, ConvNeXt):
         return _convnext(model, last_blocks)
-    if isinstance(model, (Eva, Beit)):
-        return _positioned_cut(model, last_blocks)
+    if isinstance(model, Eva):
+        return eva.cut(model, _count(last_blocks, len(model.blocks), "blocks"))
+    if isinstance(model, Beit):
+        return beit.cut(model, _count(last_blocks, len(model.blocks), "blocks"))
     raise UnsupportedModel(
         f"{type(model).__name__} cannot be linearised: no rule says where to cut it. Supported: timm VisionTransformer "
         "(vit, deit, augreg, CLIP, DINOv2, …), ResNet, ConvNeXt, "
         "Eva (EVA-02, DINOv3, PE, …), Beit"
     )
+
+
+from taft_ray.tangent import beit, eva  # noqa: E402  # they need the classes above

@@ -50,7 +50,8 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _gathered(gradients[0], *ctx.saved_tensors, ctx.tokens), None, None
+        (n,) = ctx.saved_tensors
+        return _gathered(gradients[0], n, ctx.tokens), None, None
 
 
 class _Gathered(torch.autograd.Function):
@@ -62,4 +63,5 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return place_scores(gradients[0], *ctx.saved_tensors, ctx.tokens), None, None
+        (n,) = ctx.saved_tensors
+        return place_scores(gradients[0], n, ctx.tokens), None, None

@@ -23,6 +23,11 @@ class PositionBias:
         self.table = f"{name}.relative_position_bias_table"
         self.module, self.shared = module, shared
 
+    @property
+    def _values(self) -> Tensor | None:
+        """(places, H)."""
+        return self.module.relative_position_bias_table  # type: ignore[return-value]  # timm's own
+
     @classmethod
     def of(cls, name: str, module: nn.Module, shared: Callable[[], Tensor] | None) -> PositionBias | None:
         """None where no bias is added at all."""
@@ -31,7 +36,7 @@ class PositionBias:
 
     def scores(self, rows: int | None = None) -> Tensor:
         """(H, R, T); all rows by default."""
-        table = self.module.relative_position_bias_table
+        table = self._values
         own = None if table is None else self._looked_up(table, rows)
         shared = None if self.shared is None else self.shared().detach()[:, :rows]
         total = plus(own, shared)
@@ -40,12 +45,14 @@ class PositionBias:
 
     def tangent(self, delta: Mapping[str, Tensor], like: Tensor, rows: int | None = None) -> Tensor | None:
         """The scores' tangent by the table, (1 or B, H, R, T); ``like`` (B, …) for the batch. None where it is not trained."""
-        table = self.module.relative_position_bias_table
+        table = self._values
         moved = None if table is None else trained_vector(delta, self.table, like)
-        return None if moved is None else self._looked_up(moved.reshape(-1, *table.shape), rows)
+        if table is None or moved is None:
+            return None
+        return self._looked_up(moved.reshape(-1, *table.shape), rows)
 
     def _looked_up(self, table: Tensor, rows: int | None) -> Tensor:
         """(…, places, H) -> (…, H, R, T)."""
-        index = self.module.relative_position_index[:rows]
-        found = table.index_select(-2, index.flatten()).unflatten(-2, index.shape)  # type: ignore[arg-type]
+        index: Tensor = self.module.relative_position_index[:rows]  # type: ignore[index]  # timm's own
+        found = table.index_select(-2, index.flatten()).unflatten(-2, index.shape)
         return found.movedim(-1, -3)

@@ -49,7 +49,7 @@ class Projections:
                     place * width,
                     (place + 1) * width,
                     place * width if self.one_bias else 0,
-                )  # fmt: skip
+                )
                 for place in range(3)
             )
         else:

@@ -145,23 +145,31 @@ class AxialReadout(PlacedReadout):
         self.half = rotation.half
         places = rotation.places()
         assert places is not None  # see `placed_readout`
-        self.places: tuple[Places, ...] = places
+        self._places: dict[tuple[torch.device, torch.dtype] | None, tuple[Places, ...]] = {None: places}
+
+    def _places_at(self, like: Tensor) -> tuple[Places, ...]:
+        where = (like.device, like.dtype)
+        found = self._places.get(where)
+        if found is None:
+            found = tuple(places.at(like) for places in self._places[None])
+            if not torch.compiler.is_compiling():  # a graph's tensors stay in the graph
+                self._places[where] = found
+        return found
 
     def _placed_scores(self, pairs: list[tuple[Tensor, Tensor | None, Tensor | None]], n: Tensor) -> Tensor | None:
         """Σ q·R_t (M n_t + m) over pairs (q, M, m), (B, R, H, T)."""
         total = None
-        for places in self.places:
+        for places in self._places_at(n):
             turned, matrices, constant = [], [], None
             for q, matrix, shift in pairs:
                 if matrix is None and shift is None:
                     continue
                 queries = turned_back(q, places, half=self.half).permute(2, 0, 1, 3, 4)  # (H, B, R, G, C)
-                channels = places.channels.to(q.device)
                 if matrix is not None:
                     turned.append(queries.flatten(1, 3))
-                    matrices.append(matrix.index_select(1, channels))
+                    matrices.append(matrix.index_select(1, places.channels))
                 if shift is not None:
-                    of_place = torch.einsum("hbrgc,hc->brhg", queries, shift.index_select(1, channels))
+                    of_place = torch.einsum("hbrgc,hc->brhg", queries, shift.index_select(1, places.channels))
                     constant = plus(constant, of_place)
             if turned:
                 z = torch.bmm(torch.cat(turned, -1), torch.cat(matrices, 1))
@@ -172,7 +180,7 @@ class AxialReadout(PlacedReadout):
                 s = place_scores(z, n, places.tokens).unflatten(1, (heads, rows)).transpose(1, 2)
                 total = plus(total, s)
             if constant is not None:
-                total = plus(total, constant.index_select(-1, places.place_of.to(n.device)))
+                total = plus(total, constant.index_select(-1, places.place_of))
         return total
 
     def scores(self, q: Tensor, n: Tensor, saved: Saving) -> Tensor:

@@ -21,6 +21,12 @@ class Places(NamedTuple):
     tokens: tuple[slice, ...]  # of each place
     place_of: Tensor  # (T,) int64
 
+    def at(self, like: Tensor) -> Places:
+        """The same where ``like`` is, sines and cosines in float32 or wider as timm keeps them."""
+        kind = torch.promote_types(like.dtype, torch.float32)
+        channels, place_of = self.channels.to(like.device), self.place_of.to(like.device)
+        return Places(channels, self.sin.to(like.device, kind), self.cos.to(like.device, kind), self.tokens, place_of)
+
 
 class Rotation:
     """R_t for every token t of one block: R_t x = x·cos + J x·sin, with J a quarter turn in each pair.
@@ -65,34 +71,38 @@ class Rotation:
         if sin.ndim != 2:
             return None
         patches = [table[self.prefix :].unflatten(0, self.grid) for table in (sin, cos)]  # (rows, columns, E)
-        by_row = torch.stack([(table == table[:, :1]).flatten(0, 1).all(0) for table in patches]).all(0)
-        by_column = torch.stack([(table == table[:1]).flatten(0, 1).all(0) for table in patches]).all(0)
+        by_row, by_column = (_constant(patches, along) for along in (1, 0))
         if not bool((by_row | by_column).all()):
             return None
-        found = []
         rows, columns = self.grid
         inside = tuple(slice(self.prefix + r * columns, self.prefix + (r + 1) * columns) for r in range(rows))
         across = tuple(slice(self.prefix + c, None, columns) for c in range(columns))
-        before = slice(0, self.prefix)
-        for mask, first, where in ((by_row, 0, inside), (by_column & ~by_row, 1, across)):
+        found = []
+        for mask, along, where in ((by_row, 1, inside), (by_column & ~by_row, 0, across)):
             channels = mask.nonzero()[:, 0]
             if len(channels):
-                tables = (table.select(1 - first, 0)[:, channels] for table in patches)
-                kept = [
-                    torch.cat([t.new_full((1, len(channels)), start), t])
-                    for t, start in zip(tables, (0.0, 1.0), strict=True)
-                ]
-                place_of = torch.zeros(self.tokens, dtype=torch.int64)
-                for place, tokens in enumerate(where, start=1):
-                    place_of[tokens] = place
-                found.append(Places(channels, *kept, (before, *where), place_of))
+                found.append(self._places(channels, [table.select(along, 0) for table in patches], where))
         return tuple(found)
+
+    def _places(self, channels: Tensor, tables: list[Tensor], where: tuple[slice, ...]) -> Places:
+        """tables: sines and cosines (rows or columns, E)."""
+        sin, cos = (table[:, channels] for table in tables)
+        sin, cos = torch.cat([torch.zeros_like(sin[:1]), sin]), torch.cat([torch.ones_like(cos[:1]), cos])
+        place_of = torch.zeros(self.tokens, dtype=torch.int64, device=sin.device)
+        for place, tokens in enumerate(where, start=1):
+            place_of[tokens] = place
+        return Places(channels, sin, cos, (slice(0, self.prefix), *where), place_of)
+
+
+def _constant(patches: list[Tensor], along: int) -> Tensor:
+    """(E,) which channels' values are the same along an axis of the grid, up to the last bits of a sine."""
+    most = min(4 * torch.finfo(patches[0].dtype).eps, 1e-6)
+    spread = torch.stack([(table - table.select(along, 0).unsqueeze(along)).abs().amax((0, 1)) for table in patches])
+    return spread.amax(0) <= most
 
 
 def turned_back(q: Tensor, places: Places, *, half: bool) -> Tensor:
     """R_gᵀ q on the channels of ``places``: (…, E) -> (…, places, C)."""
-    kind = torch.promote_types(q.dtype, torch.float32)
-    sin, cos = (table.to(q.device, kind) for table in (places.sin, places.cos))
-    chosen = q.index_select(-1, places.channels.to(q.device)).unsqueeze(-2)
-    chosen = chosen.expand(*chosen.shape[:-2], len(sin), -1)
-    return apply_rot_embed(chosen, -sin, cos, half=half)
+    chosen = q.index_select(-1, places.channels).unsqueeze(-2)
+    chosen = chosen.expand(*chosen.shape[:-2], len(places.sin), -1)
+    return apply_rot_embed(chosen, -places.sin, places.cos, half=half)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
@@ -53,11 +52,17 @@ def positioned_block(
     if getattr(attention, "gate", None) is not None:
         raise UnsupportedModel(f"{name}.attn gates its output, for which there is no rule")
     norm1 = rule_for(f"{name}.norm1", block.get_submodule("norm1"))
-    if not isinstance(norm1, LayerNorm):
-        raise UnsupportedModel(f"{name}.norm1 is a {type(block.norm1).__name__}; expected a LayerNorm or an RmsNorm")
+    inside = isinstance(norm1, LayerNorm) and not post_norm  # the attention's rule takes it in
     attending = _attention(
-        f"{name}.attn", attention, None if post_norm else norm1, rotation=rotation, bias=bias, rows=rows
+        f"{name}.attn",
+        attention,
+        norm1 if inside else None,
+        rotation=rotation,
+        bias=bias,
+        rows=rows,  # type: ignore[arg-type]
     )
+    if not (inside or post_norm):
+        attending.insert(0, norm1)
     feeding: list[Rule] = [rule_for(f"{name}.mlp", block.get_submodule("mlp"))]
     norm2 = rule_for(f"{name}.norm2", block.get_submodule("norm2"))
     attending, feeding = ([*attending, norm1], [*feeding, norm2]) if post_norm else (attending, [norm2, *feeding])
@@ -68,7 +73,7 @@ def positioned_block(
         attending, feeding = lean(attending), lean(feeding)
     return Residual(
         name, Sequence(name, attending), Sequence(name, feeding), rows,
-        reads_rows_only=rows is not None and frozen_input,
+        reads_rows_only=rows is not None and frozen_input and (inside or post_norm),
     )  # fmt: skip
 
 
@@ -118,7 +123,7 @@ def blocks_cut(
             *(() if attention_pool is None else ("attn_pool",)),
             "fc_norm",
             "head",
-        ),  # fmt: skip
+        ),
         heads=("head",),
         class_token_rows=1 if model.cls_token is not None and count else None,
         first_rows_only=bool(rules) and rules[0].reads_rows_only,  # type: ignore[attr-defined]  # they are Residual

@@ -305,7 +305,7 @@ def test_model_without_a_head(id: str):
     assert linearize(model, num_classes=4).num_classes == 4
 
 
-@pytest.mark.parametrize("id", ["vit", "resnet-basic", "convnext", "convnext-norm-first-max-pool"])
+@pytest.mark.parametrize("id", ["vit", "resnet-basic", "convnext", "convnext-norm-first-max-pool", "eva02-avg", "beit"])
 def test_no_pooling_is_refused(id: str):
     case = BY_ID[id]
     model = timm.create_model(case.model, **{**case.kwargs, "global_pool": ""})
@@ -496,7 +496,9 @@ def test_delta_mismatch():
         _ = a + Delta({"x": torch.ones(3), "y": torch.ones(1)})
 
 
-@pytest.mark.parametrize("id", ["vit", "resnet-basic", "convnext"])
+@pytest.mark.parametrize(
+    "id", ["vit", "resnet-basic", "convnext", "rope-mixed-token", "eva02-avg", "beit-shared-token"]
+)
 def test_between_two_cuts_lies_what_one_prefix_has_and_the_other_lacks(id: str):
     case = BY_ID[id]
     network = build(case)
