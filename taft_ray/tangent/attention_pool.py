@@ -149,20 +149,6 @@ class LatentPool(Rule):
         yield from self.feed.linear_inputs(saved, trained)
 
 
-class Behind(Rule):
-    """The tokens behind the first ``skip``."""
-
-    def __init__(self, name: str, skip: int) -> None:
-        super().__init__(name)
-        self.skip = skip
-
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        return x[:, self.skip :]
-
-    def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
-        return None if x_dot is None else x_dot[:, self.skip :]
-
-
 def _without_heads(site: Tensor | None) -> Tensor | None:
     return None if site is None else site[:, :, 0]
 

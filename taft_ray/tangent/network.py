@@ -16,12 +16,12 @@ from timm.models.convnext import ConvNeXt
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from timm.models.resnet import ResNet
-from timm.models.vision_transformer import VisionTransformer, global_pool_nlc
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel, UsageError
-from taft_ray.tangent.attention_pool import Behind, attention_pool_rule
 from taft_ray.tangent.blocks import Residual, block_rule
+from taft_ray.tangent.pooling import pooling_rule
 from taft_ray.tangent.rule import Rule, Saved, Saving
 from taft_ray.tangent.rules import Fallback, Function, Linear, Sequence, rule_for
 
@@ -38,30 +38,6 @@ class Cut:
     heads: tuple[str, ...]
     class_token_rows: int | None  # rows of a class-token tangent at the suffix entrance; None: there is no class token
     first_rows_only: bool  # the suffix reads only those rows of a tangent (the short cut)
-
-
-class FirstToken(Rule):
-    """Class-token pooling: row 0."""
-
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        return x[:, 0]
-
-    def tangent(self, x_dot, saved, delta):
-        return None if x_dot is None else x_dot[:, 0]
-
-
-class MeanTokens(Rule):
-    """Average pooling over the tokens behind the first ``skip``."""
-
-    def __init__(self, name: str, skip: int) -> None:
-        super().__init__(name)
-        self.skip = skip
-
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        return x[:, self.skip :].mean(1)
-
-    def tangent(self, x_dot, saved, delta):
-        return None if x_dot is None else x_dot[:, self.skip :].mean(1)
 
 
 class TwoHeads(Rule):
@@ -124,7 +100,9 @@ def _vision_transformer(model: VisionTransformer, last_blocks: int | str) -> Cut
     if distilled:
         tail: list[Rule] = [TwoHeads(head, Linear("head_dist", model.head_dist))]  # type: ignore[arg-type]
     else:
-        tail = [_pooling(model), rule_for("fc_norm", model.fc_norm), head]
+        skip = 0 if model.pool_include_prefix else model.num_prefix_tokens
+        pool = pooling_rule(model.global_pool, skip=skip, attention_pool=model.attn_pool, attention_skip=skip)
+        tail = [pool, rule_for("fc_norm", model.fc_norm), head]
     attention_pool = () if model.attn_pool is None else ("attn_pool",)
     return Cut(
         prefix=prefix,
@@ -140,26 +118,6 @@ def _vision_transformer(model: VisionTransformer, last_blocks: int | str) -> Cut
         heads=("head", "head_dist") if distilled else ("head",),
         class_token_rows=(rows or 1) if model.cls_token is not None and count else None,
         first_rows_only=bool(blocks) and isinstance(blocks[0], Residual) and blocks[0].reads_rows_only,
-    )
-
-
-def _pooling(model: VisionTransformer) -> Rule:
-    skip = 0 if model.pool_include_prefix else model.num_prefix_tokens
-    if model.attn_pool is not None:
-        return Sequence("", [Behind("attn_pool_tokens", skip), attention_pool_rule("attn_pool", model.attn_pool)])
-    if model.global_pool == "token":
-        return FirstToken("pool")
-    if model.global_pool == "avg":
-        return MeanTokens("pool", skip)
-    if model.global_pool in ("max", "avgmax"):
-        pool_type, prefix_tokens, include = model.global_pool, model.num_prefix_tokens, model.pool_include_prefix
-        return Function(
-            "pool",
-            lambda x: global_pool_nlc(x, pool_type, num_prefix_tokens=prefix_tokens, reduce_include_prefix=include),
-        )
-    raise UnsupportedModel(
-        f"global_pool={model.global_pool!r} gives no single vector a picture; "
-        "create the model with global_pool='token' or 'avg'"
     )
 
 
@@ -206,9 +164,9 @@ def between(model: nn.Module, outer: int | str, inner: int | str) -> Callable[[T
             f"last_blocks={inner!r} needs tokens from before the last {outer} {name}; expected at most {outer}"
         )
     if isinstance(model, Eva):  # its blocks want positions, too, like Beit's
-        return eva.blocks(model, first, last)
+        return eva.EvaBlocks(model).between(first, last)
     if isinstance(model, Beit):
-        return beit.blocks(model, first, last)
+        return beit.BeitBlocks(model).between(first, last)
     return _chain(nn.Sequential(*units), first, last)
 
 
@@ -253,9 +211,9 @@ def cut(model: nn.Module, last_blocks: int | str) -> Cut:
     if isinstance(model, ConvNeXt):
         return _convnext(model, last_blocks)
     if isinstance(model, Eva):
-        return eva.cut(model, _count(last_blocks, len(model.blocks), "blocks"))
+        return eva.EvaBlocks(model).cut(len(model.blocks) - _count(last_blocks, len(model.blocks), "blocks"))
     if isinstance(model, Beit):
-        return beit.cut(model, _count(last_blocks, len(model.blocks), "blocks"))
+        return beit.BeitBlocks(model).cut(len(model.blocks) - _count(last_blocks, len(model.blocks), "blocks"))
     raise UnsupportedModel(
         f"{type(model).__name__} cannot be linearised: no rule says where to cut it. Supported: timm VisionTransformer "
         "(vit, deit, augreg, CLIP, DINOv2, …), ResNet, ConvNeXt, "

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
 from taft_ray.errors import UnsupportedModel
-from taft_ray.tangent.attention_pool import attention_pool_rule
 from taft_ray.tangent.blocks import Residual
-from taft_ray.tangent.network import Cut, FirstToken, MeanTokens
+from taft_ray.tangent.network import Cut
 from taft_ray.tangent.pairs import lean
+from taft_ray.tangent.pooling import pooling_rule
 from taft_ray.tangent.position_bias import PositionBias
 from taft_ray.tangent.positioned import PositionedAttention
 from taft_ray.tangent.readout import ReadoutAttention
 from taft_ray.tangent.rotary_readout import placed_readout
 from taft_ray.tangent.rotation import Rotation
 from taft_ray.tangent.rule import Rule
-from taft_ray.tangent.rules import ChannelScale, Function, LayerNorm, Sequence, rule_for
+from taft_ray.tangent.rules import ChannelScale, LayerNorm, Sequence, rule_for
 
 
 class Unnormalised(LayerNorm):
@@ -53,14 +52,8 @@ def positioned_block(
         raise UnsupportedModel(f"{name}.attn gates its output, for which there is no rule")
     norm1 = rule_for(f"{name}.norm1", block.get_submodule("norm1"))
     inside = isinstance(norm1, LayerNorm) and not post_norm  # the attention's rule takes it in
-    attending = _attention(
-        f"{name}.attn",
-        attention,
-        norm1 if inside else None,
-        rotation=rotation,
-        bias=bias,
-        rows=rows,  # type: ignore[arg-type]
-    )
+    taken_in = norm1 if inside else None
+    attending = _attention(f"{name}.attn", attention, taken_in, rotation=rotation, bias=bias, rows=rows)  # type: ignore[arg-type]
     if not (inside or post_norm):
         attending.insert(0, norm1)
     feeding: list[Rule] = [rule_for(f"{name}.mlp", block.get_submodule("mlp"))]
@@ -102,7 +95,7 @@ def blocks_cut(
 ) -> Cut:
     """The cut in front of block ``first``. block_rule: (number, rows, frozen input) -> rule."""
     pool, attention_pool = model.global_pool, getattr(model, "attn_pool", None)
-    blocks = list(model.get_submodule("blocks").children())
+    blocks, skip = list(model.get_submodule("blocks").children()), int(model.num_prefix_tokens)  # type: ignore[arg-type]
     rows = 1 if pool == "token" and attention_pool is None else None
     rules: list[Rule] = [
         block_rule(index, rows if index == len(blocks) - 1 else None, index == first)
@@ -111,7 +104,7 @@ def blocks_cut(
     count = len(rules)
     tail = [
         rule_for("norm", model.get_submodule("norm")),
-        _pooling(model),
+        pooling_rule(str(pool), skip=skip, attention_pool=attention_pool, attention_skip=0),
         *(rule_for(part, model.get_submodule(part)) for part in ("fc_norm", "head")),
     ]
     return Cut(
@@ -127,21 +120,4 @@ def blocks_cut(
         heads=("head",),
         class_token_rows=1 if model.cls_token is not None and count else None,
         first_rows_only=bool(rules) and rules[0].reads_rows_only,  # type: ignore[attr-defined]  # they are Residual
-    )
-
-
-def _pooling(model: nn.Module) -> Rule:
-    """As the model's own ``pool``."""
-    attention_pool, pool = getattr(model, "attn_pool", None), str(model.global_pool)
-    skip = int(model.num_prefix_tokens)  # type: ignore[arg-type]  # timm's own
-    if attention_pool is not None:
-        return attention_pool_rule("attn_pool", attention_pool)
-    if pool == "token":
-        return FirstToken("pool")
-    if pool == "avg":
-        return MeanTokens("pool", skip)
-    if pool in ("max", "avgmax"):
-        return Function("pool", lambda x: global_pool_nlc(x, pool_type=pool, num_prefix_tokens=skip))
-    raise UnsupportedModel(
-        f"global_pool={pool!r} gives no single vector a picture; create the model with global_pool='token' or 'avg'"
     )

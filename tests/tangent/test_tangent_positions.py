@@ -180,9 +180,7 @@ def test_short_cut_has_gram_matrices_of_queries_values_and_all_behind(id: str) -
 def test_pictures_of_another_size_are_refused(id: str) -> None:
     """Angles belong to a size; DINOv3's timm model would take any."""
     tm = linearize(build(BY_ID[id]))
-    with pytest.raises(
-        UsageError, match=r"pictures of 48×48 pixels.*those of 32×48; create the model with that img_size"
-    ):
+    with pytest.raises(UsageError, match=r"pictures of 48×48 pixels.*those of 32×48; create it with the img_size"):
         tm.prefix(torch.zeros(1, 3, 48, 48, dtype=torch.float64))
 
 
