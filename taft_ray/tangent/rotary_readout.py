@@ -219,23 +219,23 @@ class KeyReadout(PlacedReadout):
         self.rotation = rotation
         self.k_norm = rule_for(self.key("k_norm"), getattr(module, "k_norm", None) or nn.Identity())
 
-    def _placed(self, keys: Tensor) -> Tensor:
-        """(B, H, T, E)."""
-        return keys if self.rotation is None else self.rotation.turn(keys)
-
     def _mapped(self, n: Tensor, matrix: Tensor | None, shift: Tensor | None) -> Tensor | None:
-        """M n_t + m, (B, H, T, E)."""
-        keys = None
+        """M n_t + m, (B, T, H, E)."""
         if matrix is not None:
-            keys = (n @ matrix.flatten(0, 1).mT).unflatten(-1, matrix.shape[:2]).transpose(1, 2)
-        if shift is None:
-            return keys
-        return plus(keys, shift[:, None].expand(n.shape[0], -1, n.shape[1], -1))
+            flat = F.linear(n, matrix.flatten(0, 1), None if shift is None else shift.flatten())
+            return flat.unflatten(-1, matrix.shape[:2])
+        return None if shift is None else shift.expand(*n.shape[:2], -1, -1)
+
+    def _queries(self, q: Tensor) -> Tensor:
+        """R_tᵀ q, (B, R, T or 1, H, E): less than R_t of what is trained, which would be turned on the way back, too."""
+        spread = q.unsqueeze(2)
+        return spread if self.rotation is None else self.rotation.turn_back(spread)
 
     def scores(self, q: Tensor, n: Tensor, saved: Saving) -> Tensor:
         keys = self._mapped(n, *self.base_keys())
         assert keys is not None  # there are keys
-        keys = self._placed(self.k_norm.primal(keys, saved))
+        keys = self.k_norm.primal(keys, saved).transpose(1, 2)
+        keys = (keys if self.rotation is None else self.rotation.turn(keys)).contiguous()
         saved[self.key("k")] = keys
         return torch.einsum("brhe,bhte->brht", q, keys)
 
@@ -247,10 +247,10 @@ class KeyReadout(PlacedReadout):
         if u is not None:
             through = self._mapped(u, self.maps.base_weights()[1], None)
             assert through is not None
-            moved = plus(moved, F.pad(through, (0, 0, 0, n.shape[1] - u.shape[1])))
+            moved = plus(moved, F.pad(through, (0, 0, 0, 0, 0, n.shape[1] - u.shape[1])))
         moved = self.k_norm.tangent(moved, saved, delta)
         total = None if q_dot is None else torch.einsum("brhe,bhte->brht", q_dot, keys)
-        return plus(total, None if moved is None else torch.einsum("brhe,bhte->brht", q, self._placed(moved)))
+        return plus(total, None if moved is None else (self._queries(q) * moved.unsqueeze(1)).sum(-1).transpose(2, 3))
 
 
 def placed_readout(

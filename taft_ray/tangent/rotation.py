@@ -65,6 +65,11 @@ class Rotation:
         sin, cos = self._at(x)
         return apply_rot_embed(x, sin, cos, half=self.half)
 
+    def turn_back(self, x: Tensor) -> Tensor:
+        """R_tᵀ x, of (…, 1, H, E) alike for all tokens: (…, T, H, E)."""
+        sin, cos = (table.transpose(0, 1) if table.ndim == 3 else table.unsqueeze(1) for table in self._at(x))
+        return apply_rot_embed(x, -sin, cos, half=self.half)
+
     def places(self) -> tuple[Places, ...] | None:
         """Channels by row and by column; None where an angle depends on both (or differs from head to head)."""
         sin, cos = self._tables[self._own]
