@@ -160,19 +160,18 @@ class AxialReadout(PlacedReadout):
         """Σ q·R_t (M n_t + m) over pairs (q, M, m), (B, R, H, T)."""
         total = None
         for places in self._places_at(n):
-            turned, matrices, constant = [], [], None
+            z, constant = None, None
             for q, matrix, shift in pairs:
                 if matrix is None and shift is None:
                     continue
                 queries = turned_back(q, places, half=self.half).permute(2, 0, 1, 3, 4)  # (H, B, R, G, C)
-                if matrix is not None:
-                    turned.append(queries.flatten(1, 3))
-                    matrices.append(matrix.index_select(1, places.channels))
+                if matrix is not None:  # a product each: on the way back one factor of each is a constant
+                    factors = queries.flatten(1, 3), matrix.index_select(1, places.channels)
+                    z = torch.bmm(*factors) if z is None else torch.baddbmm(z, *factors)
                 if shift is not None:
                     of_place = torch.einsum("hbrgc,hc->brhg", queries, shift.index_select(1, places.channels))
                     constant = plus(constant, of_place)
-            if turned:
-                z = torch.bmm(torch.cat(turned, -1), torch.cat(matrices, 1))
+            if z is not None:
                 batch, rows, heads = n.shape[0], self.rows, self.maps.heads
                 z = (
                     z.view(heads, batch, rows, len(places.tokens), z.shape[-1]).transpose(1, 2).flatten(0, 1)
