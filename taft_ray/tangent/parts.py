@@ -78,7 +78,7 @@ class Part:
         return self.shifts_of(delta[self.bias_name]) if self.bias_name in delta else None
 
     def sites(self, delta: Probes, inputs: Tensor) -> Tensor | None:
-        """Probes behind the map: ``inputs`` (B, rows, H, D) -> zeros (B, rows, H, out/H); None where nothing is trained."""
+        """Probes behind the map: ``inputs`` (B, rows, H, D) -> zeros (B, rows, H, out/H), None if nothing is trained."""
         weight, bias = (name if name in delta else None for name in (self.weight_name, self.bias_name))
         if weight is None and bias is None:
             return None
@@ -91,10 +91,10 @@ class Part:
     def linear_input(
         self, inputs: Tensor, trained: frozenset[str], rows: tuple[int, int] | None = None
     ) -> Iterator[LinearInput]:
-        """What the map saw, for Gram statistics; ``rows``: of these of its rows alone."""
+        """What the map saw, for Gram statistics. ``rows`` restricts it to some of its rows."""
         first, last = rows or (0, self.size)
         if self.weight_name in trained:
-            # statistics are kept by one range of rows, so that a bias whose rows lie elsewhere is left to the plain mean
+            # a statistic has one range of rows: a bias whose rows lie elsewhere is left to the plain mean
             together = self.bias_name in trained and self.bias_start == self.start
             bias = self.bias_name if together else None
             yield LinearInput(self.weight_name, bias, self.start + first, self.start + last, inputs)
@@ -173,7 +173,7 @@ class Stacked(OfItsInput):
                 yield from part.linear_input(rows, trained)
 
     def _merged(self) -> Sequence[Part]:
-        """One part where all are rows of the same weight and bias, in order: one Gram matrix instead of three of the same."""
+        """One part where all are rows of one weight and bias, in order: they share one Gram matrix."""
         first, last = self.parts[0], self.parts[-1]
         if len(self.parts) == 1 or any((part.weight, part.bias) != (first.weight, first.bias) for part in self.parts):
             return self.parts

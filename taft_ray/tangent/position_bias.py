@@ -14,9 +14,9 @@ from taft_ray.tangent.trained import trained_vector
 
 
 class PositionBias:
-    """What ``module`` adds to its scores: its own table's values, and those of a table that all blocks share.
+    """The bias that ``module`` adds to its scores, from its own table and from one that all blocks share.
 
-    shared: () -> (H, T, T), of a table outside the blocks; it is frozen like everything in front of them.
+    shared: () -> (H, T, T), from a table outside the blocks, which is frozen.
     """
 
     def __init__(self, name: str, module: nn.Module, shared: Callable[[], Tensor] | None) -> None:

@@ -226,7 +226,7 @@ def output_of(name: str, module: nn.Module) -> Sequence:
 def query_and_value_inputs(
     maps: Projections, h0: Tensor, h_bar: Tensor, trained: frozenset[str]
 ) -> Iterator[LinearInput]:
-    """Of rows that are read out: h₀ (B, R, D) for the queries, and each value head's (B, R, H, D) mean of tokens."""
+    """The inputs of rows that are read out: h₀ (B, R, D) for queries, h̄ (B, R, H, D) for each head's values."""
     yield from maps.query.linear_input(h0, trained)
     head = maps.head_dim
     for index in range(maps.kv_width // head):

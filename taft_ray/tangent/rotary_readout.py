@@ -24,14 +24,14 @@ from taft_ray.tangent.trained import Probes
 
 
 class PlacedReadout(Rule):
-    """norm1 and attention of the last block for its first R rows, which are not turned themselves; values are never formed.
+    """norm1 and attention of the last block for its first R rows, which are not turned. Values are never formed.
 
-    As in `readout.ReadoutAttention`, X̂ are the normalised tokens and u what the input's tangent becomes behind norm1, of its
-    first U = R rows or of all U = T:
+    X̂ are the normalised tokens. u is the input's tangent behind norm1, of its first U = R rows or of all U = T, as in
+    `readout.ReadoutAttention`:
 
         ȯ = W_v (γ Σ a_t X̂_t + Δγ x̄ + Δβ + Σ p_t u_t) + ΔW_v (γx̄ + β) + Δb_v,   a_t = p_t (ṡ_t − Σ p ṡ),   x̄ = Σ p_t X̂_t
 
-    How the scores and ṡ come about is the subclass's.
+    The subclass makes the scores and ṡ.
     """
 
     def __init__(self, name: str, norm: LayerNorm, module: nn.Module, rows: int) -> None:
@@ -106,7 +106,7 @@ class PlacedReadout(Rule):
         return torch.bmm(p.flatten(1, 2), n).unflatten(1, p.shape[1:3])
 
     def moved_keys(self, delta: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """M = ΔW_k·diag γ + W_k·diag Δγ (H, E, D) and m = ΔW_k β + W_k Δβ + Δb_k (H, E): a frozen token's key moves by M X̂ + m."""
+        """M = ΔW_k·diag γ + W_k·diag Δγ (H, E, D), m = ΔW_k β + W_k Δβ + Δb_k (H, E): a key moves by M X̂ + m."""
         gamma, beta = self.norm.gamma, self.norm.beta
         d_gamma, d_beta = (delta.get(self.norm.key(part)) for part in ("weight", "bias"))
         w_k, dw_k = self.maps.base_weights()[1], self.maps.moved_weights(delta).key
@@ -130,14 +130,14 @@ class PlacedReadout(Rule):
 
 
 class AxialReadout(PlacedReadout):
-    """Where each pair of channels turns with the token's row or with its column: keys are not formed either.
+    """Keys that turn, in each pair of channels, with the token's row or with its column. They are not formed either.
 
-    q·R_t k_t is the sum of two parts, of the channels that turn with the row g and of those that turn with the column g':
+    The channels that turn with the row g and those that turn with the column g' each add their part:
 
         q·R_t (M X̂_t + m) = z_g·X̂_t + c_g + z_g'·X̂_t + c_g',   z_g = Mᵀ R_gᵀ q,   c_g = m·R_gᵀ q
 
-    so that √T products of a weight with the query stand for T products of it with the tokens: about 2·√T·D² + 2·H·T·D
-    multiply-adds a picture for the keys, instead of T·D².
+    A weight meets 2·√T turned queries instead of T tokens: about √T·D² + 2·H·T·D multiply-adds per picture for the keys,
+    instead of T·D².
     """
 
     def __init__(self, name: str, norm: LayerNorm, module: nn.Module, rows: int, rotation: Rotation) -> None:
@@ -206,11 +206,11 @@ class AxialReadout(PlacedReadout):
 
 
 class KeyReadout(PlacedReadout):
-    """Where a key's angle depends on its row and its column at once, or keys are normalised: they are formed, token by token.
+    """Keys whose angle depends on row and column at once, or that are normalised. They are formed, token by token.
 
         ṡ_t = q̇·κ_t + q·R_t N'(k_t) (M X̂_t + m + W_k u_t),   κ_t = R_t N(k_t)
 
-    with N the keys' norm: T·D² multiply-adds a picture, a twelfth of the block's.
+    N is the keys' norm. The keys take T·D² multiply-adds per picture, a twelfth of the block's.
     """
 
     def __init__(self, name: str, norm: LayerNorm, module: nn.Module, rows: int, rotation: Rotation | None) -> None:
@@ -226,7 +226,7 @@ class KeyReadout(PlacedReadout):
         return None if shift is None else shift.expand(*n.shape[:2], -1, -1)
 
     def _queries(self, q: Tensor) -> Tensor:
-        """R_tᵀ q, (B, R, T or 1, H, E): less than R_t of what is trained, which would be turned on the way back, too."""
+        """R_tᵀ q, (B, R, T or 1, H, E). Turning the keys' tangent instead would turn its gradient, too."""
         spread = q.unsqueeze(2)
         return spread if self.rotation is None else self.rotation.turn_back(spread)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Places(NamedTuple):
-    """Channels that turn alike for all tokens of a place: a row of the picture, or a column."""
+    """Channels that turn alike for all tokens of a place, which is a row of patches or a column."""
 
     channels: Tensor  # (C,) int64
     sin: Tensor  # (places, C); the first place is the prefix, whose angle is 0

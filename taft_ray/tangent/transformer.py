@@ -46,7 +46,10 @@ def positioned_block(
     rows: int | None,
     frozen_input: bool,
 ) -> Residual:
-    """The rule of one block. ``rows`` and ``frozen_input`` are `blocks.block_rule`'s. UnsupportedModel naming what is in the way."""
+    """The rule of one block, with the ``rows`` and ``frozen_input`` of `blocks.block_rule`.
+
+    UnsupportedModel, naming the attention, where it gates its output.
+    """
     attention = block.get_submodule("attn")
     if getattr(attention, "gate", None) is not None:
         raise UnsupportedModel(f"{name}.attn gates its output, for which there is no rule")
