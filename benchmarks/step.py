@@ -178,7 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.step", description="one training step: the short cut against torch.func.jvp"
     )
     parser.add_argument(
-        "--model", action="append", help=f"a timm vision transformer with a class token ({DEFAULT_MODEL})"
+        "--model",
+        action="append",
+        help=f"a timm vision transformer ({DEFAULT_MODEL}); NAME@token for another global_pool than its own",
     )
     parser.add_argument("--last-blocks", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)

@@ -10,12 +10,13 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from taft_ray.tangent import Loss, TangentModel, linearize, prepare_pictures
+from taft_ray.tangent import Loss, TangentModel, between, linearize, prepare_pictures
 from taft_ray.tangent.prepared import PREPARED_BUDGET
 
 POOL = 2  # batches' worth of pictures that batches are drawn from
@@ -38,8 +39,11 @@ class Problem:
 
 
 def problem(model: str, *, last_blocks: int, batch: int, classes: int, budget: int = PREPARED_BUDGET) -> Problem:
+    """model: a timm name, and ``@token`` behind it for another ``global_pool`` than the model's own."""
     torch.manual_seed(0)
-    tm = linearize(timm.create_model(model, num_classes=classes), last_blocks=last_blocks)
+    name, _, pool = model.partition("@")
+    pooled: dict[str, Any] = {"global_pool": pool} if pool else {}
+    tm = linearize(timm.create_model(name, num_classes=classes, **pooled), last_blocks=last_blocks)
     height, width = map(int, tm.network.get_submodule("patch_embed").img_size)  # type: ignore[arg-type]  # timm's own
     pictures = torch.randn(POOL * batch, 3, height, width)
     tokens = torch.cat([tm.prefix(part) for part in pictures.split(batch)])
@@ -51,12 +55,10 @@ class Suffix(nn.Module):
 
     def __init__(self, network: nn.Module, last_blocks: int) -> None:
         super().__init__()
-        self.network, self.last_blocks = network, last_blocks
+        self.network, self.blocks = network, between(network, last_blocks, 0)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = tokens
-        for block in list(self.network.get_submodule("blocks").children())[-self.last_blocks :]:
-            x = block(x)
+        x = self.blocks(tokens)
         return self.network.forward_head(self.network.get_submodule("norm")(x))  # type: ignore[operator]  # timm has it
 
 

@@ -240,9 +240,9 @@ def _initialise(module: nn.Module, name: str, seed: int, *, is_new: bool) -> Non
             full_name = f"{child_name}.{parameter_name}"
             if isinstance(child, _NORMS):
                 parameter.fill_(1.0 if parameter_name == "weight" else 0.0)
-            elif parameter_name == "gamma":
+            elif parameter_name in ("gamma", "gamma_1", "gamma_2"):
                 parameter.fill_(float(getattr(child, "init_values", 1.0)))
-            elif parameter_name.endswith("bias"):
+            elif parameter_name.endswith(("bias", "bias_table")):
                 parameter.zero_()
             else:
                 fan_in = max(1, parameter[0].numel()) if parameter.ndim else 1

@@ -1,6 +1,6 @@
 """Where each model family is cut: a frozen prefix, and the suffix as a chain of rules.
 
-The unit of ``last_blocks`` is a transformer block for vision transformers. Any other network has the general cut
+The unit of ``last_blocks`` is a transformer block for vision transformers, `eva.py` and `beit.py` too. Any other network has the general cut
 (`ordered.py`), whose units are the network's numbered blocks or stages.
 """
 
@@ -9,42 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer, global_pool_nlc
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from taft_ray.errors import UnsupportedModel, UsageError
+from taft_ray.errors import UsageError
+from taft_ray.tangent.beit import BeitBlocks
 from taft_ray.tangent.blocks import Residual, block_rule
+from taft_ray.tangent.eva import EvaBlocks
 from taft_ray.tangent.ordered import Ordered
+from taft_ray.tangent.pooling import pooling_rule
 from taft_ray.tangent.rule import Rule, Saved, Saving
-from taft_ray.tangent.rules import Fallback, Function, Linear, Sequence, rule_for
+from taft_ray.tangent.rules import Linear, Sequence, rule_for
 from taft_ray.tangent.units import Cut, Units, chain, first_trained
 
 __all__ = ["Cut", "between", "cut", "units_of"]
-
-
-class FirstToken(Rule):
-    """Class-token pooling: row 0."""
-
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        return x[:, 0]
-
-    def tangent(self, x_dot, saved, delta):
-        return None if x_dot is None else x_dot[:, 0]
-
-
-class MeanTokens(Rule):
-    """Average pooling over the tokens behind the first ``skip``."""
-
-    def __init__(self, name: str, skip: int) -> None:
-        super().__init__(name)
-        self.skip = skip
-
-    def primal(self, x: Tensor, saved: Saving) -> Tensor:
-        return x[:, self.skip :].mean(1)
-
-    def tangent(self, x_dot, saved, delta):
-        return None if x_dot is None else x_dot[:, self.skip :].mean(1)
 
 
 class TwoHeads(Rule):
@@ -103,7 +84,9 @@ def _vision_transformer(model: VisionTransformer, first: int) -> Cut:
     if distilled:
         tail: list[Rule] = [TwoHeads(head, Linear("head_dist", model.head_dist))]  # type: ignore[arg-type]
     else:
-        tail = [_pooling(model), rule_for("fc_norm", model.fc_norm), head]
+        skip = 0 if model.pool_include_prefix else model.num_prefix_tokens
+        pool = pooling_rule(model.global_pool, skip=skip, attention_pool=model.attn_pool, attention_skip=skip)
+        tail = [pool, rule_for("fc_norm", model.fc_norm), head]
     attention_pool = () if model.attn_pool is None else ("attn_pool",)
     return Cut(
         prefix=prefix,
@@ -122,30 +105,12 @@ def _vision_transformer(model: VisionTransformer, first: int) -> Cut:
     )
 
 
-def _pooling(model: VisionTransformer) -> Rule:
-    skip = 0 if model.pool_include_prefix else model.num_prefix_tokens
-    if model.attn_pool is not None:
-        return Sequence(
-            "", [Function("attn_pool_tokens", lambda x: x[:, skip:]), Fallback("attn_pool", model.attn_pool)]
-        )
-    if model.global_pool == "token":
-        return FirstToken("pool")
-    if model.global_pool == "avg":
-        return MeanTokens("pool", skip)
-    if model.global_pool in ("max", "avgmax"):
-        pool_type, prefix_tokens, include = model.global_pool, model.num_prefix_tokens, model.pool_include_prefix
-        return Function(
-            "pool",
-            lambda x: global_pool_nlc(x, pool_type, num_prefix_tokens=prefix_tokens, reduce_include_prefix=include),
-        )
-    raise UnsupportedModel(
-        f"global_pool={model.global_pool!r} gives no single vector a picture; "
-        "create the model with global_pool='token' or 'avg'"
-    )
-
-
 # The families with rules of their own: a network's class, and what its units are. Any other has the general cut.
-FAMILIES: tuple[tuple[type[nn.Module], Callable[..., Units]], ...] = ((VisionTransformer, Blocks),)
+FAMILIES: tuple[tuple[type[nn.Module], Callable[..., Units]], ...] = (
+    (VisionTransformer, Blocks),
+    (Eva, EvaBlocks),
+    (Beit, BeitBlocks),
+)
 
 
 def units_of(model: nn.Module) -> Units:

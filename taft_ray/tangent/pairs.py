@@ -32,7 +32,7 @@ class Normalised(Rule):
         return linear_tangent(delta, weight, bias, n, x_dot, self.linear.module.weight)
 
     def _folded(self, delta: Mapping[str, Tensor], weight: str, bias: str) -> dict[str, Tensor]:
-        gamma, beta = self.norm.module.weight, self.norm.module.bias
+        gamma, beta = self.norm.gamma, self.norm.beta
         shift = plus(delta.get(bias), None if beta is None else delta[weight] @ beta)
         scaled = delta[weight] if gamma is None else delta[weight] * gamma
         return {weight: scaled, **({} if shift is None else {bias: shift})}

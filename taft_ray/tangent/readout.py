@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention
-from torch import Tensor
+from torch import Tensor, nn
 
 from taft_ray.tangent.covariance import covariance_product
 from taft_ray.tangent.normalisation import softmax_tangent
+from taft_ray.tangent.position_bias import PositionBias
+from taft_ray.tangent.projections import Projections
 from taft_ray.tangent.rule import LinearInput, Rule, Saved, Saving, plus, where_it_lies
 from taft_ray.tangent.rules import LayerNorm, Sequence, rule_for
 from taft_ray.tangent.trained import Probes, trained_vector
@@ -46,31 +47,27 @@ class ReadoutAttention(Rule):
         ȯ = (W_v γ) m + (W_v Δγ + ΔW_v γ) x̄ + W_v Δβ + ΔW_v β + Δb_v
     """
 
-    def __init__(self, name: str, norm: LayerNorm, module: Attention, rows: int) -> None:
+    def __init__(
+        self, name: str, norm: LayerNorm, module: nn.Module, rows: int, bias: PositionBias | None = None
+    ) -> None:
         super().__init__(name)
-        self.norm, self.module, self.rows = norm, module, rows
-        self.tail = Sequence(name, [rule_for(self.key("norm"), module.norm), rule_for(self.key("proj"), module.proj)])
-
-    def heads(self, flat: Tensor) -> Tensor:
-        """(..., H·E) -> (..., H, E)."""
-        return flat.unflatten(-1, (self.module.num_heads, self.module.head_dim))
-
-    def weights(self, stacked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(3·H·E, D) -> query, key, value weights, each (H, E, D)."""
-        q, k, v = stacked.unflatten(0, (3, self.module.num_heads, self.module.head_dim)).unbind(0)
-        return q, k, v
+        self.norm, self.rows, self.bias = norm, rows, bias
+        self.maps = Projections(name, module)
+        self.scale = float(module.scale)  # type: ignore[arg-type]  # timm's own
+        self.tail = output_of(name, module)
 
     def primal(self, x: Tensor, saved: Saving) -> Tensor:
         n, s = self.norm.normalise(x)
-        gamma = self.norm.module.weight
-        w_q, w_k, w_v = self.weights(self.module.qkv.weight)
-        bias = self.module.qkv.bias
-        b_q, _, b_v = (None, None, None) if bias is None else self.heads(bias.unflatten(0, (3, -1))).unbind(0)
+        gamma = self.norm.gamma
+        w_q, w_k, w_v = self.maps.base_weights()
+        b_q, _, b_v = self.maps.base_biases()
         h0 = self.norm.affine(n[:, : self.rows])
         q = torch.einsum("brd,hed->brhe", h0, w_q)
         q = q if b_q is None else q + b_q
         r = torch.einsum("brhe,hed->brhd", q, w_k)
-        scores = torch.einsum("brhd,btd->brht", r if gamma is None else r * gamma, n) * self.module.scale
+        scores = torch.einsum("brhd,btd->brht", r if gamma is None else r * gamma, n) * self.scale
+        if self.bias is not None:
+            scores = scores + self.bias.scores(self.rows).transpose(0, 1)
         p = scores.softmax(-1)
         x_bar = torch.einsum("brht,btd->brhd", p, n)
         h_bar = self.norm.affine(x_bar)
@@ -82,15 +79,15 @@ class ReadoutAttention(Rule):
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         alone = x_dot is None and not isinstance(delta, Probes)
-        fold = alone and folds(self.module.qkv.weight)
+        fold = alone and folds(self.maps.query.base_weight())
         o_dot = self._folded(saved, delta) if fold else self._spread(x_dot, saved, delta)
         return self.tail.tangent(None if o_dot is None else o_dot.flatten(2), saved, delta)
 
     def _spread(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         """ȯ, (B, R, H, E)."""
         n, s, h0, q, r, p, x_bar = (saved[self.key(part)] for part in ("n", "s", "h0", "q", "r", "p", "x_bar"))
-        gamma = self.norm.module.weight
-        w_q, w_k, w_v = self.weights(self.module.qkv.weight)
+        gamma = self.norm.gamma
+        w_q, w_k, w_v = self.maps.base_weights()
         d_query, d_key, d_value = self.trained(delta, h0, q, self.norm.affine(x_bar))
         u = None
         if x_dot is not None:
@@ -112,15 +109,17 @@ class ReadoutAttention(Rule):
         if d_gamma is not None:
             z = plus(z, r * d_gamma)
 
-        v_in = None
+        s_dot = self._bias_tangent(delta, p)
         if z is not None:
-            batch, rows, heads, width = z.shape
-            s_dot = torch.bmm(z.flatten(1, 2), n.transpose(1, 2)).view(batch, rows, heads, n.shape[1])
+            from_keys = torch.bmm(z.flatten(1, 2), n.transpose(1, 2)).view_as(p)
             if u is not None:
-                from_input = torch.bmm(r.flatten(1, 2), u.transpose(1, 2)).view(batch, rows, heads, known)
-                s_dot = s_dot + F.pad(from_input, (0, n.shape[1] - known))
-            a = softmax_tangent(s_dot * self.module.scale, p)
-            v_in = torch.bmm(a.flatten(1, 2), n).view(batch, rows, heads, width)
+                from_input = torch.bmm(r.flatten(1, 2), u.transpose(1, 2)).view(*p.shape[:3], known)
+                from_keys = from_keys + F.pad(from_input, (0, n.shape[1] - known))
+            s_dot = plus(from_keys * self.scale, s_dot)
+        v_in = None
+        if s_dot is not None:
+            a = softmax_tangent(s_dot, p)
+            v_in = torch.bmm(a.flatten(1, 2), n).view_as(x_bar)
             v_in = v_in if gamma is None else v_in * gamma
         if d_gamma is not None:
             v_in = plus(v_in, x_bar * d_gamma)
@@ -131,15 +130,19 @@ class ReadoutAttention(Rule):
         o_dot = None if v_in is None else torch.einsum("brhd,hed->brhe", v_in, w_v)
         return plus(o_dot, d_value)
 
+    def _bias_tangent(self, delta: Mapping[str, Tensor], p: Tensor) -> Tensor | None:
+        """(B, R, H, T), the shape of p."""
+        moved = None if self.bias is None else self.bias.tangent(delta, p, self.rows)
+        return None if moved is None else moved.transpose(1, 2).expand_as(p)
+
     def _folded(self, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         """ȯ, (B, R, H, E), of a frozen input. Matrices a head: rows (H, B·R, …), weights (H, E, D)."""
-        module, rows = self.module, self.rows
-        gamma, beta = self.norm.module.weight, self.norm.module.bias
+        rows = self.rows
+        gamma, beta = self.norm.gamma, self.norm.beta
         d_gamma, d_beta = (delta.get(self.norm.key(part)) for part in ("weight", "bias"))
-        d_weight, d_bias = (delta.get(self.key(f"qkv.{part}")) for part in ("weight", "bias"))
-        w_q, w_k, w_v = self.weights(module.qkv.weight)
-        dw_q, dw_k, dw_v = (None, None, None) if d_weight is None else self.weights(d_weight)
-        db_q, _, db_v = (None,) * 3 if d_bias is None else self.heads(d_bias.unflatten(0, (3, -1))).unbind(0)
+        w_q, w_k, w_v = self.maps.base_weights()
+        dw_q, dw_k, dw_v = self.maps.moved_weights(delta)
+        db_q, _, db_v = self.maps.moved_biases(delta)
 
         def headwise(values: Tensor) -> Tensor:
             return values.flatten(0, 1).transpose(0, 1)
@@ -161,15 +164,21 @@ class ReadoutAttention(Rule):
         moved_k = _product_rule(w_k, dw_k, gamma, d_gamma)
         if moved_k is not None:
             parts.append((q, moved_k))
-        o_dot = None
+        v_in = None
         if parts:
             rows_in, weights = zip(*parts, strict=True)
             z = torch.bmm(headwise(torch.cat(rows_in, -1)), torch.cat(weights, 1))
             n, index = where_it_lies(saved, self.key("n"))
             p, x_bar = (where_it_lies(saved, self.key(part))[0] for part in ("p", "x_bar"))
-            o_dot = torch.bmm(
-                covariance_product(z, n, p, x_bar, index, module.scale), (w_v if gamma is None else w_v * gamma).mT
-            )
+            v_in = covariance_product(z, n, p, x_bar, index, self.scale)
+        if self.bias is not None:
+            p, n = saved[self.key("p")], saved[self.key("n")]
+            moved = self._bias_tangent(delta, p)
+            if moved is not None:
+                v_in = plus(
+                    v_in, headwise(torch.bmm(softmax_tangent(moved, p).flatten(1, 2), n).unflatten(1, p.shape[1:3]))
+                )
+        o_dot = None if v_in is None else torch.bmm(v_in, (w_v if gamma is None else w_v * gamma).mT)
         moved_v = _product_rule(w_v, dw_v, gamma, d_gamma)
         if moved_v is not None:
             x_bar = headwise(saved[self.key("x_bar")])
@@ -183,38 +192,46 @@ class ReadoutAttention(Rule):
         self, delta: Mapping[str, Tensor], h0: Tensor, q: Tensor, h_bar: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """ΔW_q h₀ + Δb_q (B, R, H, E), ΔW_kᵀ q (B, R, H, D), ΔW_v h̄ + Δb_v (B, R, H, E): each None when it is not trained."""
-        weight, bias = self.key("qkv.weight"), self.key("qkv.bias")
         if isinstance(delta, Probes):
-            if weight not in delta and bias not in delta:
-                return None, None, None
-            width, whole = self.module.attn_dim, 3 * self.module.attn_dim
-            query = delta.site(h0[:, :, None], weight, bias, 0, width)
-            key = delta.site(q, weight, None, width, 2 * width, transposed=True) if weight in delta else None
-            value = delta.site(h_bar, weight, bias, 2 * width, whole)
-            return self.heads(query[:, :, 0]), key, value
-        query = key = value = None
-        if weight in delta:
-            dw_q, dw_k, dw_v = self.weights(delta[weight])
-            query = torch.einsum("brd,hed->brhe", h0, dw_q)
-            key = torch.einsum("brhe,hed->brhd", q, dw_k)
-            value = torch.einsum("brhd,hed->brhe", h_bar, dw_v)
-        if bias in delta:
-            db_q, _, db_v = self.heads(delta[bias].unflatten(0, (3, -1))).unbind(0)
-            query, value = plus(query, db_q.expand_as(q)), plus(value, db_v.expand_as(q))
+            q_part, k_part, v_part = self.maps.parts
+            query, key = q_part.sites(delta, h0[:, :, None]), None
+            if k_part.weight_name in delta:
+                key = delta.site(q, k_part.weight_name, None, k_part.start, k_part.stop, transposed=True)
+            value = v_part.sites(delta, h_bar)
+            return None if query is None else self.maps.split(query[:, :, 0]), key, value
+        dw_q, dw_k, dw_v = self.maps.moved_weights(delta)
+        db_q, _, db_v = self.maps.moved_biases(delta)
+        query = None if dw_q is None else torch.einsum("brd,hed->brhe", h0, dw_q)
+        key = None if dw_k is None else torch.einsum("brhe,hed->brhd", q, dw_k)
+        value = None if dw_v is None else torch.einsum("brhd,hed->brhe", h_bar, dw_v)
+        query = plus(query, None if db_q is None else db_q.expand_as(q))
+        value = plus(value, None if db_v is None else db_v.expand_as(q))
         return query, key, value
 
     def linear_inputs(self, saved: Saved, trained: frozenset[str]) -> Iterator[LinearInput]:
         """The query rows saw h₀ and each head's value rows saw γx̄ + β; keys have no single input (plain mean)."""
-        weight, bias = self.key("qkv.weight"), self.key("qkv.bias")
-        if weight in trained:
-            known_bias = bias if bias in trained else None
-            width, head = self.module.attn_dim, self.module.head_dim
-            h_bar = self.norm.affine(saved[self.key("x_bar")])
-            yield LinearInput(weight, known_bias, 0, width, saved[self.key("h0")])
-            for index in range(self.module.num_heads):
-                start = 2 * width + index * head
-                yield LinearInput(weight, known_bias, start, start + head, h_bar[:, :, index])
+        yield from query_and_value_inputs(
+            self.maps, saved[self.key("h0")], self.norm.affine(saved[self.key("x_bar")]), trained
+        )
         yield from self.tail.linear_inputs(saved, trained)
+
+
+def output_of(name: str, module: nn.Module) -> Sequence:
+    """The rules behind an attention's heads: the norm within, where there is one, and the output's layer."""
+    norm = getattr(module, "norm", None)
+    inner = [] if norm is None else [rule_for(f"{name}.norm", norm)]
+    return Sequence(name, [*inner, rule_for(f"{name}.proj", module.get_submodule("proj"))])
+
+
+def query_and_value_inputs(
+    maps: Projections, h0: Tensor, h_bar: Tensor, trained: frozenset[str]
+) -> Iterator[LinearInput]:
+    """The inputs of rows that are read out: h₀ (B, R, D) for queries, h̄ (B, R, H, D) for each head's values."""
+    yield from maps.query.linear_input(h0, trained)
+    head = maps.head_dim
+    for index in range(maps.kv_width // head):
+        seen = h_bar[:, :, index * maps.groups : (index + 1) * maps.groups].flatten(1, 2)
+        yield from maps.value.linear_input(seen, trained, (index * head, (index + 1) * head))
 
 
 def _product_rule(w: Tensor, dw: Tensor | None, gamma: Tensor | None, d_gamma: Tensor | None) -> Tensor | None:

@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp
+from timm.layers import Attention, DropPath, GluMlp, LayerScale, Mlp, RmsNorm, SwiGLU
 from timm.layers import LayerNorm as TimmLayerNorm
 from timm.layers import Linear as TimmLinear
 from torch import Tensor, nn
 
 from taft_ray.tangent.elementwise import is_elementwise, slope, through_slope
 from taft_ray.tangent.normalisation import normalised_tangent, softmax_tangent
+from taft_ray.tangent.parts import Part, Stacked
 from taft_ray.tangent.rule import LinearInput, OfItsInput, Rule, Saved, Saving, plus
 from taft_ray.tangent.trained import linear_tangent, trained_vector
 
@@ -65,13 +66,21 @@ class LayerNorm(Rule):
         super().__init__(name)
         self.module = module
 
+    @property
+    def gamma(self) -> Tensor | None:
+        return self.module.weight
+
+    @property
+    def beta(self) -> Tensor | None:
+        return self.module.bias
+
     def normalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """n, and s with a last axis of one."""
         n, _, s = torch.native_layer_norm(x, x.shape[-1:], None, None, self.module.eps)
         return n, s.to(n.dtype)
 
     def affine(self, n: Tensor) -> Tensor:
-        gamma, beta = self.module.weight, self.module.bias
+        gamma, beta = self.gamma, self.beta
         if gamma is None:
             return n if beta is None else n + beta
         return n * gamma if beta is None else torch.addcmul(beta, n, gamma)
@@ -84,7 +93,7 @@ class LayerNorm(Rule):
     def input_tangent(self, x_dot: Tensor, n: Tensor, s: Tensor) -> Tensor:
         """The part of the tangent that comes through the input."""
         out = normalised_tangent(x_dot, n, s)
-        return out if self.module.weight is None else out * self.module.weight
+        return out if self.gamma is None else out * self.gamma
 
     def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
         n, s = saved[self.key("n")], saved[self.key("s")]
@@ -96,6 +105,22 @@ class LayerNorm(Rule):
         if d_bias is not None:
             out = plus(out, d_bias.expand_as(n))
         return out
+
+
+class RootMeanSquare(LayerNorm):
+    """n·Δγ + γ·s·(ẋ − n·mean(n·ẋ)), with n = s·x, s = 1/√(mean x² + eps)."""
+
+    @property
+    def beta(self) -> Tensor | None:
+        return None
+
+    def normalise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        s = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.module.eps)
+        return x * s, s
+
+    def input_tangent(self, x_dot: Tensor, n: Tensor, s: Tensor) -> Tensor:
+        out = (x_dot - n * (n * x_dot).mean(-1, keepdim=True)) * s
+        return out if self.gamma is None else out * self.gamma
 
 
 class Scale(OfItsInput):
@@ -112,6 +137,26 @@ class Scale(OfItsInput):
         out = None if x_dot is None else x_dot * self.module.gamma
         x = saved[self.key("input")]
         d_gamma = trained_vector(delta, self.key("gamma"), x)
+        return out if d_gamma is None else plus(out, x * d_gamma)
+
+
+class ChannelScale(OfItsInput):
+    """LayerScale that is a parameter of the block itself: γ·ẋ + Δγ·x. ``name`` is the parameter's."""
+
+    def __init__(self, name: str, block: nn.Module) -> None:
+        super().__init__(name)
+        self.block, self.parameter = block, name.rpartition(".")[2]
+
+    def gamma(self) -> Tensor:
+        return getattr(self.block, self.parameter)
+
+    def output(self, x: Tensor) -> Tensor:
+        return x * self.gamma()
+
+    def tangent(self, x_dot: Tensor | None, saved: Saved, delta: Mapping[str, Tensor]) -> Tensor | None:
+        x = saved[self.key("input")]
+        out = None if x_dot is None else x_dot * self.gamma()
+        d_gamma = trained_vector(delta, self.name, x)
         return out if d_gamma is None else plus(out, x * d_gamma)
 
 
@@ -164,11 +209,17 @@ class Sequence(Rule):
 class Glu(Rule):
     """Gated MLP (SwiGLU and its kin): y = fc2(norm(φ(a)·b)), ẏ from φ'(a)·ȧ·b + φ(a)·ḃ."""
 
-    def __init__(self, name: str, module: GluMlp) -> None:
+    def __init__(self, name: str, module: GluMlp | SwiGLU) -> None:
         super().__init__(name)
-        self.gate_last = module.gate_last
         self.act = module.act
-        self.fc1 = Linear(self.key("fc1"), module.fc1)  # type: ignore[arg-type]  # use_conv is refused in rule_for
+        if isinstance(module, SwiGLU):
+            self.gate_last = False
+            self.fc1: Rule = Stacked(
+                self.key("fc1"), [Part.of_layer(name, module, part) for part in ("fc1_g", "fc1_x")]
+            )
+        else:
+            self.gate_last = module.gate_last
+            self.fc1 = Linear(self.key("fc1"), module.fc1)  # type: ignore[arg-type]  # use_conv is refused in rule_for
         self.tail = Sequence(name, [rule_for(self.key("norm"), module.norm), rule_for(self.key("fc2"), module.fc2)])
 
     def primal(self, x: Tensor, saved: Saving) -> Tensor:
@@ -301,6 +352,8 @@ def rule_for(name: str, module: nn.Module) -> Rule:
         return Linear(name, module)  # type: ignore[arg-type]  # narrowed by kind
     if kind in (nn.LayerNorm, TimmLayerNorm):
         return LayerNorm(name, module)  # type: ignore[arg-type]  # narrowed by kind
+    if kind is RmsNorm:
+        return RootMeanSquare(name, module)  # type: ignore[arg-type]  # narrowed by kind
     if kind is LayerScale:
         return Scale(name, module)  # type: ignore[arg-type]  # narrowed by kind
     if kind is Attention and module.gate is None:
@@ -309,6 +362,8 @@ def rule_for(name: str, module: nn.Module) -> Rule:
         parts = ("fc1", "act", "norm", "fc2")
         return Sequence(name, [rule_for(f"{name}.{part}", module.get_submodule(part)) for part in parts])
     if kind is GluMlp and type(module.fc1) is nn.Linear and is_elementwise(module.act):  # type: ignore[arg-type]
+        return Glu(name, module)  # type: ignore[arg-type]  # narrowed by kind
+    if kind is SwiGLU and is_elementwise(module.act):  # type: ignore[arg-type]
         return Glu(name, module)  # type: ignore[arg-type]  # narrowed by kind
     if kind is nn.Sequential:
         return Sequence(name, [rule_for(f"{name}.{part}", child) for part, child in module.named_children()])

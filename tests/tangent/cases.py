@@ -31,7 +31,10 @@ class Case:
     model: str
     image_size: int = 32
     kwargs: dict[str, Any] = field(default_factory=dict, hash=False)
+    height: int | None = None  # that of a square picture by default
     short_cut: bool = False  # the last block under class-token pooling runs without keys and values
+    placed: bool = False  # in it keys are turned or normalised, so that the Jacobian's rows do not come apart
+    thin: bool = False  # tested with few of the options: what it has is tested with all in another case
     class_token: bool = False  # there is one in front of the last blocks
     batch_norm: bool = False
     make: Callable[..., nn.Module] | None = None  # where timm's name fixes the widths; else it is made by its name
@@ -52,6 +55,21 @@ def _vit(
     return Case(id, model, image_size, shape, short_cut=short_cut, class_token=class_token, tolerance=tolerance)
 
 
+def _eva(
+    id: str,
+    model: str,
+    *,
+    short_cut: bool = False,
+    placed: bool = False,
+    class_token: bool = True,
+    thin: bool = False,
+    **kwargs: Any,
+) -> Case:
+    """Pictures are wide, so that rows are not columns."""
+    shape = {"img_size": (32, 48), "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 3, **kwargs}
+    return Case(id, model, 48, shape, height=32, short_cut=short_cut, placed=placed, class_token=class_token, thin=thin)
+
+
 def _resnet(id: str, model: str, **kwargs: Any) -> Case:
     return Case(id, model, 64, {"layers": (1, 1, 1, 2), "channels": (8, 12, 16, 24), **kwargs}, batch_norm=True)
 
@@ -59,6 +77,13 @@ def _resnet(id: str, model: str, **kwargs: Any) -> Case:
 def _convnext(id: str, model: str, **kwargs: Any) -> Case:
     return Case(id, model, 64, {"depths": (1, 1, 1, 2), "dims": (8, 12, 16, 24), **kwargs})
 
+
+_NORMED_GLU: dict[str, Any] = {"swiglu_mlp": True, "scale_mlp": True, "qkv_bias": False}
+_POST_NORM: dict[str, Any] = {"mlp_ratio": 2.0, "use_rot_pos_emb": True, "swiglu_mlp": True, "scale_mlp": True}
+_GROUPED: dict[str, Any] = {"embed_dim": 32, "num_heads": 4, "num_kv_heads": 2, "qkv_fused": False}
+_NO_ROPE: dict[str, Any] = {"use_rot_pos_emb": False, "use_abs_pos_emb": True}
+_MROPE: dict[str, Any] = {"rope_type": "mrope", "rope_mrope_section": (2, 1, 1), "rope_grid_indexing": "ij"}
+_SHARED: dict[str, Any] = {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "init_values": None}
 
 CASES = [
     # the short cut: class-token pooling, the last block alone
@@ -74,6 +99,7 @@ CASES = [
     _vit("vit-glu-gate-first", "vit_tiny_patch16_224", mlp_layer=partial(GluMlp, gate_last=False), short_cut=True),
     _vit("vit-hard-swish", "vit_tiny_patch16_224", act_layer="hard_swish", short_cut=True),
     _vit("vit-swiglu-unpacked", "vit_tiny_patch16_224", mlp_layer=SwiGLU, short_cut=True),
+    _vit("vit-swiglu-of-celu", "vit_tiny_patch16_224", mlp_layer=SwiGLU, act_layer="celu", short_cut=True),
     _vit("deit", "deit_small_patch16_224", embed_dim=32, num_heads=2, short_cut=True),
     _vit("deit-distilled", "deit_tiny_distilled_patch16_224", short_cut=True),
     _vit("deit3", "deit3_small_patch16_224", short_cut=True),
@@ -83,9 +109,9 @@ CASES = [
     _vit("dinov2", "vit_small_patch14_dinov2", image_size=28, short_cut=True),
     _vit("dinov2-registers", "vit_small_patch14_reg4_dinov2", image_size=28, short_cut=True),
     _vit("dinov2-swiglu", "vit_giant_patch14_dinov2", image_size=28, mlp_ratio=4.0, short_cut=True),
+    _vit("vit-rms-norm", "vit_tiny_patch16_224", norm_layer=RmsNorm, short_cut=True),
     # vision transformers whose last block needs every token, or has no closed rule
     _vit("vit-qk-norm", "vit_tiny_patch16_224", qk_norm=True),
-    _vit("vit-rms-norm", "vit_tiny_patch16_224", norm_layer=RmsNorm),
     _vit("vit-avg", "vit_tiny_patch16_224", global_pool="avg"),
     _vit("vit-avg-with-prefix", "vit_tiny_patch16_224", global_pool="avg", pool_include_prefix=True),
     _vit("vit-max", "vit_tiny_patch16_224", global_pool="max"),
@@ -102,6 +128,36 @@ CASES = [
     _vit("diff-attention", "vit_tiny_patch16_224", attn_layer="diff", num_heads=2, tolerance=1e-6),
     _vit("res-post-norm", "vit_base_patch16_rpn_224", class_token=False),
     _vit("res-post-norm-token", "vit_tiny_patch16_224", block_fn=ResPostBlock),
+    _vit("siglip-map-with-token", "vit_tiny_patch16_224", global_pool="map"),
+    # rotary positions and other kinds of EVA: the short cut
+    _eva("eva-clip", "eva_giant_patch14_clip_224", mlp_ratio=2.0, short_cut=True, thin=True),
+    _eva("eva02-clip", "eva02_base_patch16_clip_224", short_cut=True, placed=True),
+    _eva("eva02-token", "eva02_tiny_patch14_224", global_pool="token", short_cut=True, placed=True, thin=True),
+    _eva("eva-post-norm-token", "eva02_enormous_patch14_clip_224", mlp_ratio=2.0, short_cut=True, thin=True),
+    _eva("eva-post-norm-rope", "eva02_enormous_patch14_clip_224", **_POST_NORM, short_cut=True, placed=True, thin=True),
+    _eva("rope-token", "vit_small_patch16_rope_224", short_cut=True, placed=True),
+    _eva("rope-mixed-token", "vit_small_patch16_rope_mixed_ape_224", short_cut=True, placed=True, thin=True),
+    _eva("rope-grouped", "vit_small_patch16_rope_224", **_GROUPED, short_cut=True, placed=True, thin=True),
+    _eva(
+        "no-rope-grouped", "vit_small_patch16_rope_224", **_GROUPED, **_NO_ROPE, short_cut=True, placed=True, thin=True
+    ),
+    _eva("mrope-token", "vit_small_patch16_rope_224", **_MROPE, short_cut=True, placed=True, thin=True),
+    _eva("dinov3-token", "vit_small_patch16_dinov3_qkvb", global_pool="token", short_cut=True, placed=True, thin=True),
+    _eva("sapiens2", "vit_base_patch16_sapiens2", num_kv_heads=1, short_cut=True, placed=True, thin=True),
+    # … and those of which every token is read
+    _eva("eva02-avg", "eva02_tiny_patch14_224", thin=True),
+    _eva("eva02-avg-inner-norms", "eva02_base_patch14_224", scale_attn_inner=True),
+    _eva("eva-post-norm-avg", "eva02_enormous_patch14_clip_224", mlp_ratio=2.0, global_pool="avg", thin=True),
+    _eva("dinov3-avg", "vit_small_patch16_dinov3", thin=True),
+    _eva("rope-registers-gap", "vit_medium_patch16_rope_reg1_gap_256", class_token=False, thin=True),
+    _eva("rope-mixed-max", "vit_small_patch16_rope_mixed_224", global_pool="max", thin=True),
+    _eva("sapiens2-avg", "vit_base_patch16_sapiens2", num_kv_heads=1, global_pool="avg", thin=True),
+    _eva("pe-core", "vit_pe_core_tiny_patch16_384", attn_pool_num_heads=2),
+    # BEiT: scores have a trained bias
+    _eva("beit", "beit_base_patch16_224", thin=True),
+    _eva("beitv2-token", "beitv2_base_patch16_224", global_pool="token", short_cut=True),
+    _eva("beit-shared-token", "beit_base_patch16_224", **_SHARED, global_pool="token", short_cut=True, thin=True),
+    _eva("beit-both-biases", "beit_base_patch16_224", use_shared_rel_pos_bias=True, **_NORMED_GLU, thin=True),
     # convolutions: the fallback, stage by stage
     _resnet("resnet-basic", "resnet18"),
     _resnet("resnet-bottleneck", "resnet50"),
@@ -145,7 +201,9 @@ def build(case: Case) -> nn.Module:
 
 def images(case: Case, count: int = 3, seed: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, case.image_size, case.image_size, generator=generator, dtype=torch.float64)
+    return torch.randn(
+        count, 3, case.height or case.image_size, case.image_size, generator=generator, dtype=torch.float64
+    )
 
 
 def random_delta(tm: TangentModel, seed: int = 3, scale: float = 1.0) -> Delta:

@@ -47,6 +47,8 @@ _MIXER = {"img_size": 32, "patch_size": 8, "num_blocks": 3, "embed_dim": 16}
 _FOUR = {"depths": (1, 1, 1, 2), "dims": (8, 8, 16, 16)}
 _FOUR_LAYERS = {"layers": (1, 1, 1, 2), "channels": (8, 8, 16, 16)}
 _FOUR_EMBEDDED = {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 2)}
+# the ids of the cases that are timm's Eva, whatever their model's name
+_ROTARY = ("eva", "rope", "mrope", "no-rope", "dinov3", "sapiens2", "pe-core")
 # PyTorch has the slope of a hard sigmoid in float32 precision
 _HARD_SIGMOID = 1e-6
 
@@ -54,8 +56,14 @@ FAMILIES = [
     Family(
         title="Vision transformer: ViT, DeiT (distilled too), AugReg, CLIP, SigLIP, DINOv2",
         names="vit_*, deit_*, deit3_*, flexivit_*",
-        cases=_of("vit_", "deit"),
+        cases=tuple(case for case in _of("vit_", "deit") if not case.id.startswith(_ROTARY)),
     ),
+    Family(
+        title="EVA-02, DINOv3, PE, RoPE-ViT, Sapiens2 ([positions](positions.md))",
+        names="eva_*, eva02_*, vit_*_dinov3*, vit_pe_*, vit_*_rope_*, vit_*_sapiens2",
+        cases=tuple(case for case in CASES if case.id.startswith(_ROTARY)),
+    ),
+    Family(title="BEiT, BEiT v2 ([positions](positions.md))", names="beit_*, beitv2_*", cases=_of("beit")),
     Family(title="ResNet", names="resnet*, resnext*, seresnet*, wide_resnet*, ecaresnet*", cases=_of("res", "seres")),
     Family(title="ConvNeXt, ConvNeXtV2", names="convnext_*, convnextv2_*", cases=_of("convnext")),
     Family(title="Swin", names="swin_*, swin_s3_*", cases=(_general("swin", "swin_tiny_patch4_window7_224", **_SWIN),)),

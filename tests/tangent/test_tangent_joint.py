@@ -99,7 +99,7 @@ def test_it_is_least_squares_over_all_pictures(options: dict[str, Any], penalty:
     assert any(not torch.equal(composed[weight], mean[weight].double()) for weight, _, _ in expected)
 
 
-@pytest.mark.parametrize("case", ["deit-distilled", "dinov2", "vit-no-bias-at-all", "clip"])
+@pytest.mark.parametrize("case", ["deit-distilled", "dinov2", "vit-no-bias-at-all", "clip", "eva-clip", "beitv2-token"])
 def test_every_class_token_network_composes(case: str) -> None:
     tm = linearize(build(BY_ID[case]))
     shard = tm.prepare(tm.prefix(images(BY_ID[case], count=6, seed=3)))

@@ -13,6 +13,8 @@ Options = dict[str, Any]
 
 DEPTHS: list[Options] = [{"last_blocks": 1}, {"last_blocks": 2}, {"last_blocks": "all"}]
 BASIC: list[Options] = [*DEPTHS, *({**depth, "cls_token": True} for depth in DEPTHS)]
+THIN: list[Options] = [{"last_blocks": 1}, {"last_blocks": 2, "cls_token": True}, {"last_blocks": "all"}]
+THIN += [{"last_blocks": 1, "trainable": "bitfit"}, {"last_blocks": 1, "reset": True}]
 MIXED: list[Options] = [{"last_blocks": 1}, {"last_blocks": 2, "cls_token": True}, {"last_blocks": "all"}]
 SELECTED: list[Options] = [
     *BASIC,
@@ -37,6 +39,8 @@ EVERY: list[Options] = [
 
 def is_possible(case: Case, options: Options) -> bool:
     if options.get("cls_token") and not case.class_token:
+        return False
+    if case.thin and len(options) < 5 and options not in THIN:  # all of them in the slow test of combinations
         return False
     return not (options.get("reset") and case.batch_norm)
 

@@ -7,7 +7,19 @@ from cases import BY_ID, CLASSES, build, images, random_delta
 from taft_ray.errors import DeltaMismatch
 from taft_ray.tangent import ComposedModel, TangentModel, linearize
 
-CASES = ["vit", "deit-distilled", "clip-quickgelu", "dinov2-registers", "dinov2-swiglu", "vit-avg"]
+CASES = [
+    "vit",
+    "deit-distilled",
+    "clip-quickgelu",
+    "dinov2-registers",
+    "dinov2-swiglu",
+    "vit-avg",
+    "siglip-map",
+    "eva02-clip",
+    "rope-mixed-token",
+    "dinov3-avg",
+    "beitv2-token",
+]
 
 
 def tangent_model(case: str, **options: object) -> TangentModel:
