@@ -43,6 +43,7 @@ def estimate(
     ids: tuple[str, ...],
     owners: tuple[str, ...],
     shards: tuple[int, ...],
+    with_identical: bool,
     gpu_hour_price: float | None,
     mode: str,
     report: ProgressReport,
@@ -50,7 +51,7 @@ def estimate(
     """What a forget would touch and take; nothing happens."""
     from taft_ray.orchestration import requests
 
-    chosen = selection_from(ids, owners, shards)
+    chosen = selection_from(ids, owners, shards, with_identical)
     with explaining_commas(chosen.ids):
         return requests.estimate(run, chosen, mode, gpu_hour_price=gpu_hour_price)
 
@@ -73,6 +74,7 @@ def forget(
     ids: tuple[str, ...],
     owners: tuple[str, ...],
     shards: tuple[int, ...],
+    with_identical: bool,
     gpu_hour_price: float | None,
     mode: str | None,
     dry_run: bool,
@@ -86,13 +88,13 @@ def forget(
 
     key = None if sign is None else read_signing_key(sign)  # a wrong file must not be noticed after a forget
     if due:
-        if ids or owners or shards or mode or deadline or dry_run:
+        if ids or owners or shards or with_identical or mode or deadline or dry_run:
             raise UsageError("--due carries out what was asked before; leave the other options out")
         answer = requests.forget_due(run, gpu_hour_price=gpu_hour_price, report=report)
         return {**answer, "certificates": [_signed(run, certificate, key) for certificate in answer["certificates"]]}
     if mode is None:
         raise UsageError(f"how to forget? set --mode to one of {', '.join(MODES)}")
-    chosen, when = selection_from(ids, owners, shards), _deadline(deadline)
+    chosen, when = selection_from(ids, owners, shards, with_identical), _deadline(deadline)
     with explaining_commas(chosen.ids):
         if dry_run:
             return requests.estimate(run, chosen, mode, gpu_hour_price=gpu_hour_price)

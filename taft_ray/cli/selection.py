@@ -91,6 +91,11 @@ def selection_options(function: Verb) -> Verb:
         click.option("--owner", "owners", multiple=True, help="Everything of an owner (the data's owner column)."),
         click.option("--shard", "shards", type=int, multiple=True, help="Everything in a shard, by number."),
         click.option(
+            "--with-identical",
+            is_flag=True,
+            help="Also every sample whose picture has the same bytes as one that is named.",
+        ),
+        click.option(
             "--gpu-hour-price",
             type=click.FloatRange(min=0),
             help="What an hour of a worker costs, for the cost of the fits.",
@@ -106,7 +111,9 @@ def ids_from(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for text in texts for name in read_ids(text)))
 
 
-def selection_from(ids: Sequence[str], owners: tuple[str, ...], shards: tuple[int, ...]) -> Any:
+def selection_from(
+    ids: Sequence[str], owners: tuple[str, ...], shards: tuple[int, ...], with_identical: bool = False
+) -> Any:
     from taft_ray.orchestration.selection import Selection
 
-    return Selection(ids=ids_from(ids), owners=owners, shards=shards)
+    return Selection(ids=ids_from(ids), owners=owners, shards=shards, with_identical=with_identical)

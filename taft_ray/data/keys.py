@@ -16,6 +16,7 @@ KEY_BYTES = 16
 # BLAKE2 personalisations: slices and the held-out part are drawn apart from shards and from every epoch's order
 _SLICE = b"taft_ray slice"
 _HELD_OUT = b"taft_ray heldout"
+_CONTENT = b"taft_ray content"
 
 
 def sample_key(id: str, seed: int) -> bytes:
@@ -37,6 +38,16 @@ def id_hash(id: str, secret: bytes) -> str:
 def owner_hash(owner: str, secret: bytes) -> str:
     """What the ledger calls an owner: never the hash of a sample's id, even of the same name."""
     return id_hash(f"owner {owner}", secret)
+
+
+def picture_digest(image: bytes) -> bytes:
+    """A picture's encoded bytes, short enough to travel; nothing to store, for whoever has the picture can make it too."""
+    return hashlib.blake2b(image, digest_size=KEY_BYTES).digest()
+
+
+def content_hash(digest: bytes, secret: bytes) -> bytes:
+    """What the manifest calls a picture's bytes: equal for equal ones; without the secret nobody can tell which."""
+    return hashlib.blake2b(digest, digest_size=KEY_BYTES, key=secret, person=_CONTENT).digest()
 
 
 def epoch_order(keys: Sequence[bytes], *, seed: int, epoch: int) -> np.ndarray:

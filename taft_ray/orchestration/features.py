@@ -38,17 +38,18 @@ from taft_ray.data import (
     sample_keys,
     stripes,
 )
-from taft_ray.data.keys import KEY_BYTES
+from taft_ray.data.keys import KEY_BYTES, content_hash
 from taft_ray.errors import ObjectMissing, TooManyRejected
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.actors import own_error
+from taft_ray.orchestration.identical import contents_of, with_contents
 from taft_ray.orchestration.linearised import build_tangent, load_for, run_spec
 from taft_ray.orchestration.pictures import Decode, index_chunk, pictures_of, read_parts
 from taft_ray.orchestration.prefix import prefix_tokens
 from taft_ray.orchestration.rejections import check_rows, list_key, remove_list
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
-from taft_ray.storage import Store, write_part
+from taft_ray.storage import Store, id_key, write_part
 
 PART_ROWS = 64  # samples a cache part: what travels through the pipeline as one row
 PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
@@ -112,10 +113,14 @@ class PrefixActor:
         self.tm, self.fingerprint = build_tangent(self.spec, classes)
         self.preprocess = Preprocess.of(self.tm.network)
         self.folders = folders
+        try:
+            self.secret: bytes | None = id_key(self.store, create=False)
+        except ObjectMissing:
+            self.secret = None  # no run: the tokens that a comparison shares
         self._core_is_free = threading.Lock()
 
     def __call__(self, batch: pa.Table) -> dict[str, Any]:
-        rows = batch.select(["shard", "part", "keys", "labels"]).to_pylist()
+        rows = batch.select(["shard", "part", "keys", "contents", "labels"]).to_pylist()
         reasons: list[list[str]] = [[] for _ in rows]  # of each picture that has been decoded; empty where it could be
 
         def good() -> Iterator[np.ndarray]:
@@ -142,8 +147,11 @@ class PrefixActor:
         return pictures_of(batch, self.preprocess.size, self.spec.exif_orientation)
 
     def _write(self, row: Mapping[str, Any], good: np.ndarray, reasons: Sequence[str], tokens: np.ndarray) -> str:
-        shard, part, flat = row["shard"], row["part"], row["keys"]
-        keys = [flat[at : at + KEY_BYTES] for at in range(0, len(flat), KEY_BYTES)]
+        shard, part = row["shard"], row["part"]
+        keys, contents = (
+            [flat[at : at + KEY_BYTES] for at in range(0, len(flat), KEY_BYTES)]
+            for flat in (row["keys"], row["contents"])
+        )
         labels = np.frombuffer(row["labels"], "<i8").astype(np.int64)
         folder = self.folders.format(shard=shard)
         ref = None
@@ -165,6 +173,11 @@ class PrefixActor:
                 "part": part,
                 "ref": ref,
                 "keys": [key.hex() for key, ok in zip(keys, good, strict=True) if ok],
+                "contents": [
+                    content_hash(digest, self.secret).hex() for digest, ok in zip(contents, good, strict=True) if ok
+                ]
+                if self.secret
+                else [],
                 "bad": {key.hex(): why for key, why in zip(keys, reasons, strict=True) if why},
                 "fingerprint": self.fingerprint,
             }
@@ -236,6 +249,8 @@ def build_cache(
     placed = {where: [bytes.fromhex(key) for key in answer["keys"]] for where, answer in answers.items()}
     table = place(table, {where: keys for where, keys in placed.items() if keys})
     table = _with_hashes(table, index, spec.seed, secret)
+    if secret:
+        table = with_contents(table, contents_of(answers.values()))
     parts: dict[str, list[dict[str, Any]]] = {}
     for (shard, _), answer in sorted(answers.items()):
         if answer["ref"] is not None:

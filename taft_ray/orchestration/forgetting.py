@@ -15,6 +15,7 @@ from typing import Any
 from taft_ray.errors import CommitConflict, IntegrityError, TaftError, UsageError
 from taft_ray.orchestration.certificate import certificate_of
 from taft_ray.orchestration.composition import Composition
+from taft_ray.orchestration.identical import twins
 from taft_ray.orchestration.purge import (
     Rewrite,
     evaluation_caches,
@@ -72,7 +73,14 @@ class Forgetting:
             f"{names.COMPOSED_FOLDER}/",
         )
         size = sum(info.size for info in self.store.list() if info.key.startswith(touched))
-        return estimate(self.record.state, plan, bytes_to_purge=size, gpu_hour_price=gpu_hour_price)
+        answer = estimate(self.record.state, plan, bytes_to_purge=size, gpu_hour_price=gpu_hour_price)
+        stay = self.record.current(lambda: self._identical_that_stay(plan))
+        return {**answer, "identical_that_stay": stay} if stay else answer
+
+    def _identical_that_stay(self, plan: ForgetPlan) -> int:
+        """How many samples have the same bytes as one that the plan forgets, and are not among them."""
+        others = twins(self.record.manifest()[0], plan.keys)["id_hash"].to_pylist()
+        return sum(digest not in self.record.state.tombstones for digest in others)
 
     # --- the steps
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from taft_ray.data import Stripe, Undecodable, decode_image, index_files, read_stripe
+from taft_ray.data.keys import picture_digest
 
 
 def index_chunk(batch: Any) -> pa.Table:
@@ -27,6 +28,9 @@ def read_parts(batch: Any) -> Iterator[pa.Table]:
                 "part": pa.array([part["part"]]),
                 "keys": pa.array([b"".join(part["keys"])], pa.large_binary()),
                 "labels": pa.array([part["labels"].astype("<i8").tobytes()], pa.large_binary()),
+                "contents": pa.array(
+                    [b"".join(picture_digest(image or b"") for image in part["images"])], pa.large_binary()
+                ),
                 "images": pa.array([[image or b"" for image in part["images"]]], pa.list_(pa.large_binary())),
             }
         )

@@ -20,6 +20,7 @@ from taft_ray.models import FOLDER, load_model
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, make_room, worker_for
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
+from taft_ray.orchestration.identical import identical_counts, say
 from taft_ray.orchestration.lanes import start_lanes
 from taft_ray.orchestration.linearised import build_tangent, run_spec
 from taft_ray.plans.gather import due, planned_start
@@ -142,6 +143,7 @@ def train(
         if ((ask(composer.snapshot)).monolith or {}).get("delta") is None:
             raise TaftError("the comparison model was not finished; run the same command again")
     composed = ask(composer.compose) if ask(composer.snapshot).in_model else None
+    notes = (*notes, *say((ask(composer.snapshot).cached or {}).get("counts")))
     said = {"notes": list(notes)} if notes else {}
     return {**status(run), "compose": composed, "seconds": time.time() - began, **said}
 
@@ -213,7 +215,7 @@ def cached_facts(store: Store, spec: RunSpec, result: CacheResult) -> dict[str, 
         "manifest_key": described["key"],
         "base": {"key": BASE_KEY, "digest": digest_bytes(base)},
         "samples": samples,
-        "counts": counts(result.table),
+        "counts": {**counts(result.table), **identical_counts(result.table)},
         "classes": list(result.classes),
         "fingerprint": result.fingerprint,
         "seconds": result.seconds,

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from taft_ray.data import id_hash, owner_hash, sample_key
 from taft_ray.errors import ObjectMissing, UnknownSample, UsageError
+from taft_ray.orchestration.identical import check_known, twins
 from taft_ray.orchestration.record import Record
 from taft_ray.plans.forget import MOST_IDS, Known
 from taft_ray.storage import Store, id_key
@@ -17,11 +18,15 @@ from taft_ray.storage import Store, id_key
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is to be forgotten: samples by id, everything of an owner, everything in a shard."""
+    """What is to be forgotten: samples by id, everything of an owner, everything in a shard.
+
+    with_identical: and every sample whose picture has the same bytes as one of those.
+    """
 
     ids: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     shards: tuple[int, ...] = ()
+    with_identical: bool = False
 
     def __post_init__(self) -> None:
         if len(self.ids) > MOST_IDS:
@@ -50,6 +55,9 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
     found: dict[str, Known] = {}
     owned: set[str] = set()
     asked = _asked_rows(table, by_key, by_owner, [shard for shard in selection.shards if shard in record.state.shards])
+    if selection.with_identical:
+        check_known(table, record.store.uri)
+        asked = pa.concat_tables([asked, twins(table, asked["key"].to_pylist())])
     columns = (asked[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
     for key, shard, digest, owner in zip(*columns, strict=True):
         name = by_key.get(key) or digest
