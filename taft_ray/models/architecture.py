@@ -126,7 +126,8 @@ def _impossible(name: str, image_size: int | None, error: Exception) -> UsageErr
 
 def _check_way_through(network: nn.Module, name: str, image_size: int, own_size: int | None) -> None:
     """UsageError when pictures of this size, which is not the model's own, do not go through it as a whole."""
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    entrances = [getattr(network, name, None) for name in ("patch_embed", "stem")]
+    patch = next(filter(None, (getattr(entrance, "patch_size", None) for entrance in entrances)), None)
     side = patch[0] if isinstance(patch, tuple | list) else patch
     if isinstance(side, int) and side > 0 and image_size % side:
         below, above = image_size // side * side, (image_size // side + 1) * side

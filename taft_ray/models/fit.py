@@ -259,7 +259,7 @@ def _hints(network: Network, state: State, where: str) -> list[str]:
     same = sum(key in network.required for key in names)
     if not same:
         return [f"no key of it is one of {network.name}'s: choose the --model these weights belong to"]
-    return ["choose the --model these weights belong to"]
+    return ["choose the --model these weights belong to, or leave --image-size out where one is set"]
 
 
 def _some(names: Collection[Any], most: int = 6) -> str:

@@ -75,7 +75,13 @@ def whole_sets(names: Collection[str], required: Collection[str], known: Collect
         mixed = _mixed(by_prefix, required)
         if mixed is not None:
             return [KeySet({key: plain[name] for key, name in mixed.items()}, None)]
-    return []
+    common = _common_prefix(names)  # one that does not end at a dot
+    files = {name.removeprefix(common): name for name in names}
+    return (
+        [KeySet({key: files[key] for key in files.keys() & set(known)}, common)]
+        if files.keys() >= set(required)
+        else []
+    )
 
 
 def nearest_prefix(names: Iterable[str], known: Collection[str]) -> tuple[str, int]:
@@ -96,6 +102,11 @@ def holder_prefixes(names: Collection[str], depth: int = 4) -> list[str]:
             prefix += f"{part}."
             found.add(prefix)
     return sorted(found)
+
+
+def _common_prefix(names: Collection[str]) -> str:
+    first, last = min(names), max(names)
+    return first[: next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def _without(name: str, dropped: Collection[str]) -> str:

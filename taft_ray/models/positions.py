@@ -32,21 +32,21 @@ def _grid(network: nn.Module) -> tuple[int, int] | None:
 def resampled(network: Any, positions: Tensor) -> Tensor:
     """Positions (1, n, width) on the network's grid; unchanged where that is impossible: `why_not` says why."""
     grid = _grid(network)
-    if grid is None or why_not(network, positions):
+    if grid is None or not _are_alike(network, positions) or why_not(network, positions):
         return positions
     return resample_abs_pos_embed(positions.float(), new_size=list(grid), num_prefix_tokens=prefix_tokens(network))
 
 
 def why_not(network: Any, positions: Tensor) -> str:
     """Why positions of another number cannot be resampled, "" where they can, or where it is another matter."""
-    own = network.get_parameter(POSITIONS)
-    if positions.ndim != 3 or own.ndim != 3 or positions.shape[-1] != own.shape[-1] or positions.shape[0] != 1:
+    if not _are_alike(network, positions):
         return ""  # reported as a shape that does not fit
+    own = network.get_parameter(POSITIONS)
     count, extra = positions.shape[1], prefix_tokens(network)
     if count > extra and _is_square(count - extra):
         return ""
     grid = _grid(network)
-    has = f"{count} tokens in the weights are no square grid of patches and {_tokens(extra)}"
+    has = f"{count} positions in the weights are no square grid of patches and {_tokens(extra)}"
     if grid is not None:
         has += f", {own.shape[1]} in the model are {grid[0]} x {grid[1]} patches and {_tokens(extra)}"
     others = [other for other in range(8) if other != extra and count > other and _is_square(count - other)]
@@ -57,6 +57,12 @@ def why_not(network: Any, positions: Tensor) -> str:
             "choose the model that they belong to"
         )
     return f"{has}; weights of a picture that is not square cannot be used: give weights of a square one"
+
+
+def _are_alike(network: Any, positions: Tensor) -> bool:
+    """Whether they differ from the network's own in their number alone."""
+    own = network.get_parameter(POSITIONS)
+    return positions.ndim == own.ndim == 3 and positions.shape[::2] == own.shape[::2]
 
 
 def _is_square(count: int) -> bool:

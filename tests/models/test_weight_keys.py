@@ -40,6 +40,7 @@ def test_plain_weights_are_loaded_without_a_word(state: State, written: Callable
         "module.", "model.", "_orig_mod.", "backbone.", "encoder.", "student.", "teacher.", "state_dict.", "ema.",
         "module._orig_mod.", "_orig_mod.module.", "state_dict.model.backbone.", "teacher.backbone.", "visual.trunk.",
         "pixel_encoder.timm_model.",
+        "module_",
     ],
 )  # fmt: skip
 def test_prefix_is_taken_off_and_said(

@@ -45,6 +45,16 @@ def test_another_number_of_tokens_has_both_shapes_and_the_way_out(
         assert word in str(refusal.value)
 
 
+@pytest.mark.parametrize("shape", [(), (192,), (197, 192), (2, 197, 192), (1, 0, 192), (1, 1, 192), (1, 14, 14, 192)])
+def test_positions_of_no_shape_at_all(
+    shape: tuple[int, ...], state_of: Callable[..., State], written: Callable[..., str]
+) -> None:
+    state = {**state_of("vit_tiny_patch16_224"), "pos_embed": torch.zeros(shape)}
+    with pytest.raises(WeightsMismatch) as refusal:
+        load_model("vit_tiny_patch16_224", written(state))
+    assert f"pos_embed {shape} instead of (1, 197, 192)" in str(refusal.value)
+
+
 def test_positions_of_another_square_are_resampled_as_timm_does(
     state_of: Callable[..., State], written: Callable[..., str]
 ) -> None:
