@@ -128,7 +128,7 @@ def _add_label(sample: dict[str, Any], suffix: str, content: bytes) -> None:
         fields = json.loads(text)
         if not isinstance(fields, dict):
             raise ValueError("not an object")
-    except ValueError:
+    except (ValueError, RecursionError):
         sample["label_reason"] = f"unreadable {suffix}"
         return
     for name in ("label", "owner", "id"):

@@ -6,7 +6,6 @@ over the same bytes. A certificate in an answer has what `ADDED` names beside it
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RequestState, RunState
-from taft_ray.storage import Entry, Ledger, canonical_json, digest_json
+from taft_ray.storage import MALFORMED, Entry, Ledger, canonical_json, digest_json, parse_json
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import seal, unseal
 
@@ -107,7 +106,7 @@ def certificate_of(
             "models that were handed out before the request; publishing a model before and after a drop reveals the shard's delta",
         ],
     }
-    return json.loads(seal(body, _SEAL))
+    return parse_json(seal(body, _SEAL))
 
 
 def _fits(state: RequestState, steps: Sequence[Entry], entries: Sequence[Entry]) -> dict[int, Entry]:
@@ -151,24 +150,16 @@ def open_certificate(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
     IntegrityError naming ``where`` unless its content has the digest recorded in it.
     """
     try:
-        given = json.loads(data, object_pairs_hook=_without_repeats)
+        given = parse_json(data)
         signature = given.get("signature")
         sealed = certificate_bytes(given)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except MALFORMED as error:
         raise IntegrityError(f"{where} is not a certificate: {str(error)[:80]}; give the JSON of one") from error
     if given.get("schema") != SCHEMA:
         raise IntegrityError(
             f"{where} is not a certificate: expected schema {SCHEMA!r}, got {given.get('schema')!r:.60}"
         )
     return unseal(sealed, _SEAL, where), signature
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a field written twice, one reader would take the first and another the last."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is there twice")
-    return fields
 
 
 def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:

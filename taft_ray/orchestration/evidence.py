@@ -13,10 +13,7 @@ from taft_ray.errors import TaftError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.progress import Report, silent
-from taft_ray.storage import Entry, Store
-
-# What reading a record raises whose digests are right but whose fields are not: somebody wrote it who could seal it
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+from taft_ray.storage import MALFORMED, Entry, Store
 
 
 @dataclass(kw_only=True)
@@ -34,7 +31,7 @@ class Findings:
             yield
         except TaftError as error:
             self.problems.append(f"{what}: {error}")
-        except MALFORMED as error:
+        except MALFORMED as error:  # its digests are right, its fields are not: somebody wrote it who could seal it
             self.problems.append(
                 f"{what}: a record has not the fields it should have ({type(error).__name__}: {error})"
             )

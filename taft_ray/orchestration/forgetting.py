@@ -6,13 +6,14 @@ from its first commit on, also where an older copy of the run's folder is put ba
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from taft_ray.errors import CommitConflict, IntegrityError, TaftError, UsageError
+from taft_ray.data import assign, sample_keys
+from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftError, UsageError
 from taft_ray.orchestration.certificate import certificate_of
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.purge import (
@@ -27,10 +28,10 @@ from taft_ray.orchestration.purge import (
 )
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.selection import Selection, find, hashes_of
-from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget
+from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
 from taft_ray.plans.gather import due, planned_start, runs_at, together
-from taft_ray.plans.state import TRAINED, RequestState
-from taft_ray.storage import Tombstones, digest_bytes, id_key
+from taft_ray.plans.state import QUARANTINED, TRAINED, RequestState
+from taft_ray.storage import Tombstones, digest_bytes, id_key, json_object
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
 
@@ -86,7 +87,10 @@ class Forgetting:
             )
         if deadline is not None and mode == "drop":
             raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")
-        plan = self.record.current(lambda: self.plan(selection, mode, deadline))
+        try:
+            plan = self.record.current(lambda: self.plan(selection, mode, deadline))
+        except (IntegrityError, ObjectMissing) as error:
+            return self._request_unplaced(selection, mode, error)
         if isinstance(plan, str):
             return plan
         started = time.time()
@@ -118,15 +122,58 @@ class Forgetting:
         shards: Sequence[int],
         started: float,
     ) -> dict[str, Any]:
+        before, unknown = self._composed_before()
         return {
             "request": request,
             "mode": mode,
             "hashes": list(hashes),
             "owners": list(owners),
             "shards": list(shards),
-            "composed_before": self.composition.digest(),
+            "composed_before": before,
+            **({} if unknown is None else {"composed_before_unknown": unknown}),
             "started": started,
         }
+
+    def _composed_before(self) -> tuple[str | None, str | None]:
+        """The digest of the model before a request, or why nobody knows it: damage elsewhere must not hold a request up."""
+        try:
+            return self.composition.digest(), None
+        except (IntegrityError, ObjectMissing) as error:  # where another writer removed it, this commit loses its race
+            return None, str(error)
+
+    def _request_unplaced(self, selection: Selection, mode: str, error: TaftError) -> str:
+        """Commit a request although the manifest, which knows what is where, cannot be read; `error` where that cannot be.
+
+        Its samples are tombstones from here on. Where the assignment is by hash, their shards are known and leave the model;
+        otherwise `placed` says them once the manifest is there again. A deadline is not kept: it runs as soon as it can.
+        """
+        spec, hashes = self.record.spec, sorted(set(hashes_of(self.store, selection.ids)))
+        if not hashes or selection.owners or selection.shards:
+            raise error
+        request = request_id(mode, hashes)
+        shards: list[int] = []
+        if spec.assignment == "hash":
+            known = assign(sample_keys(selection.ids, spec.seed), shards=spec.shards, method="hash")
+            shards = sorted({int(shard) for shard in known})
+        started = time.time()
+        facts = {"mode": mode, "hashes": hashes, "owners": [], "requested": started}
+        self.tombstones().write(request, facts)
+
+        def decide() -> Mapping[str, Any] | None:
+            asked = self._asked(request, mode, hashes, [], shards, started)
+            return {**asked, "whole_shards": [], "unplaced": not shards}
+
+        self.record.commit("forget-requested", f"{request}/requested", decide)
+        return request
+
+    def _place(self, request: str) -> None:
+        """Say which shards a request touches that was made while nobody could tell."""
+
+        def decide() -> Mapping[str, Any] | None:
+            held = keys_of(self.record.manifest()[0], self._request(request).hashes)
+            return {"request": request, "shards": sorted({shard for shard in held.values() if shard >= 0})}
+
+        self.record.commit("placed", f"{request}/placed", decide)
 
     def forgotten_before(self, ids: Sequence[str], request: str) -> list[dict[str, Any]]:
         """The other requests that answer for these ids: {"request", "mode", "samples": how many of the ids, "done"}."""
@@ -145,6 +192,8 @@ class Forgetting:
     def resume(self, request: str) -> dict[str, Any]:
         """Drop and purge, whatever of it is not done; then say which shards wait for a fit."""
         self.record.refresh()
+        if self._request(request).unplaced:
+            self._place(request)
         if self._request(request).dropped is None:
             self.drop(request)
         if self._request(request).purged is None:
@@ -158,7 +207,7 @@ class Forgetting:
         """
         state = self._request(request)
         shards = [self.record.state.shards[number] for number in state.shards]
-        to_fit = [s.shard for s in shards if s.samples and s.state != TRAINED]
+        to_fit = [s.shard for s in shards if s.samples and s.state not in (TRAINED, QUARANTINED)]
         return {
             "request": request,
             "mode": state.mode,
@@ -177,9 +226,15 @@ class Forgetting:
 
     def finish_purges(self) -> None:
         """Finish the drops and purges that a crash cut off, so that their shards can be fitted again."""
+        stuck: TaftError | None = None
         for request in list(self.record.state.unpurged.values()):
             if request.purged is None and not request.waiting:
-                self.resume(request.request)
+                try:
+                    self.resume(request.request)
+                except (IntegrityError, ObjectMissing) as error:  # the others are finished all the same
+                    stuck = stuck or error
+        if stuck is not None:
+            raise stuck
 
     def drop(self, request: str) -> None:
         """Take the request's shards out of the model, and compose what is left, in memory."""
@@ -196,7 +251,8 @@ class Forgetting:
             body = {"request": request, "deltas": gone, "starts": starts}
             if self.record.spec.slices > 1 and state.cached is not None:
                 # before the purge, which may be cut off with the manifest's rows gone and the checkpoints not
-                body["slices"] = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
+                with suppress(IntegrityError, ObjectMissing):  # nobody can tell: then all checkpoints go
+                    body["slices"] = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
             return body
 
         # of what is in the model until now: a drop is a subtraction, not a sum anew
@@ -285,8 +341,11 @@ class Forgetting:
         ref = (self._request(request).forgotten or {})["certificate"]
         data = self.store.read(ref["key"])
         if digest_bytes(data) != ref["digest"]:
-            raise IntegrityError(f"{ref['key']} in {self.store.uri} was changed: its digest is not the ledger's")
-        return json.loads(data)
+            raise IntegrityError(
+                f"{ref['key']} in {self.store.uri} was changed: its digest is not the ledger's. The forget itself was done; "
+                "restore the certificate from a copy"
+            )
+        return json_object(data, ref["key"])
 
     def _request(self, request: str) -> RequestState:
         return self.record.state.requests[request]
@@ -308,7 +367,7 @@ class Forgetting:
             return
         tombstones = self.tombstones()
         kept = tombstones.names()
-        for request, facts in tombstones.read(kept - state.requests.keys()).items():
+        for request, facts in self._unknown_requests(kept - state.requests.keys()).items():
             self._request_again(request, facts)
         for request in list(state.requests.values()):
             if request.request not in kept and tombstones.store is not None:  # the folder was moved without them
@@ -318,6 +377,14 @@ class Forgetting:
             self.store.erase(evaluation_caches(self.store, self.record.state.forgotten()))
             self.composition.remove_old_snapshots()
             self.record.publish()
+
+    def _unknown_requests(self, names_of: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Requests beside the run, oldest first; a damaged one is left to `verify`, for nobody can tell what it asked."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in names_of:
+            with suppress(IntegrityError):
+                found |= self.tombstones().read([name])
+        return dict(sorted(found.items(), key=lambda one: (one[1]["requested"], one[0])))
 
     def _keep(self, request: RequestState) -> None:
         times = {} if request.deadline is None else {"deadline": request.deadline, "runs_at": request.runs_at}
@@ -332,11 +399,16 @@ class Forgetting:
     def _request_again(self, request: str, facts: Mapping[str, Any]) -> None:
         def decide() -> Mapping[str, Any]:
             shards: set[int] = set()
+            unplaced = {}
             if self.record.state.cached is not None:
-                shards = {shard for shard in keys_of(self.record.manifest()[0], facts["hashes"]).values() if shard >= 0}
+                try:
+                    held = keys_of(self.record.manifest()[0], facts["hashes"])
+                    shards = {shard for shard in held.values() if shard >= 0}
+                except (IntegrityError, ObjectMissing):
+                    unplaced = {"unplaced": True}
             # at once, whatever its deadline: it may have been carried out already, and a certificate given; from now on, for
             # what is timed is this time's work
             asked = self._asked(request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), time.time())
-            return {**asked, "whole_shards": [], "restored": True}
+            return {**asked, **unplaced, "whole_shards": [], "restored": True}
 
         self.record.commit("forget-requested", f"{request}/requested", decide)

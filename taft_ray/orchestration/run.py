@@ -14,13 +14,14 @@ import torch
 from safetensors.numpy import save
 
 from taft_ray.data import check_rejected, counts, datasets, open_source
-from taft_ray.errors import DataError, ObjectMissing, StorageError, TaftError, UsageError
+from taft_ray.errors import DataError, IntegrityError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.models import load_model
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, make_room, worker_for
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
 from taft_ray.orchestration.lanes import start_lanes
 from taft_ray.orchestration.linearised import build_tangent, run_spec
+from taft_ray.orchestration.quarantine import damaged_objects, quarantines, way_out
 from taft_ray.plans.gather import due, planned_start
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
@@ -224,9 +225,33 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     spec = run_spec(store)
     session.connect()
     composer = composer_for(run)
-    ask(composer.recover)
+    ask(composer.recover_what_can_be)
     state: RunState = ask(composer.snapshot)
     parts, n_rejected = _eval_parts(store, run, spec, data, state, ask(composer.class_names), report)
+    try:
+        return _evaluated(run, spec, data, composer, parts, n_rejected)
+    except (IntegrityError, ObjectMissing) as error:
+        # damage: its shard leaves the model, a damaged cache of evaluation data is made again; anything else stays an error
+        found = ask(composer.examine), ask(composer.examine_monolith), _remove_damaged(store, names.eval_prefix(data), parts)
+        if not any(found):
+            raise error
+    parts, n_rejected = _eval_parts(store, run, spec, data, state, ask(composer.class_names), report)
+    return _evaluated(run, spec, data, composer, parts, n_rejected)
+
+
+def _remove_damaged(store: Store, prefix: str, parts: Sequence[dict[str, Any]]) -> bool:
+    """Remove a cache of evaluation data of which a part is damaged: whether it was."""
+    damaged = damaged_objects(store, parts)
+    if damaged:
+        store.erase([info.key for info in store.list(f"{prefix}/")])
+    return bool(damaged)
+
+
+def _evaluated(
+    run: str, spec: RunSpec, data: str, composer: Any, parts: Sequence[dict[str, Any]], n_rejected: int
+) -> dict[str, Any]:
+    """Measure on cached evaluation data, and commit it."""
+    state: RunState = ask(composer.snapshot)
     if not state.in_model:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     worker = worker_for(run, spec, ask(composer.class_count))
@@ -243,6 +268,7 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
         if mode == spec.compose:
             answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
     answer["by_composition"] = by_mode
+    state = ask(composer.snapshot)  # after composing, which may have put a damaged shard aside
     monolith = (state.monolith or {}).get("delta")
     answer["monolith"] = None if monolith is None else ask(worker.evaluate, None, parts, monolith)["accuracy"]
     shards = state.in_model
@@ -254,7 +280,7 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
         _milestones(len(shards)),
     )
     ask(composer.commit, "evaluated", answer, f"evaluated/{digest_json(answer)}")
-    return answer
+    return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}
 
 
 def _milestones(shards: int) -> list[int]:
@@ -269,7 +295,10 @@ def _eval_parts(
     prefix = names.eval_prefix(data)
     eval_store = Store(f"{run.rstrip('/')}/{prefix}")
     stamp = data_stamp(data)
-    found = read_manifest(eval_store)
+    try:
+        found = read_manifest(eval_store)
+    except IntegrityError:
+        found = None  # damaged: made again
     if found is None or found[1]["meta"]["stamp"] != stamp:
         cpus, gpus = session.resources()
         workers = (gpus if spec.device == "cuda" else 0) or lanes_for(
@@ -307,11 +336,14 @@ def status(run: str) -> dict[str, Any]:
     run_spec(Store(run))
     session.connect()
     composer = composer_for(run)
-    ask(composer.recover)
+    in_the_way = ask(composer.recover_what_can_be)
+    composed = ask(composer.composed_digest)  # which finds damage, should there be some: the state is asked after it
     state: RunState = ask(composer.snapshot)
+    ill = quarantines(state)
     return {
         "run": run,
-        "composed": ask(composer.composed_digest) if state.in_model else None,
+        "ok": not ill and in_the_way is None,
+        "composed": composed,
         "shards": [
             {
                 "shard": shard.shard,
@@ -337,10 +369,15 @@ def status(run: str) -> dict[str, Any]:
         "data": (state.cached or {}).get("counts"),  # as it was read in
         "samples": sum(shard.samples for shard in state.shards.values()),
         "to_do": _to_do(run, state),
+        "quarantined": ill,
+        "damaged": in_the_way,
     }
 
 
 def _to_do(run: str, state: RunState) -> list[str]:
     """What somebody has to run: requests whose time has come, or that an interruption or an older copy of the folder left unfinished."""
     open_ones = due(state, time.time())
-    return [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []
+    requests = [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []
+    ill = [shard.shard for shard in state.quarantined]
+    lost = [f"the comparison model was damaged: taft-ray repair {run}"] if (state.monolith or {}).get("lost") else []
+    return [*requests, *([way_out(run, ill)] if ill else []), *lost]

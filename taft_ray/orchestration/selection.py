@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.data import id_hash, owner_hash, sample_key
-from taft_ray.errors import ObjectMissing, UnknownSample, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, UnknownSample, UsageError
 from taft_ray.orchestration.record import Record
 from taft_ray.plans.forget import MOST_IDS, Known
 from taft_ray.storage import Store, id_key
@@ -76,8 +76,8 @@ def _asked_rows(table: pa.Table, keys: Iterable[bytes], owners: Iterable[bytes],
 def _secret(store: Store) -> bytes | None:
     try:
         return id_key(store, create=False)
-    except ObjectMissing:
-        return None  # destroyed: the hashes of samples that are still there are in the manifest
+    except (ObjectMissing, IntegrityError):
+        return None  # destroyed or damaged: the hashes of samples that are still there are in the manifest
 
 
 def hashes_of(store: Store, ids: Sequence[str]) -> list[str]:
@@ -91,7 +91,7 @@ def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str,
     if missing and secret is None:
         raise UnknownSample(
             f"{len(missing)} ids are not in this run, such as {missing[0]!r}; whether they were forgotten "
-            "cannot be told: the key of the id hashes was destroyed. Nothing was forgotten"
+            "cannot be told: the key of the id hashes is damaged or was destroyed. Nothing was forgotten"
         )
     for name in missing:
         hashes[name] = id_hash(name, secret or b"")

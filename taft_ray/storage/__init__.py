@@ -14,12 +14,14 @@ from taft_ray.storage.manifest import (
     write_manifest,
     write_rows,
 )
+from taft_ray.storage.json_text import MALFORMED, json_object, parse_json
 from taft_ray.storage.objects import ObjectInfo, Store
 from taft_ray.storage.rundir import id_key, read_spec, write_spec
 from taft_ray.storage.tombstones import Tombstones
 from taft_ray.storage.versions import Erasure
 
 __all__ = [
+    "MALFORMED",
     "CachePart",
     "CheckpointRef",
     "DeltaRef",
@@ -36,6 +38,8 @@ __all__ = [
     "digest_tensors",
     "entry_key",
     "id_key",
+    "json_object",
+    "parse_json",
     "point_manifest",
     "read_checkpoint",
     "read_delta",
