@@ -162,6 +162,7 @@ class Composer:
     def examine_everything(self) -> dict[str, Any]:
         """Read all that the run needs, put aside what is damaged: see `Mending.examine`."""
         self._check_folder()
+        self.forgetting.mend_tombstones()
         return self.mending.examine()
 
     def examine_monolith(self) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.orchestration.composition import Composition
-from taft_ray.orchestration.purge import purge_leftovers
+from taft_ray.orchestration.purge import damaged_evaluation_caches, purge_leftovers
 from taft_ray.orchestration.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.tokens_lost import lost_rows
@@ -39,6 +39,7 @@ class Mending:
         self.record.refresh()
         set_aside(self.record, sorted(self.record.state.shards), checkpoints=True)
         set_monolith_aside(self.record)
+        self._remove_damaged_copies()
         state = self.record.state
         base = (state.cached or {}).get("base")
         return {
@@ -54,6 +55,11 @@ class Mending:
             "monolith": bool((state.monolith or {}).get("lost")),
             "linearisation_point": bool(base and damaged_objects(self.store, [base])),
         }
+
+    def _remove_damaged_copies(self) -> None:
+        """Damaged copies of what is elsewhere go: evaluation caches, made again when needed, and snapshots of another model."""
+        self.store.erase(damaged_evaluation_caches(self.store))
+        self.composition.remove_old_snapshots()
 
     def _to_read(self, shard: int) -> dict[str, Any]:
         """The manifest's rows of a shard whose part is damaged now, or went with a forget; the digests of the damaged ones."""
@@ -79,7 +85,9 @@ class Mending:
         body = self.record.commit("repaired", op, lambda: self._decide(made))
         keys = {part["key"] for one in made["shards"].values() for part in one["parts"]}
         if body is None:
-            named = {part["key"] for part in self.record.current(lambda: self.record.parts(sorted(self.record.state.shards)))}
+            named = {
+                part["key"] for part in self.record.current(lambda: self.record.parts(sorted(self.record.state.shards)))
+            }
             self.store.erase(sorted(keys - named))
             return dict(STALE)
         self.record.publish()

@@ -10,7 +10,7 @@ only parts that exist; two purges at once, or one that wakes up late, remove not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
-from taft_ray.orchestration.quarantine import ShardUnreadable
+from taft_ray.orchestration.quarantine import ShardUnreadable, damaged_objects
 from taft_ray.orchestration.tokens_lost import lost_rows, without_tokens
 from taft_ray.plans.slices import Survival, after_loss, lost_slices
 from taft_ray.plans.spec import RunSpec
@@ -218,17 +218,34 @@ def _old_deltas(store: Store, shard: int, current: int, needed: Set[str]) -> lis
 
 def evaluation_caches(store: Store, hashes: Collection[str]) -> list[str]:
     """The objects of every evaluation cache that holds one of these samples; it is made again without them when needed."""
-    doomed = []
+    # one without a manifest is the leftover of a killed pass, or damaged: nobody knows what it holds
+    return _evaluation_caches(
+        store, lambda found: found is None or "id_hash" not in found[0].column_names or bool(keys_of(found[0], hashes))
+    )
+
+
+def damaged_evaluation_caches(store: Store) -> list[str]:
+    """The objects of every evaluation cache that cannot be read whole."""
+
+    def damaged(found: Manifest | None) -> bool:
+        return found is None or bool(
+            damaged_objects(store, (ref for refs in found[1]["meta"]["parts"].values() for ref in refs))
+        )
+
+    return _evaluation_caches(store, damaged)
+
+
+def _evaluation_caches(store: Store, doomed: Callable[[Manifest | None], bool]) -> list[str]:
     listed = store.traces(f"{names.EVAL_FOLDER}/")
+    keys = []
     for folder in sorted({"/".join(key.split("/")[:2]) for key in listed}):
         try:
             found = read_manifest(store.inside(folder))
         except IntegrityError:
             found = None
-        # one without a manifest is the leftover of a killed pass, or damaged: nobody knows what it holds
-        if found is None or "id_hash" not in found[0].column_names or keys_of(found[0], hashes):
-            doomed += [key for key in listed if key.startswith(f"{folder}/")]
-    return doomed
+        if doomed(found):
+            keys += [key for key in listed if key.startswith(f"{folder}/")]
+    return keys
 
 
 def _rewrite_cache(

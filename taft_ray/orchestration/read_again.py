@@ -95,16 +95,14 @@ def _check(
     gone = state.tombstones.keys() & set(rows["id_hash"].to_pylist())
     if gone:
         raise DataError(
-            f"{len(gone)} of its samples are asked to be forgotten and not purged yet; "
-            "run taft-ray forget --due first"
+            f"{len(gone)} of its samples are asked to be forgotten and not purged yet; run taft-ray forget --due first"
         )
     wrong = []
     for relative in sorted(set(rows["uri_relative"].to_pylist())):
         mine = [row for row in rows.to_pylist() if row["uri_relative"] == relative]
         there = _source_rows(files.get(relative), spec.seed)
-        for row in mine:
-            if (why := _differs(row, there.get(row["row"]), classes)) is not None:
-                wrong.append(f"{relative} row {row['row']}: {why}")
+        found = ((row["row"], _differs(row, there.get(row["row"]), classes)) for row in mine)
+        wrong += [f"{relative} row {row}: {why}" for row, why in found if why is not None]
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise DataError(

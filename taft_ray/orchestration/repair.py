@@ -66,7 +66,14 @@ def _shards(
         if not found["shards"]:
             return set(), [], found
         made, problems = made_again(
-            run, spec, state, found, data=source, classes=ask(composer.class_names), workers=_workers(spec), report=report
+            run,
+            spec,
+            state,
+            found,
+            data=source,
+            classes=ask(composer.class_names),
+            workers=_workers(spec),
+            report=report,
         )
         if not made["shards"] or "stale" not in ask(composer.repaired, made):
             return set(made["shards"]), problems, found

@@ -17,11 +17,12 @@ from taft_ray.data import check_rejected, counts, datasets, open_source
 from taft_ray.errors import DataError, IntegrityError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.models import load_model
 from taft_ray.orchestration import session
-from taft_ray.orchestration.actors import ask, composer_for, make_room, worker_for
+from taft_ray.orchestration.actors import ask, composer_for, make_room
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
 from taft_ray.orchestration.lanes import start_lanes
 from taft_ray.orchestration.linearised import build_tangent, run_spec
-from taft_ray.orchestration.quarantine import damaged_objects, quarantines, way_out
+from taft_ray.orchestration.measuring import measured, remove_damaged
+from taft_ray.orchestration.quarantine import quarantines, way_out
 from taft_ray.plans.gather import due, planned_start
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
@@ -229,63 +230,18 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     state: RunState = ask(composer.snapshot)
     parts, n_rejected = _eval_parts(store, run, spec, data, state, ask(composer.class_names), report)
     try:
-        return _evaluated(run, spec, data, composer, parts, n_rejected)
+        return measured(run, spec, data, composer, parts, n_rejected)
     except (IntegrityError, ObjectMissing) as error:
         # damage: its shard leaves the model, a damaged cache of evaluation data is made again; anything else stays an error
-        found = ask(composer.examine), ask(composer.examine_monolith), _remove_damaged(store, names.eval_prefix(data), parts)
+        found = (
+            ask(composer.examine),
+            ask(composer.examine_monolith),
+            remove_damaged(store, names.eval_prefix(data), parts),
+        )
         if not any(found):
             raise error
     parts, n_rejected = _eval_parts(store, run, spec, data, state, ask(composer.class_names), report)
-    return _evaluated(run, spec, data, composer, parts, n_rejected)
-
-
-def _remove_damaged(store: Store, prefix: str, parts: Sequence[dict[str, Any]]) -> bool:
-    """Remove a cache of evaluation data of which a part is damaged: whether it was."""
-    damaged = damaged_objects(store, parts)
-    if damaged:
-        store.erase([info.key for info in store.list(f"{prefix}/")])
-    return bool(damaged)
-
-
-def _evaluated(
-    run: str, spec: RunSpec, data: str, composer: Any, parts: Sequence[dict[str, Any]], n_rejected: int
-) -> dict[str, Any]:
-    """Measure on cached evaluation data, and commit it."""
-    state: RunState = ask(composer.snapshot)
-    if not state.in_model:
-        raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
-    worker = worker_for(run, spec, ask(composer.class_count))
-    answer: dict[str, Any] = {"data": data, "rejected": n_rejected}
-    by_mode: dict[str, Any] = {}
-    for mode in reversed(spec.modes):
-        composed = ask(composer.compose, mode)
-        measured = ask(worker.evaluate, composed["key"], parts)
-        by_mode[mode] = {
-            "accuracy": measured["accuracy"],
-            "composed": composed["digest"],
-            "seconds": composed["seconds"],
-        }
-        if mode == spec.compose:
-            answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
-    answer["by_composition"] = by_mode
-    state = ask(composer.snapshot)  # after composing, which may have put a damaged shard aside
-    monolith = (state.monolith or {}).get("delta")
-    answer["monolith"] = None if monolith is None else ask(worker.evaluate, None, parts, monolith)["accuracy"]
-    shards = state.in_model
-    answer["by_shards"] = ask(
-        worker.accuracy_by_shards,
-        [shard.delta for shard in shards],
-        [shard.weight for shard in shards],
-        parts,
-        _milestones(len(shards)),
-    )
-    ask(composer.commit, "evaluated", answer, f"evaluated/{digest_json(answer)}")
-    return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}
-
-
-def _milestones(shards: int) -> list[int]:
-    """Where the curve of accuracy against shards is measured: about ten points."""
-    return sorted({max(1, round(shards * i / 10)) for i in range(1, 11)} | {1, shards})
+    return measured(run, spec, data, composer, parts, n_rejected)
 
 
 def _eval_parts(

@@ -296,7 +296,9 @@ class RunState:
             shard = self.shards[int(number)]
             shard.purges += 1
             shard.samples, shard.lost = facts["samples"], 0
-            shard.checkpoints = tuple(ref for ref in shard.checkpoints if ref["key"] not in facts.get("checkpoints", ()))
+            shard.checkpoints = tuple(
+                ref for ref in shard.checkpoints if ref["key"] not in facts.get("checkpoints", ())
+            )
             if shard.quarantine is not None:
                 shard.state = DROPPED if shard.quarantine.was == DROPPED else PENDING
                 shard.quarantine = None

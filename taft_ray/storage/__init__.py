@@ -5,6 +5,7 @@ from taft_ray.storage.checkpoints import CheckpointRef, read_checkpoint, write_c
 from taft_ray.storage.copies import sweep_copies
 from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta
 from taft_ray.storage.digest import canonical_json, digest_bytes, digest_json, digest_tensors
+from taft_ray.storage.json_text import MALFORMED, json_object, parse_json
 from taft_ray.storage.ledger import Entry, Ledger, entry_key
 from taft_ray.storage.manifest import (
     point_manifest,
@@ -14,7 +15,6 @@ from taft_ray.storage.manifest import (
     write_manifest,
     write_rows,
 )
-from taft_ray.storage.json_text import MALFORMED, json_object, parse_json
 from taft_ray.storage.objects import ObjectInfo, Store
 from taft_ray.storage.rundir import id_key, read_spec, write_spec
 from taft_ray.storage.tombstones import Tombstones

@@ -9,7 +9,7 @@ from unittest import mock
 from folder import at
 from plain import inline_pass
 
-from taft_ray.orchestration import features, repair, requests, run, session
+from taft_ray.orchestration import features, measuring, repair, requests, run, session
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.worker import ShardWorker
 
@@ -29,9 +29,11 @@ def without_ray(folder: Path | str, worker: ShardWorker, composer: Composer | No
         def put(module: Any, name: str, value: Any) -> None:
             patches.enter_context(mock.patch.object(module, name, value))
 
-        for module in (run, requests, repair):
+        for module in (run, requests, repair, measuring):
             put(module, "ask", call)
+        for module in (run, requests, repair):
             put(module, "composer_for", lambda address: composer or Composer(address))
+        for module in (measuring, requests, repair):
             put(module, "worker_for", lambda address, *_: at(worker, address))
         put(session, "connect", lambda: None)
         put(session, "resources", lambda: (1, 0))
