@@ -19,7 +19,24 @@ from taft_ray.orchestration.selection import Selection, find, hashes_of
 from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
 from taft_ray.plans.gather import runs_at
 from taft_ray.plans.state import RequestState
-from taft_ray.storage import Tombstones, digest_bytes, id_key
+from taft_ray.storage import Store, Tombstones, digest_bytes, id_key
+
+
+def keep_beside(store: Store, ids: Sequence[str], mode: str) -> str | None:
+    """Keep a request beside a run that cannot be read at all: where. None where that cannot be (its key is gone, too).
+
+    The next command finds it there once the run is whole, commits it and carries it out (`Asking.request_again`).
+    """
+    hashes = sorted(set(hashes_of(store, ids)))
+    if not hashes:
+        return None
+    tombstones = Tombstones(store, digest_bytes(id_key(store, create=False)))
+    if tombstones.store is None:
+        return None
+    how = "retrain" if mode == "resolve" else mode  # which every solver can
+    facts = {"mode": how, "hashes": hashes, "owners": [], "requested": time.time()}
+    tombstones.write(request_id(how, hashes), facts)
+    return tombstones.store.uri
 
 
 class Asking:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,14 +34,32 @@ class Composer:
         torch.set_num_threads(1)  # a composition's bits must not depend on the machine's cores
         self._run = run
         self._progress: dict[str, tuple[int, int]] = {}
-        self._read_anew()
+
+    # Made when they are first asked for: a damaged ledger is the error of a call, not the death of an actor
+
+    @cached_property
+    def record(self) -> Record:
+        return Record(self._run)
+
+    @cached_property
+    def composition(self) -> Composition:
+        return Composition(self.record)
+
+    @cached_property
+    def queue(self) -> Queue:
+        return Queue(self.record, self.composition)
+
+    @cached_property
+    def forgetting(self) -> Forgetting:
+        return Forgetting(self.record, self.composition)
+
+    @cached_property
+    def mending(self) -> Mending:
+        return Mending(self.record, self.composition)
 
     def _read_anew(self) -> None:
-        self.record = Record(self._run)
-        self.composition = Composition(self.record)
-        self.queue = Queue(self.record, self.composition)
-        self.forgetting = Forgetting(self.record, self.composition)
-        self.mending = Mending(self.record, self.composition)
+        for name in ("record", "composition", "queue", "forgetting", "mending"):
+            self.__dict__.pop(name, None)
 
     def _check_folder(self) -> None:
         if self.record.was_exchanged():  # under a composer that stayed warm: nothing it knows holds any more

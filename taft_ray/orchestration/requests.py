@@ -13,11 +13,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, release_worker, worker_for
+from taft_ray.orchestration.asking import keep_beside
 from taft_ray.orchestration.features import Report
 from taft_ray.orchestration.linearised import run_spec
+from taft_ray.orchestration.reading import damage_of
 from taft_ray.orchestration.run import run_address, silent
 from taft_ray.orchestration.selection import Selection
 from taft_ray.plans.spec import RunSpec
@@ -55,10 +57,14 @@ def forget(
     "forgotten_before", and "repeated" where nothing else was asked: the certificate is that of an earlier request then.
     """
     run = run_address(run)
-    spec = run_spec(Store(run))
-    session.connect()
-    composer = composer_for(run)
-    asked = ask(composer.request_forget, selection, mode, deadline)
+    try:
+        spec = run_spec(Store(run))
+        session.connect()
+        composer = composer_for(run)
+        asked = ask(composer.request_forget, selection, mode, deadline)
+    except (IntegrityError, StorageError):
+        _keep_for_later(run, selection, mode)
+        raise
     before = {"forgotten_before": asked["forgotten_before"]} if asked["forgotten_before"] else {}
     if asked["done"]:
         return {**ask(composer.certificate, asked["request"]), "repeated": True, **before}
@@ -77,6 +83,19 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
     composer = composer_for(run)
     due = ask(composer.due_requests)
     return {"certificates": list(_carry_out(run, spec, composer, due, gpu_hour_price, report).values())}
+
+
+def _keep_for_later(run: str, selection: Selection, mode: str) -> None:
+    """IntegrityError that says where a request is kept whose run cannot be read; nothing where the run is not the reason."""
+    damage = damage_of(run)
+    if damage is None:
+        return
+    where = keep_beside(Store(run), selection.ids, mode)
+    if where is None:
+        raise IntegrityError(f"{damage}. The request could not be recorded: make it again then") from damage
+    raise IntegrityError(
+        f"{damage}. The request is kept in {where}: once the run is whole, taft-ray forget {run} --due carries it out"
+    ) from damage
 
 
 def _promise(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def unseal(data: bytes, field: str, where: str) -> dict[str, Any]:
         body = {key: value for key, value in sealed.items() if key != field}
         intact = seal(body, field) == data
     except MALFORMED as error:
-        raise IntegrityError(f"{where} is damaged: not the JSON that was written ({len(data)} bytes)") from error
+        raise IntegrityError(
+            f"{where} is damaged: not the JSON that was written ({len(data)} bytes); restore it from a copy"
+        ) from error
     if not intact:
         raise IntegrityError(
             f"{where} is damaged: its bytes do not have the digest recorded in it; restore it from a copy"
