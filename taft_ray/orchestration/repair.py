@@ -87,7 +87,7 @@ def _workers(spec: RunSpec) -> int:
 
 def _cut_off(state: RunState) -> set[int]:
     """Shards that had a delta and wait for one: an earlier repair was cut off before its fits."""
-    return {shard for shard in state.pending if state.shards[shard].generation}
+    return {shard for shard in state.pending if state.shards[shard].returning}
 
 
 def _linearisation_point(store: Store, spec: RunSpec, state: RunState) -> None:

@@ -70,6 +70,7 @@ class ShardState:
     checkpoints: tuple[Mapping[str, Any], ...] = ()  # CheckpointRefs as JSON, by stage; they outlive a drop, not a loss
     quarantine: Quarantine | None = None
     lost: int = 0  # samples that went with a damaged part and are still to be read again
+    returning: bool = False  # repaired, and not fitted again yet: it was in the model
 
     @property
     def current(self) -> int:
@@ -211,6 +212,7 @@ class RunState:
                 self.moves.append(shard.shard)
                 shard.generation, shard.samples, shard.weight = body["generation"], body["samples"], body["weight"]
                 shard.delta, shard.facts, shard.state = body["delta"], body["facts"], TRAINED
+                shard.returning = False
                 shard.checkpoints = after_fit(shard.checkpoints, body.get("checkpoints", ()))
                 self.fits.append(body)
             case "monolith-trained":
@@ -238,6 +240,9 @@ class RunState:
                     if shard.state == TRAINED:
                         shard.state, shard.delta = DROPPED, None
                         self.moves.append(number)
+                    elif shard.returning:
+                        shard.state, shard.returning = DROPPED, False
+                        self.pending.pop(number, None)
                     elif shard.quarantine is not None:
                         shard.quarantine = _asked_of(shard.quarantine, request.mode)
                 if self.monolith is not None:
@@ -276,7 +281,7 @@ class RunState:
             more = tuple(one for one in objects if one["key"] not in known)
             shard.quarantine = replace(before, objects=before.objects + more)
             return
-        was = shard.state
+        was = TRAINED if shard.returning else shard.state
         if was == DROPPED and any(
             r.mode != "drop" and r.forgotten is None and r.dropped is not None and shard.shard in r.shards
             for r in self.requests.values()
@@ -285,7 +290,7 @@ class RunState:
         shard.quarantine = Quarantine(entry.time, objects, was, shard.delta)
         if shard.state == TRAINED:
             self.moves.append(shard.shard)
-        shard.state, shard.delta = QUARANTINED, None
+        shard.state, shard.delta, shard.returning = QUARANTINED, None, False
         self.pending.pop(shard.shard, None)
 
     def _repair(self, body: Mapping[str, Any]) -> None:
@@ -301,6 +306,7 @@ class RunState:
             )
             if shard.quarantine is not None:
                 shard.state = DROPPED if shard.quarantine.was == DROPPED else PENDING
+                shard.returning = shard.quarantine.was == TRAINED
                 shard.quarantine = None
         self._order_pending([*self.pending, *(int(number) for number in body["shards"])])
 
@@ -318,7 +324,7 @@ class RunState:
             if not samples and not shard.lost:
                 if shard.state == TRAINED:
                     self.moves.append(shard.shard)
-                shard.state, shard.quarantine = EMPTY, None
+                shard.state, shard.quarantine, shard.returning = EMPTY, None, False
             elif shard.quarantine is not None and int(number) in body.get("whole", ()):
                 # what is left of it was read whole, and its delta goes with the purge
                 shard.state = PENDING if shard.quarantine.was == PENDING else DROPPED
