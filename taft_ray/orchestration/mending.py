@@ -12,12 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.errors import IntegrityError
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.purge import damaged_evaluation_caches, purge_leftovers
 from taft_ray.orchestration.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.tokens_lost import lost_rows
 from taft_ray.storage import digest_json, write_rows
+from taft_ray.storage import rundir as names
 
 STALE = {"stale": True}
 
@@ -37,6 +39,7 @@ class Mending:
         was lost, "linearisation_point": whether it is damaged}.
         """
         self.record.refresh()
+        self._manifest()
         set_aside(self.record, sorted(self.record.state.shards), checkpoints=True)
         set_monolith_aside(self.record)
         self._remove_damaged_copies()
@@ -55,6 +58,27 @@ class Mending:
             "monolith": bool((state.monolith or {}).get("lost")),
             "linearisation_point": bool(base and damaged_objects(self.store, [base])),
         }
+
+    def _manifest(self) -> None:
+        """The manifest is whole, or is written again from this process's memory; IntegrityError where neither is so."""
+        state, known = self.record.state, self.record.manifest_in_memory
+        if state.manifest_key is None or not damaged_objects(self.store, [self._manifest_ref()]):
+            return
+        if known is not None:
+            table, described = known
+            again = write_rows(self.store, table, described["meta"], names.manifest_version(state.manifest_key))
+            if again["key"] != state.manifest_key:
+                self.store.erase([again["key"]])
+        damaged = self.record.current(lambda: damaged_objects(self.store, [self._manifest_ref()]))
+        if damaged:
+            raise IntegrityError(
+                f"{damaged[0]['key']} in {self.store.uri} is {damaged[0]['problem']}: it is the list of the run's samples, and "
+                "no other object has it. Restore it from a copy; requests to forget are recorded meanwhile, and by hash "
+                "assignment their shards leave the model"
+            )
+
+    def _manifest_ref(self) -> dict[str, Any]:
+        return {"key": self.record.state.manifest_key, "digest": self.record.state.manifest}
 
     def _remove_damaged_copies(self) -> None:
         """Damaged copies of what is elsewhere go: evaluation caches, made again when needed, and snapshots of another model."""

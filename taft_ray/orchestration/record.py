@@ -143,6 +143,11 @@ class Record:
             self._manifest = read_rows(self.store, key, digest)
         return self._manifest
 
+    @property
+    def manifest_in_memory(self) -> tuple[pa.Table, Mapping[str, Any]] | None:
+        """The manifest that the ledger, as last read, commits to, where this process has read it."""
+        return self._manifest
+
     def publish(self) -> None:
         """Let the manifest's pointer, for readers without a ledger, name what the ledger commits to."""
         while not self.is_published():

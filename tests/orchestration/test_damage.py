@@ -12,7 +12,18 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from folder import at, composed_without, delta_digests, files, flip_a_byte, holders, kinds, shard_of, state_of
+from folder import (
+    at,
+    carry_out,
+    composed_without,
+    delta_digests,
+    files,
+    flip_a_byte,
+    holders,
+    kinds,
+    shard_of,
+    state_of,
+)
 from plain import plain_train
 from tiny import SAMPLES, SHARDS, picture, sample_id
 from without_ray import without_ray
@@ -424,3 +435,65 @@ def test_report_says_that_a_shard_is_in_quarantine(run: Path, worker: ShardWorke
     told = report(str(run))
     assert told["ok"] is False
     assert f"shard {ILL} is in quarantine" in (run / "reports" / "report.html").read_text()
+
+
+def list_of_samples(run: Path) -> Path:
+    return run / str(state_of(run).manifest_key)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_damaged_list_of_samples_leaves_requests_standing_and_out_of_the_model(
+    run: Path, worker: ShardWorker, undamaged: dict[int, str], how: str
+) -> None:
+    path = list_of_samples(run)
+    good = path.read_bytes()
+    HOW[how](path)
+    for shard in range(SHARDS):
+        with pytest.raises(IntegrityError, match=r"Request \w+ is recorded and stands"):
+            forget(run, worker, "retrain", [OF[shard][0]])
+    state = state_of(run)
+    assert [request.shards for request in state.requests.values()] == [(shard,) for shard in range(SHARDS)]
+    assert state.in_model == []
+    told = stands(run, worker)
+    assert told["ok"] is False
+    assert path.name in told["damaged"]
+    with pytest.raises(IntegrityError, match=r"Restore it from a copy"):
+        mended(run, worker)
+    assert any(path.name in problem for problem in verify(str(run))["problems"])
+    path.write_bytes(good)
+    with without_ray(run, worker):
+        assert len(requests.forget_due(str(run))["certificates"]) == SHARDS
+    assert delta_digests(run) == undamaged
+    assert verify(str(run))["problems"] == []
+
+
+def test_composer_that_has_the_list_of_samples_in_memory_writes_it_again(run: Path, worker: ShardWorker) -> None:
+    composer = Composer(str(run))
+    composer.record.manifest()
+    path = list_of_samples(run)
+    good = path.read_bytes()
+    path.unlink()
+    with without_ray(run, worker, composer):
+        assert repair(str(run))["ok"] is True
+    assert path.read_bytes() == good
+    assert verify(str(run))["problems"] == []
+
+
+def test_request_whose_shards_nobody_can_tell_is_placed_later(
+    tmp_path: Path, parquet: Path, spec_of: Any, worker: ShardWorker
+) -> None:
+    """By equal assignment a sample's shard stands in the list of samples alone."""
+    run = tmp_path / "run"
+    plain_train(run, spec_of(parquet, assignment="equal", trainable="head"))
+    path = list_of_samples(run)
+    good = path.read_bytes()
+    path.write_bytes(good[:-3])
+    composer = Composer(str(run))
+    name = composer.request_forget(Selection(ids=(OF[0][0],)), "drop")["request"]
+    assert composer.snapshot().requests[name].unplaced
+    path.write_bytes(good)
+    (certificate,) = carry_out(Composer(str(run))).values()
+    assert kinds(run).count("placed") == 1
+    assert len(certificate["shards"]) == 1
+    assert holders(run, sample_key(OF[0][0], 0)) == []
+    assert verify(str(run))["problems"] == []
