@@ -184,6 +184,11 @@ class Composer:
         self.forgetting.mend_tombstones()
         return self.mending.examine()
 
+    def manifest_is_whole(self) -> bool:
+        """Whether the list of samples can be read: see `Mending.manifest_is_whole`."""
+        self._check_folder()
+        return self.mending.manifest_is_whole()
+
     def examine_monolith(self) -> bool:
         """Put the comparison model aside where it is damaged; whether it was."""
         self.record.refresh()

@@ -39,7 +39,10 @@ class Mending:
         was lost, "linearisation_point": whether it is damaged}.
         """
         self.record.refresh()
-        self._manifest()
+        if not self.manifest_is_whole():
+            raise IntegrityError(
+                f"{self.record.state.manifest_key} in {self.store.uri} is damaged: it is the list of samples"
+            )
         set_aside(self.record, sorted(self.record.state.shards), checkpoints=True)
         set_monolith_aside(self.record)
         self._remove_damaged_copies()
@@ -59,23 +62,18 @@ class Mending:
             "linearisation_point": bool(base and damaged_objects(self.store, [base])),
         }
 
-    def _manifest(self) -> None:
-        """The manifest is whole, or is written again from this process's memory; IntegrityError where neither is so."""
+    def manifest_is_whole(self) -> bool:
+        """Whether the manifest can be read, or could be written again from this process's memory."""
+        self.record.refresh()
         state, known = self.record.state, self.record.manifest_in_memory
         if state.manifest_key is None or not damaged_objects(self.store, [self._manifest_ref()]):
-            return
+            return True
         if known is not None:
             table, described = known
             again = write_rows(self.store, table, described["meta"], names.manifest_version(state.manifest_key))
             if again["key"] != state.manifest_key:
                 self.store.erase([again["key"]])
-        damaged = self.record.current(lambda: damaged_objects(self.store, [self._manifest_ref()]))
-        if damaged:
-            raise IntegrityError(
-                f"{damaged[0]['key']} in {self.store.uri} is {damaged[0]['problem']}: it is the list of the run's samples, and "
-                "no other object has it. Restore it from a copy; requests to forget are recorded meanwhile, and by hash "
-                "assignment their shards leave the model"
-            )
+        return not damaged_objects(self.store, [self._manifest_ref()])
 
     def _manifest_ref(self) -> dict[str, Any]:
         return {"key": self.record.state.manifest_key, "digest": self.record.state.manifest}

@@ -15,9 +15,11 @@ from taft_ray.errors import TaftError
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, worker_for
 from taft_ray.orchestration.linearised import build_tangent, run_spec
+from taft_ray.orchestration.manifest_again import manifest_again
 from taft_ray.orchestration.read_again import made_again
 from taft_ray.orchestration.requests import fit_again
 from taft_ray.orchestration.run import data_address, run_address, silent, status
+from taft_ray.orchestration.selection import secret_of
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import PENDING, RunState
 from taft_ray.plans.train import lanes_for
@@ -36,8 +38,11 @@ def repair(run: str, *, data: str | None = None, report: Report = silent) -> dic
     spec = run_spec(Store(run))
     session.connect()
     composer = composer_for(run)
-    ask(composer.recover_what_can_be)
     source = data_address(data) if data is not None else spec.data
+    if not ask(composer.manifest_is_whole):
+        store, state = Store(run), ask(composer.snapshot)
+        manifest_again(store, spec, state, data=source, secret=secret_of(store))
+    ask(composer.recover_what_can_be)
     done, problems, found = _shards(run, spec, composer, source, report)
     state: RunState = ask(composer.snapshot)
     if found["linearisation_point"]:

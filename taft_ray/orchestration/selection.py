@@ -37,7 +37,7 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
 
     Samples asked by owner or shard are named by their hash. UsageError for owners and shards that are not in this run.
     """
-    spec, secret = record.spec, _secret(record.store)
+    spec, secret = record.spec, secret_of(record.store)
     if record.state.cached is None:
         raise UsageError(
             f"the activation cache of {record.store.uri} is not finished, so it has no samples to forget yet; "
@@ -73,7 +73,8 @@ def _asked_rows(table: pa.Table, keys: Iterable[bytes], owners: Iterable[bytes],
     return table.filter(pc.and_(kept, pc.or_(pc.or_(asked[0], asked[1]), asked[2])))  # type: ignore[attr-defined]
 
 
-def _secret(store: Store) -> bytes | None:
+def secret_of(store: Store) -> bytes | None:
+    """The key of the id hashes, None where nobody has it."""
     try:
         return id_key(store, create=False)
     except (ObjectMissing, IntegrityError):
@@ -82,7 +83,7 @@ def _secret(store: Store) -> bytes | None:
 
 def hashes_of(store: Store, ids: Sequence[str]) -> list[str]:
     """The id hash of each; none once the key of the id hashes was destroyed."""
-    secret = _secret(store)
+    secret = secret_of(store)
     return [] if secret is None else [id_hash(name, secret) for name in ids]
 
 

@@ -45,6 +45,12 @@ def part_generation(key: str) -> int:
     return int(found[1]) if found else 1
 
 
+def part_of(key: str) -> tuple[int, int] | None:
+    """The shard and the number of a cache part; None for what is not named like one."""
+    found = re.fullmatch(rf"{CACHE_FOLDER}/shard=(\d+)/(?:generation=\d+/)?part-(\d+)-[0-9a-f]+\.arrow", key)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def delta_generation(key: str) -> int:
     """The generation of a delta; 0 for what is not named like one."""
     found = re.match(r"(\d+)-", key.rpartition("/")[2])

@@ -25,6 +25,7 @@ from folder import (
     state_of,
 )
 from plain import plain_train
+from store_faults import DIE_BEFORE, Fault, Killed, fault, faults_possible
 from tiny import SAMPLES, SHARDS, picture, sample_id
 from without_ray import without_ray
 
@@ -32,6 +33,7 @@ from taft_ray.data import sample_key
 from taft_ray.errors import IntegrityError, StorageError, TaftError
 from taft_ray.orchestration import requests
 from taft_ray.orchestration.composer import Composer
+from taft_ray.orchestration.garbage import gc
 from taft_ray.orchestration.repair import repair
 from taft_ray.orchestration.reporting import report
 from taft_ray.orchestration.requests import Selection
@@ -443,10 +445,9 @@ def list_of_samples(run: Path) -> Path:
 
 @pytest.mark.parametrize("how", HOW)
 def test_damaged_list_of_samples_leaves_requests_standing_and_out_of_the_model(
-    run: Path, worker: ShardWorker, undamaged: dict[int, str], how: str
+    run: Path, worker: ShardWorker, undamaged: dict[int, str], class_folder: Path, how: str
 ) -> None:
     path = list_of_samples(run)
-    good = path.read_bytes()
     HOW[how](path)
     for shard in range(SHARDS):
         with pytest.raises(IntegrityError, match=r"Request \w+ is recorded and stands"):
@@ -458,9 +459,9 @@ def test_damaged_list_of_samples_leaves_requests_standing_and_out_of_the_model(
     assert told["ok"] is False
     assert path.name in told["damaged"]
     with pytest.raises(IntegrityError, match=r"Restore it from a copy"):
-        mended(run, worker)
+        mended(run, worker, data=str(class_folder))
     assert any(path.name in problem for problem in verify(str(run))["problems"])
-    path.write_bytes(good)
+    mended(run, worker)  # from the source and the cache
     with without_ray(run, worker):
         assert len(requests.forget_due(str(run))["certificates"]) == SHARDS
     assert delta_digests(run) == undamaged
@@ -477,6 +478,30 @@ def test_composer_that_has_the_list_of_samples_in_memory_writes_it_again(run: Pa
         assert repair(str(run))["ok"] is True
     assert path.read_bytes() == good
     assert verify(str(run))["problems"] == []
+
+
+def test_list_of_samples_is_made_again_after_forgets_too(run: Path, worker: ShardWorker) -> None:
+    forget(run, worker, "retrain", [OF[0][0], OF[1][3]])
+    forget(run, worker, "drop", [OF[ILL][0]])
+    path = list_of_samples(run)
+    good = path.read_bytes()
+    path.unlink()
+    assert mended(run, worker)["ok"] is True
+    assert path.read_bytes() == good
+    assert verify(str(run))["problems"] == []
+
+
+def test_rejected_rows_are_in_a_list_of_samples_made_again(
+    tmp_path: Path, parquet: Path, spec_of: Any, worker: ShardWorker
+) -> None:
+    source = other_source(parquet, tmp_path / "source", lambda row: row.update(image=b"no picture"), OF[0][0])
+    run = tmp_path / "run"
+    plain_train(run, spec_of(source, trainable="head"))
+    path = list_of_samples(run)
+    good = path.read_bytes()
+    flip_a_byte(path)
+    assert mended(run, worker)["ok"] is True
+    assert path.read_bytes() == good
 
 
 def test_request_whose_shards_nobody_can_tell_is_placed_later(
@@ -497,3 +522,32 @@ def test_request_whose_shards_nobody_can_tell_is_placed_later(
     assert len(certificate["shards"]) == 1
     assert holders(run, sample_key(OF[0][0], 0)) == []
     assert verify(str(run))["problems"] == []
+
+
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", IN_A_SHARD)
+def test_forget_and_repair_killed_at_any_write_end_with_the_same_bits(
+    whole: Path, worker: ShardWorker, undamaged: dict[int, str], tmp_path: Path, kind: str, step: int
+) -> None:
+    """Every ``step``-th change of storage is the last of a process; then both commands are given again."""
+    with faults_possible():
+        for n in range(1, 200, step):
+            run = Path(shutil.copytree(whole, tmp_path / f"{n}" / "run"))
+            damage(run, kind, "flipped")
+            reached = False
+            try:
+                with fault(Fault(DIE_BEFORE, n)):
+                    forget(run, worker, "retrain", [OF[ILL][0]])
+                    mended(run, worker)
+            except Killed:
+                reached = True
+            forget(run, worker, "retrain", [OF[ILL][0]])
+            assert mended(run, worker)["ok"] is True
+            assert delta_digests(run)[ILL] == undamaged[ILL], n
+            gc(str(run))
+            assert verify(str(run))["problems"] == [], n
+            assert holders(run, sample_key(OF[ILL][0], 0)) == [], n
+            shutil.rmtree(run.parent)
+            if not reached:
+                return
+    raise AssertionError("no process survived")
