@@ -298,6 +298,20 @@ def test_two_composers_find_one_damage_once(run: Path) -> None:
     assert kinds(run).count("quarantined") == 1
 
 
+def test_damaged_slice_checkpoints_cost_time_and_are_made_again(tmp_path: Path, parquet: Path, spec_of: Any) -> None:
+    run = tmp_path / "run"
+    plain_train(run, spec_of(parquet, solver="adam", compose="mean", slices=3, trainable="head"))
+    worker, before = ShardWorker(str(run), 3), delta_digests(run)
+    for at, path in enumerate(sorted(run.glob(f"checkpoints/shard={ILL:05d}/*"))):
+        (flip_a_byte if at else Path.unlink)(path)
+    other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
+    assert mended(run, worker)["repaired"] == [ILL]
+    assert delta_digests(run) == before
+    assert verify(str(run))["problems"] == []
+    fits = [forget(one, worker, "retrain", [OF[ILL][0]])["retrained"][0]["delta"]["digest"] for one in (run, other)]
+    assert fits[0] == fits[1]
+
+
 # --- the source
 
 
