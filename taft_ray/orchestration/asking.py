@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 from taft_ray.data import assign, sample_keys
-from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UnknownSample, UsageError
+from taft_ray.orchestration.cached_parts import cached_parts
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.purge import keys_of
 from taft_ray.orchestration.record import Record
@@ -136,8 +137,10 @@ class Asking:
         request = request_id(mode, hashes)
         shards: list[int] = []
         if spec.assignment == "hash":
-            known = assign(sample_keys(selection.ids, spec.seed), shards=spec.shards, method="hash")
-            shards = sorted({int(shard) for shard in known})
+            keys = sample_keys(selection.ids, spec.seed)
+            where = [int(shard) for shard in assign(keys, shards=spec.shards, method="hash")]
+            self._check_in_cache(dict(zip(selection.ids, zip(keys, where, strict=True), strict=True)))
+            shards = sorted(set(where))
         started = time.time()
         facts = {"mode": mode, "hashes": hashes, "owners": [], "requested": started}
         self.tombstones().write(request, facts)
@@ -148,6 +151,19 @@ class Asking:
 
         self.record.commit("forget-requested", f"{request}/requested", decide)
         return request
+
+    def _check_in_cache(self, asked: Mapping[str, tuple[bytes, int]]) -> None:
+        """UnknownSample for ids that no part of their shard holds and nobody forgot: a slip must take no shard out."""
+        state = self.record.state
+        with suppress(IntegrityError, ObjectMissing):  # a part that cannot be read may hold anybody
+            parts = cached_parts(self.store, state, {shard for _, shard in asked.values()})
+            held = {key for several in parts.values() for part in several for key in part["keys"]}
+            hashes = dict(zip(asked, hashes_of(self.store, list(asked)), strict=True))
+            unknown = [n for n, (key, _) in asked.items() if key not in held and hashes[n] not in state.tombstones]
+            if unknown:
+                raise UnknownSample(
+                    f"{len(unknown)} ids are not in this run, such as {unknown[0]!r}; nothing was forgotten"
+                )
 
     def place(self, request: str) -> None:
         """Say which shards a request touches that was made while nobody could tell."""

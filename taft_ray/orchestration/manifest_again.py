@@ -6,7 +6,6 @@ It is taken only when it has, to the byte, the digest that the ledger commits to
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,19 +14,20 @@ from taft_ray.data import SourceFile, Stripe, build_manifest, place, read_stripe
 from taft_ray.data.manifest import KEPT
 from taft_ray.errors import DataError, IntegrityError
 from taft_ray.models import load_model
+from taft_ray.orchestration.cached_parts import cached_parts
 from taft_ray.orchestration.features import PART_ROWS, STRIPE_BYTES, index_source
 from taft_ray.orchestration.features import _with_hashes as with_hashes
 from taft_ray.orchestration.pictures import decoded
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
-from taft_ray.storage import MALFORMED, Store, digest_bytes, write_rows
+from taft_ray.storage import Store, write_rows
 from taft_ray.storage import rundir as names
 
 
 def manifest_again(store: Store, spec: RunSpec, state: RunState, *, data: str, secret: bytes | None) -> None:
     """Write the manifest again; IntegrityError where what comes out is not the one that the ledger commits to."""
     key, cached = str(state.manifest_key), state.cached or {}
-    parts = _parts(store, state)
+    parts = cached_parts(store, state)
     held = {sample for several in parts.values() for part in several for sample in part["keys"]}
     try:
         files, index, _ = index_source(data, cached["classes"])
@@ -50,36 +50,6 @@ def _not_the_same(store: Store, key: str, why: str) -> IntegrityError:
         f"{key} in {store.uri} is damaged, and {why}. Restore it from a copy, or give the source as it was (--data); requests "
         "to forget are recorded meanwhile, and by hash assignment their shards leave the model"
     )
-
-
-def _parts(store: Store, state: RunState) -> dict[int, list[dict[str, Any]]]:
-    """Every shard's parts as they lie in the cache, each of its latest generation, with the keys of its samples."""
-    found: dict[int, dict[int, tuple[int, str]]] = {}
-    for info in store.list(f"{names.CACHE_FOLDER}/"):
-        place_of = names.part_of(info.key)
-        if place_of is None or place_of[0] not in state.shards:
-            continue
-        shard, part = place_of
-        generation = names.part_generation(info.key)
-        if generation <= state.shards[shard].current:
-            known = found.setdefault(shard, {})
-            known[part] = max(known.get(part, (0, "")), (generation, info.key))
-    return {
-        shard: [_read(store, key, part) for part, (_, key) in sorted(known.items())]
-        for shard, known in sorted(found.items())
-    }
-
-
-def _read(store: Store, key: str, part: int) -> dict[str, Any]:
-    data = store.read(key)
-    try:
-        batch = pa.ipc.open_file(pa.py_buffer(data)).get_batch(0)
-        keys = batch.column("key").to_pylist()
-    except (pa.ArrowException, OSError, *MALFORMED) as error:
-        raise IntegrityError(
-            f"{key} in {store.uri} is damaged, too ({error}): restore the list of samples from a copy"
-        ) from error
-    return {"key": key, "digest": digest_bytes(data), "rows": len(keys), "bytes": len(data), "part": part, "keys": keys}
 
 
 def _table(

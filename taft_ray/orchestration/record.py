@@ -118,8 +118,8 @@ class Record:
                 entry = self.ledger.append(kind, dict(body), op)
             except (CommitConflict, CommitUnknown) as error:
                 # another writer has the number, or nobody knows: read, decide again
-                attempt, fault = attempt + 1, error
                 time.sleep(random.uniform(0, _PAUSE_S) * min(attempt, 8))
+                attempt, fault = attempt + 1, error
                 continue
             self._apply()
             return entry.body

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from command import here
-from folder import delta_digests, flip_a_byte, shard_of
+from folder import delta_digests, flip_a_byte, only_cached, shard_of
 from tiny import SAMPLES, SHARDS, sample_id
 
 ILL, WELL = 0, 1
@@ -71,3 +71,16 @@ def test_nested_json_is_one_line_and_keeps_the_request(run: Path, key: str) -> N
     (run / key).write_bytes(good)
     assert len(here("forget", run, "--due", "--json").json["certificates"]) == 1
     assert here("verify", run, "--json").json["problems"] == []
+
+
+@pytest.mark.slow
+def test_training_goes_round_a_damaged_part(run: Path, trained: Path, parquet: Path, model_options: list[str]) -> None:
+    flip_a_byte(next(only_cached(run).glob(f"cache/shard={ILL:05d}/*.arrow")))
+    options = ("--data", parquet, *model_options, "--shards", SHARDS, "--epochs", 3, "--device", "cpu", "--json")
+    told = here("train", run, *options)
+    assert (told.code, [one["shard"] for one in told.json["quarantined"]]) == (1, [ILL]), told.err
+    assert delta_digests(run) == {shard: one for shard, one in delta_digests(trained).items() if shard != ILL}
+    assert here("repair", run, "--json").code == 0
+    assert delta_digests(run).keys() == delta_digests(trained).keys() - {ILL}  # it was never trained: train does that
+    assert here("train", run, *options).code == 0
+    assert delta_digests(run) == delta_digests(trained)

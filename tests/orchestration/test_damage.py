@@ -30,7 +30,7 @@ from tiny import SAMPLES, SHARDS, picture, sample_id
 from without_ray import without_ray
 
 from taft_ray.data import sample_key
-from taft_ray.errors import IntegrityError, StorageError, TaftError
+from taft_ray.errors import IntegrityError, StorageError, TaftError, UnknownSample
 from taft_ray.orchestration import requests
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.garbage import gc
@@ -302,8 +302,8 @@ def test_damaged_slice_checkpoints_cost_time_and_are_made_again(tmp_path: Path, 
     run = tmp_path / "run"
     plain_train(run, spec_of(parquet, solver="adam", compose="mean", slices=3, trainable="head"))
     worker, before = ShardWorker(str(run), 3), delta_digests(run)
-    for at, path in enumerate(sorted(run.glob(f"checkpoints/shard={ILL:05d}/*"))):
-        (flip_a_byte if at else Path.unlink)(path)
+    for place, path in enumerate(sorted(run.glob(f"checkpoints/shard={ILL:05d}/*"))):
+        (flip_a_byte if place else Path.unlink)(path)
     other = Path(shutil.copytree(run, tmp_path / "other" / "run"))
     assert mended(run, worker)["repaired"] == [ILL]
     assert delta_digests(run) == before
@@ -463,6 +463,8 @@ def test_damaged_list_of_samples_leaves_requests_standing_and_out_of_the_model(
 ) -> None:
     path = list_of_samples(run)
     HOW[how](path)
+    with pytest.raises(UnknownSample, match="nothing was forgotten"):
+        forget(run, worker, "drop", ["nobody"])
     for shard in range(SHARDS):
         with pytest.raises(IntegrityError, match=r"Request \w+ is recorded and stands"):
             forget(run, worker, "retrain", [OF[shard][0]])
