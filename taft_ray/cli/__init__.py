@@ -7,6 +7,7 @@ import click
 from taft_ray import __version__
 from taft_ray.cli.forgetting import estimate, forget, sign
 from taft_ray.cli.proof import audit, destroy_key, verify
+from taft_ray.cli.repair import repair
 from taft_ray.cli.reproduce import reproduce
 from taft_ray.cli.run import demo, evaluate, export_command, gc, report_command, status, train
 from taft_ray.cli.sweep import sweep
@@ -21,6 +22,7 @@ __all__ = [
     "forget",
     "gc",
     "main",
+    "repair",
     "report_command",
     "reproduce",
     "sign",
@@ -47,6 +49,7 @@ COMMANDS = (
     sign,
     status,
     verify,
+    repair,
     audit,
     destroy_key,
     gc,

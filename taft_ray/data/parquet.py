@@ -115,7 +115,7 @@ def class_names(file: SourceFile, schema: pa.Schema) -> tuple[str, ...] | None:
             names = json.loads(text) if text.lstrip().startswith("[") else text.strip("\n").split("\n")
         elif b"huggingface" in metadata:
             names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         names = None  # other people's metadata: without names the labels speak for themselves
     if not names:
         return None

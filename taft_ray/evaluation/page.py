@@ -57,7 +57,9 @@ def _cards(report: dict[str, Any]) -> Raw:
     wall = f"{monolith} ÷ {measured('training.wall_seconds')} s, from when the lanes had work"
     critical = f"{monolith} ÷ {value_of(derived['critical_path'])}, the slowest shard"
     retrain = f"{monolith} ÷ each retrain; {derived['speedup_retrain_median']['note']}"
-    states = [f"{derived[f'shards_{state}']['value']:,} {state}" for state in ("dropped", "empty", "pending")]
+    states = [
+        f"{derived[f'shards_{state}']['value']:,} {state}" for state in ("dropped", "empty", "pending", "quarantined")
+    ]
     cards = [
         ("Accuracy, composed", "accuracy", margin("accuracy_margin")),
         ("Accuracy, monolith", "accuracy_monolith", margin("accuracy_monolith_margin")),
@@ -251,7 +253,7 @@ def _shards(report: dict[str, Any]) -> Raw:
     ]
     counted = " · ".join(
         f"{report['derived'][f'shards_{state}']['value']:,} {state}"
-        for state in ("trained", "dropped", "empty", "pending")
+        for state in ("trained", "dropped", "empty", "pending", "quarantined")
         if report["derived"][f"shards_{state}"]["value"]
     )
     rows = [[cell(s) if isinstance(s, dict) else "" for _, cell in columns] for s in shards]

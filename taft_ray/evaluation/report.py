@@ -32,7 +32,11 @@ def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
                 f"a report needs the facts 'run' and 'shards', got no {part!r}; gather them from the ledger"
             )
     measured = Measured(facts)
-    notes: list[str] = []
+    notes: list[str] = [
+        f"shard {ill.get('shard')} is in quarantine, out of the model: its storage is damaged; taft-ray repair makes it again"
+        for ill in facts.get("quarantine", ())
+        if isinstance(ill, Mapping)
+    ]
     derived = {
         **_counts(measured),
         **_training(measured, notes),
@@ -111,7 +115,7 @@ def _counts(measured: Measured) -> dict[str, Any]:
         f"shards_{state}": _number(
             f"shards {state}", "", f"count of shards whose latest state is {state!r}", chosen, len(chosen)
         )
-        for state in ("trained", "dropped", "empty", "pending")
+        for state in ("trained", "dropped", "empty", "pending", "quarantined")
         for chosen in [{path: got for path, got in states.items() if got == state}]
     }
 

@@ -57,7 +57,12 @@ def lay_bench(
     blocks: every ``last_blocks`` that a trial asks for; the tokens are carried on to the later cuts once.
     """
     meta = manifest[1]["meta"]
-    parts = {int(shard): [PartRef.from_json(ref) for ref in several] for shard, several in meta["parts"].items()}
+    ill = {shard.shard for shard in state.quarantined}  # their parts are damaged
+    parts = {
+        int(shard): [PartRef.from_json(ref) for ref in several]
+        for shard, several in meta["parts"].items()
+        if int(shard) not in ill
+    }
     refs = [(shard, ref) for shard in sorted(parts) for ref in parts[shard]]
     copies = len({spec.last_blocks, *blocks})
     gathered = gather(store, refs, meta["fingerprint"], gone=_gone(manifest[0], state), copies=copies)

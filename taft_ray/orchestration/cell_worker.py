@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from taft_ray.errors import ObjectMissing
+from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.orchestration.linearised import build_tangent
 from taft_ray.orchestration.shared_tokens import token_set
 from taft_ray.plans.spec import RunSpec
-from taft_ray.storage import Store, canonical_json
+from taft_ray.storage import Store, canonical_json, json_object
 from taft_ray.systems import Cell, measure
 
 SAME = 1e-9  # accuracies of a cell that is measured again may differ by this much, which is rounding of a mean
@@ -41,8 +40,8 @@ class CellWorker:
         document = {"cell": cell.to_json(), "digest": cell.digest, **result, "environment": _environment(cell.spec)}
         if again:
             try:
-                before = json.loads(self.store.read(cell_key(cell)))["accuracy"]
-            except ObjectMissing:
+                before = json_object(self.store.read(cell_key(cell)), cell_key(cell)).get("accuracy")
+            except (ObjectMissing, IntegrityError):
                 before = None
             if before is not None:
                 same = all(abs(before[name] - value) <= SAME for name, value in result["accuracy"].items())

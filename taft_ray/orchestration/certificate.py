@@ -6,7 +6,6 @@ over the same bytes. A certificate in an answer has what `ADDED` names beside it
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from taft_ray.errors import IntegrityError
+from taft_ray.orchestration.quarantine import quarantines
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import EMPTY, RequestState, RunState
-from taft_ray.storage import Entry, Ledger, canonical_json, digest_json
+from taft_ray.plans.state import EMPTY, QUARANTINED, RequestState, RunState
+from taft_ray.storage import MALFORMED, Entry, Ledger, canonical_json, digest_json, parse_json
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import seal, unseal
 
@@ -62,6 +62,7 @@ def certificate_of(
         "rests_on": {"number": entries[-1].number, "digest": entries[-1].digest},
         "steps": [_step(entry) for entry in sorted([*steps, *fits.values()], key=lambda entry: entry.number)],
         "composed_before": state.composed_before,
+        "composed_before_unknown": state.composed_before_unknown,
         "composed_after": after,
         "composition": spec.compose,
         "manifest_before": _manifest_before(request, entries),
@@ -80,6 +81,7 @@ def certificate_of(
             {"shard": number, "state": run.shards[number].state, "samples": run.shards[number].samples}
             for number in state.shards
         ],
+        "damage": _damage(run, state),
         "seconds": {
             "drop": purged.get("drop_seconds"),
             "purge": purged.get("seconds"),
@@ -107,7 +109,18 @@ def certificate_of(
             "models that were handed out before the request; publishing a model before and after a drop reveals the shard's delta",
         ],
     }
-    return json.loads(seal(body, _SEAL))
+    return parse_json(seal(body, _SEAL))
+
+
+def _damage(run: RunState, state: RequestState) -> dict[str, Any]:
+    """What was done where storage was damaged: parts that went whole, and the request's shards that are in quarantine.
+
+    Such a shard is out of the model, whatever the mode; it comes back, without the samples, by a repair.
+    """
+    return {
+        "parts_removed_whole": list((state.rewritten or {}).get("parts_lost", [])),
+        "quarantined": [one for one in quarantines(run) if one["shard"] in state.shards],
+    }
 
 
 def _fits(state: RequestState, steps: Sequence[Entry], entries: Sequence[Entry]) -> dict[int, Entry]:
@@ -151,24 +164,16 @@ def open_certificate(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
     IntegrityError naming ``where`` unless its content has the digest recorded in it.
     """
     try:
-        given = json.loads(data, object_pairs_hook=_without_repeats)
+        given = parse_json(data)
         signature = given.get("signature")
         sealed = certificate_bytes(given)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except MALFORMED as error:
         raise IntegrityError(f"{where} is not a certificate: {str(error)[:80]}; give the JSON of one") from error
     if given.get("schema") != SCHEMA:
         raise IntegrityError(
             f"{where} is not a certificate: expected schema {SCHEMA!r}, got {given.get('schema')!r:.60}"
         )
     return unseal(sealed, _SEAL, where), signature
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a field written twice, one reader would take the first and another the last."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is there twice")
-    return fields
 
 
 def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
@@ -185,7 +190,7 @@ def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
     retrained = {shard["shard"] for shard in certificate["retrained"]}
     if mode == "drop" and retrained:
         yield f"a drop was asked, and the shards {sorted(retrained)} are said to be trained again"
-    undone = sorted(number for number, state in after.items() if state != EMPTY and number not in retrained)
+    undone = sorted(n for n, state in after.items() if state not in (EMPTY, QUARANTINED) and n not in retrained)
     if mode != "drop" and undone:
         yield f"{mode} was asked, and the shards {undone} were not trained again"
     removed = {entry["key"] for entry in certificate["objects_removed"]}

@@ -11,6 +11,7 @@ import pyarrow as pa
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.orchestration.certificate import contradictions, inconsistencies, open_certificate
 from taft_ray.orchestration.evidence import Evidence
+from taft_ray.orchestration.quarantine import quarantines
 from taft_ray.orchestration.recompose import read_terms, snapshots_of
 from taft_ray.orchestration.signature import check_signature
 from taft_ray.plans.orphans import orphans, strangers
@@ -32,6 +33,7 @@ from taft_ray.storage.digest import check_digest
 from taft_ray.storage.manifest import MANIFEST_KEY
 from taft_ray.tangent import Sums
 
+_MENDING = "taft-ray repair {0} makes it again, taft-ray forget {0} --shard {1} --mode drop gives it up"
 _SHOWN = 100  # names in one problem
 _SCANNED = 64 << 20  # bytes: text larger than this is not searched for forgotten hashes
 _HASH = 32  # characters of an id hash
@@ -132,14 +134,19 @@ def _parts(
     run: Evidence, what: str, parts: Mapping[str, Sequence[Mapping[str, Any]]], table: pa.Table, fingerprint: str
 ) -> int:
     """Read every part, one at a time; returns how many samples they hold."""
-    columns = [table[name].to_pylist() for name in ("key", "shard", "label", "status")]
-    expected = {key: (shard, label) for key, shard, label, status in zip(*columns, strict=True) if status == "kept"}
+    columns = [table[name].to_pylist() for name in ("key", "shard", "label", "status", "part_row")]
+    # a kept sample at no row lost its tokens with a damaged part, and its shard is in quarantine
+    expected = {
+        key: (shard, label)
+        for key, shard, label, status, row in zip(*columns, strict=True)
+        if status == "kept" and row is not None
+    }
     held: set[bytes] = set()
     refs = [(int(shard), ref) for shard, several in parts.items() for ref in several]
     before = len(run.problems)
     for done, (shard, ref) in enumerate(refs):
         run.report("verify cache", done, len(refs))
-        with run.examining(what):
+        with run.examining(what, shard if table is run.table else None):
             part = read_part(run.store, PartRef.from_json(ref), fingerprint=fingerprint)
             for key, label in zip(part.keys, part.labels.tolist(), strict=True):
                 if expected.get(key) != (shard, label):
@@ -169,7 +176,7 @@ def deltas(run: Evidence) -> None:
     shards = run.state.in_model
     for done, shard in enumerate(shards):
         run.report("verify deltas", done, len(shards))
-        with run.examining("deltas"):
+        with run.examining("deltas", shard.shard):
             sums.add(read_terms(run.store, shard.delta or {}), shard.weight)
     run.report("verify deltas", len(shards), len(shards))
     run.checks["deltas"] = len(shards)
@@ -181,6 +188,23 @@ def deltas(run: Evidence) -> None:
     if len(run.problems) == before:
         with run.examining("deltas"):
             run.snapshots = snapshots_of(run.spec, sums)
+
+
+def quarantine(run: Evidence) -> None:
+    """No shard is in quarantine, or would be by what was found here."""
+    run.checks["shards in quarantine"] = len(run.state.quarantined)
+    for ill in quarantines(run.state):
+        objects = ", ".join(f"{one['key']} ({one['problem']})" for one in ill["objects"])
+        run.problems.append(
+            f"shard {ill['shard']} is in quarantine since {ill['since']}, out of the model: {objects}; "
+            f"{ill['samples_without_tokens']} of its samples have no tokens; {_MENDING.format(run.address, ill['shard'])}"
+        )
+    known = {shard.shard for shard in run.state.quarantined}
+    for shard in sorted(run.damaged - known):
+        run.problems.append(
+            f"shard {shard} is damaged and not in quarantine yet: the next command that reads it takes it out of the model; "
+            f"{_MENDING.format(run.address, shard)}"
+        )
 
 
 def checkpoints(run: Evidence) -> None:
@@ -343,6 +367,7 @@ AFTER_THE_CHAIN: tuple[Check, ...] = (
     base,
     checkpoints,
     deltas,
+    quarantine,
     snapshots,
     certificates,
     evaluation_caches,

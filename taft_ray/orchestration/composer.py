@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from taft_ray.errors import StorageError
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.forgetting import Forgetting
+from taft_ray.orchestration.mending import Mending
+from taft_ray.orchestration.quarantine import set_aside, set_monolith_aside
 from taft_ray.orchestration.queue import Queue
 from taft_ray.orchestration.record import Record
 from taft_ray.orchestration.selection import Selection
@@ -30,13 +34,32 @@ class Composer:
         torch.set_num_threads(1)  # a composition's bits must not depend on the machine's cores
         self._run = run
         self._progress: dict[str, tuple[int, int]] = {}
-        self._read_anew()
+
+    # Made when they are first asked for: a damaged ledger is the error of a call, not the death of an actor
+
+    @cached_property
+    def record(self) -> Record:
+        return Record(self._run)
+
+    @cached_property
+    def composition(self) -> Composition:
+        return Composition(self.record)
+
+    @cached_property
+    def queue(self) -> Queue:
+        return Queue(self.record, self.composition)
+
+    @cached_property
+    def forgetting(self) -> Forgetting:
+        return Forgetting(self.record, self.composition)
+
+    @cached_property
+    def mending(self) -> Mending:
+        return Mending(self.record, self.composition)
 
     def _read_anew(self) -> None:
-        self.record = Record(self._run)
-        self.composition = Composition(self.record)
-        self.queue = Queue(self.record, self.composition)
-        self.forgetting = Forgetting(self.record, self.composition)
+        for name in ("record", "composition", "queue", "forgetting", "mending"):
+            self.__dict__.pop(name, None)
 
     def _check_folder(self) -> None:
         if self.record.was_exchanged():  # under a composer that stayed warm: nothing it knows holds any more
@@ -139,8 +162,45 @@ class Composer:
 
     def composed_digest(self) -> str | None:
         """The digest of the composed model, None when no shard is in it."""
+        return self.record.current(self.composition.digest)
+
+    # --- damage
+
+    def examine(self, shards: Sequence[int] | None = None) -> list[int]:
+        """Put those of these shards (of all by default) that are damaged into quarantine: which that were, see `set_aside`.
+
+        One that another caller has put there meanwhile counts.
+        """
         self.record.refresh()
-        return self.composition.digest()
+        asked = sorted(self.record.state.shards) if shards is None else shards
+        found = set(set_aside(self.record, asked))
+        if shards is not None:
+            found |= {shard for shard in shards if self.record.state.shards[shard].quarantine is not None}
+        return sorted(found)
+
+    def examine_everything(self) -> dict[str, Any]:
+        """Read all that the run needs, put aside what is damaged: see `Mending.examine`."""
+        self._check_folder()
+        self.forgetting.mend_tombstones()
+        return self.mending.examine()
+
+    def manifest_is_whole(self) -> bool:
+        """Whether the list of samples can be read: see `Mending.manifest_is_whole`."""
+        self._check_folder()
+        return self.mending.manifest_is_whole()
+
+    def examine_monolith(self) -> bool:
+        """Put the comparison model aside where it is damaged; whether it was."""
+        self.record.refresh()
+        return set_monolith_aside(self.record)
+
+    def repaired(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit what a repair has made again: see `Mending.repaired`."""
+        return self.mending.repaired(made)
+
+    def monolith_task(self) -> dict[str, Any]:
+        """The comparison model's task, for a repair."""
+        return self.record.current(self.queue.monolith_task)
 
     # --- forgetting
 
@@ -150,10 +210,11 @@ class Composer:
     def request_forget(self, selection: Selection, mode: str, deadline: float | None = None) -> dict[str, Any]:
         """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`; and which
         earlier requests answer for some of its ids, in "forgotten_before"."""
-        self.recover()
+        with suppress(IntegrityError, ObjectMissing):  # what is stuck of others is told by whoever carries out
+            self.recover()
         request = self.forgetting.request(selection, mode, deadline)
         state = self.record.state.requests[request]
-        if deadline is None and state.dropped is None:
+        if deadline is None and state.dropped is None and not state.unplaced:
             self.forgetting.drop(request)
         before = self.forgetting.forgotten_before(selection.ids, request)
         return {**self.forgetting.answer(request), "forgotten_before": before}
@@ -171,11 +232,22 @@ class Composer:
 
     def due_requests(self, first: Sequence[str] = ()) -> list[str]:
         """Requests to carry out now, with ``first``: those that a crash cut off, and those whose time has come."""
-        self.recover()
+        with suppress(IntegrityError, ObjectMissing):  # they are carried out one by one, and each tells
+            self.recover()
         return self.forgetting.due(first)
 
     def recover(self) -> None:
         """Finish what a crash cut off, and forget again what an older copy of the folder brought back."""
         self._check_folder()
-        self.forgetting.recover()
-        self.forgetting.finish_purges()
+        try:
+            self.forgetting.recover()
+        finally:
+            self.forgetting.finish_purges()
+
+    def recover_what_can_be(self) -> str | None:
+        """`recover`, where damage that is in its way is told and not raised."""
+        try:
+            self.recover()
+        except (IntegrityError, ObjectMissing) as error:
+            return str(error)
+        return None

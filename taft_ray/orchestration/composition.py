@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taft_ray.errors import ObjectMissing, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, UsageError
+from taft_ray.orchestration.quarantine import ShardUnreadable
 from taft_ray.orchestration.record import Record
-from taft_ray.orchestration.snapshots import save_snapshot, snapshot_digest
+from taft_ray.orchestration.snapshots import is_snapshot, save_snapshot, snapshot_digest
 from taft_ray.plans.state import TRAINED, ShardState
 from taft_ray.storage import DeltaRef, Store, read_delta
 from taft_ray.storage import rundir as names
@@ -111,13 +112,18 @@ class Composition:
             ref, weight = self._members[shard]
             try:
                 terms = self.terms.read(ref)
-            except ObjectMissing:  # purged by another writer: what is left is summed anew
+            except (ObjectMissing, IntegrityError):  # purged by another writer, or damaged: what is left is summed anew
                 self._sums, self._members, self._seen, self._ahead = Sums(), {}, 0, set()
                 return self.sums()
             self._sums.subtract(terms, weight)
             del self._members[shard]
             self.terms.discard({str(ref["key"])})  # what has left does not come back: not even memory keeps it
-        for shard, terms in zip(entering, self.terms.read_each([wanted[n][0] for n in entering]), strict=True):
+        reading = self.terms.read_each([wanted[n][0] for n in entering])
+        for shard in entering:
+            try:
+                terms = next(reading)
+            except (ObjectMissing, IntegrityError) as error:
+                raise ShardUnreadable(str(error), shard) from error
             self._sums.add(terms, wanted[shard][1])
             self._members[shard] = wanted[shard]
         self._seen, self._ahead = len(state.moves), set()
@@ -162,7 +168,7 @@ class Composition:
             composed = self.record.current(lambda: self._snapshot(mode))
             self.remove_old_snapshots(mode)
             # while it was written another writer may have taken a shard out, and purged, before it could be seen there
-            if self.digest(mode) == composed["digest"]:
+            if self.record.known(lambda: self.digest(mode)) == composed["digest"]:
                 break
         if composed["seconds"]:
             body = {name: composed[name] for name in ("mode", "digest", "seconds", "shards")}
@@ -176,7 +182,7 @@ class Composition:
         if delta is None or digest is None:
             raise UsageError(f"no shard with samples is in the model of {self.record.store.uri}; train first")
         key = names.composed_key(digest)
-        fresh = not self.record.store.exists(key)
+        fresh = not is_snapshot(self.record.store, key, delta)  # a damaged one is written again
         if fresh:
             save_snapshot(self.record.store, delta)
         seconds = time.perf_counter() - began if fresh else 0.0

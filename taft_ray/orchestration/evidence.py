@@ -9,14 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from taft_ray.errors import TaftError
+from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.progress import Report, silent
-from taft_ray.storage import Entry, Store
-
-# What reading a record raises whose digests are right but whose fields are not: somebody wrote it who could seal it
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+from taft_ray.storage import MALFORMED, Entry, Store
 
 
 @dataclass(kw_only=True)
@@ -26,15 +23,18 @@ class Findings:
     checks: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    damaged: set[int] = field(default_factory=set)  # shards of which an object is
 
     @contextmanager
-    def examining(self, what: str) -> Iterator[None]:
-        """An error inside is a problem of ``what``, and the next object is looked at all the same."""
+    def examining(self, what: str, shard: int | None = None) -> Iterator[None]:
+        """An error inside is a problem of ``what``, and of ``shard``; the next object is looked at all the same."""
         try:
             yield
         except TaftError as error:
             self.problems.append(f"{what}: {error}")
-        except MALFORMED as error:
+            if shard is not None and isinstance(error, IntegrityError | ObjectMissing):
+                self.damaged.add(shard)
+        except MALFORMED as error:  # its digests are right, its fields are not: somebody wrote it who could seal it
             self.problems.append(
                 f"{what}: a record has not the fields it should have ({type(error).__name__}: {error})"
             )

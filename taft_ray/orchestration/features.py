@@ -39,7 +39,7 @@ from taft_ray.data import (
     stripes,
 )
 from taft_ray.data.keys import KEY_BYTES, content_hash
-from taft_ray.errors import ObjectMissing, TooManyRejected
+from taft_ray.errors import IntegrityError, ObjectMissing, TooManyRejected
 from taft_ray.models import Preprocess
 from taft_ray.orchestration.actors import own_error
 from taft_ray.orchestration.identical import contents_of, with_contents
@@ -49,7 +49,7 @@ from taft_ray.orchestration.prefix import prefix_tokens
 from taft_ray.orchestration.rejections import check_rows, list_key, remove_list
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
-from taft_ray.storage import Store, id_key, write_part
+from taft_ray.storage import MALFORMED, Store, id_key, json_object, write_part
 
 PART_ROWS = 64  # samples a cache part: what travels through the pipeline as one row
 PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
@@ -271,6 +271,16 @@ def build_cache(
     )
 
 
+def make_parts(
+    store: Store, pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
+) -> Iterator[dict[str, Any]]:
+    """Make the parts of these stripes once more, for a repair: the prefix actors' answers. No marker is left."""
+    try:
+        yield from _pass(pieces, run, spec, classes, folders, workers)
+    finally:
+        store.erase([_marker(folders.format(shard=shard), part) for piece in pieces for shard, part in piece.parts])
+
+
 def remove_markers(store: Store, prefix: str) -> None:
     """The progress marks of a pass, once the manifest has taken over."""
     for info in store.list(f"{prefix}/"):
@@ -311,10 +321,10 @@ def _finished(
         if key not in there:
             continue
         try:
-            answer = json.loads(store.read(key))
+            answer = json_object(store.read(key), key)
             ref = answer["ref"]
             intact = ref is None or there.get(ref["key"]) == ref["bytes"]
-        except (ObjectMissing, ValueError, KeyError, TypeError):
+        except (ObjectMissing, IntegrityError, *MALFORMED):
             continue
         if intact and len(answer["keys"]) + len(answer["bad"]) == rows[shard, part]:
             answers[shard, part] = answer

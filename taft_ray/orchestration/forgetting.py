@@ -6,20 +6,20 @@ from its first commit on, also where an older copy of the run's folder is put ba
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from taft_ray.errors import CommitConflict, IntegrityError, TaftError, UsageError
+from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftError, UsageError
+from taft_ray.orchestration.asking import Asking
 from taft_ray.orchestration.certificate import certificate_of
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.identical import twins
 from taft_ray.orchestration.purge import (
     Rewrite,
     evaluation_caches,
-    keys_of,
     purge_leftovers,
     purge_request,
     purge_starts,
@@ -27,38 +27,23 @@ from taft_ray.orchestration.purge import (
     slices_lost,
 )
 from taft_ray.orchestration.record import Record
-from taft_ray.orchestration.selection import Selection, find, hashes_of
-from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget
-from taft_ray.plans.gather import due, planned_start, runs_at, together
-from taft_ray.plans.state import TRAINED, RequestState
-from taft_ray.storage import Tombstones, digest_bytes, id_key
+from taft_ray.orchestration.selection import Selection, hashes_of
+from taft_ray.plans.forget import ForgetPlan, estimate
+from taft_ray.plans.gather import due, planned_start, together
+from taft_ray.plans.state import QUARANTINED, TRAINED
+from taft_ray.storage import digest_bytes, json_object
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
 
 _REWRITES = 24  # tries of one purge that others keep overtaking
 
 
-class Forgetting:
+class Forgetting(Asking):
     """The forget requests of one run."""
 
     def __init__(self, record: Record, composition: Composition) -> None:
-        self.record, self.composition = record, composition
-        self.store = record.store
-        self._tombstones: Tombstones | None = None
+        super().__init__(record, composition)
         self._drop_seconds: dict[str, float] = {}
-
-    def plan(self, selection: Selection, mode: str, deadline: float | None = None) -> ForgetPlan | str:
-        """What a request would touch, or the request that answers it already."""
-        hashes, found, owners = find(self.record, selection)
-        return plan_forget(
-            self.record.state,
-            mode=mode,
-            hashes=hashes,
-            found=found,
-            owners=owners,
-            whole_shards=selection.shards,
-            deadline=deadline,
-        )
 
     def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
         """What a forget would touch and cost; nothing happens."""
@@ -84,58 +69,6 @@ class Forgetting:
 
     # --- the steps
 
-    def request(self, selection: Selection, mode: str, deadline: float | None = None) -> str:
-        """Commit a request, or find the one that answers it: its name. From here on its samples are tombstones."""
-        self.record.refresh()
-        if mode == "resolve" and self.record.spec.solver != "ridge":
-            raise UsageError(
-                f"mode resolve needs the ridge problem, whose optimum is unique, and this run's solver is "
-                f"{self.record.spec.solver}; use retrain or drop"
-            )
-        if deadline is not None and mode == "drop":
-            raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")
-        plan = self.record.current(lambda: self.plan(selection, mode, deadline))
-        if isinstance(plan, str):
-            return plan
-        started = time.time()
-        seconds = estimate(self.record.state, plan, bytes_to_purge=0)["seconds"]
-        times = {} if deadline is None else {"deadline": deadline, "runs_at": runs_at(deadline, started, seconds)}
-        self.tombstones().write(
-            plan.request,
-            {"mode": mode, "hashes": list(plan.hashes), "owners": list(plan.owners), "requested": started, **times},
-        )
-
-        def decide() -> Mapping[str, Any] | None:
-            now = self.plan(selection, mode, deadline)  # another writer may have forgotten some of it meanwhile
-            if isinstance(now, str):
-                return None
-            # the name stays: of an owner or a shard less may be there to ask for by now
-            return {**self._asked(plan.request, mode, now.hashes, now.owners, now.shards, started), **times,
-                    "whole_shards": list(now.whole_shards)}  # fmt: skip
-
-        if self.record.commit("forget-requested", f"{plan.request}/requested", decide) is None:
-            return self.request(selection, mode, deadline)  # answered by what another writer has committed
-        return plan.request
-
-    def _asked(
-        self,
-        request: str,
-        mode: str,
-        hashes: Sequence[str],
-        owners: Sequence[str],
-        shards: Sequence[int],
-        started: float,
-    ) -> dict[str, Any]:
-        return {
-            "request": request,
-            "mode": mode,
-            "hashes": list(hashes),
-            "owners": list(owners),
-            "shards": list(shards),
-            "composed_before": self.composition.digest(),
-            "started": started,
-        }
-
     def forgotten_before(self, ids: Sequence[str], request: str) -> list[dict[str, Any]]:
         """The other requests that answer for these ids: {"request", "mode", "samples": how many of the ids, "done"}."""
         earlier = Counter(self.record.state.tombstones.get(digest) for digest in set(hashes_of(self.store, ids)))
@@ -153,6 +86,8 @@ class Forgetting:
     def resume(self, request: str) -> dict[str, Any]:
         """Drop and purge, whatever of it is not done; then say which shards wait for a fit."""
         self.record.refresh()
+        if self._request(request).unplaced:
+            self.place(request)
         if self._request(request).dropped is None:
             self.drop(request)
         if self._request(request).purged is None:
@@ -166,7 +101,7 @@ class Forgetting:
         """
         state = self._request(request)
         shards = [self.record.state.shards[number] for number in state.shards]
-        to_fit = [s.shard for s in shards if s.samples and s.state != TRAINED]
+        to_fit = [s.shard for s in shards if s.samples and s.state not in (TRAINED, QUARANTINED)]
         return {
             "request": request,
             "mode": state.mode,
@@ -185,9 +120,15 @@ class Forgetting:
 
     def finish_purges(self) -> None:
         """Finish the drops and purges that a crash cut off, so that their shards can be fitted again."""
+        stuck: TaftError | None = None
         for request in list(self.record.state.unpurged.values()):
             if request.purged is None and not request.waiting:
-                self.resume(request.request)
+                try:
+                    self.resume(request.request)
+                except (IntegrityError, ObjectMissing) as error:  # the others are finished all the same
+                    stuck = stuck or error
+        if stuck is not None:
+            raise stuck
 
     def drop(self, request: str) -> None:
         """Take the request's shards out of the model, and compose what is left, in memory."""
@@ -204,7 +145,8 @@ class Forgetting:
             body = {"request": request, "deltas": gone, "starts": starts}
             if self.record.spec.slices > 1 and state.cached is not None:
                 # before the purge, which may be cut off with the manifest's rows gone and the checkpoints not
-                body["slices"] = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
+                with suppress(IntegrityError, ObjectMissing):  # nobody can tell: then all checkpoints go
+                    body["slices"] = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
             return body
 
         # of what is in the model until now: a drop is a subtraction, not a sum anew
@@ -293,20 +235,13 @@ class Forgetting:
         ref = (self._request(request).forgotten or {})["certificate"]
         data = self.store.read(ref["key"])
         if digest_bytes(data) != ref["digest"]:
-            raise IntegrityError(f"{ref['key']} in {self.store.uri} was changed: its digest is not the ledger's")
-        return json.loads(data)
-
-    def _request(self, request: str) -> RequestState:
-        return self.record.state.requests[request]
+            raise IntegrityError(
+                f"{ref['key']} in {self.store.uri} was changed: its digest is not the ledger's. The forget itself was done; "
+                "restore the certificate from a copy"
+            )
+        return json_object(data, ref["key"])
 
     # --- an older copy of the run's folder was put back
-
-    def tombstones(self) -> Tombstones:
-        """The requests kept beside the run."""
-        if self._tombstones is None:
-            identity = (self.record.state.created or {}).get("id_key") or digest_bytes(id_key(self.store, create=False))
-            self._tombstones = Tombstones(self.store, identity)
-        return self._tombstones
 
     def recover(self) -> None:
         """Forget again what an older copy of the run's folder has brought back."""
@@ -316,35 +251,18 @@ class Forgetting:
             return
         tombstones = self.tombstones()
         kept = tombstones.names()
-        for request, facts in tombstones.read(kept - state.requests.keys()).items():
-            self._request_again(request, facts)
+        for request, facts in self.unknown_requests(kept - state.requests.keys()).items():
+            self.request_again(request, facts)
         for request in list(state.requests.values()):
             if request.request not in kept and tombstones.store is not None:  # the folder was moved without them
-                self._keep(request)
+                self.keep(request)
         if not self.record.is_published():  # an older copy was laid over the newer one, or a purge was cut off
             self.tidy()
             self.store.erase(evaluation_caches(self.store, self.record.state.forgotten()))
             self.composition.remove_old_snapshots()
             self.record.publish()
 
-    def _keep(self, request: RequestState) -> None:
-        times = {} if request.deadline is None else {"deadline": request.deadline, "runs_at": request.runs_at}
-        facts = {"mode": request.mode, "hashes": list(request.hashes), "owners": list(request.owners)}
-        self.tombstones().write(request.request, {**facts, "requested": request.started, **times})
-
     def tidy(self) -> None:
         """Remove what an unfinished process has left of generations that are over; when a run starts, not at every verb."""
         if self._manifest() is not None:
             self.record.current(lambda: purge_leftovers(self.store, self.record.state, self.record.manifest()))
-
-    def _request_again(self, request: str, facts: Mapping[str, Any]) -> None:
-        def decide() -> Mapping[str, Any]:
-            shards: set[int] = set()
-            if self.record.state.cached is not None:
-                shards = {shard for shard in keys_of(self.record.manifest()[0], facts["hashes"]).values() if shard >= 0}
-            # at once, whatever its deadline: it may have been carried out already, and a certificate given; from now on, for
-            # what is timed is this time's work
-            asked = self._asked(request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), time.time())
-            return {**asked, "whole_shards": [], "restored": True}
-
-        self.record.commit("forget-requested", f"{request}/requested", decide)

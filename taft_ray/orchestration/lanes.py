@@ -18,13 +18,14 @@ from ray.actor import ActorProxy
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from taft_ray.errors import ObjectMissing, TaftError
+from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
 from taft_ray.orchestration.actors import actor_name, ask, own_error
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.features import Report
 from taft_ray.orchestration.session import NAMESPACE
 from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import MONOLITH
 
 MAX_FAILURES = 3  # restarts of one lane before the run fails
 LANE_SHARE = 0.4  # of each of a CPU lane's threads: see features.PREFIX_SHARE
@@ -60,11 +61,20 @@ def lane_loop(config: Mapping[str, Any]) -> None:
             results = (
                 worker.fit_several(task["several"], lane) if "several" in task else [worker.fit(task, progress, lane)]
             )
-        except ObjectMissing:
+        except (ObjectMissing, IntegrityError) as error:
+            # damaged: its shard is in quarantine from here on, and the next task is another
+            if ask(composer.examine, _shards_of(task)):
+                continue
             # a forget purged what the task names: the next one names what is left. Twice the same: it is truly missing
-            if task == missed:
+            if task == missed or isinstance(error, IntegrityError):
                 raise
             missed = task
+
+
+def _shards_of(task: Mapping[str, Any]) -> list[int] | None:
+    """The shards that a task reads; None: all of them."""
+    numbers = [one["shard"] for one in task.get("several", [task])]
+    return None if MONOLITH in numbers else numbers
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 from taft_ray.errors import IntegrityError, StorageError
 from taft_ray.models import LoadedModel, load_model
 from taft_ray.plans.spec import RunSpec
-from taft_ray.storage import Store, digest_json, read_spec
+from taft_ray.storage import MALFORMED, Store, digest_json, read_spec
+from taft_ray.storage import rundir as names
 from taft_ray.tangent import TangentModel, linearize
 
 
@@ -14,7 +15,13 @@ def run_spec(store: Store) -> RunSpec:
     values = read_spec(store)
     if values is None:
         raise StorageError(f"no run at {store.uri}: run.json is missing; make one with taft-ray train")
-    return RunSpec.from_json(values)
+    try:
+        return RunSpec.from_json(values)
+    except MALFORMED as error:
+        raise IntegrityError(
+            f"{names.SPEC_KEY} in {store.uri} has not the fields of a spec ({type(error).__name__}: {error}); "
+            "restore it from a copy"
+        ) from error
 
 
 def load_for(spec: RunSpec) -> LoadedModel:

@@ -10,15 +10,17 @@ only parts that exist; two purges at once, or one that wakes up late, remove not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from taft_ray.errors import StorageError
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
+from taft_ray.orchestration.quarantine import ShardUnreadable, damaged_objects
 from taft_ray.orchestration.rejections import remove_lists
+from taft_ray.orchestration.tokens_lost import lost_rows, without_tokens
 from taft_ray.plans.slices import Survival, after_loss, lost_slices
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
@@ -49,7 +51,8 @@ class Rewrite:
 
     base: str | None  # the key of the manifest that it was made from
     # {"manifest", "manifest_key": of the new one, "samples": {shard: how many are left},
-    # "checkpoints": {shard: the slice checkpoints that stay}, "removing"}
+    # "checkpoints": {shard: the slice checkpoints that stay}, "removing"}, and where shards in quarantine are touched what
+    # `_rewrite_cache` says of the damage
     facts: dict[str, Any]
 
 
@@ -63,10 +66,11 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
     parts: dict[str, list[dict[str, Any]]] = {}
     rows: str | None = None
     samples: dict[str, int] = {}
+    damage: dict[str, Any] = {}
     described = None
     if manifest is not None:
         keys = set(keys_of(manifest[0], request.hashes))
-        described, samples = _rewrite_cache(store, state, manifest, request.shards, keys, digests)
+        described, samples, damage = _rewrite_cache(store, state, manifest, request.shards, keys, digests)
         parts, rows = described["meta"]["parts"], described["key"]
     survivals = {
         shard: _survival(state, request, shard, samples.get(str(shard))) for shard in request.shards if state.shards
@@ -82,6 +86,7 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
             "manifest": described and described["digest"],
             "manifest_key": rows,
             "samples": samples,
+            **damage,
             "checkpoints": {
                 str(shard): [dict(ref) for ref in survival.kept]
                 for shard, survival in survivals.items()
@@ -215,14 +220,34 @@ def _old_deltas(store: Store, shard: int, current: int, needed: Set[str]) -> lis
 
 def evaluation_caches(store: Store, hashes: Collection[str]) -> list[str]:
     """The objects of every evaluation cache that holds one of these samples; it is made again without them when needed."""
-    doomed = []
+    # one without a manifest is the leftover of a killed pass, or damaged: nobody knows what it holds
+    return _evaluation_caches(
+        store, lambda found: found is None or "id_hash" not in found[0].column_names or bool(keys_of(found[0], hashes))
+    )
+
+
+def damaged_evaluation_caches(store: Store) -> list[str]:
+    """The objects of every evaluation cache that cannot be read whole."""
+
+    def damaged(found: Manifest | None) -> bool:
+        return found is None or bool(
+            damaged_objects(store, (ref for refs in found[1]["meta"]["parts"].values() for ref in refs))
+        )
+
+    return _evaluation_caches(store, damaged)
+
+
+def _evaluation_caches(store: Store, doomed: Callable[[Manifest | None], bool]) -> list[str]:
     listed = store.traces(f"{names.EVAL_FOLDER}/")
+    keys = []
     for folder in sorted({"/".join(key.split("/")[:2]) for key in listed}):
-        found = read_manifest(store.inside(folder))
-        # one without a manifest is the leftover of a killed pass: nobody knows what it holds
-        if found is None or "id_hash" not in found[0].column_names or keys_of(found[0], hashes):
-            doomed += [key for key in listed if key.startswith(f"{folder}/")]
-    return doomed
+        try:
+            found = read_manifest(store.inside(folder))
+        except IntegrityError:
+            found = None
+        if doomed(found):
+            keys += [key for key in listed if key.startswith(f"{folder}/")]
+    return keys
 
 
 def _rewrite_cache(
@@ -232,22 +257,34 @@ def _rewrite_cache(
     shards: Sequence[int],
     keys: Set[bytes],
     digests: dict[str, str],
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """The parts and the manifest without ``keys``; fills ``digests`` with those of what is replaced."""
+) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+    """The parts and the manifest without ``keys``; fills ``digests`` with those of what is replaced.
+
+    A damaged part, which cannot be rewritten, goes whole, and its other samples keep their rows without a ``part_row``: their
+    tokens are to be read again. For shards in quarantine {"lost": {shard: how many such samples}, "parts_lost", "whole":
+    shards of which every part is there} comes back too.
+    """
     table, described = manifest
     meta = dict(described["meta"])
     parts = {shard: list(refs) for shard, refs in meta["parts"].items()}
+    parts_lost: list[dict[str, Any]] = []
     for shard in shards:
         renewed = []
         for ref in parts.get(str(shard), []):
-            new = rewrite_part(
-                store,
-                names.shard_prefix(shard, state.shards[shard].current + 1),
-                ref["part"],
-                PartRef.from_json(ref),
-                drop=keys,
-                fingerprint=meta["fingerprint"],
-            )
+            try:
+                new = rewrite_part(
+                    store,
+                    names.shard_prefix(shard, state.shards[shard].current + 1),
+                    ref["part"],
+                    PartRef.from_json(ref),
+                    drop=keys,
+                    fingerprint=meta["fingerprint"],
+                )
+            except (IntegrityError, ObjectMissing) as error:
+                if not _in_quarantine(state, shard, ref["key"]):
+                    raise ShardUnreadable(str(error), shard) from error
+                new = None
+                parts_lost.append({"shard": shard, "part": ref["part"], "key": ref["key"], "samples": ref["rows"]})
             if new is None or new.key != ref["key"]:
                 digests[ref["key"]] = ref["digest"]
             if new is not None:
@@ -256,6 +293,23 @@ def _rewrite_cache(
     meta["parts"] = parts
     gone = pc.is_in(table["key"], value_set=pa.array(sorted(keys), pa.binary(16)))  # type: ignore[attr-defined]
     table = table.filter(pc.invert(gone))  # type: ignore[attr-defined]  # pyarrow makes its functions at import
+    for lost in parts_lost:
+        table = without_tokens(table, lost["shard"], lost["part"])
     digests[described["key"]] = described["digest"]
     described = write_rows(store, table, meta, version=state.rewrites + 1)
-    return described, {str(shard): sum(ref["rows"] for ref in parts.get(str(shard), [])) for shard in shards}
+    samples = {str(shard): sum(ref["rows"] for ref in parts.get(str(shard), [])) for shard in shards}
+    ill = [shard for shard in shards if state.shards[shard].quarantine is not None]
+    if not ill:
+        return described, samples, {}
+    waiting = {shard: lost_rows(table, shard).num_rows for shard in ill}
+    damage = {
+        "lost": {str(shard): count for shard, count in waiting.items() if count},
+        "parts_lost": parts_lost,
+        "whole": [shard for shard, count in waiting.items() if not count],
+    }
+    return described, samples, damage
+
+
+def _in_quarantine(state: RunState, shard: int, key: str) -> bool:
+    quarantine = state.shards[shard].quarantine
+    return quarantine is not None and any(one["key"] == key for one in quarantine.objects)

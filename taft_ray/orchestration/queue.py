@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from taft_ray.errors import ObjectMissing
+from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.orchestration.composition import Composition
+from taft_ray.orchestration.quarantine import ShardUnreadable
 from taft_ray.orchestration.record import Record
 from taft_ray.plans.slices import resume_from
-from taft_ray.plans.state import TRAINED
+from taft_ray.plans.state import QUARANTINED, TRAINED
 from taft_ray.storage import DeltaRef, read_delta
 
 STALE = {"stale": True}
@@ -48,7 +49,7 @@ class Queue:
             if self._leases:  # it is compared with the shards' fits: it must not run beside them
                 return {"wait": True}
             self._leases["monolith"] = lane
-            return self.record.known(self._monolith_task)
+            return self.record.known(self.monolith_task)
         # lanes start beside the prefix pass: there will be work
         return {"wait": True} if self.record.state.cached is None else None
 
@@ -99,7 +100,7 @@ class Queue:
         """
         self.record.refresh()
         state = self.record.state.shards[shard]
-        if state.state == TRAINED or not state.samples:
+        if state.state in (TRAINED, QUARANTINED) or not state.samples:
             return None
         task = self.record.current(lambda: self._task(shard))
         if resolve:
@@ -112,13 +113,18 @@ class Queue:
         checkpoint = resume_from(state.checkpoints)
         return task if checkpoint is None else {**task, "resume": dict(checkpoint)}
 
-    def _monolith_task(self) -> dict[str, Any]:
+    def monolith_task(self) -> dict[str, Any]:
+        """The task of fitting the comparison model on all that the cache holds."""
         state = self.record.state
         return {
             "shard": "monolith",
             "generation": state.rewrites + 1,
-            "parts": self.record.parts(sorted(state.shards)),
+            "parts": self.record.parts(self._readable()),
         }
+
+    def _readable(self) -> list[int]:
+        """The shards whose cache the comparison model is trained on: those in quarantine have damaged parts."""
+        return [number for number, shard in sorted(self.record.state.shards.items()) if shard.quarantine is None]
 
     def _is_stale(self, result: Mapping[str, Any], shards: Sequence[int]) -> bool:
         """Whether a fit may have seen what is forgotten: it read parts that are no more, or a purge is under way."""
@@ -151,14 +157,17 @@ class Queue:
 
         def decide() -> Mapping[str, Any] | None:
             state = self.record.state.shards[shard]
-            if generation != state.current or state.state == TRAINED or self._is_stale(result, [shard]):
+            settled = state.state in (TRAINED, QUARANTINED)
+            if generation != state.current or settled or self._is_stale(result, [shard]):
                 return None
             self.composition.sums()
             before.update(str(kept["key"]) for kept in state.checkpoints)
             try:
                 self.composition.admit(shard, ref, weight)
-            except ObjectMissing:
-                return None  # a purge or gc took it for a leftover: it is fitted again
+            except ShardUnreadable:
+                raise  # another shard's
+            except (ObjectMissing, IntegrityError):
+                return None  # a purge or gc took it for a leftover, or it is damaged already: it is fitted again
             if not all(self.record.store.exists(kept["key"]) for kept in result.get("checkpoints", ())):
                 return None  # the same
             return {**result, "weight": weight}
@@ -179,15 +188,17 @@ class Queue:
 
         def decide() -> Mapping[str, Any] | None:
             state = self.record.state
-            if result["generation"] != state.rewrites + 1 or self._is_stale(result, sorted(state.shards)):
+            if result["generation"] != state.rewrites + 1 or self._is_stale(result, self._readable()):
                 return None
             try:
                 read_delta(self.record.store, DeltaRef.from_json(result["delta"]))
-            except ObjectMissing:
+            except (ObjectMissing, IntegrityError):
                 return None
             return {name: value for name, value in result.items() if name != "shard"}
 
-        body = self.record.commit("monolith-trained", f"monolith-trained/{result['generation']}", decide)
+        losses = self.record.state.monolith_losses
+        op = f"monolith-trained/{result['generation']}" + (f"/{losses}" if losses else "")
+        body = self.record.commit("monolith-trained", op, decide)
         # dropped as soon as it was committed, or not committed at all
         if body is None or (self.record.state.monolith or {}).get("delta") is None:
             self._throw_away(result)

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from taft_ray.errors import IntegrityError
+from taft_ray.orchestration.linearised import run_spec
 from taft_ray.plans.state import RunState, replay
 from taft_ray.storage import Ledger, Store, Tombstones
+
+
+def damage_of(run: str) -> IntegrityError | None:
+    """Why nothing can be said of a run: its spec or its ledger is damaged. None: that is not it."""
+    try:
+        store = Store(run)
+        run_spec(store)
+        replay(Ledger(store).entries())
+    except IntegrityError as error:
+        return error
+    return None
 
 
 def read_state(store: Store) -> RunState:

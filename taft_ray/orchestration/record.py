@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError
+from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError, TaftError
 from taft_ray.orchestration.linearised import run_spec
+from taft_ray.orchestration.quarantine import ShardUnreadable, set_aside
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.storage import Ledger, Store, point_manifest, read_pointer, read_rows
@@ -59,11 +60,15 @@ class Record:
         return self.known(action)
 
     def known(self, action: Callable[[], T]) -> T:
-        """The same on the state as last read."""
-        for _ in range(_TRIES):
+        """The same on the state as last read. A shard that turns out to be damaged is put into quarantine on the way."""
+        tries = 0
+        while tries < _TRIES:
             try:
                 return action()
+            except ShardUnreadable as error:
+                tries += not set_aside(self, [error.shard])
             except ObjectMissing:
+                tries += 1
                 if not self.moved_on():
                     raise
         return action()
@@ -72,7 +77,7 @@ class Record:
         for entry in self.ledger.since(self._applied):
             self.state.apply(entry)
             self._applied += 1
-            if entry.kind in ("cached", "rewritten"):
+            if entry.kind in ("cached", "rewritten", "repaired"):
                 self._manifest = None
 
     def was_exchanged(self) -> bool:
@@ -89,18 +94,23 @@ class Record:
         ``decide`` looks at the state as it is then, and is asked again after a lost race; None (nothing to commit) comes back
         as None, and what it raises is raised.
         """
-        fault: StorageError | None = None
-        for attempt in range(_TRIES):
+        fault: TaftError | None = None
+        attempt = 0
+        while attempt < _TRIES:
             self.refresh()
             done = self.ledger.known_op(op)
             if done is not None:
                 return done.body
             try:
                 body = decide()
+            except ShardUnreadable as error:
+                found = set_aside(self, [error.shard])
+                attempt, fault = attempt + (not found), error
+                continue
             except ObjectMissing as error:
                 if not self.moved_on():
                     raise
-                fault = error
+                attempt, fault = attempt + 1, error
                 continue
             if body is None:
                 return None
@@ -108,11 +118,13 @@ class Record:
                 entry = self.ledger.append(kind, dict(body), op)
             except (CommitConflict, CommitUnknown) as error:
                 # another writer has the number, or nobody knows: read, decide again
-                fault = error
                 time.sleep(random.uniform(0, _PAUSE_S) * min(attempt, 8))
+                attempt, fault = attempt + 1, error
                 continue
             self._apply()
             return entry.body
+        if isinstance(fault, ShardUnreadable):
+            raise fault
         raise CommitConflict(
             f"{_TRIES} commits in a row were lost to other writers on {self.store.uri}; run it again"
         ) from fault
@@ -129,6 +141,11 @@ class Record:
                     f"{self.store.uri} has no manifest yet: its activation cache is not finished; run taft-ray train"
                 )
             self._manifest = read_rows(self.store, key, digest)
+        return self._manifest
+
+    @property
+    def manifest_in_memory(self) -> tuple[pa.Table, Mapping[str, Any]] | None:
+        """The manifest that the ledger, as last read, commits to, where this process has read it."""
         return self._manifest
 
     def publish(self) -> None:

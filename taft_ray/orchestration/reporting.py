@@ -6,8 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.evaluation import certificate_page, render, summarise
+from taft_ray.orchestration.certificate import open_certificate
 from taft_ray.orchestration.linearised import run_spec
+from taft_ray.orchestration.quarantine import quarantines
 from taft_ray.orchestration.reading import read_state
 from taft_ray.orchestration.signature import with_signature
 from taft_ray.plans.spec import RunSpec
@@ -25,15 +28,29 @@ def report(run: str) -> dict[str, Any]:
     page, data = names.report_key("report.html"), names.report_key("report.json")
     store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
     store.write(page, render(summary).encode())
+    damaged: list[str] = []
     for request in state.requests.values():
         if request.forgotten is not None:
             key = request.forgotten["certificate"]["key"]
-            certificate = with_signature(json.loads(store.read(key)), request)
+            try:
+                certificate = with_signature(open_certificate(store.read(key), key)[0], request)
+            except (IntegrityError, ObjectMissing) as error:
+                damaged.append(str(error))
+                continue
             written = certificate_page(certificate, key).encode()
             store.write(names.report_key(f"certificate-{request.request}.html"), written)
     values = {name: number["value"] for name, number in summary["derived"].items()}
     where = str(store.fetch(page)) if store.local else f"{store.uri}/{page}"
-    return {"page": where, "json": data, "derived": values, "not_measured": summary["not_measured"]}
+    ill = quarantines(state)
+    return {
+        "page": where,
+        "json": data,
+        "derived": values,
+        "not_measured": summary["not_measured"],
+        "ok": not ill and not damaged,
+        "quarantined": ill,
+        "damaged": damaged,
+    }
 
 
 def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict[str, Any]:
@@ -54,6 +71,8 @@ def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict
         },
         "shards": _shards(state),
     }  # fmt: skip
+    if state.quarantined:
+        facts["quarantine"] = quarantines(state)
     if state.cached is not None:
         cached = state.cached
         facts["data"] = {**cached["counts"], "classes": cached["classes"]}

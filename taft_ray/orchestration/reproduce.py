@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from taft_ray import evaluation
 from taft_ray.data import open_source
-from taft_ray.errors import ObjectMissing, StorageError, UnsupportedModel, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, UnsupportedModel, UsageError
 from taft_ray.models import LoadedModel, load_model
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import own_error
@@ -23,7 +23,7 @@ from taft_ray.orchestration.run import data_address, data_stamp, model_address, 
 from taft_ray.orchestration.shared_tokens import Tokens, shared_tokens
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
-from taft_ray.storage import Store
+from taft_ray.storage import Store, json_object
 from taft_ray.systems import Cell, Table, Wanted, summarise, table
 from taft_ray.tangent import check_joint, linearize
 
@@ -150,8 +150,11 @@ def _measured(store: Store, asked: Table, source: _Source, workers: int | None, 
     missing: list[Cell] = []
     for cell in asked.cells:
         try:
-            results[cell.digest] = json.loads(store.read(cell_key(cell)))
-        except ObjectMissing:
+            found = json_object(store.read(cell_key(cell)), cell_key(cell))
+            if found.get("digest") != cell.digest or not isinstance(found.get("accuracy"), dict):
+                raise IntegrityError(f"{cell_key(cell)} is of another cell")
+            results[cell.digest] = found
+        except (ObjectMissing, IntegrityError):  # a damaged one is measured again
             missing.append(cell)
     total, found = len(asked.cells), len(results)
     report("cells", found, total)

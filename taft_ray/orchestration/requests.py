@@ -13,11 +13,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from taft_ray.errors import ObjectMissing, TaftError
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import ask, composer_for, release_worker, worker_for
+from taft_ray.orchestration.asking import keep_beside
 from taft_ray.orchestration.features import Report
 from taft_ray.orchestration.linearised import run_spec
+from taft_ray.orchestration.reading import damage_of
 from taft_ray.orchestration.run import run_address, silent
 from taft_ray.orchestration.selection import Selection
 from taft_ray.plans.spec import RunSpec
@@ -55,17 +57,22 @@ def forget(
     "forgotten_before", and "repeated" where nothing else was asked: the certificate is that of an earlier request then.
     """
     run = run_address(run)
-    spec = run_spec(Store(run))
-    session.connect()
-    composer = composer_for(run)
-    asked = ask(composer.request_forget, selection, mode, deadline)
+    try:
+        spec = run_spec(Store(run))
+        session.connect()
+        composer = composer_for(run)
+        asked = ask(composer.request_forget, selection, mode, deadline)
+    except (IntegrityError, StorageError):
+        _keep_for_later(run, selection, mode)
+        raise
     before = {"forgotten_before": asked["forgotten_before"]} if asked["forgotten_before"] else {}
     if asked["done"]:
         return {**ask(composer.certificate, asked["request"]), "repeated": True, **before}
     if asked["waiting"]:
         return {**_promise(asked), **before}
-    due = ask(composer.due_requests, [asked["request"]])
-    return {**_carry_out(run, spec, composer, due, gpu_hour_price, report)[asked["request"]], **before}
+    name = asked["request"]
+    due = ask(composer.due_requests, [name])
+    return {**_carry_out(run, spec, composer, due, gpu_hour_price, report, name)[name], **before}
 
 
 def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report = silent) -> dict[str, Any]:
@@ -78,6 +85,19 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
     return {"certificates": list(_carry_out(run, spec, composer, due, gpu_hour_price, report).values())}
 
 
+def _keep_for_later(run: str, selection: Selection, mode: str) -> None:
+    """IntegrityError that says where a request is kept whose run cannot be read; nothing where the run is not the reason."""
+    damage = damage_of(run)
+    if damage is None:
+        return
+    where = keep_beside(Store(run), selection.ids, mode)
+    if where is None:
+        raise IntegrityError(f"{damage}. The request could not be recorded: make it again then") from damage
+    raise IntegrityError(
+        f"{damage}. The request is kept in {where}: once the run is whole, taft-ray forget {run} --due carries it out"
+    ) from damage
+
+
 def _promise(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: asked[name] for name in ("request", "mode", "waiting", "runs_with")},
@@ -86,10 +106,25 @@ def _promise(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _carry_out(
-    run: str, spec: RunSpec, composer: Any, requests: Sequence[str], price: float | None, report: Report
+    run: str,
+    spec: RunSpec,
+    composer: Any,
+    requests: Sequence[str],
+    price: float | None,
+    report: Report,
+    needed: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Carry out these requests together: every shard is fitted once, whoever waits for it. Certificates by request."""
-    standing = [ask(composer.resume_forget, request) for request in requests]
+    """Carry out these requests together: every shard is fitted once, whoever waits for it. Certificates by request.
+
+    Damage that is in the way of one does not hold up the others; it is raised at the end, where all are ``needed`` (None) or
+    this one is.
+    """
+    standing, stuck = [], {}
+    for request in requests:
+        try:
+            standing.append(ask(composer.resume_forget, request))
+        except (ObjectMissing, IntegrityError) as error:  # the others are carried out all the same
+            stuck[request] = error
     copies = _sweep_workers(run) if standing else {}
     began = time.perf_counter()
     to_fit: dict[int, bool] = {}  # shard: whether a warm start will do
@@ -102,17 +137,25 @@ def _carry_out(
         began = time.perf_counter()
         for done, (shard, resolve) in enumerate(sorted(to_fit.items())):
             report("retrain", done, len(to_fit))
-            _fit_again(composer, worker, shard, resolve)
+            fit_again(composer, worker, shard, resolve)
         report("retrain", len(to_fit), len(to_fit))
     told = {
         "retrain_seconds": time.perf_counter() - began if to_fit else None,
         "local_copies": copies,
         "gpu_hour_price": price,
     }
-    return {asked["request"]: ask(composer.conclude_forget, asked["request"], told) for asked in standing}
+    done = {asked["request"]: ask(composer.conclude_forget, asked["request"], told) for asked in standing}
+    for request in requests:
+        if request in stuck and (needed is None or request == needed):
+            raise IntegrityError(
+                f"{stuck[request]}. Request {request} is recorded and stands, and its samples may not come back; "
+                f"taft-ray repair {run} mends what it can, and taft-ray forget {run} --due carries the request out then"
+            )
+    return done
 
 
-def _fit_again(composer: Any, worker: Any, shard: int, resolve: bool) -> None:
+def fit_again(composer: Any, worker: Any, shard: int, resolve: bool = False) -> None:
+    """Have a shard fitted once; one whose cache turns out to be damaged is in quarantine then, and is not."""
     for _ in range(_FITS):
         task = ask(composer.task_for, shard, resolve)
         if task is None:
@@ -120,7 +163,11 @@ def _fit_again(composer: Any, worker: Any, shard: int, resolve: bool) -> None:
         try:
             if "stale" not in ask(composer.finished, ask(worker.fit, task, None, "retrain")):
                 return
-        except ObjectMissing:
+        except (ObjectMissing, IntegrityError) as error:
+            if ask(composer.examine, [shard]):
+                return
+            if isinstance(error, IntegrityError):
+                raise
             continue  # another request purged what the task names: ask again, and fit what is left
     raise TaftError(
         f"shard {shard} changed under {_FITS} fits in a row: others forget in it; run the same command again"

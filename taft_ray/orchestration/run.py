@@ -15,14 +15,16 @@ from safetensors.numpy import save
 
 from taft_ray.data import check_rejected, counts, datasets, open_source, place_of, with_split
 from taft_ray.data.rejections import examples
-from taft_ray.errors import DataError, ObjectMissing, StorageError, TaftError, UsageError
+from taft_ray.errors import DataError, IntegrityError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.models import FOLDER, load_model
 from taft_ray.orchestration import session
-from taft_ray.orchestration.actors import ask, composer_for, make_room, worker_for
+from taft_ray.orchestration.actors import ask, composer_for, make_room
 from taft_ray.orchestration.features import CacheResult, Report, build_cache, remove_markers
 from taft_ray.orchestration.identical import identical_counts, say
 from taft_ray.orchestration.lanes import start_lanes
 from taft_ray.orchestration.linearised import build_tangent, run_spec
+from taft_ray.orchestration.measuring import measured, remove_damaged
+from taft_ray.orchestration.quarantine import quarantines, way_out
 from taft_ray.plans.gather import due, planned_start
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
@@ -243,42 +245,22 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     spec = run_spec(store)
     session.connect()
     composer = composer_for(run)
-    ask(composer.recover)
+    ask(composer.recover_what_can_be)
     state: RunState = ask(composer.snapshot)
     parts, n_rejected = _eval_parts(store, run, spec, data, state, ask(composer.class_names), report)
-    if not state.in_model:
-        raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
-    worker = worker_for(run, spec, ask(composer.class_count))
-    answer: dict[str, Any] = {"data": data, "rejected": n_rejected}
-    by_mode: dict[str, Any] = {}
-    for mode in reversed(spec.modes):
-        composed = ask(composer.compose, mode)
-        measured = ask(worker.evaluate, composed["key"], parts)
-        by_mode[mode] = {
-            "accuracy": measured["accuracy"],
-            "composed": composed["digest"],
-            "seconds": composed["seconds"],
-        }
-        if mode == spec.compose:
-            answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
-    answer["by_composition"] = by_mode
-    monolith = (state.monolith or {}).get("delta")
-    answer["monolith"] = None if monolith is None else ask(worker.evaluate, None, parts, monolith)["accuracy"]
-    shards = state.in_model
-    answer["by_shards"] = ask(
-        worker.accuracy_by_shards,
-        [shard.delta for shard in shards],
-        [shard.weight for shard in shards],
-        parts,
-        _milestones(len(shards)),
-    )
-    ask(composer.commit, "evaluated", answer, f"evaluated/{digest_json(answer)}")
-    return answer
-
-
-def _milestones(shards: int) -> list[int]:
-    """Where the curve of accuracy against shards is measured: about ten points."""
-    return sorted({max(1, round(shards * i / 10)) for i in range(1, 11)} | {1, shards})
+    try:
+        return measured(run, spec, data, composer, parts, n_rejected)
+    except (IntegrityError, ObjectMissing) as error:
+        # damage: its shard leaves the model, a damaged cache of evaluation data is made again; anything else stays an error
+        found = (
+            ask(composer.examine),
+            ask(composer.examine_monolith),
+            remove_damaged(store, names.eval_prefix(data), parts),
+        )
+        if not any(found):
+            raise error
+    parts, n_rejected = _eval_parts(store, run, spec, data, state, ask(composer.class_names), report)
+    return measured(run, spec, data, composer, parts, n_rejected)
 
 
 def _eval_parts(
@@ -288,7 +270,10 @@ def _eval_parts(
     prefix = names.eval_prefix(data)
     eval_store = Store(f"{run.rstrip('/')}/{prefix}")
     stamp = data_stamp(data)
-    found = read_manifest(eval_store)
+    try:
+        found = read_manifest(eval_store)
+    except IntegrityError:
+        found = None  # damaged: made again
     if found is None or found[1]["meta"]["stamp"] != stamp:
         cpus, gpus = session.resources()
         workers = (gpus if spec.device == "cuda" else 0) or lanes_for(
@@ -326,11 +311,14 @@ def status(run: str) -> dict[str, Any]:
     run_spec(Store(run))
     session.connect()
     composer = composer_for(run)
-    ask(composer.recover)
+    in_the_way = ask(composer.recover_what_can_be)
+    composed = ask(composer.composed_digest)  # which finds damage, should there be some: the state is asked after it
     state: RunState = ask(composer.snapshot)
+    ill = quarantines(state)
     return {
         "run": run,
-        "composed": ask(composer.composed_digest) if state.in_model else None,
+        "ok": not ill and in_the_way is None,
+        "composed": composed,
         "shards": [
             {
                 "shard": shard.shard,
@@ -356,10 +344,15 @@ def status(run: str) -> dict[str, Any]:
         "data": (state.cached or {}).get("counts"),  # as it was read in
         "samples": sum(shard.samples for shard in state.shards.values()),
         "to_do": _to_do(run, state),
+        "quarantined": ill,
+        "damaged": in_the_way,
     }
 
 
 def _to_do(run: str, state: RunState) -> list[str]:
     """What somebody has to run: requests whose time has come, or that an interruption or an older copy of the folder left unfinished."""
     open_ones = due(state, time.time())
-    return [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []
+    requests = [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []
+    ill = [shard.shard for shard in state.quarantined]
+    lost = [f"the comparison model was damaged: taft-ray repair {run}"] if (state.monolith or {}).get("lost") else []
+    return [*requests, *([way_out(run, ill)] if ill else []), *lost]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.data import id_hash, owner_hash, sample_key
-from taft_ray.errors import ObjectMissing, UnknownSample, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, UnknownSample, UsageError
 from taft_ray.orchestration.identical import check_known, twins
 from taft_ray.orchestration.record import Record
 from taft_ray.plans.forget import MOST_IDS, Known
@@ -42,7 +42,7 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
 
     Samples asked by owner or shard are named by their hash. UsageError for owners and shards that are not in this run.
     """
-    spec, secret = record.spec, _secret(record.store)
+    spec, secret = record.spec, secret_of(record.store)
     if record.state.cached is None:
         raise UsageError(
             f"the activation cache of {record.store.uri} is not finished, so it has no samples to forget yet; "
@@ -81,16 +81,17 @@ def _asked_rows(table: pa.Table, keys: Iterable[bytes], owners: Iterable[bytes],
     return table.filter(pc.and_(kept, pc.or_(pc.or_(asked[0], asked[1]), asked[2])))  # type: ignore[attr-defined]
 
 
-def _secret(store: Store) -> bytes | None:
+def secret_of(store: Store) -> bytes | None:
+    """The key of the id hashes, None where nobody has it."""
     try:
         return id_key(store, create=False)
-    except ObjectMissing:
-        return None  # destroyed: the hashes of samples that are still there are in the manifest
+    except (ObjectMissing, IntegrityError):
+        return None  # destroyed or damaged: the hashes of samples that are still there are in the manifest
 
 
 def hashes_of(store: Store, ids: Sequence[str]) -> list[str]:
     """The id hash of each; none once the key of the id hashes was destroyed."""
-    secret = _secret(store)
+    secret = secret_of(store)
     return [] if secret is None else [id_hash(name, secret) for name in ids]
 
 
@@ -99,7 +100,7 @@ def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str,
     if missing and secret is None:
         raise UnknownSample(
             f"{len(missing)} ids are not in this run, such as {missing[0]!r}; whether they were forgotten "
-            "cannot be told: the key of the id hashes was destroyed. Nothing was forgotten"
+            "cannot be told: the key of the id hashes is damaged or was destroyed. Nothing was forgotten"
         )
     for name in missing:
         hashes[name] = id_hash(name, secret or b"")

@@ -5,7 +5,6 @@ The private key is read by the process of the command. It never travels to Ray, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from taft_ray.orchestration.certificate import certificate_bytes, open_certifica
 from taft_ray.orchestration.record import Record
 from taft_ray.plans.state import RequestState, replay
 from taft_ray.privacy import Signature, SigningKey
-from taft_ray.storage import Ledger, Store, canonical_json, digest_bytes
+from taft_ray.storage import Ledger, Store, canonical_json, digest_bytes, json_object
 from taft_ray.storage import rundir as names
 
 
@@ -98,9 +97,6 @@ def _document(request: str, signature: Signature) -> bytes:
 
 def read_signature(data: bytes, where: str) -> Signature:
     """The signature in a file that lies beside its certificate."""
-    try:
-        fields = dict(json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(f"{where} is not a signature; sign again") from error
+    fields = json_object(data, where, "sign again")
     fields.pop("request", None)
     return Signature.from_json(fields, where)

@@ -6,7 +6,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from taft_ray.errors import IntegrityError
+from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.storage import Store, digest_tensors
 from taft_ray.storage import rundir as names
 from taft_ray.tangent import Delta
@@ -27,6 +27,14 @@ def save_snapshot(store: Store, delta: Delta) -> str:
     digest = snapshot_digest(delta)
     store.write(names.composed_key(digest), snapshot_bytes(delta))
     return digest
+
+
+def is_snapshot(store: Store, key: str, delta: Delta) -> bool:
+    """Whether the object is there and is, to the byte, this composed model."""
+    try:
+        return store.read(key) == snapshot_bytes(delta)
+    except ObjectMissing:
+        return False
 
 
 def load_snapshot(store: Store, key: str) -> Delta:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from taft_ray.errors import UsageError
+from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.evaluation import sweep_csv, sweep_page
 from taft_ray.orchestration import session
 from taft_ray.orchestration.bench import check_held_out, lay_bench, manifest_of
@@ -26,7 +26,7 @@ from taft_ray.plans.space import Trial, default_space, draw
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spec_file import write_spec_file
 from taft_ray.plans.sweep import FAILED, Sweep, as_good_as, best_of, forgotten_since, standard_error
-from taft_ray.storage import Ledger, Store, digest_json
+from taft_ray.storage import MALFORMED, Ledger, Store, digest_json, json_object
 from taft_ray.storage import rundir as names
 from taft_ray.tangent import between, linearize
 
@@ -137,8 +137,13 @@ def _kept(
     for info in store.list(f"{folder}/"):
         if not info.key.startswith(f"{folder}/trial-"):
             continue
-        result = json.loads(store.read(info.key))
-        if forgotten_since(entries, result["ledger"], result["head"]) != 0:
+        try:
+            result = json_object(store.read(info.key), info.key)
+            since = forgotten_since(entries, result["ledger"], result["head"])
+        except (IntegrityError, *MALFORMED):  # damaged: measured again
+            store.delete(info.key)
+            continue
+        if since != 0:
             store.delete(info.key)
             stale += 1
         elif info.key in wanted:
@@ -163,8 +168,12 @@ def _stale(store: Store, entries: Sequence[Any], current: str) -> list[str]:
     for info in store.list(f"{FOLDER}/"):
         name, _, file = info.key.removeprefix(f"{FOLDER}/").partition("/")
         if file == "sweep.json" and name != current:
-            other = json.loads(store.read(info.key))
-            if forgotten_since(entries, other["ledger"], other["head"]) != 0:
+            try:
+                other = json_object(store.read(info.key), info.key)
+                since = forgotten_since(entries, other["ledger"], other["head"])
+            except (IntegrityError, *MALFORMED):  # damaged: nobody can tell what it saw
+                since = None
+            if since != 0:
                 stale.append(name)
     return stale
 

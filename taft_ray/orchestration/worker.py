@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from taft_ray.data import Stripe, epoch_order, slice_of
-from taft_ray.errors import ObjectMissing
+from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.orchestration.checkpoints import SliceCheckpoints
 from taft_ray.orchestration.linearised import build_tangent, run_spec
 from taft_ray.orchestration.probe import minus_log_loss, picture_values
@@ -215,12 +215,12 @@ class ShardWorker(Warm):
         }
 
     def _start(self, ref: dict[str, Any] | None) -> Delta | None:
-        """The warm start of a resolve; None when another request has purged it: then zero does, with more iterations."""
+        """The warm start of a resolve; None when another request has purged it, or it is damaged: then zero does, with more iterations."""
         if ref is None:
             return None
         try:
             tensors, _ = read_delta(self.store, DeltaRef.from_json(ref))
-        except ObjectMissing:
+        except (ObjectMissing, IntegrityError):
             return None
         return terms_to_delta({name: torch.from_numpy(value) for name, value in tensors.items()}, torch.float32)
 

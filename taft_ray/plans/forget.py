@@ -10,7 +10,7 @@ from typing import Any
 
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.slices import visits_left
-from taft_ray.plans.state import DROPPED, RunState
+from taft_ray.plans.state import DROPPED, RunState, ShardState
 
 MODES = ("drop", "retrain", "resolve")
 MOST_IDS = 100_000  # a request: what one ledger entry may hold
@@ -90,7 +90,7 @@ def plan_forget(
         shard
         for r in dropping
         for shard in r.shards
-        if state.shards[shard].state == DROPPED or (r.mode == "drop" and r.dropped is None)
+        if _is_dropped(state.shards[shard]) or (r.mode == "drop" and r.dropped is None)
     }
     fits = mode != "drop"
     if not fresh and not (fits and waiting):
@@ -108,6 +108,11 @@ def plan_forget(
         owners=tuple(sorted(owners)),
         whole_shards=tuple(sorted(whole_shards)),
     )
+
+
+def _is_dropped(shard: ShardState) -> bool:
+    """Whether a forget took it out of the model: also one that was damaged then, or has been since."""
+    return shard.state == DROPPED or (shard.quarantine is not None and shard.quarantine.was == DROPPED)
 
 
 def _sooner(asked: float | None, promised: float | None) -> bool:
@@ -136,7 +141,7 @@ def estimate(
     run's fits (of a shard in slices a whole one: it may be less). cost: the fits' seconds at ``gpu_hour_price``, in its currency; None without a price.
     """
     samples = {shard: state.shards[shard].samples for shard in plan.shards}
-    left = (sum(samples.values()) - len(plan.keys)) if plan.retrain else 0
+    left = max(0, sum(samples.values()) - len(plan.keys)) if plan.retrain else 0
     rate = _seconds_a_sample(state)
     fit_seconds = 0.0 if not left else None if rate is None else rate * left
     purges = [request.purged["seconds"] for request in state.requests.values() if request.purged]

@@ -18,7 +18,7 @@ _PASS = ("cache/", "base/", "manifest/")  # what the prefix pass writes before i
 def referred_to(state: RunState, parts: Mapping[str, Any], composed: Collection[str], manifest_key: str) -> set[str]:
     """Every key that the ledger or the manifest names. parts: the manifest's, by shard. composed: the current snapshots."""
     wanted: set[str] = {part["key"] for refs in parts.values() for part in refs} | set(composed) | {manifest_key}
-    wanted |= state.delta_keys() | state.start_keys() | state.checkpoint_keys()
+    wanted |= state.delta_keys() | state.start_keys() | state.checkpoint_keys() | state.quarantined_keys()
     wanted |= {request.forgotten["certificate"]["key"] for request in state.requests.values() if request.forgotten}
     wanted |= {request.signed["key"] for request in state.requests.values() if request.signed}
     if state.cached is not None and state.cached.get("base") is not None:
@@ -39,12 +39,13 @@ def orphans(
 def in_flight(key: str, state: RunState) -> bool:
     """Whether a process at work may have written this and be about to commit it.
 
-    A cache part of the next generation, or rows of the next version, while a request waits for its rewrite; a delta or a
-    checkpoint of the current generation while a fit is waited for; a certificate of a request that is not concluded.
+    A cache part of the next generation, or rows of the next version, while a request waits for its rewrite or a shard for
+    its repair; a delta or a checkpoint of the current generation while a fit is waited for; a certificate of a request that is not concluded.
     """
     open_ones = [request for request in state.requests.values() if request.forgotten is None]
     if key.startswith(names.MANIFEST_ROWS):
-        return names.manifest_version(key) > state.rewrites and any(r.rewritten is None for r in open_ones)
+        waited = any(r.rewritten is None for r in open_ones) or bool(state.quarantined)
+        return names.manifest_version(key) > state.rewrites and waited
     if key.startswith(f"{names.CERTIFICATES_FOLDER}/"):
         return any(key.startswith(f"{names.CERTIFICATES_FOLDER}/{r.request}-") for r in open_ones)
     shard = next((s for n, s in state.shards.items() if f"/shard={n:05d}/" in key), None)
@@ -52,7 +53,8 @@ def in_flight(key: str, state: RunState) -> bool:
         return False
     touching = [request for request in open_ones if shard.shard in request.shards]
     if key.startswith(f"{names.CACHE_FOLDER}/"):
-        return names.part_generation(key) == shard.current + 1 and any(r.rewritten is None for r in touching)
+        waited = any(r.rewritten is None for r in touching) or shard.quarantine is not None
+        return names.part_generation(key) == shard.current + 1 and waited
     waited = shard.state == PENDING or any(r.mode != "drop" for r in touching)
     checkpoint = key.startswith(f"{names.CHECKPOINTS_FOLDER}/")
     generation = names.part_generation(key) if checkpoint else names.delta_generation(key)

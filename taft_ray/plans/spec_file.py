@@ -8,6 +8,7 @@ from typing import Any
 
 from taft_ray.errors import UsageError
 from taft_ray.plans.spec import RunSpec
+from taft_ray.storage import MALFORMED, parse_json
 
 _MEASURED = ("weights_digest", "versions")  # of the machine and the weights that train finds, never asked for
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -24,8 +25,8 @@ def write_spec_file(spec: RunSpec) -> bytes:
 def parse_spec_file(content: bytes, where: str) -> dict[str, Any]:
     """The fields of a spec file; UsageError for what is no field of a spec, or of another type."""
     try:
-        values = json.loads(content)
-    except ValueError as error:
+        values = parse_json(content)
+    except MALFORMED as error:
         raise UsageError(f"{where} is not JSON: {error}; expected an object of spec fields") from error
     if not isinstance(values, dict):
         raise UsageError(f"{where}: expected a JSON object of spec fields, got a {type(values).__name__}")

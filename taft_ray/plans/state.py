@@ -4,9 +4,12 @@ Kinds of entries, and the facts they commit:
     created             the spec's digest and the environment
     cached              the manifest's digest, samples a shard, counts and times of the prefix pass
     trained             a shard's delta of one generation
+    quarantined         objects of a shard (or of the comparison model) are damaged or gone: it leaves the sums
+    repaired            what was damaged in these shards was made again: their next generation begins, and they are fitted again
     monolith-trained    the comparison model over everything
     training-finished   wall clock of a training pass
     forget-requested    a forget: hashes of ids, mode, shards, perhaps a deadline (tombstones from here on)
+    placed              the shards of a request that was made while the manifest could not be read
     dropped             the shards of a request left the sums; which of their slices lose samples
     rewritten           the manifest without a request's samples, the slice checkpoints that stay, and what is to be removed:
                         its shards' next generation begins
@@ -22,12 +25,15 @@ Kinds of entries, and the facts they commit:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from taft_ray.errors import IntegrityError
 from taft_ray.plans.slices import after_fit
+from taft_ray.storage import MALFORMED
 
-PENDING, TRAINED, DROPPED, EMPTY = "pending", "trained", "dropped", "empty"
+PENDING, TRAINED, DROPPED, EMPTY, QUARANTINED = "pending", "trained", "dropped", "empty", "quarantined"
+MONOLITH = "monolith"
 
 
 class Fact(Protocol):
@@ -41,6 +47,16 @@ class Fact(Protocol):
     def body(self) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True)
+class Quarantine:
+    """Why a shard is out of the model although nobody asked for it, and what becomes of it once it is repaired."""
+
+    since: str
+    objects: tuple[Mapping[str, str], ...]  # {"key", "problem"}
+    was: str  # the state that it would be in: trained, pending or dropped
+    delta: Mapping[str, Any] | None  # the delta that it had; dead, and named until the shard's next generation
+
+
 @dataclass
 class ShardState:
     shard: int
@@ -52,6 +68,9 @@ class ShardState:
     weight: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: tuple[Mapping[str, Any], ...] = ()  # CheckpointRefs as JSON, by stage; they outlive a drop, not a loss
+    quarantine: Quarantine | None = None
+    lost: int = 0  # samples that went with a damaged part and are still to be read again
+    returning: bool = False  # repaired, and not fitted again yet: it was in the model
 
     @property
     def current(self) -> int:
@@ -78,6 +97,8 @@ class RequestState:
     start_purged: Mapping[str, Any] | None = None
     forgotten: Mapping[str, Any] | None = None
     signed: Mapping[str, Any] | None = None
+    unplaced: bool = False  # nobody could tell which shards it touches
+    composed_before_unknown: str | None = None  # why it is
 
     @property
     def waiting(self) -> bool:
@@ -98,6 +119,7 @@ class RunState:
     manifest_key: str | None = None
     rewrites: int = 0  # how often the manifest was rewritten
     key_destroyed: bool = False
+    monolith_losses: int = 0  # how often the comparison model was found damaged
     fits: list[Mapping[str, Any]] = field(default_factory=list)  # every fit of a shard, first ones and retrains
     monolith: Mapping[str, Any] | None = None  # the last one trained; its "delta" is None once purged
     created: Mapping[str, Any] | None = None
@@ -124,6 +146,16 @@ class RunState:
             request.rewritten is None and not request.waiting and shard in request.shards
             for request in self.unpurged.values()
         )
+
+    @property
+    def quarantined(self) -> list[ShardState]:
+        """Shards that are out of the model because of damage, by number."""
+        return [shard for _, shard in sorted(self.shards.items()) if shard.quarantine is not None]
+
+    def quarantined_keys(self) -> set[str]:
+        """The keys of deltas of quarantined shards: never used again, and kept until the shard's next generation."""
+        kept = (shard.quarantine.delta for shard in self.quarantined if shard.quarantine is not None)
+        return {str(ref["key"]) for ref in kept if ref}
 
     def delta_keys(self) -> set[str]:
         """The keys of all deltas that a record names: those in the model, and the monolith's."""
@@ -155,7 +187,16 @@ class RunState:
         return None
 
     def apply(self, entry: Fact) -> None:
-        """Fold one more entry in."""
+        """Fold one more entry in; IntegrityError for one that no taft_ray of this version writes."""
+        try:
+            self._fold(entry)
+        except MALFORMED as error:
+            raise IntegrityError(
+                f"a ledger entry {str(entry.kind)[:40]!r} has not the fields it should have "
+                f"({type(error).__name__}: {str(error)[:80]}); restore the ledger from a copy"
+            ) from error
+
+    def _fold(self, entry: Fact) -> None:
         body = entry.body
         match entry.kind:
             case "created":
@@ -171,10 +212,22 @@ class RunState:
                 self.moves.append(shard.shard)
                 shard.generation, shard.samples, shard.weight = body["generation"], body["samples"], body["weight"]
                 shard.delta, shard.facts, shard.state = body["delta"], body["facts"], TRAINED
+                shard.returning = False
                 shard.checkpoints = after_fit(shard.checkpoints, body.get("checkpoints", ()))
                 self.fits.append(body)
             case "monolith-trained":
                 self.monolith = body
+            case "quarantined" if body["shard"] == MONOLITH:
+                self.monolith_losses += 1
+                if self.monolith is not None:
+                    self.monolith = {**self.monolith, "delta": None, "lost": True}
+            case "quarantined":
+                self._quarantine(entry)
+            case "repaired":
+                self._repair(body)
+            case "placed":
+                request = self.requests[body["request"]]
+                request.shards, request.unplaced = tuple(body["shards"]), False
             case "training-finished":
                 self.trainings.append(body)
             case "forget-requested":
@@ -187,8 +240,13 @@ class RunState:
                     if shard.state == TRAINED:
                         shard.state, shard.delta = DROPPED, None
                         self.moves.append(number)
-                if self.monolith is not None and self.monolith.get("delta") is not None:
-                    self.monolith = {**self.monolith, "delta": None}
+                    elif shard.returning:
+                        shard.state, shard.returning = DROPPED, False
+                        self.pending.pop(number, None)
+                    elif shard.quarantine is not None:
+                        shard.quarantine = _asked_of(shard.quarantine, request.mode)
+                if self.monolith is not None:
+                    self.monolith = {**self.monolith, "delta": None, "lost": False}
             case "rewritten":
                 self._rewrite(body)
             case "purged":
@@ -207,12 +265,50 @@ class RunState:
             case "composed":
                 self.compositions.append({**body, "time": entry.time})
             case other:
-                raise ValueError(f"unknown ledger entry {other!r}: made by a newer taft_ray")
+                raise IntegrityError(f"unknown ledger entry {other!r}: made by a newer taft_ray; use that one")
 
     def _order_pending(self, numbers: Iterable[int]) -> None:
         waiting = [shard for shard in map(self.shards.__getitem__, numbers) if shard.state == PENDING]
         waiting.sort(key=lambda shard: (-shard.samples, shard.shard))
         self.pending = dict.fromkeys(shard.shard for shard in waiting)
+
+    def _quarantine(self, entry: Fact) -> None:
+        shard = self.shards[entry.body["shard"]]
+        objects = tuple({"key": str(one["key"]), "problem": str(one["problem"])} for one in entry.body["objects"])
+        before = shard.quarantine
+        if before is not None:
+            known = {one["key"] for one in before.objects}
+            more = tuple(one for one in objects if one["key"] not in known)
+            shard.quarantine = replace(before, objects=before.objects + more)
+            return
+        was = TRAINED if shard.returning else shard.state
+        if was == DROPPED and any(
+            r.mode != "drop" and r.forgotten is None and r.dropped is not None and shard.shard in r.shards
+            for r in self.requests.values()
+        ):
+            was = TRAINED  # a retrain was under way
+        shard.quarantine = Quarantine(entry.time, objects, was, shard.delta)
+        if shard.state == TRAINED:
+            self.moves.append(shard.shard)
+        shard.state, shard.delta, shard.returning = QUARANTINED, None, False
+        self.pending.pop(shard.shard, None)
+
+    def _repair(self, body: Mapping[str, Any]) -> None:
+        if body["manifest"] is not None:
+            self.rewrites += 1
+            self.manifest, self.manifest_key = body["manifest"], body["manifest_key"]
+        for number, facts in body["shards"].items():
+            shard = self.shards[int(number)]
+            shard.purges += 1
+            shard.samples, shard.lost = facts["samples"], 0
+            shard.checkpoints = tuple(
+                ref for ref in shard.checkpoints if ref["key"] not in facts.get("checkpoints", ())
+            )
+            if shard.quarantine is not None:
+                shard.state = DROPPED if shard.quarantine.was == DROPPED else PENDING
+                shard.returning = shard.quarantine.was == TRAINED
+                shard.quarantine = None
+        self._order_pending([*self.pending, *(int(number) for number in body["shards"])])
 
     def _rewrite(self, body: Mapping[str, Any]) -> None:
         request = self.requests[body["request"]]
@@ -224,12 +320,16 @@ class RunState:
             self.shards[number].purges += 1
         for number, samples in body["samples"].items():
             shard = self.shards[int(number)]
-            shard.samples = samples
-            if not samples:
+            shard.samples, shard.lost = samples, body.get("lost", {}).get(number, 0)
+            if not samples and not shard.lost:
                 if shard.state == TRAINED:
                     self.moves.append(shard.shard)
-                shard.state = EMPTY
-        self._order_pending(self.pending)
+                shard.state, shard.quarantine, shard.returning = EMPTY, None, False
+            elif shard.quarantine is not None and int(number) in body.get("whole", ()):
+                # what is left of it was read whole, and its delta goes with the purge
+                shard.state = PENDING if shard.quarantine.was == PENDING else DROPPED
+                shard.quarantine = None
+        self._order_pending([*self.pending, *request.shards])
         for number, refs in body.get("checkpoints", {}).items():
             self.shards[int(number)].checkpoints = tuple(refs)
 
@@ -247,6 +347,8 @@ class RunState:
             whole_shards=tuple(body.get("whole_shards", ())),
             deadline=body.get("deadline"),
             runs_at=body.get("runs_at"),
+            unplaced=bool(body.get("unplaced", False)),
+            composed_before_unknown=body.get("composed_before_unknown"),
         )
         for digest in request.hashes:
             first = self.tombstones.get(digest)
@@ -255,6 +357,13 @@ class RunState:
         self.requests[request.request] = self.unpurged[request.request] = request
         for digest in request.owners:
             self.owner_tombstones.setdefault(digest, request.request)
+
+
+def _asked_of(quarantine: Quarantine, mode: str) -> Quarantine:
+    """What a forget that touches a quarantined shard makes of it: the state that it would be in without the damage."""
+    if mode != "drop":
+        return replace(quarantine, was=TRAINED) if quarantine.was == DROPPED else quarantine
+    return replace(quarantine, was=DROPPED) if quarantine.was == TRAINED else quarantine
 
 
 def replay(entries: Iterable[Fact]) -> RunState:

@@ -5,6 +5,7 @@ from taft_ray.storage.checkpoints import CheckpointRef, read_checkpoint, write_c
 from taft_ray.storage.copies import sweep_copies
 from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta
 from taft_ray.storage.digest import canonical_json, digest_bytes, digest_json, digest_tensors
+from taft_ray.storage.json_text import MALFORMED, json_object, parse_json
 from taft_ray.storage.ledger import Entry, Ledger, entry_key
 from taft_ray.storage.manifest import (
     point_manifest,
@@ -20,6 +21,7 @@ from taft_ray.storage.tombstones import Tombstones
 from taft_ray.storage.versions import Erasure
 
 __all__ = [
+    "MALFORMED",
     "CachePart",
     "CheckpointRef",
     "DeltaRef",
@@ -36,6 +38,8 @@ __all__ = [
     "digest_tensors",
     "entry_key",
     "id_key",
+    "json_object",
+    "parse_json",
     "point_manifest",
     "read_checkpoint",
     "read_delta",

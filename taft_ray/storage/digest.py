@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from taft_ray.errors import IntegrityError
+from taft_ray.storage.json_text import MALFORMED, parse_json
 
 SIZE = 32
 """Bytes in a digest."""
@@ -25,15 +25,6 @@ def canonical_json(obj: Any) -> bytes:
     Raises `ValueError` for NaN and infinities, `TypeError` for what JSON has no form for.
     """
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
-
-
-def parse_json(data: bytes) -> Any:
-    """The object of this JSON, its keys shared with every other one: in ten thousand ledger entries each is in memory once."""
-    return json.loads(data, object_pairs_hook=_with_shared_keys)
-
-
-def _with_shared_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {sys.intern(name): value for name, value in pairs}
 
 
 def digest_json(obj: Any) -> str:
@@ -72,8 +63,10 @@ def unseal(data: bytes, field: str, where: str) -> dict[str, Any]:
         sealed = parse_json(data)
         body = {key: value for key, value in sealed.items() if key != field}
         intact = seal(body, field) == data
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{where} is damaged: not the JSON that was written ({len(data)} bytes)") from error
+    except MALFORMED as error:
+        raise IntegrityError(
+            f"{where} is damaged: not the JSON that was written ({len(data)} bytes); restore it from a copy"
+        ) from error
     if not intact:
         raise IntegrityError(
             f"{where} is damaged: its bytes do not have the digest recorded in it; restore it from a copy"

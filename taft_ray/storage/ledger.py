@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError, UsageError
-from taft_ray.storage.digest import canonical_json, digest_json, parse_json, seal, unseal
+from taft_ray.storage.digest import canonical_json, digest_json, seal, unseal
+from taft_ray.storage.json_text import parse_json
 from taft_ray.storage.objects import Store
 
 FOLDER = "ledger"

@@ -5,7 +5,6 @@ Which manifest holds is said by whoever commits to its digest: for a run the led
 (`write_manifest`).
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.storage.digest import canonical_json, check_digest, digest_bytes, seal, unseal
+from taft_ray.storage.json_text import MALFORMED, parse_json
 from taft_ray.storage.objects import Store
 
 FOLDER = "manifest"
@@ -116,7 +116,7 @@ def read_manifest(store: Store) -> tuple[pa.Table, dict[str, Any]] | None:
 def _table(data: bytes, where: str) -> tuple[pa.Table, dict[str, Any]]:
     try:
         table = pq.read_table(pa.BufferReader(data))
-        meta = json.loads((table.schema.metadata or {})[_META])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        meta = parse_json((table.schema.metadata or {})[_META])
+    except (pa.ArrowException, OSError, *MALFORMED) as error:
         raise IntegrityError(f"{where} is not a manifest ({error}); shard the data again") from error
     return table.replace_schema_metadata(None), meta

@@ -3,12 +3,12 @@
 import re
 import secrets
 from collections.abc import Mapping
-from json import loads
 from typing import Any
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, SpecMismatch
 from taft_ray.storage import ledger, manifest
 from taft_ray.storage.digest import SIZE, canonical_json, digest_bytes, digest_json
+from taft_ray.storage.json_text import MALFORMED, parse_json
 from taft_ray.storage.objects import Store
 
 SPEC_KEY = "run.json"
@@ -45,6 +45,12 @@ def part_generation(key: str) -> int:
     """The generation of the shard for which a cache part or a slice checkpoint was written."""
     found = re.search(r"/generation=(\d+)/", key)
     return int(found[1]) if found else 1
+
+
+def part_of(key: str) -> tuple[int, int] | None:
+    """The shard and the number of a cache part; None for what is not named like one."""
+    found = re.fullmatch(rf"{CACHE_FOLDER}/shard=(\d+)/(?:generation=\d+/)?part-(\d+)-[0-9a-f]+\.arrow", key)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def delta_generation(key: str) -> int:
@@ -107,9 +113,9 @@ def read_spec(store: Store) -> dict[str, Any] | None:
 
 def _open(data: bytes, where: str) -> dict[str, Any]:
     try:
-        document = loads(data)
+        document = parse_json(data)
         intact = set(document) == {"spec", "digest"} and data == _spec_document(document["spec"])
-    except (ValueError, TypeError, KeyError) as error:
+    except MALFORMED as error:
         raise IntegrityError(f"{where} is damaged: not the JSON that was written; restore it from a copy") from error
     if not intact:
         raise IntegrityError(
@@ -131,7 +137,7 @@ def write_spec(store: Store, spec: Mapping[str, Any]) -> None:
     if there is None:
         raise CommitUnknown(f"{SPEC_KEY} in {store.uri} was there and is not any more; run it again")
     if _spec_document(there) != data:
-        wanted = loads(data)["spec"]
+        wanted = parse_json(data)["spec"]
         differ = sorted(n for n in {*there, *wanted} if there.get(n) != wanted.get(n) or (n in there) != (n in wanted))
         advice = "choose another folder"
         if not any(store.list(MANIFEST_FOLDER)):  # its reading-in was refused, was cut off, or goes on

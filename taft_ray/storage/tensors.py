@@ -1,6 +1,5 @@
 """Named tensors with text beside them, as safetensors named by content. What deltas and checkpoints are written with."""
 
-import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from safetensors.numpy import load, save
 
 from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.storage.digest import canonical_json, check_digest, digest_bytes, little_endian
+from taft_ray.storage.json_text import MALFORMED, parse_json
 from taft_ray.storage.objects import Store
 
 _META = "taft_ray"
@@ -42,9 +42,9 @@ def read_tensors(store: Store, key: str, digest: str, *, what: str) -> tuple[dic
     check_digest(data, digest, where)
     try:
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        meta = json.loads(header["__metadata__"][_META])
-    except (SafetensorError, ValueError, KeyError) as error:
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        meta = parse_json(header["__metadata__"][_META])
+    except (SafetensorError, *MALFORMED) as error:
         raise IntegrityError(f"{where} is not a {what} written by taft_ray ({error}); train it again") from error
     return {name: tensors[name] for name in sorted(tensors)}, meta
 

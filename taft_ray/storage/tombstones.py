@@ -7,7 +7,7 @@ enters the ledger, and never changed.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from taft_ray.errors import CommitConflict, CommitUnknown
+from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError
 from taft_ray.storage.digest import seal, unseal
 from taft_ray.storage.objects import Store
 
@@ -49,9 +49,35 @@ class Tombstones:
         store = self.store
         if store is None:
             return {}
-        keys = [self._key(name) for name in sorted(self.names() if only is None else only)]
-        found = [unseal(store.read(key), _SEAL, f"{key} in {store.uri}") for key in keys]
+        found = [self._read_one(store, name) for name in sorted(self.names() if only is None else only)]
         return {facts["request"]: facts for facts in sorted(found, key=lambda f: (f["requested"], f["request"]))}
+
+    def _read_one(self, store: Store, name: str) -> dict[str, Any]:
+        where = f"{self._key(name)} in {store.uri}"
+        facts = unseal(store.read(self._key(name)), _SEAL, where)
+        kinds = {"request": str, "mode": str, "hashes": list, "owners": list, "requested": int | float}
+        wrong = sorted(field for field, kind in kinds.items() if not isinstance(facts.get(field), kind))
+        if wrong or facts["request"] != name:
+            raise IntegrityError(
+                f"{where} is no tombstone: its fields {wrong or ['request']} are wrong; restore it from a copy"
+            )
+        return facts
+
+    def damaged(self) -> set[str]:
+        """The names of the kept requests that cannot be read."""
+        return {name for name in self.names() if not self._is_whole(name)}
+
+    def _is_whole(self, name: str) -> bool:
+        try:
+            self.read([name])
+        except IntegrityError:
+            return False
+        return True
+
+    def rewrite(self, request: str, facts: Mapping[str, Any]) -> None:
+        """Put a request in the place of a damaged one: the ledger has what it asked."""
+        if self.store is not None:
+            self.store.write(self._key(request), seal({**facts, "request": request, "run": self._run}, _SEAL))
 
     def missing(self, known: Collection[str]) -> list[str]:
         """The requests kept here that a run's ledger does not know: an older copy of its folder was put back."""

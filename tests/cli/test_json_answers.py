@@ -13,7 +13,19 @@ from tiny import SAMPLES, SHARDS, sample_id
 
 from taft_ray.data import assign, sample_keys
 
-STATUS = {"run", "composed", "shards", "requests", "monolith", "data", "samples", "to_do"}
+STATUS = {
+    "run",
+    "composed",
+    "shards",
+    "requests",
+    "monolith",
+    "data",
+    "samples",
+    "to_do",
+    "ok",
+    "quarantined",
+    "damaged",
+}
 
 
 @pytest.fixture(autouse=True)

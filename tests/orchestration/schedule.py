@@ -34,7 +34,7 @@ from toy_run import (
     shard_of,
 )
 
-from taft_ray.errors import ObjectMissing, TaftError, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UsageError
 from taft_ray.orchestration.composer import Composer
 from taft_ray.orchestration.garbage import gc
 from taft_ray.orchestration.selection import Selection
@@ -172,7 +172,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 9))
     def fit(self, pick: int) -> None:
         task = self.tasks.pop(pick % len(self.tasks))
-        with suppress(ObjectMissing):  # purged meanwhile
+        with suppress(ObjectMissing, IntegrityError):  # purged meanwhile, or damaged
             self.results.append(fit(Store(str(self.run)), task))
 
     @precondition(lambda self: self.results)
@@ -192,7 +192,7 @@ class Schedule(RuleBasedStateMachine):
             for _ in range(2):
                 task = composer.take("lane")
                 if task is not None:
-                    composer.finished(fit(composer.record.store, task))
+                    fit_and_hand_in(composer, task)
 
         self.call(which, lane, planned)
 
@@ -323,7 +323,7 @@ class Schedule(RuleBasedStateMachine):
     def finish_everything(self) -> None:
         composer = Composer(str(self.run))
         while (task := composer.take("last")) is not None:
-            composer.finished(fit(composer.record.store, task))
+            fit_and_hand_in(composer, task)
         composer.recover()
         while left := [r.request for r in composer.snapshot().requests.values() if r.forgotten is None]:
             carry_out(composer, left)
@@ -368,6 +368,16 @@ class Schedule(RuleBasedStateMachine):
         assert len(store.list("certificates/")) == len(concluded)
 
 
+def fit_and_hand_in(composer: Composer, task: dict[str, Any]) -> bool:
+    """What a lane does with a task: whether it was committed. A shard that is damaged goes into quarantine."""
+    try:
+        return "stale" not in composer.finished(fit(composer.record.store, task))
+    except (ObjectMissing, IntegrityError) as error:
+        if not composer.examine([task["shard"]]) and isinstance(error, IntegrityError):
+            raise
+        return False
+
+
 def was_dropped(entries: list[Entry], shard: int) -> bool:
     """Whether a request took the shard's delta out of the model; one whose delta was not made yet is fitted later."""
     fitted, shards_of = False, {}
@@ -403,11 +413,8 @@ def carry_out(composer: Composer, first: Any = ()) -> None:
             task = composer.task_for(shard, resolve)
             if task is None:
                 break
-            try:
-                if "stale" not in composer.finished(fit(composer.record.store, task)):
-                    break
-            except ObjectMissing:
-                continue
+            if fit_and_hand_in(composer, task):
+                break
     for asked in standing:
         with told(TaftError, "is not finished"):  # another composer has dropped its shard again
             composer.conclude_forget(asked["request"], {})

@@ -310,15 +310,6 @@ def test_verify_misses_nothing_that_is_gone(forgotten_once: Path, copy_of: Copy,
     assert any(path.name in problem or "manifest" in problem for problem in answer["problems"]), answer["problems"]
 
 
-def test_damaged_cache_or_delta_stops_a_forget_and_names_the_object(ridge: Trained, copy_of: Copy) -> None:
-    run = copy_of(ridge[0])
-    gone = shard_of(sample_id(0), SHARDS)
-    path = next(run.glob(f"cache/shard={gone:05d}/*.arrow"))
-    flip_a_byte(path)
-    with pytest.raises(TaftError, match=path.name):
-        plain_forget(run, [sample_id(0)], "drop")
-
-
 def test_gc_removes_planted_orphans_and_nothing_else(forgotten_once: Path, copy_of: Copy) -> None:
     run = copy_of(forgotten_once)
     before = set(files(run))

@@ -1,6 +1,7 @@
 """Random schedules of several composers, late workers, crashes, sleepers, restored copies: nothing lost, nothing by hand."""
 
 import pytest
+from damaged_schedule import DamagedSchedule
 from hypothesis import HealthCheck, settings
 from schedule import Schedule
 
@@ -15,6 +16,15 @@ FEW = settings(
 
 class TestSchedules(Schedule.TestCase):
     settings = FEW
+
+
+class TestDamagedSchedules(DamagedSchedule.TestCase):
+    settings = FEW
+
+
+@pytest.mark.slow
+class TestManyDamagedSchedules(DamagedSchedule.TestCase):
+    settings = settings(FEW, max_examples=400, stateful_step_count=40, derandomize=False)
 
 
 @pytest.mark.slow

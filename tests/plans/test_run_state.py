@@ -7,6 +7,7 @@ from history import Fact, cached, created, delta_ref, forget_entries, requested,
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taft_ray.errors import IntegrityError
 from taft_ray.plans.state import DROPPED, EMPTY, PENDING, TRAINED, replay
 from taft_ray.plans.train import lanes_for, pending_shards
 
@@ -80,7 +81,7 @@ def test_tombstone_belongs_to_the_first_request() -> None:
 
 
 def test_unknown_entry_is_refused() -> None:
-    with pytest.raises(ValueError, match="newer taft_ray"):
+    with pytest.raises(IntegrityError, match="newer taft_ray"):
         replay([Fact("invented", {})])
 
 
