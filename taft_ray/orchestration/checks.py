@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.orchestration.certificate import contradictions, inconsistencies, open_certificate
+from taft_ray.orchestration.check_quarantine import quarantine
 from taft_ray.orchestration.evidence import Evidence
-from taft_ray.orchestration.quarantine import quarantines
 from taft_ray.orchestration.recompose import read_terms, snapshots_of
 from taft_ray.orchestration.signature import check_signature
 from taft_ray.plans.orphans import orphans, strangers
@@ -33,7 +33,6 @@ from taft_ray.storage.digest import check_digest
 from taft_ray.storage.manifest import MANIFEST_KEY
 from taft_ray.tangent import Sums
 
-_MENDING = "taft-ray repair {0} makes it again, taft-ray forget {0} --shard {1} --mode drop gives it up"
 _SHOWN = 100  # names in one problem
 _SCANNED = 64 << 20  # bytes: text larger than this is not searched for forgotten hashes
 _HASH = 32  # characters of an id hash
@@ -188,23 +187,6 @@ def deltas(run: Evidence) -> None:
     if len(run.problems) == before:
         with run.examining("deltas"):
             run.snapshots = snapshots_of(run.spec, sums)
-
-
-def quarantine(run: Evidence) -> None:
-    """No shard is in quarantine, or would be by what was found here."""
-    run.checks["shards in quarantine"] = len(run.state.quarantined)
-    for ill in quarantines(run.state):
-        objects = ", ".join(f"{one['key']} ({one['problem']})" for one in ill["objects"])
-        run.problems.append(
-            f"shard {ill['shard']} is in quarantine since {ill['since']}, out of the model: {objects}; "
-            f"{ill['samples_without_tokens']} of its samples have no tokens; {_MENDING.format(run.address, ill['shard'])}"
-        )
-    known = {shard.shard for shard in run.state.quarantined}
-    for shard in sorted(run.damaged - known):
-        run.problems.append(
-            f"shard {shard} is damaged and not in quarantine yet: the next command that reads it takes it out of the model; "
-            f"{_MENDING.format(run.address, shard)}"
-        )
 
 
 def checkpoints(run: Evidence) -> None:
