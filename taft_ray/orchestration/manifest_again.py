@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.data import SourceFile, Stripe, build_manifest, place, read_stripe, reject, stripes
+from taft_ray.data.keys import content_hash, picture_digest
 from taft_ray.data.manifest import KEPT
 from taft_ray.errors import DataError, IntegrityError
 from taft_ray.models import load_model
 from taft_ray.orchestration.cached_parts import cached_parts
 from taft_ray.orchestration.features import PART_ROWS, STRIPE_BYTES, index_source
 from taft_ray.orchestration.features import _with_hashes as with_hashes
+from taft_ray.orchestration.identical import with_contents
 from taft_ray.orchestration.pictures import decoded
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
@@ -31,7 +33,8 @@ def manifest_again(store: Store, spec: RunSpec, state: RunState, *, data: str, s
     held = {sample for several in parts.values() for part in several for sample in part["keys"]}
     try:
         files, index, _ = index_source(data, cached["classes"])
-        table = _table(spec, state, files, index, cached["classes"], held, secret)
+        table, pieces = _table(spec, state, files, index, cached["classes"], held, secret)
+        tables = [table if secret is None else with_contents(table, _contents(pieces, secret)), table]
     except DataError as error:
         raise _not_the_same(store, key, f"the source cannot be read as it was: {error}") from error
     refs = {
@@ -39,10 +42,12 @@ def manifest_again(store: Store, spec: RunSpec, state: RunState, *, data: str, s
         for shard, several in parts.items()
     }
     meta = {"parts": refs, "classes": list(cached["classes"]), "fingerprint": cached["fingerprint"]}
-    described = write_rows(store, table, meta, names.manifest_version(key))
-    if described["key"] != key:
+    for one in tables:  # the second as earlier versions wrote it, without hashes of the pictures
+        described = write_rows(store, one, meta, names.manifest_version(key))
+        if described["key"] == key:
+            return
         store.erase([described["key"]])
-        raise _not_the_same(store, key, "made again from the source and the cache it is another one")
+    raise _not_the_same(store, key, "made again from the source and the cache it is another one")
 
 
 def _not_the_same(store: Store, key: str, why: str) -> IntegrityError:
@@ -60,8 +65,8 @@ def _table(
     classes: Sequence[str],
     held: set[bytes],
     secret: bytes | None,
-) -> pa.Table:
-    """The manifest as the prefix pass made it, without what was purged since."""
+) -> tuple[pa.Table, list[Stripe]]:
+    """The manifest as the prefix pass made it, without what was purged since; and how its pictures are read."""
     planned = build_manifest(index, classes=classes, seed=spec.seed, shards=spec.shards, method=spec.assignment)  # type: ignore[arg-type]
     hashed = with_hashes(planned, index, spec.seed, secret)
     purged = {digest for r in state.requests.values() if r.rewritten is not None for digest in r.hashes}
@@ -83,7 +88,17 @@ def _table(
     table = place(reject(planned, bad) if bad else planned, {where: keys for where, keys in placed.items() if keys})
     table = with_hashes(table, index, spec.seed, secret)
     gone = pc.is_in(table["id_hash"], value_set=pa.array(sorted(purged), pa.string()))  # type: ignore[attr-defined]  # made at import
-    return table.filter(pc.invert(gone)) if purged else table  # type: ignore[attr-defined]
+    return table.filter(pc.invert(gone)) if purged else table, pieces  # type: ignore[attr-defined]
+
+
+def _contents(pieces: Sequence[Stripe], secret: bytes) -> dict[bytes, bytes]:
+    """The content hash of every picture of the source."""
+    return {
+        key: content_hash(picture_digest(image or b""), secret)
+        for piece in pieces
+        for part in read_stripe(piece)
+        for key, image in zip(part["keys"], part["images"], strict=True)
+    }
 
 
 def _spans(piece: Stripe) -> Iterator[tuple[int, int]]:
@@ -111,6 +126,6 @@ def _undecodable(spec: RunSpec, pieces: Sequence[Stripe], missing: set[bytes]) -
             mine = [
                 (key, image or b"") for key, image in zip(part["keys"], part["images"], strict=True) if key in missing
             ]
-            reasons = decoded([image for _, image in mine], size)
+            reasons = decoded([image for _, image in mine], size, spec.exif_orientation)
             bad |= {key: why for (key, _), why in zip(mine, reasons, strict=True) if isinstance(why, str)}
     return bad

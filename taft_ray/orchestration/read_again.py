@@ -93,7 +93,7 @@ def _changed(answer: Mapping[str, Any], rows: pa.Table) -> bool:
 
 def _other_content(answer: Mapping[str, Any]) -> str:
     return (
-        f"shard {answer['shard']}: part {answer['part']} read again from the source has other pictures under the same ids; "
+        f"shard {answer['shard']}: part {answer['part']} read again from the source is not what it was: a picture was changed; "
         f"put the pictures back, or give the shard up: forget --shard {answer['shard']} --mode drop"
     )
 

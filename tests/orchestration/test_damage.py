@@ -520,6 +520,20 @@ def test_rejected_rows_are_in_a_list_of_samples_made_again(
     assert path.read_bytes() == good
 
 
+def test_list_of_samples_of_an_earlier_version_is_made_again(
+    tmp_path: Path, parquet: Path, spec_of: Any, worker: ShardWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pictures have no hashes of their bytes."""
+    with monkeypatch.context() as patched:
+        patched.setattr("taft_ray.orchestration.features.with_contents", lambda table, contents: table)
+        plain_train(tmp_path / "run", spec_of(parquet, trainable="head"))
+    path = list_of_samples(tmp_path / "run")
+    good = path.read_bytes()
+    flip_a_byte(path)
+    assert mended(tmp_path / "run", worker)["ok"] is True
+    assert path.read_bytes() == good
+
+
 def test_request_whose_shards_nobody_can_tell_is_placed_later(
     tmp_path: Path, parquet: Path, spec_of: Any, worker: ShardWorker
 ) -> None:
