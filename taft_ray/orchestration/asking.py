@@ -16,7 +16,7 @@ from taft_ray.orchestration.cached_parts import cached_parts
 from taft_ray.orchestration.composition import Composition
 from taft_ray.orchestration.purge import keys_of
 from taft_ray.orchestration.record import Record
-from taft_ray.orchestration.selection import Selection, find, hashes_of
+from taft_ray.orchestration.selection import Selection, alike_there, find, hashes_of
 from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
 from taft_ray.plans.gather import runs_at
 from taft_ray.plans.state import RequestState
@@ -51,15 +51,19 @@ class Asking:
     def plan(self, selection: Selection, mode: str, deadline: float | None = None) -> ForgetPlan | str:
         """What a request would touch, or the request that answers it already."""
         hashes, found, owners = find(self.record, selection)
-        return plan_forget(
-            self.record.state,
-            mode=mode,
-            hashes=hashes,
-            found=found,
-            owners=owners,
-            whole_shards=selection.shards,
-            deadline=deadline,
-        )
+        try:
+            return plan_forget(
+                self.record.state,
+                mode=mode,
+                hashes=hashes,
+                found=found,
+                owners=owners,
+                whole_shards=selection.shards,
+                deadline=deadline,
+            )
+        except UnknownSample as error:
+            alike = alike_there(self.record, [name for name in selection.ids if name not in found])
+            raise UnknownSample(f"{error}{alike}") from None
 
     def request(self, selection: Selection, mode: str, deadline: float | None = None) -> str:
         """Commit a request, or find the one that answers it: its name. From here on its samples are tombstones."""
@@ -132,6 +136,10 @@ class Asking:
         otherwise `placed` says them once the manifest is there again. A deadline is not kept: it runs as soon as it can.
         """
         spec, hashes = self.record.spec, sorted(set(hashes_of(self.store, selection.ids)))
+        if selection.with_identical:
+            raise IntegrityError(
+                f"{error}. Until then nobody can tell which pictures are identical: ask without --with-identical"
+            )
         if not hashes or selection.owners or selection.shards:
             raise error
         request = request_id(mode, hashes)

@@ -93,8 +93,10 @@ def _keep_for_later(run: str, selection: Selection, mode: str) -> None:
     where = keep_beside(Store(run), selection.ids, mode)
     if where is None:
         raise IntegrityError(f"{damage}. The request could not be recorded: make it again then") from damage
+    more = selection.owners or selection.shards or selection.with_identical
+    only = " It has the ids alone: ask for owners, shards and identical pictures again then." if more else ""
     raise IntegrityError(
-        f"{damage}. The request is kept in {where}: once the run is whole, taft-ray forget {run} --due carries it out"
+        f"{damage}. The request is kept in {where}: once the run is whole, taft-ray forget {run} --due carries it out.{only}"
     ) from damage
 
 

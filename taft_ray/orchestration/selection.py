@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,25 @@ def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str,
         )
     for name in missing:
         hashes[name] = id_hash(name, secret or b"")
+
+
+def alike_there(record: Record, unknown: Sequence[str]) -> str:
+    """A sentence on an id that is in the run in another Unicode form, or without the blanks; empty where there is none.
+
+    It only tells: two ids that look alike are two samples.
+    """
+    forms = {
+        form: name
+        for name in unknown
+        for form in (name.strip(), *(unicodedata.normalize(kind, name) for kind in ("NFC", "NFD")))
+        if form != name
+    }
+    keys = [sample_key(form, record.spec.seed) for form in forms]
+    there = set(_asked_rows(record.manifest()[0], keys, [], [])["key"].to_pylist())
+    for key, (form, name) in zip(keys, forms.items(), strict=True):
+        if key in there:
+            return f". {name!a} is not there, and {form!a}, which differs in blanks or Unicode form, is another id"
+    return ""
 
 
 def _check(record: Record, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:

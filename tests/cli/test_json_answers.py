@@ -80,7 +80,7 @@ def test_evaluate(trained: Path, test_parquet: Path) -> None:
 
 def test_forget_answers_with_the_certificate(trained: Path, copy_of: Callable[..., Path], tmp_path: Path) -> None:
     run = copy_of(trained)
-    (tmp_path / "ids").write_text(f"{sample_id(0)}\n\n  {sample_id(0)}  \n")
+    (tmp_path / "ids").write_bytes(f"{sample_id(0)}\n\n{sample_id(0)}\r\n".encode())
     answer = here("forget", run, "--ids", f"@{tmp_path / 'ids'}", "--mode", "drop", "--json")
     assert answer.code == 0, answer.err
     assert answer.json["samples"] == 1

@@ -132,6 +132,16 @@ def test_unknown_owner_or_shard_is_refused_and_not_a_byte_changes(
     assert contents(run) == before
 
 
+def test_an_id_that_differs_in_blanks_is_another_and_is_pointed_out(run: Path) -> None:
+    before = contents(run)
+    for odd in (f" {sample_id(0)}", f"{sample_id(0)}\u00a0"):
+        with pytest.raises(
+            UnknownSample, match=rf"'{sample_id(0)}', which differs in blanks or Unicode form, is another"
+        ):
+            plain_forget(run, [odd], "drop")
+    assert contents(run) == before
+
+
 def test_nothing_to_forget_is_refused() -> None:
     with pytest.raises(UsageError, match="--ids, --owner or --shard"):
         Selection()
