@@ -4,6 +4,7 @@ Data that is not there is a ``DataError`` (give another URI); storage out of rea
 """
 
 import contextlib
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -89,10 +90,8 @@ def list_files(uri: str) -> tuple[str, dict[str, tuple[str, int]]]:
             else:
                 root, found = path, _walk(fs, path)
         elif _WILDCARDS & set(path):
-            parts = path.split("/")
-            first = next(i for i, part in enumerate(parts) if _WILDCARDS & set(part))
-            root = "/".join(parts[:first])
-            matches = cast(dict[str, dict[str, Any]], fs.glob(path, detail=True))
+            root, pattern = _root_and_pattern(fs, path)
+            matches = cast(dict[str, dict[str, Any]], fs.glob(f"{glob.escape(root)}/{pattern}", detail=True))
             found = {name: entry.get("size") for name, entry in matches.items() if _is_file(fs, name, entry)}
         else:
             raise DataError(f"there is no data at {uri}; check --data")
@@ -103,6 +102,15 @@ def list_files(uri: str) -> tuple[str, dict[str, tuple[str, int]]]:
         _check_name(relative, uri)
         files[relative] = (_uri(fs, name), int(found[name] or 0))
     return _uri(fs, root), files
+
+
+def _root_and_pattern(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, str]:
+    """The folder above the first wildcard; a folder that is there under a name such as ``w[1]`` is none."""
+    parts = path.split("/")
+    first = next(i for i, part in enumerate(parts) if _WILDCARDS & set(part))
+    while first < len(parts) - 1 and _info(fs, "/".join(parts[: first + 1])) is not None:
+        first = next((i for i in range(first + 1, len(parts)) if _WILDCARDS & set(parts[i])), len(parts) - 1)
+    return "/".join(parts[:first]), "/".join(parts[first:])
 
 
 def _info(fs: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:

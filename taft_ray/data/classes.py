@@ -16,10 +16,10 @@ from taft_ray.errors import DataError, UsageError
 
 _MAX_NUMBERED = 100_000  # a label above this is an id or a time, not a class
 _SHOWN = 12
-_INTEGER = re.compile(r"-?[0-9]+")
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # a longer one is no number of a class
 _NO_NAME = frozenset({"nan", "NaN", "<NA>", "NaT"})  # how a missing value looks as text
-_MISSING = _NO_NAME | {"None", "null", "NULL"}
-_NUMBERED = re.compile(r"(\D*)(\d+)")
+_MISSING = _NO_NAME | {"None", "null", "NULL", "N/A", "n/a", "?"}
+_NUMBERED = re.compile(r"\s*(\d{1,18})|.*?(\d{1,18})\s*$")  # at a name's beginning, else at its end
 
 
 def resolve_classes(
@@ -140,18 +140,16 @@ def _numbers(classes: Sequence[str]) -> dict[str, int]:
 
 
 def _refuse_other_numbers(labels: Iterable[str], classes: Sequence[str]) -> None:
-    """DataError where classes are called n1, n2, n10…, and a number may be a position or the number in a name."""
-    parts = [_NUMBERED.fullmatch(name) for name in classes]
-    if not all(parts) or len({part[1] for part in parts if part}) != 1:
-        return
-    in_names = [int(part[2]) for part in parts if part]
-    if not parts[0] or not parts[0][1] or in_names == list(range(len(classes))):
-        return
-    numbers = sorted(labels)
-    raise DataError(
-        f"the labels are numbers, such as {numbers[0]!r}, and the classes have numbers in their names, {_short(classes)}: positions "
-        "among the classes, or the numbers in the names? Write the labels as names"
-    )
+    """DataError where a label is a number that another class than the one at this position has in its name."""
+    found = ((position, name, _NUMBERED.match(name)) for position, name in enumerate(classes))
+    in_names = {int(part[1] or part[2]): (position, name) for position, name, part in found if part}
+    for label in sorted(labels):
+        position, name = in_names.get(int(label) if _is_number(label) else -1, (-1, ""))
+        if name and position != int(label) and not _INTEGER.fullmatch(name):
+            raise DataError(
+                f"the labels are numbers, such as {label!r}, and the classes have numbers in their names, {_short(classes)}: positions "
+                f"among the classes, or the numbers in the names, {name!r}? Write the labels as names"
+            )
 
 
 def note_of_alike(classes: Sequence[str]) -> str | None:
@@ -184,7 +182,7 @@ def _raise_outside(index: pa.Table, outside: pa.ChunkedArray, classes: Sequence[
 
 
 def _is_number(label: str) -> bool:
-    return label.isascii() and label.isdecimal() and str(int(label)) == label
+    return _INTEGER.fullmatch(label) is not None and label.isdecimal() and str(int(label)) == label
 
 
 def _short(classes: Sequence[str]) -> str:

@@ -1,13 +1,15 @@
 """Files that are no data by their names: hidden ones, and what unfinished or other writers keep in folders of their own."""
 
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from taft_ray.data.image_folder import in_writers_folder, is_image
+from taft_ray.errors import DataError
 
 T = TypeVar("T")
 
+_TABLE_LOGS = frozenset({"_delta_log", ".hoodie", "_spark_metadata"})
 _SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 
 
@@ -24,6 +26,18 @@ def visible(files: Mapping[str, T], is_data: Callable[[str], bool]) -> tuple[dic
     )
     shown = {name: found for name, found in files.items() if name not in hidden and name not in writers}
     return shown, tuple(note for note in notes if note)
+
+
+def check_no_table(uri: str, files: Iterable[str]) -> None:
+    """DataError for a table whose log says which of its files hold: the others, removed ones too, would be read as well."""
+    for name in files:
+        folders = name.split("/")[:-1]
+        log = next((part for part in folders if part in _TABLE_LOGS), None)
+        if log is not None or (name.endswith(".metadata.json") and "metadata" in folders):
+            raise DataError(
+                f"{uri} is a table with a log ({log or name}), which says which of its files hold. The files alone would bring "
+                "deleted rows back: write the current version out as plain Parquet"
+            )
 
 
 def _is_hidden(relative: str) -> bool:

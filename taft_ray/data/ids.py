@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from taft_ray.errors import DataError
 
-_UNNAMEABLE = "[\n\r\x00]"  # ids stand one a line in a file, and no command line holds a zero byte
+_UNNAMEABLE = "[\n\r\x00]|^\ufeff"  # ids stand one a line in a file, and no command line holds a zero byte
 _SHOWN = 3
 
 
@@ -47,7 +47,7 @@ def check_ids(index: pa.Table) -> None:
     columns = (rows[name].to_pylist()[:_SHOWN] for name in ("id", "relative", "row"))
     shown = "; ".join(f"{id!r} in {relative} row {row}" for id, relative, row in zip(*columns, strict=True))
     raise DataError(
-        f"{rows.num_rows} ids are empty or hold a line break, so that no request could name them: {shown}. "
+        f"{rows.num_rows} ids are empty, hold a line break, or begin with a byte order mark, so that no request could name them: {shown}. "
         "Mend the column 'id' (or rename the files)"
     )
 

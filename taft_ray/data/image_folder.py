@@ -5,14 +5,11 @@ The folder of a split is no class. A folder without pictures is none either.
 
 import posixpath
 from collections.abc import Sequence
-from dataclasses import replace
 
-from taft_ray.data import access, splits
+from taft_ray.data import access
 from taft_ray.data.formats import not_read, unread_format
 from taft_ray.data.source_file import IMAGE_SUFFIXES, NO_LABEL, NOT_AN_IMAGE, WRITERS_FOLDER, SourceFile, index_table
-from taft_ray.errors import DataError, UsageError
-
-_ALSO_A_CLASS = "train"  # there are pictures of trains
+from taft_ray.errors import DataError
 
 
 def is_image(relative: str) -> bool:
@@ -24,33 +21,14 @@ def in_writers_folder(relative: str) -> bool:
     return any(part.startswith("_") for part in relative.split("/")[:-1])
 
 
-def of_split(uri: str, files: Sequence[SourceFile], chosen: str | None) -> tuple[SourceFile, ...]:
-    """The files of the chosen split, each with its class; DataError where the folders may be splits and none is chosen."""
-    pictures = [file.relative for file in files if is_image(file.relative) and not in_writers_folder(file.relative)]
-    names = splits.distinct(map(splits.split_folder, pictures))
-    if chosen is None:
-        _refuse_splits(uri, pictures, names)
-        return tuple(files)
-    if chosen == splits.ALL:
-        return tuple(replace(file, label=_class_beside(file.relative)) for file in files)
-    meant = splits.meant(map(splits.split_folder, pictures), chosen)
-    found = tuple(
-        replace(file, label=_class_beside(file.relative))
-        for file in files
-        if splits.split_folder(file.relative) in meant
-    )
-    if not any(is_image(file.relative) for file in found):
-        raise UsageError(f"{uri} has no pictures of a split {chosen!r}; it has {', '.join(names) or 'no splits'}")
-    return found
-
-
 def classes_of(uri: str, files: Sequence[SourceFile]) -> tuple[str, ...]:
     """The classes with pictures, sorted by name; pictures without any class folder are refused."""
     labels = {_label(file) for file in files if is_image(file.relative) and not in_writers_folder(file.relative)}
     classes = sorted(label for label in labels if label is not None)
     if not classes:
+        example = next((file for file in files if is_image(file.relative)), files[0])
         raise DataError(
-            f"the pictures in {uri} are in no class folder (such as {files[0].relative}): "
+            f"the pictures in {uri} are in no class folder (such as {example.relative}): "
             f"put each into a folder with the name of its class"
         )
     return tuple(classes)
@@ -62,44 +40,6 @@ def wrapped(files: Sequence[SourceFile]) -> str | None:
     tops = {parts[0] for parts in paths if len(parts) > 1}
     below = {parts[1] for parts in paths if len(parts) > 2}
     return tops.pop() if len(tops) == 1 and below else None
-
-
-def _refuse_splits(uri: str, pictures: Sequence[str], names: Sequence[str]) -> None:
-    if len(names) > 1:
-        raise DataError(
-            f"{uri} holds the splits {', '.join(names)}, or classes of these names: {splits.choose(uri, names)}; "
-            "rename the folders if they are classes"
-        )
-    if not names:
-        return
-    inside = [relative for relative in pictures if splits.split_folder(relative) is not None]
-    if len(inside) < len(pictures) and splits.canonical(names[0]) != _ALSO_A_CLASS:
-        outside = next(relative for relative in pictures if splits.split_folder(relative) is None)
-        raise DataError(
-            f"{uri} holds {len(inside)} pictures in the folder {names[0]!r}, a split or a class of this name, and others such as "
-            f"{outside!r}: {splits.choose(uri, names)}; rename the folder if it is a class"
-        )
-    folders: dict[str, set[str]] = {}
-    for relative in pictures:
-        parts = relative.split("/")
-        if len(parts) > 2:
-            folders.setdefault(parts[0], set()).add(parts[1])
-    beside = [top for top in sorted(folders) if top != names[0] and folders[top] & folders.get(names[0], set())]
-    if beside:
-        shared = sorted(folders[beside[0]] & folders[names[0]])[0]
-        raise DataError(
-            f"{uri} holds the folder {names[0]!r}, named as a split, and {beside[0]!r} with the same folders in it, such as "
-            f"{shared!r}: splits or classes? To read one of them give {uri}/{names[0]}; rename the folders if they are classes"
-        )
-
-
-def _class_beside(relative: str) -> str:
-    """The first folder that is not the split's; empty where there is none."""
-    folders = relative.split("/")[:-1]
-    split = splits.split_folder(relative)
-    if split is not None:
-        folders.remove(split)
-    return folders[0] if folders else ""
 
 
 def _label(file: SourceFile) -> str | None:

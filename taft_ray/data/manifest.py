@@ -16,7 +16,7 @@ from taft_ray.data import keys as sample_names
 from taft_ray.data.classes import label_column, note_of_alike
 from taft_ray.data.ids import blanks_note
 from taft_ray.data.sharding import Method, assign
-from taft_ray.data.source_file import BESIDE
+from taft_ray.data.source_file import BESIDE, HIDDEN
 from taft_ray.data.splits import check_rows
 from taft_ray.errors import DataError, TooManyRejected
 
@@ -142,10 +142,10 @@ def check_rejected(
 ) -> None:
     """``max_rejected`` is a fraction of all rows; a manifest that keeps nothing is never accepted.
 
-    Pictures beside a sample's own are counted as rejected and limit nothing: that is how such data is meant.
+    Hidden pictures and those beside a sample's own are counted as rejected and limit nothing: that is how such data is meant.
     examples: some rows of each reason, which the error names.
     """
-    beside = counts["reasons"].get(BESIDE, 0)
+    beside = sum(counts["reasons"].get(reason, 0) for reason in (BESIDE, HIDDEN))
     rows, rejected = counts["rows"] - beside, counts["rejected"] - beside
     if rejected > max_rejected * rows or counts["kept"] == 0:
         some = {reason: f", such as {', '.join(rows)}" for reason, rows in (examples or {}).items()}

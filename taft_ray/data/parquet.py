@@ -5,7 +5,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from taft_ray.data.source_file import BELOW_ZERO, NO_IMAGE, NO_LABEL, SourceFile
 from taft_ray.errors import DataError
 
 _READ_ROWS = 256  # rows of pictures decoded from a row group at a time: bounds memory where a group is gigabytes
-_SPLIT_COLUMNS = ("split", "subset", "set", "partition", "phase")
+_SPLIT_COLUMNS = ("split", "subset", "set", "partition", "phase", "usage", "data_split", "fold")
 _BUFFER_BYTES = 4 * 2**20
 
 
@@ -32,8 +32,8 @@ def index(file: SourceFile) -> pa.Table:
         schema = parquet.schema_arrow
         leaf = _check(file, schema)
         rows = parquet.metadata.num_rows
-        of_split = split_column(schema)
-        wanted = [name for name in ("label", "id", "owner", of_split) if name in schema.names]
+        of_split = split_columns(schema)
+        wanted = [name for name in ("label", "id", "owner", *of_split) if name in schema.names]
         table = parquet.read(columns=wanted, use_threads=False)
         missing, sizes = _missing_images(parquet, leaf), _mean_sizes(parquet, leaf)
         names = class_names(file, schema)
@@ -47,7 +47,8 @@ def index(file: SourceFile) -> pa.Table:
     for row in np.flatnonzero(missing):
         reasons[row] = NO_IMAGE
     owners = texts(table["owner"], "owner", file.uri) if "owner" in wanted else pa.nulls(rows, pa.string())
-    split = None if of_split is None else _strings(table[of_split])
+    owners = pc.if_else(pc.equal(owners, ""), None, owners)  # nobody's, as in a tar
+    split = _split_of_rows(file, {name: _strings(table[name]) for name in of_split})
     told = split if file.split is None else None
     index = one_file_index(file, ids=ids, labels=labels, owners=owners, sizes=sizes, reasons=reasons, split=told)
     if split is None or file.split in (None, splits.ALL):
@@ -56,15 +57,28 @@ def index(file: SourceFile) -> pa.Table:
     return index.filter(pc.is_in(split, value_set=pa.array(list(meant), pa.string())))
 
 
-def split_column(schema: pa.Schema) -> str | None:
-    """The column of text that says which split a row belongs to; None where there is none."""
-    return next((name for name in _SPLIT_COLUMNS if name in schema.names and _is_text(schema.field(name).type)), None)
+def _split_of_rows(file: SourceFile, columns: Mapping[str, pa.Array]) -> pa.Array | None:
+    """What the first column with names of splits says; DataError where a split was chosen and no column can tell."""
+    for column in columns.values():
+        values = {value for value in column.unique().to_pylist() if value is not None}
+        if any(map(splits.is_split, values)) or file.split in values:
+            return column
+    if file.split not in (None, splits.ALL):
+        raise DataError(
+            f"no column of {file.uri} says which rows belong to the split {file.split!r}; add a column 'split', or move the file"
+        )
+    return None
+
+
+def split_columns(schema: pa.Schema) -> list[str]:
+    """The columns of text that may say which split a row belongs to."""
+    return [name for name in schema.names if name.lower() in _SPLIT_COLUMNS and _is_text(schema.field(name).type)]
 
 
 def has_split_column(file: SourceFile) -> bool:
     """Whether a column says which split a row belongs to."""
     with _opened(file) as parquet:
-        return split_column(parquet.schema_arrow) is not None
+        return bool(split_columns(parquet.schema_arrow))
 
 
 def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
@@ -146,7 +160,7 @@ def _check(file: SourceFile, schema: pa.Schema) -> str:
             raise DataError(
                 f"{file.uri} needs one column {name!r} and has the columns {schema.names}; rename or add it"
             )
-    twice = [name for name in ("id", "owner", *_SPLIT_COLUMNS) if schema.names.count(name) > 1]
+    twice = [name for name in ("id", "owner", *split_columns(schema)) if schema.names.count(name) > 1]
     if twice:
         raise DataError(f"{file.uri} has several columns {twice[0]!r}; rename all but one")
     label = schema.field("label").type
@@ -165,7 +179,7 @@ def _check(file: SourceFile, schema: pa.Schema) -> str:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -192,13 +206,13 @@ def _label_strings(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> tu
     labels = pa.concat_arrays([pa.array([], column.type), *column.chunks])
     below = np.zeros(len(labels), bool)
     numbered = pa.types.is_integer(labels.type)
-    if numbered:
+    if numbered and pa.types.is_signed_integer(labels.type):
         below = pc.fill_null(pc.less(labels, 0), False).to_numpy(zero_copy_only=False)
     labels = labels.cast(pa.string())
     if names is not None and numbered:
         numbers = pa.array([str(i) for i in range(len(names))])
         labels = pc.coalesce(pa.array(names).take(pc.index_in(labels, numbers)), labels)
-    return pc.if_else(pc.or_(pc.equal(labels, ""), pa.array(below)), None, labels), below
+    return pc.if_else(pc.or_(pc.equal(pc.utf8_trim_whitespace(labels), ""), pa.array(below)), None, labels), below
 
 
 def _leaf_chunks(parquet: pq.ParquetFile, leaf: str) -> Iterator[Any]:

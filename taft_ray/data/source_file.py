@@ -15,7 +15,8 @@ NO_LABEL = "no label"
 NOT_AN_IMAGE = "not an image"
 BELOW_ZERO = "label below 0"  # "no label", as published test sets write it
 BESIDE = "another picture of a sample"
-WRITERS_FOLDER = "in a folder that begins with _"
+HIDDEN = "hidden picture"
+WRITERS_FOLDER = "in a folder that begins with _ or ."
 
 INDEX_SCHEMA = pa.schema(
     [

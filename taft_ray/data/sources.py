@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from taft_ray.data import access, datasets, hidden, image_folder, parquet, splits, webdataset
+from taft_ray.data import access, datasets, hidden, image_folder, parquet, split_folders, splits, webdataset
 from taft_ray.data.formats import unread_format
 from taft_ray.data.ids import check_ids
 from taft_ray.data.source_file import Format, Source, SourceFile
@@ -41,6 +41,7 @@ def open_source(uri: str) -> Source:
     if not visible:
         passed = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(f"there are no files in {place.uri}{passed}; it must be {_FORMATS}")
+    hidden.check_no_table(place.uri, listing)
     kind = _format(place.uri, list(visible))
     files = tuple(
         SourceFile(uri=where, relative=name, format=kind, size=size)
@@ -48,8 +49,9 @@ def open_source(uri: str) -> Source:
         if kind == "image" or _kind(name) == kind
     )
     if kind == "image":
-        files = image_folder.of_split(place.uri, files, place.split)
-        return Source(uri, kind, files, image_folder.classes_of(place.uri, files), notes + _wrapped(place.uri, files))
+        files = split_folders.of_split(place.uri, files, place.split)
+        wrapped = _wrapped(place.uri, files) if place.split is None else ()
+        return Source(uri, kind, files, image_folder.classes_of(place.uri, files), notes + wrapped)
     files = _of_split(place.uri, files, place.split)
     return Source(uri, kind, files, parquet.classes_of(files[0]) if kind == "parquet" else None, notes)
 
@@ -70,6 +72,12 @@ def _of_split(uri: str, files: tuple[SourceFile, ...], chosen: str | None) -> tu
             raise DataError(
                 f"{uri} holds files of the splits {', '.join(names)}, which would be read together: {splits.choose(uri, names)}"
             )
+        others = [name for name, split in of_file.items() if split is None]
+        if names and others and splits.canonical(names[0]) != "train":
+            raise DataError(
+                f"{uri} holds files of the split {names[0]} and others, such as {others[0]}, which would be read together: "
+                f"{splits.choose(uri, names)}"
+            )
         return files
     if chosen == splits.ALL:
         return tuple(replace(file, split=splits.ALL) for file in files)
@@ -77,7 +85,8 @@ def _of_split(uri: str, files: tuple[SourceFile, ...], chosen: str | None) -> tu
     found = tuple(file for file in files if of_file[file.relative] in meant)
     if found:
         return found
-    if names or files[0].format != "parquet" or not parquet.has_split_column(files[0]):
+    by_row = files[0].format == "webdataset" or any(map(parquet.has_split_column, files))
+    if names or not by_row:
         raise UsageError(f"{uri} has no files of a split {chosen!r}; it has {', '.join(names) or 'no splits'}")
     return tuple(replace(file, split=chosen) for file in files)
 

@@ -25,7 +25,8 @@ _KIND = "sets?|datasets?|images?|imgs?|pics|pictures?|data|splits?|folder|dir"
 _FOLDER = re.compile(
     rf"(?:(?:{_KIND})[-_. ]?)?(?P<split>{_NAME})(?:[-_. ]?(?:{_KIND}|\d{{4}}))*(?:[-_. ]?\d{{1,2}})?", re.IGNORECASE
 )
-_WORDS = re.compile(r"[A-Za-z]+")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")  # of a name, also of one like petsTrain
+_SHORT = {"Tr": "train", "trn": "train", "Ts": "test", "tst": "test"}  # imagesTr, as some medical data sets have it
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,23 @@ def split_folder(relative: str) -> str | None:
     return next((part for part in relative.split("/")[:-1] if is_split(part)), None)
 
 
+def word_of(name: str) -> str | None:
+    """The split that a word of a name says: ``seg_train``, ``petsTest``, ``split=val``; None where none does."""
+    words = _WORDS.findall(name)
+    known = next((canonical(word) for word in words if is_split(word)), None)
+    return known or next((_SHORT[word] for word in words if word in _SHORT), None)
+
+
+def folder_of(relative: str) -> str | None:
+    """The folder of a path that is named as a split, or that has such a word in its name; None where there is none."""
+    folders = relative.split("/")[:-1]
+    return split_folder(relative) or next((part for part in folders if word_of(part)), None)
+
+
 def split_of_file(relative: str) -> str | None:
     """The split that a file of many rows belongs to, by its folder or a word of its name; None where nothing says."""
-    folder = split_folder(relative)
-    if folder is not None:
-        return folder
-    stem = posixpath.splitext(posixpath.basename(relative))[0]
-    return next((word for word in _WORDS.findall(stem) if word.lower() in _NAMES), None)
+    folder = folder_of(relative)
+    return folder or word_of(posixpath.splitext(posixpath.basename(relative))[0])
 
 
 def is_split(name: str) -> bool:
@@ -79,7 +90,7 @@ def is_split(name: str) -> bool:
 def canonical(name: str) -> str:
     """What two spellings of a split have in common: ``Train``, ``train2017`` and ``train_images`` are ``train``."""
     found = _FOLDER.fullmatch(name)
-    return (found["split"] if found else name).lower()
+    return found["split"].lower() if found else word_of(name) or name.lower()
 
 
 def meant(names: Iterable[str | None], chosen: str) -> frozenset[str]:

@@ -39,6 +39,11 @@ def members(file: SourceFile, handle: BinaryIO) -> Iterator[tarfile.TarInfo]:
         start = _next_archive(file, handle, end)
 
 
+def is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether the member's bytes lie in the archive as they are: a regular file without holes."""
+    return member.isreg() and not member.issparse()
+
+
 def content(handle: BinaryIO, member: tarfile.TarInfo) -> bytes:
     """The bytes of a regular member."""
     handle.seek(member.offset_data)

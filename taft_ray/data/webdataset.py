@@ -5,23 +5,31 @@ A key ends at the first dot of the member's file name, except where the names sa
 numbered in the order their first member appears. Pictures beside a sample's own follow behind them: counted, not read.
 """
 
+# pyarrow.compute makes its functions when it is imported
+# pyright: reportAttributeAccessIssue=false
+
 import json
 import posixpath
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taft_ray.data import tar_archive
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from taft_ray.data import splits, tar_archive
 from taft_ray.data.formats import READ_LATER, not_read, unread_suffix
 from taft_ray.data.ids import json_text
 from taft_ray.data.source_file import (
     BELOW_ZERO,
     BESIDE,
+    HIDDEN,
     IMAGE_SUFFIXES,
     NO_IMAGE,
     NO_LABEL,
     NOT_AN_IMAGE,
+    WRITERS_FOLDER,
     SourceFile,
     one_file_index,
 )
@@ -34,36 +42,46 @@ _LABELS = (".cls", ".json")
 def index(file: SourceFile):
     """Reads the headers and the labels; the pictures are passed over."""
     samples: list[dict[str, Any]] = []
-    beside: list[int] = []  # sizes of pictures that are no sample's own
+    beside: list[tuple[int, str]] = []  # size and reason of pictures that are no sample's own
     with tar_archive.opened(file) as handle:
-        for row, suffix, member in _numbered(tar_archive.members(file, handle)):
+        for row, suffix, member in _numbered(_shown(tar_archive.members(file, handle), beside)):
             if row == len(samples):
-                samples.append({"label": None, "id": None, "owner": None, "bytes": 0, "reason": NO_IMAGE})
+                samples.append(_sample(NO_IMAGE, split=splits.folder_of(member.name)))
             sample = samples[row]
             if suffix in IMAGE_SUFFIXES:
-                beside += _add_image(sample, member, suffix in READ_LATER)
+                beside += [(size, BESIDE) for size in _add_image(sample, member, suffix in READ_LATER)]
             elif f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES:
-                beside.append(member.size)
+                beside.append((member.size, BESIDE))
             elif sample["reason"] == NO_IMAGE and (unread := unread_suffix(suffix)):
                 sample["reason"] = not_read(unread)
             elif suffix in _LABELS:
-                content = tar_archive.content(handle, member) if member.isreg() else b""
+                content = tar_archive.content(handle, member) if tar_archive.is_plain(member) else b""
                 _add_label(sample, suffix, content, f"{member.name} in {file.uri}")
     for sample in samples:
         if sample["reason"] is None and sample["label"] is None:
             sample["reason"] = sample.get("label_reason", NO_LABEL)
-    samples += [{"label": None, "id": None, "owner": None, "bytes": size, "reason": BESIDE} for size in beside]
+    samples += [_sample(reason, size) for size, reason in beside]
     for number, sample in enumerate(samples):
         if sample["id"] is None:
             sample["id"] = f"{file.relative}#{number}"
-    return one_file_index(
+    told = pa.array([sample["split"] for sample in samples], pa.string())
+    whole = one_file_index(
         file,
+        split=told if file.split is None else None,
         ids=[sample["id"] for sample in samples],
         labels=[sample["label"] for sample in samples],
         owners=[sample["owner"] for sample in samples],
         sizes=[sample["bytes"] for sample in samples],
         reasons=[sample["reason"] for sample in samples],
     )
+    if file.split in (None, splits.ALL):
+        return whole
+    meant = splits.meant(told.to_pylist(), file.split)
+    return whole.filter(pc.is_in(told, value_set=pa.array(list(meant), pa.string())))
+
+
+def _sample(reason: str, size: int = 0, split: str | None = None) -> dict[str, Any]:
+    return {"label": None, "id": None, "owner": None, "bytes": size, "reason": reason, "split": split}
 
 
 def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
@@ -72,9 +90,9 @@ def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
     missing = set(images)
     last = -1
     with tar_archive.opened(file) as handle:
-        for row, suffix, member in _numbered(tar_archive.members(file, handle)):
+        for row, suffix, member in _numbered(_shown(tar_archive.members(file, handle))):
             last = max(last, row)
-            if row in missing and suffix in IMAGE_SUFFIXES and member.isreg():
+            if row in missing and suffix in IMAGE_SUFFIXES and tar_archive.is_plain(member):
                 if suffix not in READ_LATER:
                     images[row] = tar_archive.content(handle, member)
                     missing.discard(row)
@@ -112,6 +130,15 @@ class _Named:
             last.lower(),
         )
 
+    def part_of(self, labelled: Collection[str]) -> tuple[str, str]:
+        """The key and suffix where keys have dots: those of a labelled sample, such as its mask, or its own."""
+        at = self.long_key.rfind(".")
+        while self.long_key not in labelled and at > len(self.key):
+            if self.long_key[:at] in labelled:
+                return self.long_key[:at], self.long_key[at:].lower() + self.last_suffix
+            at = self.long_key.rfind(".", 0, at)
+        return self.long_key, self.last_suffix
+
     @property
     def is_picture(self) -> bool:
         return self.last_suffix in IMAGE_SUFFIXES or unread_suffix(self.last_suffix) is not None
@@ -147,35 +174,46 @@ def _numbered(members: Iterable[tarfile.TarInfo]) -> Iterator[tuple[int, str, ta
     Streams as long as no name asks whether keys have dots; then the headers that are left are read first.
     """
     numbering = _Numbering()
-    coming = (_Named.of(member) for member in members if not _is_passed_over(member))
+    coming = map(_Named.of, members)
     for named in coming:
         if named.is_dotted:
             rest = [named, *coming]
-            dotted = _dotted_keys(rest, numbering)
+            dotted, labelled = _dotted_keys(rest, numbering)
             for late in rest:
-                own = late.is_dotted and late.key in dotted
-                key, suffix = (late.long_key, late.last_suffix) if own else (late.key, late.suffix)
+                key, suffix = late.key, late.suffix
+                if late.is_dotted and late.key in dotted:
+                    key, suffix = late.part_of(labelled)
                 yield numbering.row(key, suffix), suffix, late.member
             return
         yield numbering.row(named.key, named.suffix), named.suffix, named.member
 
 
-def _dotted_keys(rest: Sequence[_Named], numbering: _Numbering) -> set[str]:
-    """The keys at the first dot behind which whole samples lie, each with a dot more in its key."""
+def _dotted_keys(rest: Sequence[_Named], numbering: _Numbering) -> tuple[set[str], set[str]]:
+    """The keys at the first dot behind which whole samples lie, and the longer keys that have labels."""
     with_picture = {named.key for named in rest if named.suffix in IMAGE_SUFFIXES}
     labelled = {named.long_key for named in rest if named.is_dotted and named.last_suffix in _LABELS}
-    return {
+    dotted = {
         named.key
         for named in rest
         if named.is_dotted
         and named.is_picture
         and (named.long_key in labelled or not (named.key in with_picture or numbering.has_picture(named.key)))
     }
+    return dotted, labelled
 
 
-def _is_passed_over(member: tarfile.TarInfo) -> bool:
-    folder, name = posixpath.split(member.name)
-    return member.isdir() or name.startswith(".") or "__MACOSX" in folder
+def _shown(
+    members: Iterable[tarfile.TarInfo], hidden: list[tuple[int, str]] | None = None
+) -> Iterator[tarfile.TarInfo]:
+    """The members that may be of a sample; the hidden pictures among the others are added to ``hidden``."""
+    for member in members:
+        folder, name = posixpath.split(member.name)
+        if member.isdir():
+            continue
+        if not name.startswith(".") and "__MACOSX" not in folder:
+            yield member
+        elif hidden is not None and f".{name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES:
+            hidden.append((member.size, HIDDEN))
 
 
 def _add_image(sample: dict[str, Any], member: tarfile.TarInfo, gives_way: bool) -> list[int]:
@@ -183,10 +221,13 @@ def _add_image(sample: dict[str, Any], member: tarfile.TarInfo, gives_way: bool)
     if sample["reason"] is None and (gives_way or not sample.get("gives_way")):
         return [member.size]
     beside = [sample["bytes"]] if sample["reason"] is None else []
-    if member.isreg():
-        sample |= {"bytes": member.size, "reason": None, "gives_way": gives_way}
+    folders = member.name.removeprefix("./").split("/")[:-1]
+    if not tar_archive.is_plain(member):
+        sample["reason"] = NOT_AN_IMAGE  # a link to another member, or a file with holes
+    elif any(folder.startswith(("_", ".")) for folder in folders):
+        sample["reason"] = WRITERS_FOLDER
     else:
-        sample["reason"] = NOT_AN_IMAGE  # a link to another member
+        sample |= {"bytes": member.size, "reason": None, "gives_way": gives_way}
     return beside
 
 
@@ -202,6 +243,8 @@ def _add_label(sample: dict[str, Any], suffix: str, content: bytes, where: str) 
         label = fields.get("label")
         if sample["label"] is None and isinstance(label, str | int) and not isinstance(label, bool):
             _set_label(sample, str(label))
+        if isinstance(fields.get("split"), str):
+            sample["split"] = fields["split"]
     except (ValueError, RecursionError):
         sample["label_reason"] = f"unreadable {suffix}"
         return
@@ -215,6 +258,8 @@ def _set_label(sample: dict[str, Any], text: str) -> None:
     """The label, unless it is empty or a number below 0, which means that there is none."""
     if text[:1] == "-" and text[1:].isdecimal():
         sample["label_reason"] = BELOW_ZERO
+    elif "\0" in text:
+        raise ValueError("binary")
     elif text:
         text.encode()  # UnicodeEncodeError, a ValueError, for half a surrogate pair of a JSON escape
         sample["label"] = text

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -179,7 +180,7 @@ def test_pictures_in_such_a_folder_are_rejected_rows_and_no_class(tmp_path: Path
         (tmp_path / name).write_bytes(pictures[0])
     source = data.open_source(str(tmp_path))
     assert source.classes == ("cat", "dog")
-    assert _reasons(data.index_files(source.files)) == {None: 2, "in a folder that begins with _": 2}
+    assert _reasons(data.index_files(source.files)) == {None: 2, "in a folder that begins with _ or .": 2}
     assert any("1 hidden files" in note for note in source.notes)
 
 
@@ -212,3 +213,72 @@ def test_labels_of_other_encodings_are_read(tmp_path: Path, pictures: list[bytes
     members += [("9.jpg", pictures[9]), ("9.json", json.dumps({"label": "cat"}).encode("utf-8-sig"))]
     _tar(tmp_path / "a.tar", members)
     assert _read(tmp_path)[0]["label"].to_pylist() == ["cat"] * 5
+
+
+def test_hidden_pictures_and_masks_of_dotted_keys_are_counted_and_limit_nothing(
+    tmp_path: Path, pictures: list[bytes]
+) -> None:
+    members = [
+        (".5.jpg", b"hidden"),
+        ("n.1.jpg", pictures[0]),
+        ("n.1.seg.png", b"mask"),
+        ("n.1.cls", b"0"),
+        ("n.2.jpg", pictures[1]),
+        ("n.2.cls", b"1"),
+    ]
+    _tar(tmp_path / "a.tar", members)
+    index, found = _read(tmp_path)
+    assert list(found.values()) == pictures[:2]
+    assert _reasons(index) == {None: 2, "another picture of a sample": 1, "hidden picture": 1}
+    data.check_rejected(data.counts(data.build_manifest(index, classes=["0", "1"], seed=0, shards=1)), 0.0)
+
+
+def test_pictures_of_unfinished_writers_in_a_tar_are_rejected_at_their_numbers(
+    tmp_path: Path, pictures: list[bytes]
+) -> None:
+    names = ["_temporary/0", "a/1", ".ipynb_checkpoints/2", "./b/3"]
+    _tar(
+        tmp_path / "a.tar",
+        [m for n, p in zip(names, pictures, strict=False) for m in ((f"{n}.jpg", p), (f"{n}.cls", b"x"))],
+    )
+    index, found = _read(tmp_path)
+    assert found == {"a.tar#1": pictures[1], "a.tar#3": pictures[3]}
+    assert _reasons(index) == {None: 2, "in a folder that begins with _ or .": 2}
+
+
+def test_a_member_with_holes_is_not_read_for_another(tmp_path: Path, pictures: list[bytes]) -> None:
+    with (tmp_path / "0.bmp").open("wb") as file:
+        file.write(b"BM")
+        file.truncate(1 << 20)
+    (tmp_path / "0.cls").write_text("x")
+    command = ["tar", "-S", "--format=gnu", "-cf", str(tmp_path / "a.tar"), "-C", str(tmp_path), "0.bmp", "0.cls"]
+    subprocess.run(command, check=True)
+    (tmp_path / "0.bmp").unlink()
+    (tmp_path / "0.cls").unlink()
+    if (tmp_path / "a.tar").stat().st_size > 1 << 19:
+        pytest.skip("this file system keeps no holes")
+    assert _reasons(_read(tmp_path)[0]) == {"not an image": 1}
+
+
+@pytest.mark.parametrize(
+    "log", ["_delta_log/0.json", ".hoodie/hoodie.properties", "_spark_metadata/0", "metadata/v1.metadata.json"]
+)
+def test_a_table_with_a_log_is_not_read_file_by_file(tmp_path: Path, pictures: list[bytes], log: str) -> None:
+    pq.write_table(pa.table({"image": pictures[:2], "label": ["a", "b"]}), tmp_path / "part-0.parquet")
+    (tmp_path / log).parent.mkdir()
+    (tmp_path / log).write_text("{}")
+    with pytest.raises(DataError, match="a table with a log"):
+        data.open_source(str(tmp_path))
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_itself(tmp_path: Path, pictures: list[bytes]) -> None:
+    for folder, image in (("w[1]", pictures[0]), ("w1", pictures[1])):
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table({"image": [image], "label": ["a"]}), tmp_path / folder / "train-0.parquet")
+    assert _read(f"{tmp_path}/w[1]/train-*.parquet")[1] == {"train-0.parquet#0": pictures[0]}
+    assert _read(f"{tmp_path}/w?/train-*.parquet")[1] == {"w1/train-0.parquet#0": pictures[1]}
+
+
+def test_labels_with_zero_bytes_are_unreadable(tmp_path: Path, pictures: list[bytes]) -> None:
+    _tar(tmp_path / "a.tar", [("0.jpg", pictures[0]), ("0.cls", "cat".encode("utf-16-le"))])
+    assert _reasons(_read(tmp_path)[0]) == {"unreadable .cls": 1}

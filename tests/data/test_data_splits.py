@@ -1,5 +1,6 @@
 """No class by accident: splits, wrapper folders and missing labels are refused with both readings, and ?split= picks one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,70 @@ def test_split_folders_are_no_classes(tmp_path: Path, names: tuple[str, ...], in
 
 def test_a_folder_of_another_name_beside_a_split_is_told_by_what_is_in_it(tmp_path: Path) -> None:
     _files(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "fresh/cat/2.jpg")
-    with pytest.raises(DataError, match="'train', named as a split, and 'fresh' with the same folders"):
+    with pytest.raises(DataError, match="'train', a split or a class of this name, and 'fresh' with the same folders"):
         data.open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("seg_train", "seg_test"),
+        ("pets-train", "pets-test"),
+        ("split=train", "split=test"),
+        ("1-train", "2-test"),
+        ("train_v2", "test_v2"),
+        ("trainA", "testA"),
+        ("public_train", "private_test"),
+        ("imagesTr", "imagesTs"),
+        ("trn", "tst"),
+        ("train (1)", "val (1)"),
+    ],
+    ids="+".join,
+)
+def test_splits_are_told_by_a_word_in_a_folders_name(tmp_path: Path, names: tuple[str, str]) -> None:
+    _files(tmp_path, *(f"{name}/{label}/1.jpg" for name in names for label in ("cat", "dog")), "extra/1.jpg")
+    with pytest.raises(DataError, match="holds the splits"):
+        data.open_source(str(tmp_path))
+    source = data.open_source(f"{tmp_path}?split={names[0]}")
+    assert (len(source.files), source.classes) == (2, ("cat", "dog"))
+
+
+def test_classes_with_such_words_are_classes(tmp_path: Path) -> None:
+    classes = ("bullet train", "cat", "pregnancy test")
+    assert _classes(_files(tmp_path, *(f"{name}/1.jpg" for name in classes))) == classes
+
+
+def test_folders_of_kinds_of_files_are_no_classes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="kinds of files and no classes"):
+        data.open_source(str(_files(tmp_path, "images/1.jpg", "masks/1.png")))
+
+
+def test_classes_before_and_behind_the_split_have_two_readings(tmp_path: Path) -> None:
+    _files(tmp_path, *(f"{a}/train/{b}/1.jpg" for a in ("A", "B") for b in ("cat", "dog")))
+    with pytest.raises(DataError, match="which are the classes"):
+        data.open_source(f"{tmp_path}?split=train")
 
 
 def test_one_class_that_is_named_as_a_split_is_a_class(tmp_path: Path) -> None:
     assert _classes(_files(tmp_path, "bus/1.jpg", "car/1.jpg", "train/ice/1.jpg")) == ("bus", "car", "train")
 
 
-PATTERNS = ["data/{}-00000-of-00001", "{}", "{}/part-0", "set_{}", "cifar10.{}", "x-{}-0"]
+PATTERNS = [
+    "data/{}-00000-of-00001",
+    "{}",
+    "{}/part-0",
+    "set_{}",
+    "cifar10.{}",
+    "x-{}-0",
+    "{}set",
+    "pets{}",
+    "split={}/p",
+]
 
 
-@pytest.mark.parametrize(("names", "pattern"), [(SPLITS[i % 6], PATTERNS[i]) for i in range(6)])
+@pytest.mark.parametrize(
+    ("names", "pattern"), [(("Train", "Test") if "pets" in p else SPLITS[i % 6], p) for i, p in enumerate(PATTERNS)]
+)
 def test_split_files_are_not_read_together(
     tmp_path: Path, pictures: list[bytes], write_parquet: Any, names: tuple[str, ...], pattern: str
 ) -> None:
@@ -86,6 +139,47 @@ def test_a_split_is_chosen_by_its_spelling_or_by_its_common_name(tmp_path: Path)
         assert len(data.open_source(f"{tmp_path}?split={chosen}").files) == count
 
 
+def test_a_lone_split_file_beside_others_has_two_readings(
+    tmp_path: Path, pictures: list[bytes], write_parquet: Any
+) -> None:
+    _tables(tmp_path, pictures, write_parquet, "images.parquet", "images_test.parquet")
+    with pytest.raises(DataError, match=r"the split test and others, such as images\.parquet"):
+        data.open_source(str(tmp_path))
+    assert len(data.open_source(f"{tmp_path}?split=test").files) == 1
+
+
+def test_splits_inside_one_tar_are_not_read_together(tmp_path: Path, pictures: list[bytes], write_tar: Any) -> None:
+    folders = [
+        m
+        for i, name in enumerate(("train/0", "test/0"))
+        for m in ((f"{name}.jpg", pictures[i]), (f"{name}.cls", b"%d" % i))
+    ]
+    fields = [
+        m
+        for i, name in enumerate(("train", "test"))
+        for m in ((f"{i}.jpg", pictures[i]), (f"{i}.json", json.dumps({"label": i, "split": name}).encode()))
+    ]
+    for members in (folders, fields):
+        path = write_tar(tmp_path / "a.tar", members)
+        with pytest.raises(DataError, match="belong to the splits test, train"):
+            _manifest(path)
+        source = data.open_source(f"{path}?split=test")
+        index = data.index_files(source.files)
+        assert index["id"].to_pylist() == ["a.tar#1"]
+        assert data.read_images(source.files[0], [1]) == [pictures[1]]
+
+
+def test_a_file_that_cannot_tell_the_chosen_split_is_refused(
+    tmp_path: Path, pictures: list[bytes], write_parquet: Any
+) -> None:
+    write_parquet(tmp_path / "b.parquet", {"image": pictures[:2], "label": [0, 1], "Split": ["train", "test"]})
+    _tables(tmp_path, pictures, write_parquet, "a.parquet")
+    with pytest.raises(DataError, match=r"no column of .*a\.parquet says which rows belong to the split 'train'"):
+        data.index_files(data.open_source(f"{tmp_path}?split=train").files)
+    with pytest.raises(DataError, match="no rows"):
+        _manifest(f"{tmp_path / 'b.parquet'}?split=tset")
+
+
 def test_split_tars_are_not_read_together(tmp_path: Path, pictures: list[bytes], write_tar: Any) -> None:
     for name in ("shard-train-0", "shard-test-0"):
         write_tar(tmp_path / f"{name}.tar", [("0.jpg", pictures[0]), ("0.cls", b"1")])
@@ -101,9 +195,6 @@ def test_a_chosen_split_has_its_own_pictures_and_classes(tmp_path: Path, layout:
         for split in ("train", "test")
     }
     _files(tmp_path, *names["train"], *names["test"])
-    if layout.startswith("pets"):
-        tmp_path = tmp_path / "pets"
-        names = {split: [name.removeprefix("pets/") for name in found] for split, found in names.items()}
     source = data.open_source(f"{tmp_path}?split=train")
     index = data.index_files(source.files)
     assert sorted(index["id"].to_pylist()) == sorted(
@@ -149,8 +240,8 @@ def test_a_column_of_splits_is_not_read_as_one(
     assert data.read_images(source.files[0], index["row"].to_pylist()) == [pictures[0], pictures[1], pictures[3]]
     assert _manifest(f"{path}?split=all").num_rows == 4
     # one split a file is several all the same
-    for name in ("train", "test"):
-        write_parquet(tmp_path / f"two/{name[:2]}.parquet", {**columns, column: [name] * 4})
+    for number, name in enumerate(("train", "test")):
+        write_parquet(tmp_path / f"two/{number}.parquet", {**columns, column: [name] * 4})
     with pytest.raises(DataError, match="belong to the splits test, train"):
         _manifest(tmp_path / "two")
     assert _manifest(f"{tmp_path / 'two'}?split=test").num_rows == 4
@@ -251,6 +342,35 @@ def test_a_number_means_one_class_whichever_labels_are_there() -> None:
             with pytest.raises(DataError, match="none of the"):
                 data.label_index(outside, classes)
     assert data.label_index("2", padded) == 1
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["001.Albatross", "002.Auk", "003.Bat"],
+        ["1_cat", "10_fish", "2_dog"],
+        ["1st", "2nd", "3rd"],
+        ["1.0", "2.0", "3.0"],
+        ["class_1", "class_2", "other"],
+        ["\uff11", "\uff12", "\uff13"],
+    ],
+    ids=lambda classes: ascii(classes[0]),
+)
+def test_a_number_at_either_end_of_a_name_has_two_readings(classes: list[str]) -> None:
+    with pytest.raises(DataError, match="positions among the classes, or the numbers in the names"):
+        _numbered(["1", "2"], classes)
+    assert _numbered(["0", "1"], ["boeing 737", "airbus a320"]) == [0, 1]
+
+
+def test_numbers_that_no_class_has_are_refused(tmp_path: Path, pictures: list[bytes], write_parquet: Any) -> None:
+    path = write_parquet(
+        tmp_path / "a.parquet", {"image": pictures[:2], "label": pa.array([2**64 - 1, 0], pa.uint64())}
+    )
+    for labels in (data.index_files(data.open_source(str(path)).files)["label"].to_pylist(), ["9" * 5000, "0"]):
+        with pytest.raises(DataError, match=r"some labels are numbers|too large"):
+            data.resolve_classes(None, labels)
+        with pytest.raises(DataError, match="outside"):
+            _numbered(labels, ["cat", "dog"])
 
 
 def test_a_number_beside_numbers_in_names_has_two_readings() -> None:
