@@ -32,8 +32,10 @@ def synthetic_run(run: Path, samples: int) -> Composer:
     keys = sample_keys(ids, 0)
     shard = assign(keys, shards=SHARDS)
     parts: dict[str, list[dict[str, Any]]] = {}
+    part_row = np.zeros(samples, np.int32)
     for number in range(SHARDS):
         mine = np.flatnonzero(shard == number)
+        part_row[mine] = np.arange(len(mine))
         ref = write_part(
             store, names.shard_prefix(number), 0, keys=[keys[i] for i in mine], labels=np.zeros(len(mine), np.int64),
             tokens=np.zeros((len(mine), 1, 1), np.float16), dtype="float16", fingerprint="none",
@@ -46,6 +48,8 @@ def synthetic_run(run: Path, samples: int) -> Composer:
             "label": pa.array(np.zeros(samples), pa.int32()),
             "owner_key": pa.nulls(samples, pa.binary(16)),
             "status": ["kept"] * samples,
+            "part": pa.array(np.zeros(samples), pa.int32()),
+            "part_row": pa.array(part_row),
             "id_hash": [id_hash(name, secret) for name in ids],
         }
     )
