@@ -1,8 +1,8 @@
 """The general cut: any network whose forward pass runs through an ordered list of blocks or stages.
 
 The list is found in the network's trace (`trace.py`) and not by the network's class: numbered modules, such as
-``blocks.0``.. or ``layer1``.., each called once, in order, with one tensor and nothing else known beside it. What lies
-between two units, or behind the last one, comes after the entrance of the later one only if it is called after it.
+``blocks.0``.. or ``layer1``.., each called once, in order, with one tensor and nothing else known beside it. A layer that lies
+between two units, or behind the last one, counts as after the entrance of the later one only if it is called after it.
 Each unit's tangent is taken by torch.func.jvp; the layers behind the last unit have their own rules, so that linear
 ones have Gram statistics.
 """
