@@ -55,7 +55,7 @@ def _around(relative: str) -> tuple[str, str]:
 
 def _refuse_splits(uri: str, pictures: Sequence[str]) -> None:
     """DataError where folders can be read as splits or as classes."""
-    names = splits.distinct(map(splits.split_folder, pictures)) or ()
+    names = splits.distinct(map(splits.split_folder, pictures))
     inner: dict[str, set[str]] = {}  # what lies in each first folder; a picture itself as ""
     for relative in pictures:
         parts = relative.split("/")
