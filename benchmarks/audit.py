@@ -20,19 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import SIGNS, WEIGHTS
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.data import assign, index_files, open_source, sample_keys
 from taft_ray.embedded import EMBEDDED_NAME, write_digits
-from taft_ray.orchestration import session
-from taft_ray.orchestration.audit import examine
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.linearised import run_spec
-from taft_ray.orchestration.run import train
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import replay
+from taft_ray.proof.audit import examine
+from taft_ray.proof.verify_run import verify
+from taft_ray.runs.spec import run_spec
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta, write_delta
+from taft_ray.verbs.train import train
+from taft_ray.workers.shard_worker import ShardWorker
 
 TOUCHED = 3  # shards
 
@@ -92,7 +91,6 @@ def measure(options: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
             data=data, model=model, weights=weights, shards=10, solver=options.solver, precision=precision
         )  # fmt: skip
         train(str(run), spec)
-        session.disconnect()
     spec = run_spec(Store(str(run)))
     ids = ids_of(data, spec.shards, options.forget)
     rows = []

@@ -43,12 +43,13 @@ from benchmarks.reading import measure_reading
 from taft_ray.data import decode_image
 from taft_ray.models import Preprocess
 from taft_ray.orchestration import session
-from taft_ray.orchestration.features import CacheResult, build_cache
-from taft_ray.orchestration.linearised import build_tangent
-from taft_ray.orchestration.prefix import PREFIX_BATCH, arithmetic
+from taft_ray.orchestration.prefix_pass import PASSES
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
+from taft_ray.prefix.cache import CacheResult, build_cache
+from taft_ray.prefix.tokens import PREFIX_BATCH, arithmetic
+from taft_ray.runs.model import build_tangent
 from taft_ray.storage import Store, write_spec
 from taft_ray.storage import rundir as names
 
@@ -134,7 +135,7 @@ def run_pass(run: Path, spec: RunSpec, workers: int) -> tuple[CacheResult, Timel
     write_spec(store, spec.to_json())
     timeline = Timeline()
     result = build_cache(
-        store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=None,
+        PASSES, store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=None,
         folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=RunState(), secret=None, workers=workers,
         report=timeline,
     )  # fmt: skip
@@ -287,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if "read" in options.only:
                 answer["read"] = measure_reading(run, Path(folder), options.repetitions)
         finally:
-            session.disconnect()
+            ray.shutdown()
     print(json.dumps(answer) if options.json else json.dumps(answer, indent=1))
 
 

@@ -28,20 +28,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pyarrow as pa
+import ray
 import timm
 import torch
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.data import MANIFEST_SCHEMA, id_hash, sample_key
 from taft_ray.orchestration import session
-from taft_ray.orchestration.actors import ask, composer_for
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.requests import forget
-from taft_ray.orchestration.run import train
-from taft_ray.orchestration.selection import Selection
+from taft_ray.orchestration.actors import composer_for
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_part, write_rows, write_spec
 from taft_ray.storage import rundir as names
-from taft_ray.tangent import linearize, shard_terms, statistics_for
+from taft_ray.sums import shard_terms, statistics_for
+from taft_ray.tangent import linearize
+from taft_ray.verbs.forget import forget
+from taft_ray.verbs.train import train
 
 CLASSES = 10
 INPUTS = 32  # random pictures whose Gram statistics every shard has
@@ -101,20 +103,20 @@ def measure_drop(compose: str, model: str, repetitions: int) -> dict[str, Any]:
         run = Path(folder) / "run"
         synthetic_run(run, repetitions + 2, compose, model)
         composer = composer_for(str(run))
-        ask(composer.compose)  # warm: the sums are made, the latest deltas are in memory
+        composer.compose()  # warm: the sums are made, the latest deltas are in memory
         drops, purges, anew = [], [], []
         for shard in range(repetitions):
             began = time.perf_counter()
-            asked = ask(composer.request_forget, Selection(ids=(shard_name(shard),)), "drop")
+            asked = composer.request_forget(Selection(ids=(shard_name(shard),)), "drop")
             drops.append(time.perf_counter() - began)
             began = time.perf_counter()
-            ask(composer.resume_forget, asked["request"])
+            composer.resume_forget(asked["request"])
             purges.append(time.perf_counter() - began)
-            ask(composer.conclude_forget, asked["request"], {})
+            composer.conclude_forget(asked["request"], {})
         for _ in range(3):
             cold = Composer(str(run))
             began = time.perf_counter()
-            cold.composed_digest()
+            cold.composition.computed_digest()
             anew.append((time.perf_counter() - began) / 2 * (repetitions + 1))  # two shards are left of them
         values = sum(v.numel() for v in linearize(timm.create_model(model), num_classes=CLASSES).zero_delta().values())
         return {
@@ -150,7 +152,7 @@ def measure_retrain(assets: Path, shards: int, repetitions: int) -> dict[str, An
             fits += [shard["facts"]["seconds"] for shard in certificate["retrained"]]
             samples += [shard["facts"]["samples"] for shard in certificate["retrained"]]
         train(str(run), spec, monolithic=True)  # the forgets have removed the one model: its retrain
-        monolith = ask(composer_for(str(run)).snapshot).monolith["facts"]
+        monolith = composer_for(str(run)).snapshot().monolith["facts"]
         warm, fit = statistics.median(walls[1:]), statistics.median(fits[1:])  # the first one started the actor
         return {
             "data": data.name,
@@ -181,7 +183,7 @@ def main() -> None:
         if options.assets is not None:
             rows.append(measure_retrain(options.assets.absolute(), options.shards, options.repetitions))
     finally:
-        session.disconnect()
+        ray.shutdown()
     for row in rows:
         row["load"] = os.getloadavg()[0]
     print(json.dumps(rows) if options.json else json.dumps(rows, indent=1))

@@ -46,20 +46,11 @@ from benchmarks.floor import floor_of
 from benchmarks.roofline import PRECISIONS, Clock, Roofline, dtype_of, products
 from benchmarks.training_step import PlainFineTuning, TrainingStep, relative, waits
 from taft_ray.errors import TaftError
+from taft_ray.fitting import FitConfig, Loss, fit
 from taft_ray.models import Preprocess
-from taft_ray.orchestration.prefix import prefix_tokens
 from taft_ray.plans.spec import RunSpec
-from taft_ray.tangent import (
-    ComposedModel,
-    Delta,
-    FitConfig,
-    Loss,
-    Prepared,
-    TangentModel,
-    concatenate,
-    fit,
-    linearize,
-)
+from taft_ray.prefix.tokens import prefix_tokens
+from taft_ray.tangent import ComposedModel, Delta, Prepared, TangentModel, concatenate, linearize
 
 MODELS = ("vit_base_patch16_224", "vit_large_patch16_224")
 CLASSES = 10

@@ -48,18 +48,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection, find
 from taft_ray.data import MANIFEST_SCHEMA
 from taft_ray.data.manifest import key_array
 from taft_ray.orchestration import session
-from taft_ray.orchestration.actors import ask, composer_for
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.record import Record
-from taft_ray.orchestration.run import train
-from taft_ray.orchestration.selection import Selection, find
+from taft_ray.orchestration.actors import composer_for
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
+from taft_ray.runs.record import Record
 from taft_ray.storage import Ledger, Store, digest_bytes, entry_key, id_key, point_manifest, write_rows, write_spec
 from taft_ray.storage import rundir as names
+from taft_ray.verbs.train import train
 
 MODEL, SIDE, CLASSES = "test_vit", 32, 4
 SHARDS = (10, 100, 1000)
@@ -109,12 +109,12 @@ def measure_run(shards: int, samples: int) -> dict[str, Any]:
             train(str(run), spec)
             seconds = time.perf_counter() - began
             composer = composer_for(str(run))
-            memory = ray.get(composer.__ray_call__.remote(memory_mb))
-            state: RunState = ask(composer.snapshot)
+            memory = ray.get(composer.actor.__ray_call__.remote(memory_mb))
+            state: RunState = composer.snapshot()
         finally:
-            session.disconnect()
+            ray.shutdown()
         began = time.perf_counter()
-        again = Composer(str(run)).composed_digest()
+        again = Composer(str(run)).composition.computed_digest()
         composer_again_s = time.perf_counter() - began
         if again != state.compositions[-1]["digest"]:
             raise AssertionError(f"the composer made anew has {again}, the run {state.compositions[-1]['digest']}")

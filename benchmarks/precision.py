@@ -28,10 +28,11 @@ import torch
 from torch import Tensor
 
 from taft_ray.data import decode_image
+from taft_ray.fitting import FitConfig, fit
 from taft_ray.models import LoadedModel, load_model
-from taft_ray.orchestration.prefix import PREFIX_BATCH, arithmetic
 from taft_ray.plans.spec import RunSpec
-from taft_ray.tangent import FitConfig, TangentModel, batches, concatenate, fit, linearize
+from taft_ray.prefix.tokens import PREFIX_BATCH, arithmetic
+from taft_ray.tangent import TangentModel, batches, concatenate, linearize
 
 MODEL = "deit_tiny_patch16_224"
 WEIGHTS = f"{MODEL}.safetensors"

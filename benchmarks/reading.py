@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from taft_ray.orchestration.features import PART_ROWS
+from taft_ray.prefix.cache import PART_ROWS
 from taft_ray.storage import PartRef, Store, read_part, write_part
 from taft_ray.storage import rundir as names
 

@@ -31,7 +31,7 @@ RATES = (1.0, 10.0, 100.0)  # forget requests a minute
 HOURS = 2.0  # of requests simulated at each rate
 GIB = 2.0**30
 PARALLEL_READS = 16  # of ledger entries, as `storage/ledger.py` has it
-READ_AHEAD = 8  # deltas read side by side, as `orchestration/composition.py` has it
+READ_AHEAD = 8  # deltas read side by side, as `composer/composition.py` has it
 LISTED = 1000  # keys a page of an S3 listing
 PUTS_A_SHARD = 3  # a cache part, a delta, a ledger entry
 

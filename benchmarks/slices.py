@@ -27,13 +27,13 @@ import pyarrow.parquet as pq
 
 from taft_ray.data import assign, decode_image, sample_keys, slice_of
 from taft_ray.models import Preprocess
-from taft_ray.orchestration.features import prefix_tokens
-from taft_ray.orchestration.linearised import build_tangent
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.slices import after_loss, expected_visits, resume_from
 from taft_ray.plans.spec import RunSpec
+from taft_ray.prefix.tokens import prefix_tokens
+from taft_ray.runs.model import build_tangent
 from taft_ray.storage import Store, write_part, write_spec
 from taft_ray.storage import rundir as names
+from taft_ray.workers.shard_worker import ShardWorker
 
 WEIGHTS = "deit_tiny_patch16_224.safetensors"
 TRAIN, TEST = "signdigits_100px_train.parquet", "signdigits_100px_test.parquet"

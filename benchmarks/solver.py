@@ -26,8 +26,9 @@ from torch import Tensor
 
 from taft_ray.data import assign, sample_keys
 from taft_ray.data.decode import decode_image
+from taft_ray.fitting import FitConfig, FittedDelta, fit, ridge
 from taft_ray.models import load_model
-from taft_ray.tangent import FitConfig, FittedDelta, TangentModel, fit, linearize, ridge
+from taft_ray.tangent import TangentModel, linearize
 
 MODEL = "deit_tiny_patch16_224"
 DATA = "signdigits_100px_train.parquet"

@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.floor import floor_of, measure_rates
 from benchmarks.ways import FuncJvp, Problem, logits_of, problem, training_step
-from taft_ray.tangent.prepared import PREPARED_BUDGET
+from taft_ray.tangent.options import PREPARED_BUDGET
 
 DEFAULT_MODEL = "vit_small_patch16_224"
 

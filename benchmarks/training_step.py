@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from taft_ray.tangent import FitConfig, Loss, Prepared, TangentModel, linearize
-from taft_ray.tangent.adam import EAGER_STEPS, AdamStep
+from taft_ray.fitting import FitConfig, Loss
+from taft_ray.fitting.adam import EAGER_STEPS, AdamStep
+from taft_ray.tangent import Prepared, TangentModel, linearize
 
 
 class PlainFineTuning(nn.Module):

@@ -16,8 +16,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from taft_ray.tangent import Loss, TangentModel, between, linearize, prepare_pictures
-from taft_ray.tangent.prepared import PREPARED_BUDGET
+from taft_ray.fitting import Loss
+from taft_ray.tangent import TangentModel, between, linearize, prepare_pictures
+from taft_ray.tangent.options import PREPARED_BUDGET
 
 POOL = 2  # batches' worth of pictures that batches are drawn from
 

@@ -4,21 +4,30 @@ The mathematics is here, and needs neither ray nor files; runs are made with ``t
 up when they are first used: a process that only reads pictures must not wait seconds for torch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taft_ray.tangent import Delta, FitConfig, Prepared, TangentModel, compose, fit, linearize
+    from taft_ray.fitting import FitConfig, fit
+    from taft_ray.sums import compose
+    from taft_ray.tangent import Delta, Prepared, TangentModel, linearize
 
 __version__ = "0.1.0"
 
 __all__ = ["Delta", "FitConfig", "Prepared", "TangentModel", "compose", "fit", "linearize"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from taft_ray import tangent
+_WHERE = {
+    "taft_ray.fitting": ("FitConfig", "fit"),
+    "taft_ray.sums": ("compose",),
+    "taft_ray.tangent": ("Delta", "Prepared", "TangentModel", "linearize"),
+}
 
-        return getattr(tangent, name)
+
+def __getattr__(name: str) -> Any:
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

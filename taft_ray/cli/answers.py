@@ -30,8 +30,6 @@ def answers(function: Verb) -> Verb:
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
     @functools.wraps(function)
     def run(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
-        from taft_ray.orchestration import session
-
         log, said = logging.getLogger("taft_ray"), logging.StreamHandler(sys.stderr)
         said.setFormatter(logging.Formatter("taft-ray: %(message)s"))
         log.addHandler(said)
@@ -54,8 +52,6 @@ def answers(function: Verb) -> Verb:
             sys.exit(1)
         finally:
             log.removeHandler(said)
-            with contextlib.redirect_stdout(sys.stderr):
-                session.disconnect()
         if as_json:
             click.echo(json.dumps(answer))
         else:
@@ -83,7 +79,7 @@ def _without_the_small_print(answer: Any) -> Any:
         "cost",
         "does_not_cover",
     )
-    from taft_ray.orchestration.certificate import certificate_bytes
+    from taft_ray.proof.certificate import certificate_bytes
     from taft_ray.storage import digest_bytes
     from taft_ray.storage.rundir import certificate_key
 

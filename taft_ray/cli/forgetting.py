@@ -49,7 +49,7 @@ def estimate(
     report: ProgressReport,
 ) -> Any:
     """What a forget would touch and take; nothing happens."""
-    from taft_ray.orchestration import requests
+    from taft_ray.verbs import forget as requests
 
     chosen = selection_from(ids, owners, shards, with_identical)
     with explaining_commas(chosen.ids):
@@ -84,7 +84,7 @@ def forget(
     report: ProgressReport,
 ) -> Any:
     """Forget samples of RUN; answers with the certificate."""
-    from taft_ray.orchestration import requests
+    from taft_ray.verbs import forget as requests
 
     key = None if sign is None else read_signing_key(sign)  # a wrong file must not be noticed after a forget
     if due:
@@ -104,8 +104,8 @@ def forget(
 
 def _signed(run: str, certificate: dict[str, Any], key: SigningKey | None) -> dict[str, Any]:
     """The certificate as it is, or with its signature; a request that still waits has none."""
-    from taft_ray.orchestration.run import run_address
-    from taft_ray.orchestration.signature import sign_certificate
+    from taft_ray.proof.signature import sign_certificate
+    from taft_ray.runs.address import run_address
 
     if key is None or certificate.get("waiting"):
         return certificate

@@ -24,9 +24,9 @@ def verify(
     target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, report: ProgressReport
 ) -> Any:
     """Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong."""
-    from taft_ray.orchestration import verify as of_run
-    from taft_ray.orchestration import verify_certificate as of_certificate
-    from taft_ray.orchestration.run import run_address
+    from taft_ray.proof import verify_certificate as of_certificate
+    from taft_ray.proof import verify_run as of_run
+    from taft_ray.runs.address import run_address
 
     if of_certificate.is_certificate(target):
         if retrain or head:
@@ -51,7 +51,7 @@ def verify(
 @answers
 def audit(run: str, data: str, never_seen: str, ids: tuple[str, ...], level: float, report: ProgressReport) -> Any:
     """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."""
-    from taft_ray.orchestration.audit import audit as attack
+    from taft_ray.verbs.audit import audit as attack
 
     named = ids_from(ids) or None
     with explaining_commas(named or ()):
@@ -64,8 +64,8 @@ def audit(run: str, data: str, never_seen: str, ids: tuple[str, ...], level: flo
 @answers
 def destroy_key(run: str, yes: bool, report: ProgressReport) -> Any:
     """Destroy RUN's key of the id hashes: nobody can tell any more whom a tombstone names, nor read data in."""
-    from taft_ray.orchestration.destroy_key import destroy_key as destroy
-    from taft_ray.orchestration.run import run_address
+    from taft_ray.runs.address import run_address
+    from taft_ray.verbs.destroy_key import destroy_key as destroy
 
     if not yes:
         raise UsageError(

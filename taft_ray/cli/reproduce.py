@@ -37,7 +37,7 @@ NAMES = (
 @answers
 def reproduce(table: str, out: str, test: str, seeds: str, shards: str, report: ProgressReport, **options: Any) -> Any:
     """Make TABLE, one of the paper's tables or figures, on any data; cells and tables are kept in OUT."""
-    from taft_ray.orchestration.reproduce import reproduce as make
+    from taft_ray.verbs.reproduce import reproduce as make
 
     spec = shared_spec_from(options)
     return make(

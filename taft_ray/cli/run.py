@@ -9,7 +9,7 @@ import click
 from taft_ray.cli.answers import answers
 from taft_ray.cli.spec import spec_from, spec_options
 from taft_ray.progress import ProgressReport
-from taft_ray.tangent import COMPOSITIONS
+from taft_ray.sums.options import COMPOSITIONS
 
 
 @click.command()
@@ -20,9 +20,9 @@ from taft_ray.tangent import COMPOSITIONS
 @answers
 def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None, **options: Any) -> Any:
     """Train every shard of RUN that has no delta yet, and compose."""
-    from taft_ray.orchestration import run as verbs
+    from taft_ray.verbs.train import train as bring_there
 
-    return verbs.train(run, spec_from(run, options), monolithic=monolithic, lanes=lanes, report=report)
+    return bring_there(run, spec_from(run, options), monolithic=monolithic, lanes=lanes, report=report)
 
 
 @click.command()
@@ -33,9 +33,9 @@ def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None,
 def evaluate(run: str, data: str, split: str | None, report: ProgressReport) -> Any:
     """Accuracy of RUN's composed model on DATA."""
     from taft_ray.data import with_split
-    from taft_ray.orchestration import run as verbs
+    from taft_ray.verbs.evaluate import evaluate as measure
 
-    return verbs.evaluate(run, with_split(data, split), report=report)
+    return measure(run, with_split(data, split), report=report)
 
 
 @click.command()
@@ -44,13 +44,9 @@ def evaluate(run: str, data: str, split: str | None, report: ProgressReport) -> 
 @answers
 def status(run: str, rejected: bool, report: ProgressReport) -> Any:
     """Where RUN stands."""
-    from taft_ray.orchestration import run as verbs
+    from taft_ray.verbs import status as verb
 
-    if rejected:
-        from taft_ray.orchestration.rejections import rejected as rejected_rows
-
-        return rejected_rows(verbs.run_address(run))
-    return verbs.status(run)
+    return verb.rejected(run) if rejected else verb.status(run)
 
 
 @click.command()
@@ -58,8 +54,8 @@ def status(run: str, rejected: bool, report: ProgressReport) -> Any:
 @answers
 def gc(run: str, report: ProgressReport) -> Any:
     """Remove what killed processes left in RUN and nothing refers to."""
-    from taft_ray.orchestration.garbage import gc as collect
-    from taft_ray.orchestration.run import run_address
+    from taft_ray.runs.address import run_address
+    from taft_ray.verbs.gc import gc as collect
 
     return collect(run_address(run))
 
@@ -71,8 +67,8 @@ def gc(run: str, report: ProgressReport) -> Any:
 @answers
 def export_command(run: str, output: str, compose: str | None, report: ProgressReport) -> Any:
     """Write RUN's composed model as one file that runs without taft_ray."""
-    from taft_ray.orchestration.export import export
-    from taft_ray.orchestration.run import run_address
+    from taft_ray.runs.address import run_address
+    from taft_ray.verbs.export import export
 
     return export(run_address(run), output, compose)
 
@@ -82,8 +78,8 @@ def export_command(run: str, output: str, compose: str | None, report: ProgressR
 @answers
 def report_command(run: str, report: ProgressReport) -> Any:
     """Write RUN's report: one HTML page, and report.json."""
-    from taft_ray.orchestration.reporting import report as write
-    from taft_ray.orchestration.run import run_address
+    from taft_ray.runs.address import run_address
+    from taft_ray.verbs.report import report as write
 
     return write(run_address(run))
 
@@ -97,6 +93,6 @@ def report_command(run: str, report: ProgressReport) -> Any:
 @answers
 def demo(folder: str | None, model: str, weights: str | None, report: ProgressReport) -> Any:
     """Train, compose, forget, verify and report on digits, offline, with the embedded model."""
-    from taft_ray.orchestration.demo import demo as show
+    from taft_ray.verbs.demo import demo as show
 
     return show(folder, model=model, weights=weights, report=report)

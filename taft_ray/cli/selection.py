@@ -114,6 +114,6 @@ def ids_from(texts: Sequence[str]) -> tuple[str, ...]:
 def selection_from(
     ids: Sequence[str], owners: tuple[str, ...], shards: tuple[int, ...], with_identical: bool = False
 ) -> Any:
-    from taft_ray.orchestration.selection import Selection
+    from taft_ray.composer.selection import Selection
 
     return Selection(ids=ids_from(ids), owners=owners, shards=shards, with_identical=with_identical)

@@ -11,10 +11,10 @@ import click
 from taft_ray.cli.answers import Verb
 from taft_ray.data import ORIENTATIONS, with_split
 from taft_ray.errors import TaftError, UsageError
+from taft_ray.fitting.config import LOSSES
 from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
-from taft_ray.tangent import COMPOSITIONS
-from taft_ray.tangent.loss import LOSSES
-from taft_ray.tangent.model import TRAINABLE
+from taft_ray.sums.options import COMPOSITIONS
+from taft_ray.tangent.options import TRAINABLE
 
 
 def _defaults_from(context: click.Context, option: click.Parameter, where: str | None) -> None:
@@ -189,7 +189,7 @@ def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
 
     "auto" is what RUN has where it exists already: it may be continued on another kind of machine.
     """
-    from taft_ray.orchestration.run import run_address
+    from taft_ray.runs.address import run_address
     from taft_ray.storage import Store, read_spec
 
     options["data"] = with_split(options["data"], options.pop("split"))

@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from taft_ray.embedded.names import EMBEDDED_NAME
 from taft_ray.errors import IntegrityError, UsageError
 
-EMBEDDED_NAME = "taft_vit_cifar"
 WEIGHTS: Traversable = files("taft_ray.embedded") / f"{EMBEDDED_NAME}.safetensors"
 
 

@@ -1,7 +1,39 @@
-"""From a model's name and weights to a tangent model, and what a picture must look like to enter it."""
+"""From a model's name and weights to a tangent model, and what a picture must look like to enter it.
 
-from taft_ray.models.architecture import FOLDER
-from taft_ray.models.load import LoadedModel, load_model
-from taft_ray.models.preprocess import Preprocess
+Names are looked up when they are first used: a process that only asks for an option must not wait seconds for torch.
+"""
 
-__all__ = ["FOLDER", "LoadedModel", "Preprocess", "load_model"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taft_ray.models.load import LoadedModel, load_model
+    from taft_ray.models.names import FOLDER, HUB
+    from taft_ray.models.preprocess import Preprocess
+
+__all__ = [
+    "FOLDER",
+    "HUB",
+    "LoadedModel",
+    "Preprocess",
+    "load_model",
+]
+
+_WHERE = {
+    "taft_ray.models.names": (
+        "FOLDER",
+        "HUB",
+    ),
+    "taft_ray.models.load": (
+        "LoadedModel",
+        "load_model",
+    ),
+    "taft_ray.models.preprocess": ("Preprocess",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

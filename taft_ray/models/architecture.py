@@ -16,9 +16,9 @@ from torch import nn
 from taft_ray.data import access
 from taft_ray.embedded import EMBEDDED_NAME
 from taft_ray.errors import StorageError, TaftError, UnsupportedModel, UsageError
+from taft_ray.models.names import FOLDER, HUB
 from taft_ray.models.preprocess import Preprocess
 
-HUB, FOLDER = "hf-hub:", "local-dir:"
 _HUB_ALIAS = "hf_hub:"
 MOST_PIXELS = 4096  # a side: beyond it position embeddings alone take gigabytes
 _CONFIG = "config.json"

@@ -10,8 +10,9 @@ from torch import nn
 
 from taft_ray.embedded import EMBEDDED_NAME, WEIGHTS, create
 from taft_ray.errors import StorageError, UsageError
-from taft_ray.models.architecture import FOLDER, build, build_pretrained, check_name, check_size
+from taft_ray.models.architecture import build, build_pretrained, check_name, check_size
 from taft_ray.models.fit import fit_weights
+from taft_ray.models.names import FOLDER
 from taft_ray.models.preprocess import Preprocess
 from taft_ray.models.weights_file import parse_weights, read_weights
 from taft_ray.storage import digest_bytes, digest_tensors

@@ -1,1 +1,1 @@
-"""The only room that imports ray: the verbs, the feature pool, lanes, shard workers and the composer."""
+"""Ray around the plain classes: the session, actors, lanes and the prefix pass. The one room, with studies, that imports ray."""

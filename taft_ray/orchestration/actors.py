@@ -1,24 +1,32 @@
-"""Ray put around the plain classes: where each actor runs, its name, and how its errors come back."""
+"""Ray put around the plain classes: where each actor runs, its name, and calls to it as plain calls."""
 
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import ray
-from ray.actor import ActorProxy
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
-from taft_ray.errors import StorageError, TaftError
-from taft_ray.orchestration.composer import Composer
+from taft_ray.composer.composer import Composer
+from taft_ray.errors import StorageError
+from taft_ray.orchestration.calls import ask
 from taft_ray.orchestration.session import HEAD, NAMESPACE
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
+from taft_ray.runs.record import Record
+from taft_ray.workers.shard_worker import ShardWorker
+from taft_ray.workers.warm import Warm, in_use
 
 WORKER_IDLE_S = 600.0  # a retrain actor stays warm this long after its last call
 CROWDED_IDLE_S = 3.0  # … and only this long once another run wants its CPUs or GPU
-_TRIES = 3
+COMPOSER_IDLE_S = 180.0  # a composer without a call leaves; it is rebuilt from the ledger in a moment
+COMPOSER_MEMORY = 300 << 20  # bytes, of a small run (benchmarks/README.md)
+_TRIES, _PAUSE_S = 6, 0.25  # of a call whose composer has died or left; a pause doubles
 
 
 def actor_name(run: str, role: str) -> str:
@@ -26,26 +34,99 @@ def actor_name(run: str, role: str) -> str:
     return f"taft_ray/{hashlib.blake2b(run.encode(), digest_size=8).hexdigest()}/{role}"
 
 
-def composer_for(run: str) -> ActorProxy[Composer]:
-    """The run's composer: named, detached, without a CPU, restarted by Ray when it dies, on the head."""
+class ComposerActor(Warm):
+    """A composer in a process of its own, which leaves when nobody has called for a while."""
+
+    def __init__(self, run: str, idle_s: float) -> None:
+        self.composer = Composer(run)
+        super().__init__(idle_s)
+
+    @in_use
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the composer."""
+        return getattr(self.composer, name)(*args, **kwargs)
+
+
+class RemoteComposer:
+    """The methods of a run's `Composer`, as plain calls to its actor; a new one is made where that has died or left."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.actor = _composer_actor(run)
+        self._record: Record | None = None
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return partial(self._call, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteComposer, (self.run,)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Every operation has an id and is done once, so that it may be asked for again."""
+        for attempt in range(_TRIES):
+            try:
+                return ask(self.actor.call, name, *args, **kwargs)
+            except StorageError as error:
+                if not isinstance(error.__cause__, RayActorError):
+                    raise
+            time.sleep(_PAUSE_S * 2**attempt)
+            self.actor = _composer_actor(self.run)
+        return ask(self.actor.call, name, *args, **kwargs)
+
+    def snapshot(self) -> RunState:
+        """The state, read from the ledger here: it may be large, and no process has to ask another for it."""
+        if self._record is None or self._record.was_exchanged():
+            self._record = Record(self.run)
+        self._record.refresh()
+        return self._record.state
+
+    def tell(self, name: str, *args: Any) -> None:
+        """Call a method and do not wait; nobody hears of an error."""
+        self.actor.call.remote(name, *args)
+
+
+def composer_for(run: str) -> RemoteComposer:
+    """The run's composer: named, detached, without a CPU, on the head."""
+    return RemoteComposer(run)
+
+
+def _composer_actor(run: str) -> Any:
     return (
-        ray.remote(Composer)
+        ray.remote(ComposerActor)
         .options(
             name=actor_name(run, "composer"),
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
             num_cpus=0,
+            memory=COMPOSER_MEMORY,
             resources=HEAD,
-            max_restarts=-1,
-            max_task_retries=_TRIES,
+            max_restarts=0,
         )
-        .remote(run)
+        .remote(run, COMPOSER_IDLE_S)
     )
 
 
-def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ActorProxy[ShardWorker]:
+class Remote:
+    """An actor's methods as plain calls."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return partial(ask, getattr(self.actor, name))
+
+
+def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ShardWorker:
     """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves after ten idle minutes."""
+    return cast(ShardWorker, Remote(_worker_actor(run, spec, classes, index)))
+
+
+def _worker_actor(run: str, spec: RunSpec, classes: int, index: int) -> Any:
     on_gpu, name = spec.device == "cuda", actor_name(run, f"worker-{index}")
     with suppress(ValueError):  # there is none yet
         return ray.get_actor(name, namespace=NAMESPACE)
@@ -87,33 +168,3 @@ def release_worker(run: str, index: int = 0) -> None:
         ask(ray.get_actor(actor_name(run, f"worker-{index}"), namespace=NAMESPACE).release)
     except (ValueError, StorageError):
         return  # none is there, or it has just left: then nothing is kept
-
-
-def own_error(error: BaseException) -> TaftError | None:
-    """The package's own error inside whatever Ray wrapped around it."""
-    seen: set[int] = set()
-    stack: list[Any] = [error]
-    while stack:
-        current = stack.pop()
-        if not isinstance(current, BaseException) or id(current) in seen:
-            continue
-        seen.add(id(current))
-        # Ray raises a class that is both its own error and ours, whose text is a remote traceback: ours is its cause
-        if isinstance(current, TaftError) and not isinstance(current, RayTaskError):
-            return current
-        stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
-        stack += list(getattr(current, "worker_failures", {}).values())
-    return None
-
-
-def ask(method: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call an actor's method and wait; the package's own errors come back as themselves."""
-    try:
-        return ray.get(method.remote(*args, **kwargs))
-    except (RayTaskError, RayActorError) as error:
-        own = own_error(error)
-        if own is not None:
-            raise own from None
-        if isinstance(error, RayTaskError):
-            raise
-        raise StorageError(f"an actor of this run died ({error}); run the same command again") from error

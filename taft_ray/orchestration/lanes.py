@@ -13,22 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.actor import ActorProxy
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
-from taft_ray.orchestration.actors import actor_name, ask, own_error
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.features import Report
-from taft_ray.orchestration.session import NAMESPACE
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.orchestration.actors import RemoteComposer, composer_for
+from taft_ray.orchestration.calls import own_error
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import MONOLITH
+from taft_ray.progress import Report
+from taft_ray.workers.shard_worker import ShardWorker
 
 MAX_FAILURES = 3  # restarts of one lane before the run fails
-LANE_SHARE = 0.4  # of each of a CPU lane's threads: see features.PREFIX_SHARE
+LANE_SHARE = 0.4  # of each of a CPU lane's threads: see prefix_pass.PREFIX_SHARE
 TOGETHER = 64  # pictures of small shards that a lane fits in one go
 _POLL_S = 0.5
 _WAIT_S = 0.2
@@ -37,7 +34,7 @@ _PROGRESS_S = 1.0
 
 def lane_loop(config: Mapping[str, Any]) -> None:
     """What a lane's worker runs."""
-    composer = ray.get_actor(actor_name(config["run"], "composer"), namespace=NAMESPACE)
+    composer = composer_for(config["run"])
     lane, worker, missed = config["lane"], None, None
     said = 0.0
 
@@ -45,25 +42,25 @@ def lane_loop(config: Mapping[str, Any]) -> None:
         nonlocal said
         if time.monotonic() - said > _PROGRESS_S:
             said = time.monotonic()
-            composer.progress.remote(lane, done, total)
+            composer.tell("progress", lane, done, total)
 
     results: list[dict[str, Any]] = []
     while True:
-        task, results = ask(composer.take, lane, results, TOGETHER), []
+        task, results = composer.take(lane, results, TOGETHER), []
         if task is None:
             return
         if "wait" in task:
             time.sleep(_WAIT_S)
             continue
         if worker is None:
-            worker = ShardWorker(config["run"], ask(composer.class_count))
+            worker = ShardWorker(config["run"], composer.class_count())
         try:
             results = (
                 worker.fit_several(task["several"], lane) if "several" in task else [worker.fit(task, progress, lane)]
             )
         except (ObjectMissing, IntegrityError) as error:
             # damaged: its shard is in quarantine from here on, and the next task is another
-            if ask(composer.examine, _shards_of(task)):
+            if composer.examine(_shards_of(task)):
                 continue
             # a forget purged what the task names: the next one names what is left. Twice the same: it is truly missing
             if task == missed or isinstance(error, IntegrityError):
@@ -81,7 +78,7 @@ def _shards_of(task: Mapping[str, Any]) -> list[int] | None:
 class Lanes:
     """Running lanes. ``wait`` blocks until the queue is empty and every lane has gone home."""
 
-    composer: ActorProxy[Composer]
+    composer: RemoteComposer
     threads: list[threading.Thread]
     errors: list[BaseException]
     started: float
@@ -100,7 +97,7 @@ class Lanes:
         return sorted(status["ready"].values())
 
     def _say(self, report: Report) -> dict[str, Any]:
-        status = ask(self.composer.training_status)
+        status = self.composer.training_status()
         report("shards", status["trained"], status["shards"])
         if status["monolith"] is not None:
             report("monolith", int(status["monolith"]), 1)
@@ -108,13 +105,13 @@ class Lanes:
 
     def send_home(self) -> None:
         """Stop the lanes after what they are doing: the run failed elsewhere."""
-        ask(self.composer.close_queue)
+        self.composer.close_queue()
         for thread in self.threads:
             thread.join()
-        ask(self.composer.close_queue, False)
+        self.composer.close_queue(False)
 
 
-def start_lanes(run: str, spec: RunSpec, composer: ActorProxy[Composer], count: int) -> Lanes:
+def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int) -> Lanes:
     """Start ``count`` lanes in the background: one GPU, or a share of ``threads`` cores, each."""
     # A spot notice is worth a watching actor only where nodes are pre-emptible; a CPU lane restarts in seconds
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if spec.device == "cuda" else "0")
@@ -145,4 +142,4 @@ def _run_lane(run: str, spec: RunSpec, lane: str, lanes: Lanes) -> None:
     except Exception as error:
         # handed to the driver's thread, which raises it when no other lane finishes the work
         lanes.errors.append(error)
-        lanes.composer.give_up.remote(lane)
+        lanes.composer.tell("give_up", lane)

@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import DataError, UsageError
-from taft_ray.orchestration.actors import own_error
 from taft_ray.storage import PartRef, Store, read_part
 
 _MOST_OF_A_STORE = 0.8  # of a node's object store may be tokens; Ray writes what is beyond its memory to disk
@@ -51,15 +49,6 @@ def gather(
     task: Any = _gather.options(num_returns=4)
     tokens, keys, labels, shards = task.remote(store, refs, fingerprint, gone)
     return Gathered(tokens=tokens, keys=keys, labels=labels, shards=shards)
-
-
-def fetch(ref: Any) -> Any:
-    """`ray.get`, which raises the package's own errors as they are."""
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        own = own_error(error)
-        raise own if own is not None else error from None
 
 
 def mapped(tokens: np.ndarray, cache_dtype: str) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -15,6 +17,18 @@ NAMESPACE = "taft_ray"
 _ANSWER_S = 20.0
 # on a cluster the head outlives spot workers: what must not die with one of them runs there
 HEAD = {"node:__internal_head__": 0.001}
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Ray, for a verb: the one that this process has joined already, or one that ends with the verb."""
+    joined = ray.is_initialized()
+    connect()
+    try:
+        yield
+    finally:
+        if not joined:
+            ray.shutdown()
 
 
 def connect() -> None:
@@ -44,12 +58,6 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
     except OSError as error:
         raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
-
-
-def disconnect() -> None:
-    """Leave Ray; one that was started here ends."""
-    if ray.is_initialized():
-        ray.shutdown()
 
 
 def resources() -> tuple[int, int]:

@@ -15,10 +15,9 @@ from typing import Any
 
 from taft_ray.data.keys import words
 from taft_ray.errors import UsageError
+from taft_ray.fitting.config import LOSSES, SOLVERS
 from taft_ray.plans.spec import RunSpec
-from taft_ray.tangent.fit import SOLVERS
-from taft_ray.tangent.loss import LOSSES
-from taft_ray.tangent.model import TRAINABLE
+from taft_ray.tangent.options import TRAINABLE
 
 OF_COMPOSITION = {"epsilon": "gram", "joint_penalty": "joint"}
 SCALES = (

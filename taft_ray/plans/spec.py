@@ -6,17 +6,18 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
-
-import timm
-import torch
+from typing import TYPE_CHECKING, Any
 
 import taft_ray
 from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
-from taft_ray.tangent import COMPOSITIONS, DEFAULT_EPSILON, JOINT_PENALTY, Delta, FitConfig, Sums
-from taft_ray.tangent.model import TRAINABLE
-from taft_ray.tangent.prepared import PREPARED_BUDGET
+from taft_ray.fitting.config import FitConfig
+from taft_ray.sums.options import COMPOSITIONS, DEFAULT_EPSILON, JOINT_PENALTY
+from taft_ray.tangent.options import PREPARED_BUDGET, TRAINABLE
+
+if TYPE_CHECKING:
+    from taft_ray.sums import Sums
+    from taft_ray.tangent import Delta
 
 WEIGHTINGS = ("uniform", "samples")
 DTYPES = ("float16", "bfloat16")
@@ -24,7 +25,14 @@ PRECISIONS = ("bfloat16", "float32")
 _MOST_GIB = 1 << 20
 # fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
 _ADDED = ("constants_gib", "exif_orientation", "joint_penalty")
-_VERSIONS = {"taft_ray": taft_ray.__version__, "torch": torch.__version__, "timm": timm.__version__}
+
+
+def _versions() -> dict[str, str]:
+    """The versions that a new run's bits may depend on."""
+    import timm
+    import torch
+
+    return {"taft_ray": taft_ray.__version__, "torch": torch.__version__, "timm": timm.__version__}
 
 
 def fastest_precision(device: str) -> str:
@@ -34,6 +42,8 @@ def fastest_precision(device: str) -> str:
     """
     if device == "cuda":
         return "bfloat16"
+    import torch
+
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") or able.get("bf16") else "float32"
 
@@ -46,7 +56,7 @@ class RunSpec:
         and not taken from the machine.
     weighting: "uniform" is the paper's plain mean of shards; "samples" weighs a shard by its number of samples.
     slices: of adam; checkpoints are kept between this many parts of a shard, and a retrain starts at the part that lost a
-        sample. 1 is the paper's recipe; more is another recipe (`tangent.slices`).
+        sample. 1 is the paper's recipe; more is another recipe (`fitting.slices`).
     radius: of adam; Δw is projected onto the ball of this radius (the paper's Table 7, where the penalty is 0).
     epsilon, joint_penalty: of the compositions by Gram and by joint statistics.
     max_rejected: the fraction of source rows that may be rejected before the run fails.
@@ -93,7 +103,7 @@ class RunSpec:
     max_rejected: float = 0.01
     exif_orientation: str = "ignore"
     constants_gib: float = PREPARED_BUDGET / 2**30
-    versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(_VERSIONS))
+    versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: _versions())
 
     def __post_init__(self) -> None:
         if self.shards < 1:

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from taft_ray.data import assign, epoch_order, sample_keys, slice_of
 from taft_ray.errors import DataError, UnsupportedModel
+from taft_ray.fitting import fit
 from taft_ray.plans.spec import RunSpec
+from taft_ray.sums import Sums, check_joint, statistics_for
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.nonlinear import NonLinear
 from taft_ray.systems.readouts import Member, Readouts
-from taft_ray.tangent import Pictures, Sums, TangentModel, check_joint, fit, prepare_pictures, statistics_for
+from taft_ray.tangent import Pictures, TangentModel, prepare_pictures
 
 WARM_UP = 64  # pictures of the fit that does not count
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from taft_ray.errors import UsageError
 from taft_ray.plans.spec import RunSpec
+from taft_ray.sums import Sums, shard_terms
 from taft_ray.systems.nonlinear import NonLinear
-from taft_ray.tangent import Delta, Pictures, Sums, TangentModel, batches, shard_terms
+from taft_ray.tangent import Delta, Pictures, TangentModel, batches
 
 COMPOSED = ("mean", "gram", "joint")  # one model, whatever N is
 SIDE_BY_SIDE = ("average", "vote")  # N forward passes

@@ -1,50 +1,60 @@
-"""The mathematics: linearise, tangent passes, fit, compose. Needs torch and timm only."""
+"""The mathematics of a tangent model: linearise, and the passes through it. Needs torch and timm only.
 
-from taft_ray.tangent.compose import (
-    COMPOSITIONS,
-    DEFAULT_EPSILON,
-    Sums,
-    compose,
-    shard_terms,
-    statistics_for,
-    terms_to_delta,
-)
-from taft_ray.tangent.delta import Delta
-from taft_ray.tangent.fit import FitConfig, FitReport, FittedDelta, fit, fit_many
-from taft_ray.tangent.joint import JOINT_PENALTY, check_joint
-from taft_ray.tangent.loss import Loss
-from taft_ray.tangent.model import TangentModel, linearize
-from taft_ray.tangent.network import between
-from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate, prepare_pictures
-from taft_ray.tangent.ridge import certified_distance
-from taft_ray.tangent.serving import ComposedModel
+Names are looked up when they are first used: a process that only asks for an option must not wait seconds for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taft_ray.tangent.delta import Delta
+    from taft_ray.tangent.model import TangentModel, linearize
+    from taft_ray.tangent.network import between
+    from taft_ray.tangent.options import PREPARED_BUDGET, TRAINABLE
+    from taft_ray.tangent.prepared import Pictures, Prepared, Recomputed, batches, concatenate, prepare_pictures
+    from taft_ray.tangent.serving import ComposedModel
 
 __all__ = [
-    "COMPOSITIONS",
-    "DEFAULT_EPSILON",
-    "JOINT_PENALTY",
+    "PREPARED_BUDGET",
+    "TRAINABLE",
     "ComposedModel",
     "Delta",
-    "FitConfig",
-    "FitReport",
-    "FittedDelta",
-    "Loss",
     "Pictures",
     "Prepared",
     "Recomputed",
-    "Sums",
     "TangentModel",
     "batches",
     "between",
-    "certified_distance",
-    "check_joint",
-    "compose",
     "concatenate",
-    "fit",
-    "fit_many",
     "linearize",
     "prepare_pictures",
-    "shard_terms",
-    "statistics_for",
-    "terms_to_delta",
 ]
+
+_WHERE = {
+    "taft_ray.tangent.delta": ("Delta",),
+    "taft_ray.tangent.model": (
+        "TangentModel",
+        "linearize",
+    ),
+    "taft_ray.tangent.network": ("between",),
+    "taft_ray.tangent.options": (
+        "PREPARED_BUDGET",
+        "TRAINABLE",
+    ),
+    "taft_ray.tangent.prepared": (
+        "Pictures",
+        "Prepared",
+        "Recomputed",
+        "batches",
+        "concatenate",
+        "prepare_pictures",
+    ),
+    "taft_ray.tangent.serving": ("ComposedModel",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,11 +19,11 @@ from taft_ray.tangent.delta import Delta, at_least_float32
 from taft_ray.tangent.elementwise import Hardsigmoid
 from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
+from taft_ray.tangent.options import TRAINABLE
 from taft_ray.tangent.prepared import Pictures, Prepared, batches
 from taft_ray.tangent.rule import Rule, Saving
 from taft_ray.tangent.trained import Probes, trained_vector
 
-TRAINABLE = ("full", "bitfit", "norm", "head")
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RmsNorm)
 CLASS_TOKEN = "cls_token"
 _WORTH = 64.0  # multiply-adds a value: a layer that takes fewer is computed again sooner than read

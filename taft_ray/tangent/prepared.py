@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from taft_ray.tangent.options import PREPARED_BUDGET
 from taft_ray.tangent.rule import Saved, Selected
 
 PREPARE_CHUNK = 128  # pictures a prepare call: part of what fixes the last bits of a delta
 RECOMPUTE_CHUNK = 32  # the same where constants are too many to be kept: then those of a pass are many, too
-PREPARED_BUDGET = 4 << 30  # bytes of constants kept in memory; beyond it they are recomputed batch by batch
 
 
 class Prepared:

@@ -11,7 +11,7 @@ import pytest
 def trained(
     tmp_path_factory: pytest.TempPathFactory, ray_session: None, spec_of: Callable[..., Any], parquet: Path
 ) -> Path:
-    from taft_ray.orchestration.run import train
+    from taft_ray.verbs.train import train
 
     run = tmp_path_factory.mktemp("cli") / "run"
     train(str(run), spec_of(parquet), lanes=1)

@@ -40,7 +40,6 @@ def _no_ray_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(session, "connect", connect)
-    monkeypatch.setattr(session, "disconnect", lambda: None)
 
 
 @pytest.mark.parametrize("verb", VERBS_OF_A_RUN)

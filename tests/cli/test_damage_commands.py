@@ -15,10 +15,7 @@ NESTED = b"[" * 200_000
 
 
 @pytest.fixture
-def run(trained: Path, copy_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    from taft_ray.orchestration import session
-
-    monkeypatch.setattr(session, "disconnect", lambda: None)  # Ray is the session's
+def run(trained: Path, copy_of: Callable[..., Path]) -> Path:
     return copy_of(trained)
 
 

@@ -29,11 +29,8 @@ STATUS = {
 
 
 @pytest.fixture(autouse=True)
-def _ray(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' own Ray stays when a command leaves it."""
-    from taft_ray.orchestration import session
-
-    monkeypatch.setattr(session, "disconnect", lambda: None)
+def _ray(ray_session: None) -> None:
+    """The tests' own Ray, which stays when a command leaves it."""
 
 
 def test_train_again_answers_like_status(trained: Path, parquet: Path, model_options: list[str]) -> None:

@@ -14,11 +14,8 @@ from tiny import SHARDS, sample_id
 
 
 @pytest.fixture(autouse=True)
-def _ray(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' own Ray stays when a command leaves it."""
-    from taft_ray.orchestration import session
-
-    monkeypatch.setattr(session, "disconnect", lambda: None)
+def _ray(ray_session: None) -> None:
+    """The tests' own Ray, which stays when a command leaves it."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +36,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(
     tmp_path_factory: pytest.TempPathFactory, ray_session: None, spec_of: Callable[..., Any], parquet: Path
 ) -> Path:
-    from taft_ray.orchestration.run import train
+    from taft_ray.verbs.train import train
 
     run = tmp_path_factory.mktemp("signing") / "run"
     train(str(run), spec_of(parquet, trainable="head", shards=SHARDS), lanes=1)

@@ -21,7 +21,6 @@ def cached(monkeypatch: pytest.MonkeyPatch, trained: Path) -> Path:
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr(session, "connect", connect)
-    monkeypatch.setattr(session, "disconnect", lambda: None)
     return trained
 
 

@@ -39,7 +39,7 @@ def without_forgotten(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def train_once(tmp_path_factory: pytest.TempPathFactory, ray_session: None, spec_of: Callable[..., Any]) -> Any:
     """Train a run in a new folder: its path, and what `train` answered."""
-    from taft_ray.orchestration.run import train
+    from taft_ray.verbs.train import train
 
     def make(data: Path, *, lanes: int = 1, monolithic: bool = False, **changes: Any) -> tuple[Path, dict[str, Any]]:
         run = tmp_path_factory.mktemp("run") / "run"
@@ -88,12 +88,14 @@ def forget(ray_session: None) -> Iterator[Callable[..., dict[str, Any]]]:
     """`forget` on Ray; the warm actors of the runs it touched end with the test."""
     import ray
 
-    from taft_ray.orchestration import actors, requests, run, session
+    from taft_ray.orchestration import actors, session
+    from taft_ray.runs.address import run_address
+    from taft_ray.verbs import forget as requests
 
     touched = []
 
     def call(folder: Path, ids: list[str], mode: str) -> dict[str, Any]:
-        touched.append(run.run_address(str(folder)))
+        touched.append(run_address(str(folder)))
         return requests.forget(str(folder), requests.Selection(ids=tuple(ids)), mode=mode)
 
     yield call

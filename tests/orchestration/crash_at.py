@@ -25,15 +25,15 @@ from folder import holders, plain_forget, shard_of, state_of
 from plain import plain_train
 from tiny import MODEL, SIZE, sample_id, write_parquet
 
+from taft_ray.composer.composer import Composer
 from taft_ray.data import sample_key
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.features import PrefixActor
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
+from taft_ray.prefix.part_writer import PartWriter
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store
 from taft_ray.storage.local import LocalFolder
+from taft_ray.verbs.gc import gc
+from taft_ray.workers.shard_worker import ShardWorker
 
 PICTURES, SHARDS = 24, 3
 PHASES = ("train", "retrain", "drop", "resolve")
@@ -96,7 +96,7 @@ def role(phase: str) -> str:
     frame = sys._getframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
-        if isinstance(owner, PrefixActor):
+        if isinstance(owner, PartWriter):
             return "prefix actor"
         if isinstance(owner, ShardWorker):
             return "lane" if phase == "train" else "retrain actor"

@@ -11,11 +11,11 @@ from hypothesis.stateful import rule
 from schedule import Schedule, carry_out, composers, faults, fit_and_hand_in
 from toy_run import FINGERPRINT
 
+from taft_ray.composer.composer import Composer
 from taft_ray.errors import IntegrityError
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.garbage import gc
 from taft_ray.storage import rundir as names
 from taft_ray.storage import write_part
+from taft_ray.verbs.gc import gc
 
 REPAIRS = 5
 

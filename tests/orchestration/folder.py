@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.data import assign, sample_keys
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.snapshots import snapshot_digest
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.state import RunState, replay
+from taft_ray.runs.snapshots import snapshot_digest
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta
-from taft_ray.tangent import Sums
+from taft_ray.sums import Sums
+from taft_ray.workers.shard_worker import ShardWorker
 
 
 def shard_of(name: str, shards: int, seed: int = 0) -> int:

@@ -14,8 +14,8 @@ from ray.cluster_utils import Cluster
 from tiny import MODEL, SHARDS, SIZE
 
 from taft_ray.orchestration import session
-from taft_ray.orchestration.run import train
 from taft_ray.plans.spec import RunSpec
+from taft_ray.verbs.train import train
 
 run, data, weights = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

@@ -4,29 +4,36 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
+import pyarrow as pa
 from folder import at
 
-from taft_ray.orchestration import features
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.pictures import Decode, read_parts
-from taft_ray.orchestration.run import cached_facts, silent
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.composer.composer import Composer
+from taft_ray.data import SourceFile, Stripe, index_files
 from taft_ray.plans.spec import RunSpec
+from taft_ray.prefix.cache import build_cache, cached_facts
+from taft_ray.prefix.part_writer import PartWriter
+from taft_ray.prefix.pictures import Decode, read_parts
+from taft_ray.progress import silent
 from taft_ray.storage import Store, digest_bytes, id_key, write_spec
 from taft_ray.storage import rundir as names
+from taft_ray.workers.shard_worker import ShardWorker
 
 
-def inline_pass(
-    pieces: Sequence[Any], run: str, spec: RunSpec, classes: int, folders: str, workers: int
-) -> Iterator[dict[str, Any]]:
-    """What `features._pass` does through Ray Data, in a loop."""
-    actor = features.PrefixActor(run, classes, folders)
-    decode = Decode(actor.preprocess.size, spec.exif_orientation)
-    for piece in pieces:
-        for part in read_parts({"stripe": [piece]}):
-            yield from (json.loads(answer) for answer in actor(decode(part))["answer"])
+class InlinePasses:
+    """`prefix.passes.Passes` in a loop, in this process; what `orchestration.prefix_pass` does through Ray Data."""
+
+    def index(self, files: Sequence[SourceFile]) -> pa.Table:
+        return index_files(files)
+
+    def parts(
+        self, pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
+    ) -> Iterator[dict[str, Any]]:
+        writer = PartWriter(run, classes, folders)
+        decode = Decode(writer.preprocess.size, spec.exif_orientation)
+        for piece in pieces:
+            for part in read_parts({"stripe": [piece]}):
+                yield from (json.loads(answer) for answer in writer(decode(part))["answer"])
 
 
 def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
@@ -34,11 +41,11 @@ def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
     store, spec, state = Store(str(run)), composer.record.spec, composer.snapshot()
     if state.cached is not None:
         return
-    with mock.patch.object(features, "_pass", inline_pass):
-        result = features.build_cache(
-            store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=spec.classes,
-            folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state, secret=secret, workers=1, report=silent,
-        )  # fmt: skip
+    result = build_cache(
+        InlinePasses(), store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment,
+        classes=spec.classes, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state, secret=secret,
+        workers=1, report=silent,
+    )  # fmt: skip
     composer.admit_cache(cached_facts(store, spec, result))
 
 

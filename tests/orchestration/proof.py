@@ -5,24 +5,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from folder import plain_forget, shard_of
-from plain import inline_pass, plain_train
+from plain import InlinePasses, plain_train
 from tiny import SAMPLES, SHARDS, sample_id
 
+from taft_ray.composer.composer import Composer
 from taft_ray.errors import ObjectMissing
-from taft_ray.orchestration import features
-from taft_ray.orchestration.checks import chain
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.evidence import Evidence
-from taft_ray.orchestration.linearised import run_spec
-from taft_ray.orchestration.run import silent
-from taft_ray.orchestration.signature import sign_certificate
 from taft_ray.plans.spec import RunSpec
+from taft_ray.prefix.cache import build_cache
+from taft_ray.prefix.part_writer import remove_markers
 from taft_ray.privacy import SigningKey
+from taft_ray.progress import silent
+from taft_ray.proof.checks import chain
+from taft_ray.proof.evidence import Evidence
+from taft_ray.proof.signature import sign_certificate
+from taft_ray.runs.spec import run_spec
 from taft_ray.storage import ObjectInfo, Store, id_key, write_manifest
 from taft_ray.storage import rundir as names
 
@@ -53,15 +53,14 @@ def plain_evaluation_cache(run: Path, data: Path) -> None:
     ledger_state = Evidence(address=str(run), store=store, spec=spec)
     chain(ledger_state)
     state = ledger_state.state
-    with mock.patch.object(features, "_pass", inline_pass):
-        result = features.build_cache(
-            store, str(run), spec, data=str(data), shards=1, assignment="hash", classes=(state.cached or {})["classes"],
-            folders=f"{prefix}/shard={{shard:05d}}", tombstones=state, secret=id_key(store, create=False), workers=1,
-            report=silent,
-        )  # fmt: skip
+    result = build_cache(
+        InlinePasses(), store, str(run), spec, data=str(data), shards=1, assignment="hash",
+        classes=(state.cached or {})["classes"], folders=f"{prefix}/shard={{shard:05d}}", tombstones=state,
+        secret=id_key(store, create=False), workers=1, report=silent,
+    )  # fmt: skip
     meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint, "stamp": ""}
     write_manifest(store.inside(prefix), result.table, meta)
-    features.remove_markers(store, f"{prefix}/shard=00000")
+    remove_markers(store, f"{prefix}/shard=00000")
 
 
 def proved_run(run: Path, spec: RunSpec, test_data: Path) -> dict[str, dict[str, Any]]:

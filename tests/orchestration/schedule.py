@@ -34,12 +34,12 @@ from toy_run import (
     shard_of,
 )
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UsageError
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.verify import verify
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Entry, Ledger, Store, read_rows
+from taft_ray.verbs.gc import gc
 
 COMPOSERS = 3
 MODES = ("drop", "retrain", "resolve")

@@ -14,12 +14,12 @@ from tiny import CLASSES, SAMPLES, SHARDS, sample_id, write_class_folder, write_
 
 from taft_ray.data import sample_keys
 from taft_ray.errors import DataError, ObjectMissing, UnknownSample, UsageError
-from taft_ray.orchestration.audit import examine
-from taft_ray.orchestration.linearised import run_spec
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.proof.audit import examine
+from taft_ray.proof.verify_run import verify
+from taft_ray.runs.spec import run_spec
 from taft_ray.storage import DeltaRef, Store, read_delta, read_manifest, write_delta
 from taft_ray.storage import rundir as names
+from taft_ray.workers.shard_worker import ShardWorker
 
 Copy = Callable[..., Path]
 OF_SHARD = {shard: [n for n in range(SAMPLES) if shard_of(sample_id(n), SHARDS) == shard] for shard in range(SHARDS)}

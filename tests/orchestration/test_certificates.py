@@ -12,16 +12,15 @@ from folder import files, finish, plain_forget
 from proof import KEY, MODES, OTHER_KEY, one_of_each_shard, plain_evaluation_cache, private_pem
 from tiny import SAMPLES, sample_id
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.data import id_hash
 from taft_ray.errors import UsageError
 from taft_ray.evaluation import certificate_page
-from taft_ray.orchestration.certificate import certificate_bytes, inconsistencies
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.signature import sign_certificate
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.verify_certificate import is_certificate, verify_certificate
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.proof.certificate import certificate_bytes, inconsistencies
+from taft_ray.proof.signature import sign_certificate
+from taft_ray.proof.verify_certificate import is_certificate, verify_certificate
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import (
     DeltaRef,
     Ledger,
@@ -37,6 +36,7 @@ from taft_ray.storage import (
     write_part,
 )
 from taft_ray.storage.digest import seal
+from taft_ray.workers.shard_worker import ShardWorker
 
 Proved = tuple[Path, dict[str, dict[str, Any]]]
 Copy = Callable[..., Path]
@@ -414,8 +414,8 @@ def test_verify_reports_how_far_it_is(proved: Proved) -> None:
 def test_verify_needs_no_ray(proved: Proved) -> None:
     target = next((proved[0] / "certificates").glob("*-*.json"))
     code = (
-        "import sys\nfrom taft_ray.orchestration.verify import verify\n"
-        "from taft_ray.orchestration.verify_certificate import verify_certificate\n"
+        "import sys\nfrom taft_ray.proof.verify_run import verify\n"
+        "from taft_ray.proof.verify_certificate import verify_certificate\n"
         "assert verify(sys.argv[1], retrain=True)['ok'] and verify_certificate(sys.argv[2])['ok']\n"
         "assert 'ray' not in sys.modules\n"
     )

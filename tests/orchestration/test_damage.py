@@ -29,19 +29,20 @@ from store_faults import DIE_BEFORE, Fault, Killed, fault, faults_possible
 from tiny import SAMPLES, SHARDS, picture, sample_id
 from without_ray import without_ray
 
+from taft_ray.composer.composer import Composer
 from taft_ray.data import sample_key
 from taft_ray.errors import IntegrityError, StorageError, TaftError, UnknownSample
-from taft_ray.orchestration import requests
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.repair import repair
-from taft_ray.orchestration.reporting import report
-from taft_ray.orchestration.requests import Selection
-from taft_ray.orchestration.run import evaluate, status
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store, read_manifest
 from taft_ray.storage.local import LocalFolder
+from taft_ray.verbs import forget as requests
+from taft_ray.verbs.evaluate import evaluate
+from taft_ray.verbs.forget import Selection
+from taft_ray.verbs.gc import gc
+from taft_ray.verbs.repair import repair
+from taft_ray.verbs.report import report
+from taft_ray.verbs.status import status
+from taft_ray.workers.shard_worker import ShardWorker
 
 ILL = 2  # the shard whose objects are damaged
 OF = [[sample_id(n) for n in range(SAMPLES) if shard_of(sample_id(n), SHARDS) == shard] for shard in range(SHARDS)]
@@ -525,7 +526,7 @@ def test_list_of_samples_of_an_earlier_version_is_made_again(
 ) -> None:
     """Its pictures have no hashes of their bytes."""
     with monkeypatch.context() as patched:
-        patched.setattr("taft_ray.orchestration.features.with_contents", lambda table, contents: table)
+        patched.setattr("taft_ray.prefix.cache.with_contents", lambda table, contents: table)
         plain_train(tmp_path / "run", spec_of(parquet, trainable="head"))
     path = list_of_samples(tmp_path / "run")
     good = path.read_bytes()

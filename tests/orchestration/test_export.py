@@ -13,12 +13,13 @@ from folder import copy_run, plain_forget, shard_of
 from plain import plain_train
 from tiny import SHARDS, SIZE, sample_id
 
+from taft_ray.composer.composer import Composer
 from taft_ray.errors import IntegrityError, StorageError, UsageError
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.export import export
-from taft_ray.orchestration.linearised import build_tangent, run_spec
-from taft_ray.orchestration.snapshots import load_snapshot
+from taft_ray.runs.model import build_tangent
+from taft_ray.runs.snapshots import load_snapshot
+from taft_ray.runs.spec import run_spec
 from taft_ray.storage import Store
+from taft_ray.verbs.export import export
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from plain import plain_train
 from s3_server import S3Server
 from tiny import SAMPLES, SHARDS, sample_id
 
+from taft_ray.composer.composer import Composer
 from taft_ray.errors import StorageError
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import remote
+from taft_ray.workers.shard_worker import ShardWorker
 
 T = TypeVar("T")
 TRIES = 5

@@ -24,16 +24,16 @@ from folder import (
 )
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.data import id_hash, sample_key
 from taft_ray.errors import TaftError, UnknownSample, UsageError
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.run import train
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Ledger, Store, digest_bytes, id_key
 from taft_ray.storage.local import LocalFolder
+from taft_ray.verbs.gc import gc
+from taft_ray.verbs.train import train
+from taft_ray.workers.shard_worker import ShardWorker
 
 Trained = tuple[Path, dict[str, Any]]
 Copy = Callable[..., Path]

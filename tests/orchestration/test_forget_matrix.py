@@ -16,10 +16,10 @@ from plain import plain_train
 from s3_server import S3Server, weed
 from tiny import SHARDS, sample_id, write_parquet
 
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.composer.composer import Composer
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import DeltaRef, PartRef, Store, read_delta, read_part
+from taft_ray.workers.shard_worker import ShardWorker
 
 PICTURES = 300
 SIZES = (1, 10, 100)

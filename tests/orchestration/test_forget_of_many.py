@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 from tiny import MODEL
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.data import assign, id_hash, sample_keys
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.verify import verify
 from taft_ray.plans.forget import MOST_IDS
 from taft_ray.plans.spec import RunSpec
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_part, write_rows, write_spec
 from taft_ray.storage import rundir as names
 

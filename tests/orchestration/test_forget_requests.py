@@ -25,16 +25,16 @@ from folder import (
 from plain import plain_train
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
 from taft_ray.errors import UnknownSample, UsageError
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.destroy_key import destroy_key
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.forget import MOST_IDS
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store, id_key
+from taft_ray.verbs.destroy_key import destroy_key
+from taft_ray.verbs.gc import gc
+from taft_ray.workers.shard_worker import ShardWorker
 
 HOUR = 3600.0
 FAR, NEAR = 30 * 24 * HOUR, 24 * HOUR
@@ -313,7 +313,7 @@ def test_requests_whose_time_has_come_run_together_in_one_fit_a_shard(
     asked = [wait_for(composer, [in_shard(shard)[n]], within=FAR + n) for n in range(3) for shard in (0, 3)]
     fits = kinds(run).count("trained")
     later = now() + FAR
-    monkeypatch.setattr("taft_ray.orchestration.forgetting.time.time", lambda: later)
+    monkeypatch.setattr("taft_ray.composer.forgetting.time.time", lambda: later)
     certificates = carry_out(Composer(str(run)), worker=worker)
     assert set(certificates) == {answer["request"] for answer in asked}
     assert kinds(run).count("trained") == fits + 2
@@ -476,7 +476,7 @@ def test_destroyed_key_stays_destroyed(run: Path) -> None:
 
 def test_without_the_key_nothing_is_read_in(run: Path, test_parquet: Path, ray_session: None) -> None:
     from taft_ray.errors import TaftError
-    from taft_ray.orchestration.run import _eval_parts
+    from taft_ray.verbs.evaluate import _eval_parts
 
     store = Store(str(run))
     assert len(id_key(store, create=False)) == 32

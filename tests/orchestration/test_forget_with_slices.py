@@ -9,13 +9,13 @@ from folder import delta_digests, entries_of, files, flip_a_byte, holders, plain
 from plain import plain_train
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
+from taft_ray.composer.composer import Composer
 from taft_ray.data import sample_key, slice_of
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store
+from taft_ray.verbs.gc import gc
+from taft_ray.workers.shard_worker import ShardWorker
 
 SLICES = 3
 Copy = Callable[..., Path]

@@ -10,15 +10,15 @@ from folder import composed_without, holders, plain_forget, shard_of
 from plain import plain_train
 from tiny import picture
 
+from taft_ray.composer.composer import Composer
+from taft_ray.data.identical import contents_of, identical_counts, say
 from taft_ray.data.keys import content_hash, picture_digest, sample_key
 from taft_ray.errors import UsageError
-from taft_ray.orchestration import features
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.identical import identical_counts, say
-from taft_ray.orchestration.record import Record
-from taft_ray.orchestration.requests import Selection
-from taft_ray.orchestration.verify import verify
+from taft_ray.prefix import cache
+from taft_ray.proof.verify_run import verify
+from taft_ray.runs.record import Record
 from taft_ray.storage import Ledger, Store, id_key, read_manifest
+from taft_ray.verbs.forget import Selection
 
 SHARDS = 3
 TWINS = ("ant/5.png", "ant/copy of 5.png", "bee/the same.png", "bee/twin.png")  # in two shards at least
@@ -104,7 +104,7 @@ def test_a_run_of_an_earlier_version_goes_on(
     tmp_path: Path, source: Path, spec_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its manifest has no column of contents: nothing is counted, and the flag is refused with the way out."""
-    monkeypatch.setattr(features, "with_contents", lambda table, contents: table)
+    monkeypatch.setattr(cache, "with_contents", lambda table, contents: table)
     run = tmp_path / "run"
     plain_train(run, spec_of(source, shards=SHARDS, compose="mean"))
     table = Record(str(run)).manifest()[0]
@@ -121,7 +121,7 @@ def test_a_run_of_an_earlier_version_goes_on(
 def test_a_pass_that_an_earlier_version_began_is_finished(run: Path, source: Path) -> None:
     """Its markers have no contents; their samples count as different ones."""
     answers = [{"keys": ["00" * 16, "01" * 16], "contents": ["aa" * 16, "aa" * 16]}, {"keys": ["02" * 16]}]
-    assert set(features.contents_of(answers)) == {bytes(16), b"\1" * 16}
+    assert set(contents_of(answers)) == {bytes(16), b"\1" * 16}
 
 
 def test_other_runs_call_the_same_bytes_otherwise(

@@ -8,15 +8,15 @@ import pytest
 from folder import composed_without, delta_digests, plain_forget, shard_of, state_of
 from tiny import SHARDS, sample_id
 
+from taft_ray.composer.composer import Composer
 from taft_ray.errors import UnsupportedModel, UsageError
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.export import export
-from taft_ray.orchestration.linearised import run_spec
-from taft_ray.orchestration.recompose import snapshots_of, sums_of
-from taft_ray.orchestration.reporting import gather
-from taft_ray.orchestration.run import train
+from taft_ray.runs.spec import run_spec
+from taft_ray.runs.sums import snapshots_of, sums_of
 from taft_ray.storage import Ledger, Store
 from taft_ray.storage import rundir as names
+from taft_ray.verbs.export import export
+from taft_ray.verbs.report import gather
+from taft_ray.verbs.train import train
 
 Trained = tuple[Path, dict[str, Any]]
 

@@ -21,8 +21,8 @@ from processes import descendants, end
 from tiny import MODEL, SIZE, sample_id, write_parquet
 
 from taft_ray.data import sample_key
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.verify import verify
+from taft_ray.proof.verify_run import verify
+from taft_ray.verbs.gc import gc
 
 pytestmark = pytest.mark.slow  # each case is one or two commands with a Ray of their own
 

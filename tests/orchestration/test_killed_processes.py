@@ -15,8 +15,9 @@ from folder import delta_digests, files, kinds, only_cached, state_of
 from processes import descendants, end, named
 from tiny import MODEL, SHARDS, SIZE, sample_id
 
-from taft_ray.orchestration.run import status, train
-from taft_ray.orchestration.verify import verify
+from taft_ray.proof.verify_run import verify
+from taft_ray.verbs.status import status
+from taft_ray.verbs.train import train
 
 Trained = tuple[Path, dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +74,7 @@ def test_composer_killed_while_lanes_train_ends_with_the_same_digest(
     def killer() -> None:
         for count in (1, 2, 3):
             wait_until(lambda count=count: kinds(run).count("trained") >= count)
-            ray.kill(composer_for(str(run.resolve())), no_restart=False)
+            ray.kill(composer_for(str(run.resolve())).actor)
 
     thread = threading.Thread(target=killer)
     thread.start()

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from plain import inline_pass
+from plain import InlinePasses
 
 from taft_ray.data import decode_image
-from taft_ray.orchestration import features
-from taft_ray.orchestration.pictures import Decode, pictures_of, pixels_of
-from taft_ray.orchestration.run import silent
 from taft_ray.plans.state import RunState
+from taft_ray.prefix import cache
+from taft_ray.prefix.pictures import Decode, pictures_of, pixels_of
+from taft_ray.progress import silent
 from taft_ray.storage import Store, write_spec
 from taft_ray.storage import rundir as names
 
@@ -35,30 +35,33 @@ class Pass:
         write_spec(self.store, spec.to_json())
         self.made: list[tuple[int, int]] = []
 
-    def __call__(self, limit: int | None = None) -> features.CacheResult:
-        def until_killed(*words: Any) -> Iterator[dict[str, Any]]:
-            for answer in inline_pass(*words):
-                self.made.append((answer["shard"], answer["part"]))
-                if len(self.made) == limit:
-                    raise Killed
-                yield answer
+    def __call__(self, limit: int | None = None) -> cache.CacheResult:
+        made = self.made
 
-        with mock.patch.object(features, "_pass", until_killed), mock.patch.object(features, "PART_ROWS", ROWS):
-            return features.build_cache(
-                self.store, self.run, self.spec, data=self.spec.data, shards=self.spec.shards, assignment="hash",
+        class UntilKilled(InlinePasses):
+            def parts(self, *words: Any) -> Iterator[dict[str, Any]]:
+                for answer in super().parts(*words):
+                    made.append((answer["shard"], answer["part"]))
+                    if len(made) == limit:
+                        raise Killed
+                    yield answer
+
+        with mock.patch.object(cache, "PART_ROWS", ROWS):
+            return cache.build_cache(
+                UntilKilled(), self.store, self.run, self.spec, data=self.spec.data, shards=self.spec.shards, assignment="hash",
                 classes=None, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=RunState(), secret=None,
                 workers=1, report=silent,
             )  # fmt: skip
 
 
 @pytest.fixture
-def undisturbed(tmp_path: Path, spec_of: Callable[..., Any], parquet: Path) -> tuple[Pass, features.CacheResult]:
+def undisturbed(tmp_path: Path, spec_of: Callable[..., Any], parquet: Path) -> tuple[Pass, cache.CacheResult]:
     whole = Pass(tmp_path / "whole", spec_of(parquet))
     return whole, whole()
 
 
 def test_a_killed_pass_goes_on_with_what_is_missing(
-    tmp_path: Path, spec_of: Callable[..., Any], parquet: Path, undisturbed: tuple[Pass, features.CacheResult]
+    tmp_path: Path, spec_of: Callable[..., Any], parquet: Path, undisturbed: tuple[Pass, cache.CacheResult]
 ) -> None:
     whole, expected = undisturbed
     cut_off = Pass(tmp_path / "cut-off", spec_of(parquet))
@@ -74,7 +77,7 @@ def test_a_killed_pass_goes_on_with_what_is_missing(
     assert again.table.equals(expected.table)
 
 
-def test_a_finished_pass_makes_nothing(undisturbed: tuple[Pass, features.CacheResult]) -> None:
+def test_a_finished_pass_makes_nothing(undisturbed: tuple[Pass, cache.CacheResult]) -> None:
     whole, expected = undisturbed
     whole.made.clear()
     assert whole().parts == expected.parts

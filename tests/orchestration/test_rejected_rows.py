@@ -10,7 +10,7 @@ from plain import plain_train
 from tiny import picture
 
 from taft_ray.errors import TooManyRejected
-from taft_ray.orchestration.rejections import remove_lists
+from taft_ray.prefix.rejections import remove_lists
 from taft_ray.storage import Store
 
 

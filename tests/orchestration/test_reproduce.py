@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from taft_ray.errors import DataError, UsageError
-from taft_ray.orchestration.reproduce import reproduce
+from taft_ray.verbs.reproduce import reproduce
 
 SEEDS, SHARDS, ROWS = (0,), (2,), 100
 

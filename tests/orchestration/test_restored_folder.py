@@ -11,15 +11,15 @@ from plain import plain_train
 from proof import KEY
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
 from taft_ray.errors import IntegrityError, TaftError
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.signature import sign_certificate
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
+from taft_ray.proof.signature import sign_certificate
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store, Tombstones, id_key
+from taft_ray.verbs.gc import gc
+from taft_ray.workers.shard_worker import ShardWorker
 
 GONE = [sample_id(n) for n in (3, 14, 15)]
 OWNER = "owner-9"
@@ -235,7 +235,7 @@ def test_run_without_its_key_reads_nothing_in(
     whole: Path, copy_of: Callable[..., Path], parquet: Path, spec_of: Callable[..., Any], ray_session: None
 ) -> None:
     """Nobody could tell who is forgotten. The copy is from before the cache was made, its key destroyed since."""
-    from taft_ray.orchestration.run import train
+    from taft_ray.verbs.train import train
 
     run = copy_of(whole)
     for folder in ("cache", "manifest", "deltas", "composed", "keys"):
@@ -302,7 +302,7 @@ def test_tombstones_lost_on_the_way_are_noted_and_written_again(whole: Path, cop
 
 
 def test_report_of_an_older_copy_is_refused(whole: Path, copy_of: Callable[..., Path]) -> None:
-    from taft_ray.orchestration.reporting import report
+    from taft_ray.verbs.report import report
 
     run = copy_of(whole)
     shutil.copytree(run, run.with_name("older"))

@@ -21,7 +21,7 @@ from s3_server import SECRET_KEY, S3Server
 from tiny import SHARDS, sample_id
 
 from taft_ray.data import id_hash, sample_key
-from taft_ray.orchestration.verify import verify
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store, id_key
 
 # a Ray is started for every command: minutes on two cores, and many where others use them too

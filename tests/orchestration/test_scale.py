@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from plain import plain_train
 from toy_run import EVERYONE, OWNERS, SHARDS, composed_of, fit, key_of, make_run, owner_of, shard_of
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.composition import TERMS_KEPT, Terms
+from taft_ray.composer.selection import Selection, find
 from taft_ray.data import MANIFEST_SCHEMA, id_hash, owner_hash
 from taft_ray.errors import ObjectMissing
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.composition import TERMS_KEPT, Terms
-from taft_ray.orchestration.selection import Selection, find
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import Ledger, Store, digest_bytes, id_key, write_delta, write_rows, write_spec
 from taft_ray.storage import rundir as names
+from taft_ray.workers.shard_worker import ShardWorker
 
 
 def run_of(folder: Path, shards: int) -> Composer:

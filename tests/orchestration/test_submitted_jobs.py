@@ -17,7 +17,7 @@ from folder import state_of
 from processes import descendants, end
 from tiny import SHARDS
 
-from taft_ray.orchestration.verify import verify
+from taft_ray.proof.verify_run import verify
 
 pytestmark = pytest.mark.slow  # a head, a dashboard and two jobs: more than a minute on two cores
 

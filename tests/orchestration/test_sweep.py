@@ -15,19 +15,21 @@ from tiny import SAMPLES, sample_id
 
 from taft_ray.data import held_out, sample_key
 from taft_ray.errors import UsageError
-from taft_ray.orchestration.bench import lay_bench, manifest_of
-from taft_ray.orchestration.linearised import build_tangent, run_spec
+from taft_ray.fitting import fit
 from taft_ray.orchestration.object_store import key_rows
-from taft_ray.orchestration.sweep import FOLDER, sweep
-from taft_ray.orchestration.trial import EFFORT, Bench, Linearisation, count_correct, lay_out, run_trial
-from taft_ray.orchestration.verify import verify
-from taft_ray.orchestration.worker import ShardWorker
 from taft_ray.plans.space import parse_space
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spec_file import parse_spec_file
 from taft_ray.plans.sweep import Sweep
-from taft_ray.storage import Store, read_manifest
-from taft_ray.tangent import compose, fit
+from taft_ray.proof.verify_run import verify
+from taft_ray.runs.model import build_tangent
+from taft_ray.runs.spec import run_spec
+from taft_ray.storage import Store, read_manifest, read_rows
+from taft_ray.studies.bench import lay_bench
+from taft_ray.studies.trial import EFFORT, Bench, Linearisation, count_correct, lay_out, run_trial
+from taft_ray.sums import compose
+from taft_ray.verbs.sweep import FOLDER, sweep
+from taft_ray.workers.shard_worker import ShardWorker
 
 SPACE = parse_space(["solver=ridge,adam", "last_blocks=0,1", "kappa=15"])
 
@@ -142,7 +144,7 @@ def test_nothing_of_a_sample_is_written_and_verify_knows_the_folder(swept: dict[
 
 
 def test_asked_again_it_repeats_nothing(swept: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taft_ray.orchestration.sweep.lay_bench", None)
+    monkeypatch.setattr("taft_ray.studies.bench.lay_bench", None)
     again = sweep(str(run), Sweep(space=SPACE))
     assert again["resumed"] == 4
     assert (again["best"], again["trials"], again["forgotten_since"]) == (swept["best"], swept["trials"], 0)
@@ -197,7 +199,9 @@ def test_samples_that_wait_to_be_forgotten_are_not_read(
 
     store, spec, state = Store(str(run)), run_spec(Store(str(run))), state_of(run)
     state.tombstones[id_hash(sample_id(5), id_key(store, create=False))] = "a request"
-    bench = lay_bench(store, spec, state, manifest_of(store, state), Sweep(), "b", [1])
+    bench = lay_bench(
+        store, spec, state, read_rows(store, str(state.manifest_key), str(state.manifest)), Sweep(), "b", [1]
+    )
     kept = {key.tobytes() for key in bench.keys}
     assert kept == {sample_key(sample_id(n), 0) for n in range(SAMPLES) if n != 5}
     assert len(bench.labels) == len(bench.shards) == SAMPLES - 1

@@ -10,10 +10,10 @@ import pytest
 from proof import Held, evidence_of, problems_of
 
 from taft_ray.errors import IntegrityError
-from taft_ray.orchestration import checks
-from taft_ray.orchestration.evidence import Evidence
-from taft_ray.orchestration.linearised import run_spec
-from taft_ray.orchestration.verify import verify
+from taft_ray.proof import checks
+from taft_ray.proof.evidence import Evidence
+from taft_ray.proof.verify_run import verify
+from taft_ray.runs.spec import run_spec
 from taft_ray.storage import Ledger, entry_key
 
 Proved = tuple[Path, dict[str, dict[str, Any]]]

@@ -10,12 +10,12 @@ from folder import files, finish, holders, state_of
 from store_faults import DIE_AFTER, DIE_BEFORE, Fault, Killed, Stalled, fault, faults_possible
 from toy_run import EVERYONE, SHARDS, composed_of, fit, key_of, make_run, prefix_pass, shard_of
 
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.garbage import gc
-from taft_ray.orchestration.selection import Selection
-from taft_ray.orchestration.verify import verify
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
+from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store
 from taft_ray.storage import rundir as names
+from taft_ray.verbs.gc import gc
 
 
 @pytest.fixture

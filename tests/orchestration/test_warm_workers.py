@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taft_ray.orchestration.warm import Warm, in_use
+from taft_ray.workers.warm import Warm, in_use
 
 
 def is_there(run: str) -> bool:
@@ -29,15 +29,15 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
     import ray
 
     from taft_ray.orchestration import actors
-    from taft_ray.orchestration.linearised import run_spec
-    from taft_ray.orchestration.run import run_address
+    from taft_ray.runs.address import run_address
+    from taft_ray.runs.spec import run_spec
     from taft_ray.storage import Store
 
     monkeypatch.setattr(actors, "CROWDED_IDLE_S", 0.2)
     run = run_address(str(ridge[0]))
     spec, another = run_spec(Store(run)), run + "-another"
     worker = actors.worker_for(run, spec, 3)
-    assert ray.get(worker.ready.remote())
+    assert worker.ready()
     cpus = int(ray.cluster_resources()["CPU"])
     actors.make_room(another, spec, 0)  # there is room for nobody more: other tests' workers may hold all the rest
     actors.make_room(run, spec, cpus + 1)  # its own run
@@ -48,7 +48,7 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
     while is_there(run) and time.monotonic() < until:
         time.sleep(0.1)
     assert not is_there(run)
-    assert ray.get(actors.worker_for(run, spec, 3).ready.remote())  # and is made again when it is needed
+    assert actors.worker_for(run, spec, 3).ready()  # and is made again when it is needed
 
 
 def test_a_worker_never_leaves_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:

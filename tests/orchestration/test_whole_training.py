@@ -10,8 +10,10 @@ from folder import delta_digests, files, kinds, shard_of, state_of
 from tiny import SAMPLES, SHARDS, sample_id
 
 from taft_ray.data import sample_key
-from taft_ray.orchestration.run import evaluate, status, train
-from taft_ray.orchestration.verify import verify
+from taft_ray.proof.verify_run import verify
+from taft_ray.verbs.evaluate import evaluate
+from taft_ray.verbs.status import status
+from taft_ray.verbs.train import train
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -84,16 +86,16 @@ def test_evaluate_reports_compositions_shards_and_monolith(ridge: Trained, test_
 def test_composer_killed_at_rest_comes_back_right(ridge: Trained, copy_of: Any) -> None:
     import ray
 
-    from taft_ray.orchestration.actors import ask, composer_for
+    from taft_ray.orchestration.actors import composer_for
 
     run = copy_of(ridge[0])
     address = str(run.resolve())
     before = status(address)
     composer = composer_for(address)
     for _ in range(2):
-        ray.kill(composer, no_restart=False)
+        ray.kill(composer.actor)
         shutil.rmtree(run / "composed")
-        assert ask(composer.compose)["digest"] == ridge[1]["composed"]
+        assert composer.compose()["digest"] == ridge[1]["composed"]
         assert status(address) == before
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from taft_ray.composer.composer import Composer
 from taft_ray.data import id_hash, sample_key
 from taft_ray.data.manifest import MANIFEST_SCHEMA
-from taft_ray.orchestration.composer import Composer
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import (
     PartRef,

@@ -1,21 +1,18 @@
 """The verbs themselves, with the composer and the worker as plain objects in this process instead of Ray's actors."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from folder import at
-from plain import inline_pass
+from plain import InlinePasses
 
-from taft_ray.orchestration import features, measuring, repair, requests, run, session
-from taft_ray.orchestration.composer import Composer
-from taft_ray.orchestration.worker import ShardWorker
-
-
-def call(method: Any, *args: Any, **kwargs: Any) -> Any:
-    return method(*args, **kwargs)
+from taft_ray.composer.composer import Composer
+from taft_ray.orchestration import actors, prefix_pass, session
+from taft_ray.verbs import evaluate, forget, repair, status
+from taft_ray.workers.shard_worker import ShardWorker
 
 
 @contextmanager
@@ -29,14 +26,14 @@ def without_ray(folder: Path | str, worker: ShardWorker, composer: Composer | No
         def put(module: Any, name: str, value: Any) -> None:
             patches.enter_context(mock.patch.object(module, name, value))
 
-        for module in (run, requests, repair, measuring):
-            put(module, "ask", call)
-        for module in (run, requests, repair):
-            put(module, "composer_for", lambda address: composer or Composer(address))
-        for module in (measuring, requests, repair):
-            put(module, "worker_for", lambda address, *_: at(worker, address))
-        put(session, "connect", lambda: None)
+        for module in (evaluate, repair):
+            put(module, "composer_of", lambda address: composer or Composer(address))
+        for module in (forget, status):
+            put(module, "Composer", lambda address: composer or Composer(address))
+        put(forget, "in_cluster", lambda: False)
+        put(forget, "_sweep", lambda address: {"nodes": 0, "removed": 0})
+        put(actors, "worker_for", lambda address, *_: at(worker, address))
+        put(session, "connected", nullcontext)
         put(session, "resources", lambda: (1, 0))
-        put(requests, "_sweep_workers", lambda address: {"nodes": 0, "removed": 0})
-        put(features, "_pass", inline_pass)
+        put(prefix_pass, "PASSES", InlinePasses())
         yield

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from taft_ray.attack import NO_SHARD, POWER_NEEDED, Samples, judge
+from taft_ray.attack.judgement import by_shard_scores, composed_scores, control_scores
 from taft_ray.errors import UsageError
-from taft_ray.privacy import NO_SHARD, POWER_NEEDED, Samples, judge
-from taft_ray.privacy.attack import by_shard_scores, composed_scores, control_scores
 
 SHARDS = 6
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from taft_ray.errors import UsageError
-from taft_ray.privacy.membership import (
+from taft_ray.attack.membership import (
     PermutationTest,
     Rows,
     arrangements,
@@ -20,6 +19,7 @@ from taft_ray.privacy.membership import (
     reference_needed,
     true_positive_rate,
 )
+from taft_ray.errors import UsageError
 
 
 def rows(scores: np.ndarray, strata: object = 0, target: object = 0) -> Rows:

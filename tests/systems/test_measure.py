@@ -9,9 +9,11 @@ import torch
 from toy import CLASSES, token_set
 
 from taft_ray.errors import DataError
+from taft_ray.fitting import fit
+from taft_ray.sums import compose, statistics_for
 from taft_ray.systems import measure
 from taft_ray.systems.measure import split
-from taft_ray.tangent import compose, fit, linearize, prepare_pictures, statistics_for
+from taft_ray.tangent import linearize, prepare_pictures
 
 
 @pytest.mark.parametrize("method", ["hash", "equal", "stratified"])

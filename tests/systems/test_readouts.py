@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from taft_ray.errors import UsageError
+from taft_ray.fitting import FitConfig, fit
 from taft_ray.systems import Member, NonLinear, Readouts, average, vote
-from taft_ray.tangent import FitConfig, fit
 
 OUTPUTS = torch.tensor(  # three models, two pictures, three classes
     [[[9.0, 0, 0], [2, 1, 0]], [[0, 1, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]]

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from taft_ray.errors import DeltaMismatch, FixedPointOverflow, UsageError
-from taft_ray.tangent import Delta, Sums, compose, linearize, shard_terms, terms_to_delta
-from taft_ray.tangent.fixed_point import DELTA_BITS, GRAM_BITS, from_grid, to_grid
+from taft_ray.sums import Sums, compose, shard_terms, terms_to_delta
+from taft_ray.sums.fixed_point import DELTA_BITS, GRAM_BITS, from_grid, to_grid
+from taft_ray.tangent import Delta, linearize
 from taft_ray.tangent.gram import GramLayer
 
 KEY = "fc.weight|fc.bias|0:4"

@@ -13,9 +13,10 @@ from tiny import MODEL, SIZE
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorDeviceMismatchError, FakeTensorMode
 
+from taft_ray.fitting import Loss
+from taft_ray.fitting.adam import _project
 from taft_ray.models import Preprocess
-from taft_ray.tangent import ComposedModel, Loss, TangentModel, linearize
-from taft_ray.tangent.adam import _project
+from taft_ray.tangent import ComposedModel, TangentModel, linearize
 
 CASES = {
     "short cut": {},

@@ -11,21 +11,9 @@ from cases import BY_ID, CLASSES, Reference, build, images, random_delta
 from torch import Tensor
 
 from taft_ray.errors import DataError, DeltaMismatch, UsageError
-from taft_ray.tangent import (
-    Delta,
-    FitConfig,
-    Loss,
-    Prepared,
-    Recomputed,
-    TangentModel,
-    adam,
-    batches,
-    fit,
-    linearize,
-    precondition,
-    ridge,
-)
-from taft_ray.tangent.adam import index_order
+from taft_ray.fitting import FitConfig, Loss, adam, fit, precondition, ridge
+from taft_ray.fitting.adam import index_order
+from taft_ray.tangent import Delta, Prepared, Recomputed, TangentModel, batches, linearize
 from taft_ray.tangent.kernel import jacobian_rows
 
 COUNT = 12

@@ -9,19 +9,9 @@ from cases import BY_ID, CLASSES, build, images, random_delta
 from torch import Tensor
 
 from taft_ray.errors import DeltaMismatch, FixedPointOverflow, UnsupportedModel, UsageError
-from taft_ray.tangent import (
-    Delta,
-    Prepared,
-    Sums,
-    TangentModel,
-    check_joint,
-    compose,
-    joint,
-    linearize,
-    shard_terms,
-    statistics_for,
-)
-from taft_ray.tangent.joint import JointLayer, joint_statistics
+from taft_ray.sums import Sums, check_joint, compose, joint, shard_terms, statistics_for
+from taft_ray.sums.joint import JointLayer, joint_statistics
+from taft_ray.tangent import Delta, Prepared, TangentModel, linearize
 from taft_ray.tangent.kernel import jacobian_rows
 
 COUNTS = (5, 1, 8)

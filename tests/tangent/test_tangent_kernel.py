@@ -11,10 +11,11 @@ from test_tangent_fit import Dense, flat, jacobian, problem
 from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel
-from taft_ray.tangent import Delta, FitConfig, Loss, TangentModel, fit, fit_many, kernel, linearize, precondition, ridge
+from taft_ray.fitting import FitConfig, Loss, fit, fit_many, precondition, ridge
+from taft_ray.tangent import Delta, TangentModel, kernel, linearize
 from taft_ray.tangent.kernel import PASS, jacobian_rows
 
-fit_module = importlib.import_module("taft_ray.tangent.fit")  # the package has a function of that name
+fit_module = importlib.import_module("taft_ray.fitting.solvers")  # the package has a function of that name
 NO_RULE = "vit-swiglu-of-celu"  # its MLP goes through the fallback
 SHORT_CUTS = sorted(case.id for case in BY_ID.values() if case.short_cut and not case.placed and case.id != NO_RULE)
 

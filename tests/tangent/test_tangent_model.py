@@ -15,7 +15,7 @@ from taft_ray.errors import DeltaMismatch, UnsupportedModel, UsageError
 from taft_ray.tangent import Delta, TangentModel, between, concatenate, linearize
 from taft_ray.tangent.blocks import Residual
 from taft_ray.tangent.elementwise import is_elementwise, slope
-from taft_ray.tangent.model import TRAINABLE
+from taft_ray.tangent.options import TRAINABLE
 from taft_ray.tangent.readout import ReadoutAttention
 from taft_ray.tangent.rotary_readout import KeyReadout, PlacedReadout
 from taft_ray.tangent.rule import Rule

@@ -8,18 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from taft_ray.errors import UsageError
-from taft_ray.tangent import (
-    ComposedModel,
-    Delta,
-    FitConfig,
-    Prepared,
-    TangentModel,
-    adam,
-    concatenate,
-    covariance,
-    fit,
-    linearize,
-)
+from taft_ray.fitting import FitConfig, adam, fit
+from taft_ray.tangent import ComposedModel, Delta, Prepared, TangentModel, concatenate, covariance, linearize
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use"),

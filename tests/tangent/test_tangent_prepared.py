@@ -9,17 +9,8 @@ import torch
 from cases import BY_ID, CASES, Case, build, images
 from torch import Tensor
 
-from taft_ray.tangent import (
-    FitConfig,
-    Pictures,
-    Prepared,
-    Recomputed,
-    TangentModel,
-    batches,
-    fit,
-    linearize,
-    prepare_pictures,
-)
+from taft_ray.fitting import FitConfig, fit
+from taft_ray.tangent import Pictures, Prepared, Recomputed, TangentModel, batches, linearize, prepare_pictures
 from taft_ray.tangent import model as model_module
 from taft_ray.tangent import prepared as prepared_module
 from taft_ray.tangent.rule import Selected

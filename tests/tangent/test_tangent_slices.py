@@ -12,9 +12,10 @@ from torch import Tensor
 
 from taft_ray.data import epoch_order, sample_key
 from taft_ray.errors import DeltaMismatch, UsageError
-from taft_ray.tangent import Delta, FitConfig, FittedDelta, Loss, Prepared, TangentModel, fit, linearize
-from taft_ray.tangent.adam import descend, index_order
-from taft_ray.tangent.slices import stage_recipe
+from taft_ray.fitting import FitConfig, FittedDelta, Loss, fit
+from taft_ray.fitting.adam import descend, index_order
+from taft_ray.fitting.slices import stage_recipe
+from taft_ray.tangent import Delta, Prepared, TangentModel, linearize
 
 COUNT = 12
 KEYS = sorted(sample_key(f"picture-{number}", 0) for number in range(COUNT))

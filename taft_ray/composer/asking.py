@@ -1,0 +1,233 @@
+"""Asking for a forget: whom it means, its tombstone beside the run, and its first commit. Nothing is removed here.
+
+Guarantees: the tombstone and the commit come before anything else, whatever is damaged; a request is committed once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from taft_ray.composer.composition import Composition
+from taft_ray.composer.purge import keys_of
+from taft_ray.composer.selection import Selection, alike_there, find
+from taft_ray.data import assign, sample_keys
+from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UnknownSample, UsageError
+from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
+from taft_ray.plans.gather import runs_at
+from taft_ray.plans.state import RequestState
+from taft_ray.prefix.cached_parts import cached_parts
+from taft_ray.runs.record import Record
+from taft_ray.runs.secret import hashes_of
+from taft_ray.storage import Store, Tombstones, digest_bytes, id_key
+
+
+def keep_beside(store: Store, ids: Sequence[str], mode: str) -> str | None:
+    """Keep a request beside a run that cannot be read at all: where. None where that cannot be (its key is gone, too).
+
+    The next command finds it there once the run is whole, commits it and carries it out (`Asking.request_again`).
+    """
+    hashes = sorted(set(hashes_of(store, ids)))
+    if not hashes:
+        return None
+    tombstones = Tombstones(store, digest_bytes(id_key(store, create=False)))
+    if tombstones.store is None:
+        return None
+    how = "retrain" if mode == "resolve" else mode  # which every solver can
+    facts = {"mode": how, "hashes": hashes, "owners": [], "requested": time.time()}
+    tombstones.write(request_id(how, hashes), facts)
+    return tombstones.store.uri
+
+
+class Asking:
+    """The requests of one run, as far as they are asked."""
+
+    def __init__(self, record: Record, composition: Composition) -> None:
+        self.record, self.composition = record, composition
+        self.store = record.store
+        self._tombstones: Tombstones | None = None
+
+    def plan(self, selection: Selection, mode: str, deadline: float | None = None) -> ForgetPlan | str:
+        """What a request would touch, or the request that answers it already."""
+        hashes, found, owners = find(self.record, selection)
+        try:
+            return plan_forget(
+                self.record.state,
+                mode=mode,
+                hashes=hashes,
+                found=found,
+                owners=owners,
+                whole_shards=selection.shards,
+                deadline=deadline,
+            )
+        except UnknownSample as error:
+            alike = alike_there(self.record, [name for name in selection.ids if name not in found])
+            raise UnknownSample(f"{error}{alike}") from None
+
+    def request(self, selection: Selection, mode: str, deadline: float | None = None) -> str:
+        """Commit a request, or find the one that answers it: its name. From here on its samples are tombstones."""
+        self.record.refresh()
+        if mode == "resolve" and self.record.spec.solver != "ridge":
+            raise UsageError(
+                f"mode resolve needs the ridge problem, whose optimum is unique, and this run's solver is "
+                f"{self.record.spec.solver}; use retrain or drop"
+            )
+        if deadline is not None and mode == "drop":
+            raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")
+        try:
+            plan = self.record.current(lambda: self.plan(selection, mode, deadline))
+        except (IntegrityError, ObjectMissing) as error:
+            return self._request_unplaced(selection, mode, error)
+        if isinstance(plan, str):
+            return plan
+        started = time.time()
+        seconds = estimate(self.record.state, plan, bytes_to_purge=0)["seconds"]
+        times = {} if deadline is None else {"deadline": deadline, "runs_at": runs_at(deadline, started, seconds)}
+        self.tombstones().write(
+            plan.request,
+            {"mode": mode, "hashes": list(plan.hashes), "owners": list(plan.owners), "requested": started, **times},
+        )
+
+        def decide() -> Mapping[str, Any] | None:
+            now = self.plan(selection, mode, deadline)  # another writer may have forgotten some of it meanwhile
+            if isinstance(now, str):
+                return None
+            # the name stays: of an owner or a shard less may be there to ask for by now
+            return {**self._asked(plan.request, mode, now.hashes, now.owners, now.shards, started), **times,
+                    "whole_shards": list(now.whole_shards)}  # fmt: skip
+
+        if self.record.commit("forget-requested", f"{plan.request}/requested", decide) is None:
+            return self.request(selection, mode, deadline)  # answered by what another writer has committed
+        return plan.request
+
+    def _asked(
+        self,
+        request: str,
+        mode: str,
+        hashes: Sequence[str],
+        owners: Sequence[str],
+        shards: Sequence[int],
+        started: float,
+    ) -> dict[str, Any]:
+        before, unknown = self._composed_before()
+        return {
+            "request": request,
+            "mode": mode,
+            "hashes": list(hashes),
+            "owners": list(owners),
+            "shards": list(shards),
+            "composed_before": before,
+            **({} if unknown is None else {"composed_before_unknown": unknown}),
+            "started": started,
+        }
+
+    def _composed_before(self) -> tuple[str | None, str | None]:
+        """The digest of the model before a request, or why nobody knows it: damage elsewhere must not hold a request up."""
+        try:
+            return self.composition.digest(), None
+        except (IntegrityError, ObjectMissing) as error:  # where another writer removed it, this commit loses its race
+            return None, str(error)
+
+    def _request_unplaced(self, selection: Selection, mode: str, error: TaftError) -> str:
+        """Commit a request although the manifest, which knows what is where, cannot be read; `error` where that cannot be.
+
+        Its samples are tombstones from here on. Where the assignment is by hash, their shards are known and leave the model;
+        otherwise `placed` says them once the manifest is there again. A deadline is not kept: it runs as soon as it can.
+        """
+        spec, hashes = self.record.spec, sorted(set(hashes_of(self.store, selection.ids)))
+        if selection.with_identical:
+            raise IntegrityError(
+                f"{error}. Until then nobody can tell which pictures are identical: ask without --with-identical"
+            )
+        if not hashes or selection.owners or selection.shards:
+            raise error
+        request = request_id(mode, hashes)
+        shards: list[int] = []
+        if spec.assignment == "hash":
+            keys = sample_keys(selection.ids, spec.seed)
+            where = [int(shard) for shard in assign(keys, shards=spec.shards, method="hash")]
+            self._check_in_cache(dict(zip(selection.ids, zip(keys, where, strict=True), strict=True)))
+            shards = sorted(set(where))
+        started = time.time()
+        facts = {"mode": mode, "hashes": hashes, "owners": [], "requested": started}
+        self.tombstones().write(request, facts)
+
+        def decide() -> Mapping[str, Any] | None:
+            asked = self._asked(request, mode, hashes, [], shards, started)
+            return {**asked, "whole_shards": [], "unplaced": not shards}
+
+        self.record.commit("forget-requested", f"{request}/requested", decide)
+        return request
+
+    def _check_in_cache(self, asked: Mapping[str, tuple[bytes, int]]) -> None:
+        """UnknownSample for ids that no part of their shard holds and nobody forgot: a slip must take no shard out."""
+        state = self.record.state
+        with suppress(IntegrityError, ObjectMissing):  # a part that cannot be read may hold anybody
+            parts = cached_parts(self.store, state, {shard for _, shard in asked.values()})
+            held = {key for several in parts.values() for part in several for key in part["keys"]}
+            hashes = dict(zip(asked, hashes_of(self.store, list(asked)), strict=True))
+            unknown = [n for n, (key, _) in asked.items() if key not in held and hashes[n] not in state.tombstones]
+            if unknown:
+                raise UnknownSample(
+                    f"{len(unknown)} ids are not in this run, such as {unknown[0]!r}; nothing was forgotten"
+                )
+
+    def place(self, request: str) -> None:
+        """Say which shards a request touches that was made while nobody could tell."""
+
+        def decide() -> Mapping[str, Any] | None:
+            held = keys_of(self.record.manifest()[0], self._request(request).hashes)
+            return {"request": request, "shards": sorted({shard for shard in held.values() if shard >= 0})}
+
+        self.record.commit("placed", f"{request}/placed", decide)
+
+    def request_again(self, request: str, facts: Mapping[str, Any]) -> None:
+        """Commit a request that is kept beside the run and not in its ledger."""
+
+        def decide() -> Mapping[str, Any]:
+            shards: set[int] = set()
+            unplaced = {}
+            if self.record.state.cached is not None:
+                try:
+                    held = keys_of(self.record.manifest()[0], facts["hashes"])
+                    shards = {shard for shard in held.values() if shard >= 0}
+                except (IntegrityError, ObjectMissing):
+                    unplaced = {"unplaced": True}
+            # at once, whatever its deadline: it may have been carried out already, and a certificate given; from now on, for
+            # what is timed is this time's work
+            asked = self._asked(request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), time.time())
+            return {**asked, **unplaced, "whole_shards": [], "restored": True}
+
+        self.record.commit("forget-requested", f"{request}/requested", decide)
+
+    def tombstones(self) -> Tombstones:
+        """The requests kept beside the run."""
+        if self._tombstones is None:
+            identity = (self.record.state.created or {}).get("id_key") or digest_bytes(id_key(self.store, create=False))
+            self._tombstones = Tombstones(self.store, identity)
+        return self._tombstones
+
+    def unknown_requests(self, names_of: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Requests beside the run, oldest first; a damaged one is left to `verify`, for nobody can tell what it asked."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in names_of:
+            with suppress(IntegrityError):
+                found |= self.tombstones().read([name])
+        return dict(sorted(found.items(), key=lambda one: (one[1]["requested"], one[0])))
+
+    def keep(self, request: RequestState, again: bool = False) -> None:
+        """Write a request's tombstone from the ledger; ``again``: over a damaged one."""
+        times = {} if request.deadline is None else {"deadline": request.deadline, "runs_at": request.runs_at}
+        facts = {"mode": request.mode, "hashes": list(request.hashes), "owners": list(request.owners)}
+        write = self.tombstones().rewrite if again else self.tombstones().write
+        write(request.request, {**facts, "requested": request.started, **times})
+
+    def mend_tombstones(self) -> None:
+        """Write damaged tombstones again, of requests that the ledger has."""
+        for name in sorted(self.tombstones().damaged() & self.record.state.requests.keys()):
+            self.keep(self.record.state.requests[name], again=True)
+
+    def _request(self, request: str) -> RequestState:
+        return self.record.state.requests[request]

@@ -1,0 +1,274 @@
+"""The composer: single writer of the ledger, keeper of the exact sums. A plain class; `composer_for` puts Ray around it.
+
+It holds no truth: killed at any instant, it rebuilds itself from the ledger. Every operation has an id and is idempotent,
+because Ray runs a method again after a crash. Should there be two, every commit is decided on what the other wrote.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+from taft_ray.composer.composition import Composition
+from taft_ray.composer.forgetting import Forgetting
+from taft_ray.composer.mending import Mending
+from taft_ray.composer.queue import Queue
+from taft_ray.composer.selection import Selection
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
+from taft_ray.plans.state import RunState
+from taft_ray.runs.quarantine import damaged_objects, set_aside, set_monolith_aside
+from taft_ray.runs.record import Record
+from taft_ray.storage import digest_bytes
+from taft_ray.storage import rundir as names
+from taft_ray.storage.digest import canonical_json
+
+
+class Composer:
+    """One a run. Methods are short; long work (fits, the prefix) is done by others, who report here."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._progress: dict[str, tuple[int, int]] = {}
+
+    # Made when they are first asked for: a damaged ledger is the error of a call, not the death of an actor
+
+    @cached_property
+    def record(self) -> Record:
+        return Record(self._run)
+
+    @cached_property
+    def composition(self) -> Composition:
+        return Composition(self.record)
+
+    @cached_property
+    def queue(self) -> Queue:
+        return Queue(self.record, self.composition)
+
+    @cached_property
+    def forgetting(self) -> Forgetting:
+        return Forgetting(self.record, self.composition)
+
+    @cached_property
+    def mending(self) -> Mending:
+        return Mending(self.record, self.composition)
+
+    def _read_anew(self) -> None:
+        for name in ("record", "composition", "queue", "forgetting", "mending"):
+            self.__dict__.pop(name, None)
+
+    def _check_folder(self) -> None:
+        if self.record.was_exchanged():  # under a composer that stayed warm: nothing it knows holds any more
+            self._read_anew()
+
+    def ready(self) -> bool:
+        return True
+
+    # --- facts
+
+    def begin(self, environment: Mapping[str, Any], id_key_digest: str) -> None:
+        """The run's first fact, and what a crash or an older copy of the folder left to do. Idempotent."""
+        body = {
+            "spec": digest_bytes(canonical_json(self.record.spec.to_json())),
+            "id_key": id_key_digest,
+            "environment": dict(environment),
+            "host_python": platform.python_version(),
+        }
+        self.record.commit("created", "created", lambda: body)
+        self.queue.ready.clear()  # these lanes have not come yet
+        self.recover()
+        self.forgetting.tidy()
+
+    def commit(self, kind: str, body: Mapping[str, Any], op: str) -> dict[str, Any]:
+        """Commit a measurement or another fact that depends on nothing else, once."""
+        return self.record.commit(kind, op, lambda: body) or dict(body)
+
+    def admit_cache(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit a finished prefix pass, once: should another have been first, what this one wrote since goes again."""
+        committed = self.commit("cached", facts, "cached")
+        self.record.publish()
+        self.forgetting.tidy()
+        return committed
+
+    def snapshot(self) -> RunState:
+        """The state, for the driver's decisions and reports."""
+        self._check_folder()
+        self.record.refresh()
+        return self.record.state
+
+    def class_names(self) -> list[str]:
+        """The classes, from the ledger."""
+        self.record.refresh()
+        if self.record.state.cached is None:
+            raise StorageError(f"{self.record.store.uri} has no manifest yet: train first")
+        return list(self.record.state.cached["classes"])
+
+    def class_count(self) -> int:
+        """K."""
+        return len(self.class_names())
+
+    # --- training
+
+    def take(self, lane: str, results: Sequence[Mapping[str, Any]] = (), together: int = 0) -> dict[str, Any] | None:
+        """Commit what a lane has fitted, if it brings something; then the next task for it: see `Queue.take`."""
+        for result in results:
+            self.queue.finished(result)
+        self.record.refresh()
+        self.forgetting.finish_purges()
+        return self.queue.take(lane, together)
+
+    def give_up(self, lane: str) -> None:
+        """A lane has failed for good."""
+        self.queue.give_up(lane)
+
+    def close_queue(self, closed: bool = True) -> None:
+        self.queue.close(closed)
+
+    def want_monolith(self) -> bool:
+        return self.queue.want_monolith()
+
+    def task_for(self, shard: int, resolve: bool = False) -> dict[str, Any] | None:
+        return self.queue.task_for(shard, resolve)
+
+    def finished(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        return self.queue.finished(result)
+
+    def progress(self, lane: str, done: int, total: int) -> None:
+        """A lane says how far its fit is."""
+        self._progress[lane] = (done, total)
+
+    def training_status(self) -> dict[str, Any]:
+        """For the driver's progress line."""
+        state = self.record.state
+        trained = len(state.in_model)
+        return {
+            "shards": trained + len(state.pending),
+            "trained": trained,
+            "monolith": self.queue.monolith_done(),
+            "left": self.queue.waiting(),
+            "lanes": dict(self._progress),
+            "ready": dict(self.queue.ready),
+        }
+
+    # --- composition
+
+    def compose(self, mode: str | None = None) -> dict[str, Any]:
+        """Compose the shards in the model and keep a snapshot: {"mode", "digest", "key", "seconds", "shards"}."""
+        return self.composition.compose(mode)
+
+    def composed_digest(self) -> str | None:
+        """The digest of the composed model, None when no shard is in it."""
+        return self.record.current(self.composition.digest)
+
+    # --- damage
+
+    def examine(self, shards: Sequence[int] | None = None) -> list[int]:
+        """Put those of these shards (of all by default) that are damaged into quarantine: which that were, see `set_aside`.
+
+        One that another caller has put there meanwhile counts.
+        """
+        self.record.refresh()
+        asked = sorted(self.record.state.shards) if shards is None else shards
+        found = set(set_aside(self.record, asked))
+        if shards is not None:
+            found |= {shard for shard in shards if self.record.state.shards[shard].quarantine is not None}
+        return sorted(found)
+
+    def examine_deltas(self, budget: int) -> list[int]:
+        """Put shards in the model into quarantine whose delta is gone or damaged: which.
+
+        budget: bytes that may be read to compare digests; of more deltas only the sizes are compared.
+        """
+        self.record.refresh()
+        refs = [shard.delta for shard in self.record.state.in_model if shard.delta is not None]
+        if sum(int(ref["bytes"]) for ref in refs) <= budget:
+            return self.examine_these(damaged_objects(self.record.store, refs))
+        there = {info.key: info.size for info in self.record.store.list(f"{names.DELTAS_FOLDER}/")}
+        return self.examine_these([ref for ref in refs if there.get(str(ref["key"])) != int(ref["bytes"])])
+
+    def examine_these(self, objects: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Examine the shards whose deltas are among these objects."""
+        keys = {str(one["key"]) for one in objects}
+        shards = [s.shard for s in self.record.state.in_model if s.delta is not None and str(s.delta["key"]) in keys]
+        return self.examine(shards) if shards else []
+
+    def examine_everything(self) -> dict[str, Any]:
+        """Read all that the run needs, put aside what is damaged: see `Mending.examine`."""
+        self._check_folder()
+        self.forgetting.mend_tombstones()
+        return self.mending.examine()
+
+    def manifest_is_whole(self) -> bool:
+        """Whether the list of samples can be read: see `Mending.manifest_is_whole`."""
+        self._check_folder()
+        return self.mending.manifest_is_whole()
+
+    def examine_monolith(self) -> bool:
+        """Put the comparison model aside where it is damaged; whether it was."""
+        self.record.refresh()
+        return set_monolith_aside(self.record)
+
+    def repaired(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit what a repair has made again: see `Mending.repaired`."""
+        return self.mending.repaired(made)
+
+    def monolith_task(self) -> dict[str, Any]:
+        """The comparison model's task, for a repair."""
+        return self.record.current(self.queue.monolith_task)
+
+    # --- forgetting
+
+    def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
+        return self.forgetting.estimate(selection, mode, gpu_hour_price)
+
+    def check_request(self, selection: Selection, mode: str) -> None:
+        """Refuse a request that will be refused; damage is for the request itself to meet."""
+        with suppress(IntegrityError, ObjectMissing):
+            self.record.current(lambda: self.forgetting.plan(selection, mode))
+
+    def request_forget(self, selection: Selection, mode: str, deadline: float | None = None) -> dict[str, Any]:
+        """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`; and which
+        earlier requests answer for some of its ids, in "forgotten_before"."""
+        with suppress(IntegrityError, ObjectMissing):  # what is stuck of others is told by whoever carries out
+            self.recover()
+        request = self.forgetting.request(selection, mode, deadline)
+        state = self.record.state.requests[request]
+        if deadline is None and state.dropped is None and not state.unplaced:
+            self.forgetting.drop(request)
+        before = self.forgetting.forgotten_before(selection.ids, request)
+        return {**self.forgetting.answer(request), "forgotten_before": before}
+
+    def resume_forget(self, request: str) -> dict[str, Any]:
+        """Drop and purge, whatever of it is not done: see `Forgetting.answer`."""
+        return self.forgetting.resume(request)
+
+    def conclude_forget(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        return self.forgetting.conclude(request, told)
+
+    def certificate(self, request: str) -> dict[str, Any]:
+        self.record.refresh()
+        return self.forgetting.certificate(request)
+
+    def due_requests(self, first: Sequence[str] = ()) -> list[str]:
+        """Requests to carry out now, with ``first``: those that a crash cut off, and those whose time has come."""
+        with suppress(IntegrityError, ObjectMissing):  # they are carried out one by one, and each tells
+            self.recover()
+        return self.forgetting.due(first)
+
+    def recover(self) -> None:
+        """Finish what a crash cut off, and forget again what an older copy of the folder brought back."""
+        self._check_folder()
+        try:
+            self.forgetting.recover()
+        finally:
+            self.forgetting.finish_purges()
+
+    def recover_what_can_be(self) -> str | None:
+        """`recover`, where damage that is in its way is told and not raised."""
+        try:
+            self.recover()
+        except (IntegrityError, ObjectMissing) as error:
+            return str(error)
+        return None

@@ -1,0 +1,243 @@
+"""The exact sums of the shards in the model, kept level with the ledger, and the snapshots composed from them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from taft_ray.errors import IntegrityError, ObjectMissing, UsageError
+from taft_ray.plans.state import TRAINED, ShardState
+from taft_ray.runs.quarantine import ShardUnreadable
+from taft_ray.runs.record import Record
+from taft_ray.storage import Store, digest_json
+from taft_ray.storage import rundir as names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from taft_ray.sums import Sums
+    from taft_ray.tangent import Delta
+
+# Of shards' terms kept in memory, so that a drop of a shard that was fitted lately need not read them: how many shards', so that
+# memory does not grow with the shards of a run, and how many bytes
+TERMS_KEPT = 8
+TERMS_BUDGET = 1 << 30
+_READERS = 8  # deltas read side by side, where many enter the sums: by a composer that starts again
+
+
+class Terms:
+    """Deltas by key, checked by digest when read; the latest used stay in memory, ``most`` of them up to a budget."""
+
+    def __init__(self, store: Store, budget: int = TERMS_BUDGET, most: int = TERMS_KEPT) -> None:
+        self._store, self._budget, self._most = store, budget, most
+        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, ref: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The int64 terms of a delta; IntegrityError when its bytes are not those of the ledger."""
+        key = str(ref["key"])
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        return self._keep(key, self._load(ref))
+
+    def read_each(self, refs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Tensor]]:
+        """What `read` gives for each, in order; read side by side, within the budget."""
+        ahead = min(_READERS, len(refs), max(1, self._budget // max((int(ref["bytes"]) for ref in refs), default=1)))
+        if ahead < 2:
+            yield from map(self.read, refs)
+            return
+        with ThreadPoolExecutor(ahead) as readers:
+            coming = deque(readers.submit(self._load, ref) for ref in refs[:ahead])
+            try:
+                for position, ref in enumerate(refs):
+                    terms = coming.popleft().result()
+                    if position + ahead < len(refs):
+                        coming.append(readers.submit(self._load, refs[position + ahead]))
+                    yield self._keep(str(ref["key"]), terms)
+            finally:
+                for reading in coming:
+                    reading.cancel()
+
+    def _load(self, ref: Mapping[str, Any]) -> dict[str, Tensor]:
+        from taft_ray.runs.sums import read_terms
+
+        return read_terms(self._store, ref)
+
+    def _keep(self, key: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        self._kept[key] = terms
+        self._bytes += _size(terms)
+        while len(self._kept) > 1 and (self._bytes > self._budget or len(self._kept) > self._most):
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return terms
+
+    def discard(self, keys: set[str]) -> None:
+        """Forget these deltas: they are being purged."""
+        for key in keys & self._kept.keys():
+            self._bytes -= _size(self._kept.pop(key))
+
+
+class Composition:
+    """The sums over the shards in the model, and what they compose to.
+
+    Guarantees: the sums are those of the ledger's state whenever they are asked for, whoever wrote it; their bits do not
+    depend on the way there.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.terms = Terms(record.store)
+        self._sums: Sums | None = None  # made when they are first asked for: torch takes seconds and memory
+        self._members: dict[int, tuple[Mapping[str, Any], int]] = {}  # shard: (delta, weight), as summed
+        self._seen = 0  # of the state's moves: how many the sums have followed
+        self._ahead: set[int] = set()  # shards in the sums whose commit had not come when they were last level
+        self._composed: dict[str, Delta] = {}  # by mode
+        self._digests: dict[str, str] = {}
+
+    def sums(self) -> Sums:
+        """The sums, level with the ledger as last read."""
+        from taft_ray.sums import Sums
+
+        self._sums = self._sums or Sums()
+        state = self.record.state
+        moved = sorted(self._ahead.union(state.moves[self._seen :]))
+        wanted = {shard: _member(state.shards[shard]) for shard in moved if state.shards[shard].state == TRAINED}
+        leaving = [shard for shard in moved if shard in self._members and self._members[shard] != wanted.get(shard)]
+        entering = [shard for shard in wanted if self._members.get(shard) != wanted[shard]]
+        if leaving or entering:
+            self._composed, self._digests = {}, {}
+        for shard in leaving:
+            ref, weight = self._members[shard]
+            try:
+                terms = self.terms.read(ref)
+            except (ObjectMissing, IntegrityError):  # purged by another writer, or damaged: what is left is summed anew
+                self._sums, self._members, self._seen, self._ahead = None, {}, 0, set()
+                return self.sums()
+            self._sums.subtract(terms, weight)
+            del self._members[shard]
+            self.terms.discard({str(ref["key"])})  # what has left does not come back: not even memory keeps it
+        reading = self.terms.read_each([wanted[n][0] for n in entering])
+        for shard in entering:
+            try:
+                terms = next(reading)
+            except (ObjectMissing, IntegrityError) as error:
+                raise ShardUnreadable(str(error), shard) from error
+            self._sums.add(terms, wanted[shard][1])
+            self._members[shard] = wanted[shard]
+        self._seen, self._ahead = len(state.moves), set()
+        return self._sums
+
+    def admit(self, shard: int, ref: Mapping[str, Any], weight: int) -> None:
+        """Add a delta that is about to be committed: an overflow must refuse the fact, not follow it.
+
+        Should the commit fail, the next `sums` takes it out again.
+        """
+        sums = self.sums()
+        if shard not in self._members:
+            sums.add(self.terms.read(ref), weight)
+            self._members[shard] = (dict(ref), weight)
+            self._ahead.add(shard)
+            self._composed, self._digests = {}, {}
+
+    def model(self, mode: str | None = None) -> Delta | None:
+        """The composed model, in memory; None when no shard with samples is in it."""
+        mode = mode or self.record.spec.compose
+        sums = self.sums()
+        if not sums.weight:
+            return None
+        if mode not in self._composed:
+            from taft_ray.runs.sums import one_thread
+
+            with one_thread():
+                self._composed[mode] = self.record.spec.composed(sums, mode, workers=os.cpu_count() or 1)
+        return self._composed[mode]
+
+    def digest(self, mode: str | None = None) -> str | None:
+        """The digest of the composed model, None when no shard is in it."""
+        mode = mode or self.record.spec.compose
+        if not any(shard.weight for shard in self.record.state.in_model):
+            return None
+        known = self._recorded(mode)
+        if known is not None:
+            return known
+        return self._summed(mode)[1]
+
+    def _summed(self, mode: str) -> tuple[Delta | None, str | None]:
+        """The composed model from the sums, whatever the ledger says, and its digest."""
+        delta = self.model(mode)
+        if delta is None:
+            return None, None
+        if mode not in self._digests:
+            from taft_ray.runs.snapshots import snapshot_digest
+
+            self._digests[mode] = snapshot_digest(delta)
+        return delta, self._digests[mode]
+
+    def computed_digest(self, mode: str | None = None) -> str | None:
+        """`digest`, from the deltas themselves."""
+        return self._summed(mode or self.record.spec.compose)[1]
+
+    def _recorded(self, mode: str) -> str | None:
+        """The digest that the ledger has of a composition of just these deltas; None where it has none, and they are summed."""
+        of = self._of()
+        recorded = (one for one in reversed(self.record.state.compositions) if one["mode"] == mode)
+        return next((str(one["digest"]) for one in recorded if one.get("of") == of), None)
+
+    def _of(self) -> str:
+        """What a composition is of: a digest of the deltas in the model, each with its weight."""
+        return digest_json([[s.shard, (s.delta or {}).get("digest"), s.weight] for s in self.record.state.in_model])
+
+    def compose(self, mode: str | None = None) -> dict[str, Any]:
+        """Compose and keep a snapshot: {"mode", "digest", "key", "seconds", "shards"}."""
+        mode = mode or self.record.spec.compose
+        while True:
+            composed = self.record.current(lambda: self._snapshot(mode))
+            self.remove_old_snapshots(mode)
+            # while it was written another writer may have taken a shard out, and purged, before it could be seen there
+            if self.record.known(lambda: self.digest(mode)) == composed["digest"]:
+                break
+        if composed["seconds"]:
+            body = {name: composed[name] for name in ("mode", "digest", "seconds", "shards")} | {"of": self._of()}
+            self.record.commit("composed", f"composed/{mode}/{composed['digest']}", lambda: body)
+        return composed
+
+    def _snapshot(self, mode: str) -> dict[str, Any]:
+        from taft_ray.runs.snapshots import is_snapshot, save_snapshot
+
+        sums = self.sums()
+        began = time.perf_counter()
+        delta, digest = self._summed(mode)
+        if delta is None or digest is None:
+            raise UsageError(f"no shard with samples is in the model of {self.record.store.uri}; train first")
+        key = names.composed_key(digest)
+        fresh = not is_snapshot(self.record.store, key, delta)  # a damaged one is written again
+        if fresh:
+            save_snapshot(self.record.store, delta)
+        seconds = time.perf_counter() - began if fresh else 0.0
+        return {"mode": mode, "digest": digest, "key": key, "seconds": seconds, "shards": sums.count}
+
+    def remove_old_snapshots(self, mode: str | None = None) -> None:
+        """An old snapshot may hold what has been forgotten."""
+        listed = [info.key for info in self.record.store.list(f"{names.COMPOSED_FOLDER}/")]
+        # after the listing: a newer snapshot in it is of what the ledger says by now
+        self.record.current(lambda: self.digest(mode))
+        digests = [*self._digests.values(), *filter(None, map(self._recorded, self.record.spec.modes))]
+        current = {names.composed_key(digest) for digest in digests}
+        old = [key for key in listed if key not in current]
+        if old:
+            self.record.store.erase(old)
+
+
+def _member(shard: ShardState) -> tuple[Mapping[str, Any], int]:
+    return dict(shard.delta or {}), shard.weight
+
+
+def _size(terms: Mapping[str, Tensor]) -> int:
+    return sum(term.nbytes for term in terms.values())

@@ -1,0 +1,269 @@
+"""Forgetting, step by step, each a commit: requested → dropped → purged → (fits, by others) → certificate → forgotten.
+
+Guarantees: every step is done once, whoever repeats it; a crash between any two is resumed; a request's samples are tombstones
+from its first commit on, also where an older copy of the run's folder is put back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from taft_ray.composer.asking import Asking
+from taft_ray.composer.composition import Composition
+from taft_ray.composer.purge import (
+    Rewrite,
+    evaluation_caches,
+    purge_leftovers,
+    purge_request,
+    purge_starts,
+    rewrite,
+    slices_lost,
+)
+from taft_ray.composer.selection import Selection
+from taft_ray.data.identical import twins
+from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftError, UsageError
+from taft_ray.plans.forget import ForgetPlan, estimate
+from taft_ray.plans.gather import due, planned_start, together
+from taft_ray.plans.state import QUARANTINED, TRAINED
+from taft_ray.proof.certificate import certificate_of
+from taft_ray.runs.record import Record
+from taft_ray.runs.secret import hashes_of
+from taft_ray.storage import digest_bytes, json_object
+from taft_ray.storage import rundir as names
+from taft_ray.storage.digest import canonical_json
+
+_REWRITES = 24  # tries of one purge that others keep overtaking
+
+
+class Forgetting(Asking):
+    """The forget requests of one run."""
+
+    def __init__(self, record: Record, composition: Composition) -> None:
+        super().__init__(record, composition)
+        self._drop_seconds: dict[str, float] = {}
+
+    def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
+        """What a forget would touch and cost; nothing happens."""
+        plan = self.record.current(lambda: self.plan(selection, mode))
+        if isinstance(plan, str):
+            return {"already_forgotten": not self._request(plan).waiting, "request": plan, "mode": mode}
+        touched = (
+            *(f"{names.shard_prefix(shard)}/" for shard in plan.shards),
+            *(f"{names.delta_folder(shard)}/" for shard in plan.shards),
+            *(f"{names.checkpoint_folder(shard)}/" for shard in plan.shards),
+            f"{names.MONOLITH_FOLDER}/",
+            f"{names.COMPOSED_FOLDER}/",
+        )
+        size = sum(info.size for info in self.store.list() if info.key.startswith(touched))
+        answer = estimate(self.record.state, plan, bytes_to_purge=size, gpu_hour_price=gpu_hour_price)
+        stay = self.record.current(lambda: self._identical_that_stay(plan))
+        return {**answer, "identical_that_stay": stay} if stay else answer
+
+    def _identical_that_stay(self, plan: ForgetPlan) -> int:
+        """How many samples have the same bytes as one that the plan forgets, and are not among them."""
+        others = twins(self.record.manifest()[0], plan.keys)["id_hash"].to_pylist()
+        return sum(digest not in self.record.state.tombstones for digest in others)
+
+    # --- the steps
+
+    def forgotten_before(self, ids: Sequence[str], request: str) -> list[dict[str, Any]]:
+        """The other requests that answer for these ids: {"request", "mode", "samples": how many of the ids, "done"}."""
+        earlier = Counter(self.record.state.tombstones.get(digest) for digest in set(hashes_of(self.store, ids)))
+        return [
+            {
+                "request": name,
+                "mode": self._request(name).mode,
+                "samples": count,
+                "done": self._request(name).forgotten is not None,
+            }
+            for name, count in earlier.items()
+            if name is not None and name != request
+        ]
+
+    def resume(self, request: str) -> dict[str, Any]:
+        """Drop and purge, whatever of it is not done; then say which shards wait for a fit."""
+        self.record.refresh()
+        if self._request(request).unplaced:
+            self.place(request)
+        if self._request(request).dropped is None:
+            self.drop(request)
+        if self._request(request).purged is None:
+            self.purge(request)
+        return self.answer(request)
+
+    def answer(self, request: str) -> dict[str, Any]:
+        """Where a request stands: {"request", "mode", "done", "waiting", "deadline", "runs_at", "runs_with", "retrain"}.
+
+        retrain: the shards that wait for a fit. runs_with: the waiting requests that will be carried out with it.
+        """
+        state = self._request(request)
+        shards = [self.record.state.shards[number] for number in state.shards]
+        to_fit = [s.shard for s in shards if s.samples and s.state not in (TRAINED, QUARANTINED)]
+        return {
+            "request": request,
+            "mode": state.mode,
+            "done": state.forgotten is not None,
+            "waiting": state.waiting,
+            "deadline": state.deadline,
+            "runs_at": planned_start(self.record.state, state),
+            "runs_with": together(self.record.state, state),
+            "retrain": to_fit if state.mode != "drop" and not state.waiting else [],
+        }
+
+    def due(self, first: Sequence[str] = ()) -> list[str]:
+        """The requests to carry out now: see `plans.gather.due`."""
+        self.record.refresh()
+        return due(self.record.state, time.time(), first)
+
+    def finish_purges(self) -> None:
+        """Finish the drops and purges that a crash cut off, so that their shards can be fitted again."""
+        stuck: TaftError | None = None
+        for request in list(self.record.state.unpurged.values()):
+            if request.purged is None and not request.waiting:
+                try:
+                    self.resume(request.request)
+                except (IntegrityError, ObjectMissing) as error:  # the others are finished all the same
+                    stuck = stuck or error
+        if stuck is not None:
+            raise stuck
+
+    def drop(self, request: str) -> None:
+        """Take the request's shards out of the model, and compose what is left, in memory."""
+        began = time.perf_counter()
+
+        def decide() -> Mapping[str, Any]:
+            state = self.record.state
+            leaving = {
+                s: state.shards[s].delta for s in state.requests[request].shards if state.shards[s].state == TRAINED
+            }
+            monolith = (state.monolith or {}).get("delta")
+            gone = [*leaving.values(), *([monolith] if monolith else [])]
+            starts = {str(s): ref for s, ref in leaving.items()} if state.requests[request].mode == "resolve" else {}
+            body = {"request": request, "deltas": gone, "starts": starts}
+            if self.record.spec.slices > 1 and state.cached is not None:
+                # before the purge, which may be cut off with the manifest's rows gone and the checkpoints not
+                with suppress(IntegrityError, ObjectMissing):  # nobody can tell: then all checkpoints go
+                    body["slices"] = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
+            return body
+
+        # of what is in the model until now: a drop is a subtraction, not a sum anew
+        self.record.current(self.composition.sums)
+        self.record.commit("dropped", f"{request}/dropped", decide)
+        self.record.current(self.composition.model)
+        self._drop_seconds[request] = time.perf_counter() - began
+
+    def purge(self, request: str) -> None:
+        """Remove what saw the request's samples: the cache is written anew, that is committed, then the old goes."""
+        began = time.perf_counter()
+        drop_seconds = self._drop_seconds.pop(request, None)  # None when a process that has died dropped it
+        state = self._request(request)
+        self.composition.terms.discard({ref["key"] for ref in (state.dropped or {})["deltas"]})
+        self._rewrite(request)
+        removed = self.record.current(
+            lambda: purge_request(self.store, self.record.state, self._request(request), self._manifest())
+        )
+        self.record.publish()
+        body = {**removed, "request": request, "seconds": time.perf_counter() - began, "drop_seconds": drop_seconds}
+        self.record.commit("purged", f"{request}/purged", lambda: body)
+
+    def _manifest(self) -> tuple[Any, Mapping[str, Any]] | None:
+        return None if self.record.state.cached is None else self.record.manifest()
+
+    def _rewrite(self, request: str) -> None:
+        """Commit a manifest without the request's samples; made again when another writer commits one first."""
+        for _ in range(_REWRITES):
+            if self._request(request).rewritten is not None:
+                return
+            made = self.record.current(
+                lambda: rewrite(self.store, self.record.state, self._request(request), self._manifest())
+            )
+
+            def decide(made: Rewrite = made) -> Mapping[str, Any] | None:
+                return {"request": request, **made.facts} if self.record.state.manifest_key == made.base else None
+
+            self.record.commit("rewritten", f"{request}/rewritten", decide)
+        raise CommitConflict(f"other writers rewrote the manifest {_REWRITES} times in a row; run the forget again")
+
+    def conclude(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the certificate and commit its digest; the certificate is returned. Idempotent.
+
+        told: what the driver measured: "retrain_seconds", "local_copies", "gpu_hour_price".
+        """
+        self.record.refresh()
+        state = self._request(request)
+        if state.forgotten is not None:
+            return self.certificate(request)
+        where = self.answer(request)
+        if state.purged is None or where["retrain"]:
+            raise TaftError(
+                f"request {request} is not finished: shards {where['retrain']} wait for a fit; run it again"
+            )
+        if state.mode == "resolve" and state.start_purged is None:
+            body = {**purge_starts(self.store, self.record.state, state), "request": request}
+            self.record.commit("start-purged", f"{request}/start-purged", lambda: body)
+        after = self._composed()
+        certificate = certificate_of(self.record.state, self.record.ledger, self.record.spec, request, after, told)
+        data = canonical_json(certificate)
+        digest = digest_bytes(data)
+        key = names.certificate_key(request, digest)
+        self.store.write(key, data)
+        body = {
+            "request": request,
+            "certificate": {"key": key, "digest": digest},
+            "composed_after": after,
+            "seconds": certificate["seconds"],
+        }
+        committed = self.record.commit("forgotten", f"{request}/forgotten", lambda: body) or body
+        if committed["certificate"]["key"] != key:  # another writer certified it first: that one stands
+            self.store.delete(key)
+        return self.certificate(request)
+
+    def _composed(self) -> str | None:
+        """Compose what is in the model, if anything is; its digest."""
+        try:
+            return (
+                None if self.record.current(self.composition.digest) is None else self.composition.compose()["digest"]
+            )
+        except UsageError:  # the last shard left between the two
+            return None
+
+    def certificate(self, request: str) -> dict[str, Any]:
+        """The certificate of a finished request, checked by digest."""
+        ref = (self._request(request).forgotten or {})["certificate"]
+        data = self.store.read(ref["key"])
+        if digest_bytes(data) != ref["digest"]:
+            raise IntegrityError(
+                f"{ref['key']} in {self.store.uri} was changed: its digest is not the ledger's. The forget itself was done; "
+                "restore the certificate from a copy"
+            )
+        return json_object(data, ref["key"])
+
+    # --- an older copy of the run's folder was put back
+
+    def recover(self) -> None:
+        """Forget again what an older copy of the run's folder has brought back."""
+        self.record.refresh()
+        state = self.record.state
+        if state.created is None:
+            return
+        tombstones = self.tombstones()
+        kept = tombstones.names()
+        for request, facts in self.unknown_requests(kept - state.requests.keys()).items():
+            self.request_again(request, facts)
+        for request in list(state.requests.values()):
+            if request.request not in kept and tombstones.store is not None:  # the folder was moved without them
+                self.keep(request)
+        if not self.record.is_published():  # an older copy was laid over the newer one, or a purge was cut off
+            self.tidy()
+            self.store.erase(evaluation_caches(self.store, self.record.state.forgotten()))
+            self.composition.remove_old_snapshots()
+            self.record.publish()
+
+    def tidy(self) -> None:
+        """Remove what an unfinished process has left of generations that are over; when a run starts, not at every verb."""
+        if self._manifest() is not None:
+            self.record.current(lambda: purge_leftovers(self.store, self.record.state, self.record.manifest()))

@@ -1,0 +1,171 @@
+"""The composer's side of a repair: what is damaged, what must be read again, and the commit of what was made.
+
+Guarantees: a repair begins the next generation of its shards, as a purge does, so that of what nobody committed nothing stays;
+a repair that another writer overtakes commits nothing, and is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from taft_ray.composer.composition import Composition
+from taft_ray.composer.purge import damaged_evaluation_caches, purge_leftovers
+from taft_ray.errors import IntegrityError
+from taft_ray.prefix.tokens_lost import lost_rows
+from taft_ray.runs.quarantine import damaged_objects, set_aside, set_monolith_aside
+from taft_ray.runs.record import Record
+from taft_ray.storage import digest_json, write_rows
+from taft_ray.storage import rundir as names
+
+STALE = {"stale": True}
+
+
+class Mending:
+    """What `repair` asks of the composer of one run."""
+
+    def __init__(self, record: Record, composition: Composition) -> None:
+        self.record, self.composition = record, composition
+        self.store = record.store
+
+    def examine(self) -> dict[str, Any]:
+        """Read every object that the run names and put aside what is damaged.
+
+        Returns {"base": key of the manifest, "shards": {shard: {"generation": of what is made again, "samples", "rows": the
+        manifest's rows whose tokens are to be read again, "digests": of the damaged parts, by number}}, "monolith": whether it
+        was lost, "linearisation_point": whether it is damaged}.
+        """
+        self.record.refresh()
+        if not self.manifest_is_whole():
+            raise IntegrityError(
+                f"{self.record.state.manifest_key} in {self.store.uri} is damaged: it is the list of samples"
+            )
+        set_aside(self.record, sorted(self.record.state.shards), checkpoints=True)
+        set_monolith_aside(self.record)
+        self._remove_damaged_copies()
+        state = self.record.state
+        base = (state.cached or {}).get("base")
+        return {
+            "base": state.manifest_key,
+            "shards": {
+                shard.shard: {
+                    "generation": shard.current + 1,
+                    "samples": shard.samples,
+                    **self.record.current(lambda number=shard.shard: self._to_read(number)),
+                }
+                for shard in state.quarantined
+            },
+            "monolith": bool((state.monolith or {}).get("lost")),
+            "linearisation_point": bool(base and damaged_objects(self.store, [base])),
+        }
+
+    def manifest_is_whole(self) -> bool:
+        """Whether the manifest can be read, or could be written again from this process's memory."""
+        self.record.refresh()
+        state, known = self.record.state, self.record.manifest_in_memory
+        if state.manifest_key is None or not damaged_objects(self.store, [self._manifest_ref()]):
+            return True
+        if known is not None:
+            table, described = known
+            again = write_rows(self.store, table, described["meta"], names.manifest_version(state.manifest_key))
+            if again["key"] != state.manifest_key:
+                self.store.erase([again["key"]])
+        return not damaged_objects(self.store, [self._manifest_ref()])
+
+    def _manifest_ref(self) -> dict[str, Any]:
+        return {"key": self.record.state.manifest_key, "digest": self.record.state.manifest}
+
+    def _remove_damaged_copies(self) -> None:
+        """Damaged copies of what is elsewhere go: evaluation caches, made again when needed, and snapshots of another model."""
+        self.store.erase(damaged_evaluation_caches(self.store))
+        self.composition.remove_old_snapshots()
+
+    def _to_read(self, shard: int) -> dict[str, Any]:
+        """The manifest's rows of a shard whose part is damaged now, or went with a forget; the digests of the damaged ones."""
+        table = self.record.manifest()[0]
+        refs = self.record.parts([shard])
+        bad = {one["key"] for one in damaged_objects(self.store, refs)}
+        digests = {ref["part"]: ref["digest"] for ref in refs if ref["key"] in bad}
+        numbers = list(digests)
+        mine = table.filter(pc.equal(table["shard"], shard))  # type: ignore[attr-defined]  # pyarrow makes its functions at import
+        damaged = mine.filter(pc.is_in(mine["part"], value_set=pa.array(numbers, pa.int32())))  # type: ignore[attr-defined]
+        whole = damaged.filter(pc.is_valid(damaged["part_row"]))  # type: ignore[attr-defined]
+        return {"rows": pa.concat_tables([whole, lost_rows(mine)]).combine_chunks(), "digests": digests}
+
+    def repaired(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit what was made again for shards in quarantine, and remove the damaged objects.
+
+        made: {"base": as `examine` said, "shards": {shard: {"generation", "parts": [PartRef JSON with "part" and "keys", in
+        the part's order]}}}. Returns the commit's body, or {"stale": True} where another writer changed what it rests on:
+        then what was made is removed.
+        """
+        begun = [[number, one["generation"]] for number, one in sorted(made["shards"].items())]
+        op = f"repaired/{digest_json([made['base'], begun])[:32]}"
+        body = self.record.commit("repaired", op, lambda: self._decide(made))
+        keys = {part["key"] for one in made["shards"].values() for part in one["parts"]}
+        if body is None:
+            named = {
+                part["key"] for part in self.record.current(lambda: self.record.parts(sorted(self.record.state.shards)))
+            }
+            self.store.erase(sorted(keys - named))
+            return dict(STALE)
+        self.record.publish()
+        self.record.current(lambda: purge_leftovers(self.store, self.record.state, self.record.manifest()))
+        return body
+
+    def _decide(self, made: Mapping[str, Any]) -> dict[str, Any] | None:
+        state = self.record.state
+        if state.manifest_key != made["base"] or not made["shards"]:
+            return None
+        for number, one in made["shards"].items():
+            shard = state.shards[number]
+            if shard.quarantine is None or shard.current + 1 != one["generation"] or state.being_purged(number):
+                return None
+            if not all(self.store.exists(part["key"]) for part in one["parts"]):
+                return None
+        new = [part for one in made["shards"].values() for part in one["parts"]]
+        before = {part["key"]: part["digest"] for part in self.record.parts(sorted(made["shards"]))}
+        described = self._manifest_with(made["shards"]) if new else None
+        parts = (described or self.record.manifest()[1])["meta"]["parts"]
+        refs = [ref for number in made["shards"] for ref in state.shards[number].checkpoints]
+        damaged = {one["key"] for one in damaged_objects(self.store, refs)}
+        return {
+            "shards": {
+                str(number): {
+                    "samples": sum(ref["rows"] for ref in parts.get(str(number), [])),
+                    "checkpoints": [c["key"] for c in state.shards[number].checkpoints if c["key"] in damaged],
+                }
+                for number in made["shards"]
+            },
+            "manifest": described and described["digest"],
+            "manifest_key": described and described["key"],
+            "parts": [
+                {"key": part["key"], "digest": part["digest"], "as_before": part["digest"] in before.values()}
+                for part in new
+            ],
+        }
+
+    def _manifest_with(self, shards: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+        """Write the manifest that names the parts made again, for samples that had lost their tokens too."""
+        table, described = self.record.manifest()
+        meta = dict(described["meta"])
+        parts = {shard: list(refs) for shard, refs in meta["parts"].items()}
+        row_of: dict[bytes, int] = {}
+        for number, one in shards.items():
+            refs = {ref["part"]: ref for ref in parts.get(str(number), [])}
+            for part in one["parts"]:
+                refs[part["part"]] = {name: part[name] for name in ("key", "digest", "rows", "bytes", "part")}
+                row_of |= {key: row for row, key in enumerate(part["keys"])}
+            parts[str(number)] = [refs[part] for part in sorted(refs)]
+        meta["parts"] = parts
+        at = table.schema.get_field_index("part_row")
+        rows: Sequence[int | None] = [
+            row_of.get(key, row)
+            for key, row in zip(table["key"].to_pylist(), table["part_row"].to_pylist(), strict=True)
+        ]
+        field = table.schema.field(at)
+        table = table.set_column(at, field, pa.array(rows, field.type))
+        return write_rows(self.store, table, meta, version=self.record.state.rewrites + 1)

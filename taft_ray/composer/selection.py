@@ -1,0 +1,122 @@
+"""Whom a request means: from ids, owners and shards to the samples that the manifest has, and the hashes of all."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from taft_ray.data import id_hash, owner_hash, sample_key
+from taft_ray.data.identical import check_known, twins
+from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.plans.forget import MOST_IDS, Known
+from taft_ray.runs.record import Record
+from taft_ray.runs.secret import secret_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is to be forgotten: samples by id, everything of an owner, everything in a shard.
+
+    with_identical: and every sample whose picture has the same bytes as one of those.
+    """
+
+    ids: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    shards: tuple[int, ...] = ()
+    with_identical: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.ids) > MOST_IDS:
+            raise UsageError(
+                f"expected at most {MOST_IDS:,} ids a request, got {len(self.ids):,}; make several requests"
+            )
+        if not (self.ids or self.owners or self.shards):
+            raise UsageError("nothing to forget was given; set --ids, --owner or --shard")
+
+
+def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str, Known], list[str]]:
+    """name -> id hash of everything asked; what the manifest has of it; the hashes of the owners.
+
+    Samples asked by owner or shard are named by their hash. UsageError for owners and shards that are not in this run.
+    """
+    spec, secret = record.spec, secret_of(record.store)
+    if record.state.cached is None:
+        raise UsageError(
+            f"the activation cache of {record.store.uri} is not finished, so it has no samples to forget yet; "
+            "leave them out of the data, or ask again when `taft-ray status` shows its shards"
+        )
+    table = record.manifest()[0]
+    by_key = {sample_key(name, spec.seed): name for name in selection.ids}
+    by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
+    hashes: dict[str, str] = {}
+    found: dict[str, Known] = {}
+    owned: set[str] = set()
+    asked = _asked_rows(table, by_key, by_owner, [shard for shard in selection.shards if shard in record.state.shards])
+    if selection.with_identical:
+        check_known(table, record.store.uri)
+        asked = pa.concat_tables([asked, twins(table, asked["key"].to_pylist())])
+    columns = (asked[name].to_pylist() for name in ("key", "shard", "id_hash", "owner_key"))
+    for key, shard, digest, owner in zip(*columns, strict=True):
+        name = by_key.get(key) or digest
+        if owner in by_owner:
+            owned.add(by_owner[owner])
+        hashes[name], found[name] = digest, Known(key=key, shard=shard)
+    _name_the_rest(selection, secret, hashes)
+    owners = {name: owner_hash(name, secret) for name in selection.owners} if secret else {}
+    _check(record, selection, owned, owners)
+    return hashes, found, list(owners.values())
+
+
+def _asked_rows(table: pa.Table, keys: Iterable[bytes], owners: Iterable[bytes], shards: Sequence[int]) -> pa.Table:
+    """The kept rows of these samples, owners and shards."""
+    binary, number = table.schema.field("key").type, table.schema.field("shard").type
+    asked = [
+        pc.is_in(table[column], value_set=pa.array(list(values), type))  # type: ignore[attr-defined]  # made at import
+        for column, values, type in (("key", keys, binary), ("owner_key", owners, binary), ("shard", shards, number))
+    ]
+    kept = pc.greater_equal(table["shard"], 0)  # type: ignore[attr-defined]
+    return table.filter(pc.and_(kept, pc.or_(pc.or_(asked[0], asked[1]), asked[2])))  # type: ignore[attr-defined]
+
+
+def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str, str]) -> None:
+    missing = [name for name in selection.ids if name not in hashes]
+    if missing and secret is None:
+        raise UnknownSample(
+            f"{len(missing)} ids are not in this run, such as {missing[0]!r}; whether they were forgotten "
+            "cannot be told: the key of the id hashes is damaged or was destroyed. Nothing was forgotten"
+        )
+    for name in missing:
+        hashes[name] = id_hash(name, secret or b"")
+
+
+def alike_there(record: Record, unknown: Sequence[str]) -> str:
+    """A sentence on an id that is in the run in another Unicode form, or without the blanks; empty where there is none.
+
+    It only tells: two ids that look alike are two samples.
+    """
+    forms = {
+        form: name
+        for name in unknown
+        for form in (name.strip(), *(unicodedata.normalize(kind, name) for kind in ("NFC", "NFD")))
+        if form != name
+    }
+    keys = [sample_key(form, record.spec.seed) for form in forms]
+    there = set(_asked_rows(record.manifest()[0], keys, [], [])["key"].to_pylist())
+    for key, (form, name) in zip(keys, forms.items(), strict=True):
+        if key in there:
+            return f". {name!a} is not there, and {form!a}, which differs in blanks or Unicode form, is another id"
+    return ""
+
+
+def _check(record: Record, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:
+    state = record.state
+    unknown = [n for n in selection.owners if n not in owned and owners.get(n) not in state.owner_tombstones]
+    if unknown:
+        raise UnknownSample(f"owners {unknown[:5]} have no samples in this run; nothing was forgotten")
+    wrong = [shard for shard in selection.shards if shard not in state.shards]
+    if wrong:
+        raise UsageError(f"shards {wrong[:5]} are not in this run: it has 0 to {len(state.shards) - 1}")

@@ -1,0 +1,48 @@
+"""Fitting Δw on prepared pictures: ridge by conjugate gradients, and the paper's recipe by Adam.
+
+Names are looked up when they are first used: a process that only asks for an option must not wait seconds for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taft_ray.fitting.config import LOSSES, SOLVERS, FitConfig
+    from taft_ray.fitting.loss import Loss
+    from taft_ray.fitting.ridge import certified_distance
+    from taft_ray.fitting.solvers import FitReport, FittedDelta, fit, fit_many
+
+__all__ = [
+    "LOSSES",
+    "SOLVERS",
+    "FitConfig",
+    "FitReport",
+    "FittedDelta",
+    "Loss",
+    "certified_distance",
+    "fit",
+    "fit_many",
+]
+
+_WHERE = {
+    "taft_ray.fitting.config": (
+        "FitConfig",
+        "LOSSES",
+        "SOLVERS",
+    ),
+    "taft_ray.fitting.solvers": (
+        "FitReport",
+        "FittedDelta",
+        "fit",
+        "fit_many",
+    ),
+    "taft_ray.fitting.loss": ("Loss",),
+    "taft_ray.fitting.ridge": ("certified_distance",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

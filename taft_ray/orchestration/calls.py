@@ -1,0 +1,49 @@
+"""Calls into Ray whose errors come back as the package's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from taft_ray.errors import StorageError, TaftError
+
+
+def own_error(error: BaseException) -> TaftError | None:
+    """The package's own error inside whatever Ray wrapped around it."""
+    seen: set[int] = set()
+    stack: list[Any] = [error]
+    while stack:
+        current = stack.pop()
+        if not isinstance(current, BaseException) or id(current) in seen:
+            continue
+        seen.add(id(current))
+        # Ray raises a class that is both its own error and ours, whose text is a remote traceback: ours is its cause
+        if isinstance(current, TaftError) and not isinstance(current, RayTaskError):
+            return current
+        stack += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        stack += list(getattr(current, "worker_failures", {}).values())
+    return None
+
+
+def ask(method: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call an actor's method and wait; the package's own errors come back as themselves."""
+    try:
+        return ray.get(method.remote(*args, **kwargs))
+    except (RayTaskError, RayActorError) as error:
+        own = own_error(error)
+        if own is not None:
+            raise own from None
+        if isinstance(error, RayTaskError):
+            raise
+        raise StorageError(f"an actor of this run died ({error}); run the same command again") from error
+
+
+def fetch(ref: Any) -> Any:
+    """`ray.get`, which raises the package's own errors as they are."""
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        own = own_error(error)
+        raise own if own is not None else error from None

@@ -1,0 +1,102 @@
+"""The prefix pass through Ray Data: index tasks, reading tasks, decoders beside GPUs, and a pool of actors that write parts.
+
+files → index (tasks) → manifest (driver) → stripes → read (tasks) → decode (tasks; on CPUs the next actor)
+    → prefix (actor pool) → parts in storage
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from taft_ray.data import SourceFile, Stripe, index_files
+from taft_ray.orchestration.calls import own_error
+from taft_ray.plans.spec import RunSpec
+from taft_ray.prefix.part_writer import PartWriter
+from taft_ray.prefix.pictures import Decode, index_chunk, read_parts
+from taft_ray.runs.model import load_for
+
+PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
+FILES_A_TASK = 256
+# On a machine without GPUs the prefix pass shares the cores with lanes that start beside it (LANE_SHARE each) and idle
+# until it ends. The shares of one core add up to less than 1, or the pass could wait for the lanes for ever.
+# Reading's and decoding's differ, for Ray Data makes one task of two that want the same: a stripe would have one decoder.
+PREFIX_SHARE, READ_SHARE = 0.3, 0.1
+DECODE_SHARE = 0.5  # of decoders for a GPU: some of these processes always wait for a part
+CALLS_AT_ONCE = 2  # of an actor: one decodes and has the prefix while the other hashes and writes
+
+
+class RayPasses:
+    """`prefix.passes.Passes`, through Ray Data."""
+
+    def index(self, files: Sequence[SourceFile]) -> pa.Table:
+        """Indexed by tasks, many files each."""
+        chunks = [list(files[at : at + FILES_A_TASK]) for at in range(0, len(files), FILES_A_TASK)]
+        if len(chunks) == 1:
+            return index_files(chunks[0])
+        indexed = ray.data.from_items(
+            [{"files": chunk} for chunk in chunks], override_num_blocks=len(chunks)
+        ).map_batches(index_chunk, batch_size=1, zero_copy_batch=True)
+        return pa.concat_tables(list(indexed.iter_batches(batch_size=None, batch_format="pyarrow"))).cast(
+            index_files(chunks[0][:1]).schema
+        )
+
+    def parts(
+        self, pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
+    ) -> Iterator[dict[str, Any]]:
+        size = load_for(spec).preprocess.size
+        on_gpu = spec.device == "cuda"
+        calls = -(-sum(len(piece.parts) for piece in pieces) // PARTS_A_CALL)
+        workers = min(workers, calls)  # an actor that gets no call would still be started, and waited for
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # What goes wrong is raised here, as our own error and not as one of Ray Data's with ours in its text; its log would tell it before that,
+        # with a traceback. (Importing ray.data sets the level of its log, so that it cannot be set once for all.)
+        context.raise_original_map_exception = True
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        # a part is a block: larger ones would pass through one decoder and one actor, however many there are
+        context.target_max_block_size = 1
+        dataset = ray.data.from_items(
+            [{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces)
+        ).map_batches(read_parts, batch_size=1, num_cpus=READ_SHARE)
+        # beside a GPU cores have little else to do; beside forward passes on the same cores the actor decodes for itself
+        if on_gpu:
+            dataset = dataset.map_batches(
+                Decode(size, spec.exif_orientation),
+                batch_size=1,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                num_cpus=DECODE_SHARE,
+            )
+        dataset = dataset.map_batches(
+            PartWriter,
+            fn_constructor_args=(run, classes, folders),
+            batch_size=PARTS_A_CALL,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(
+                size=workers, max_concurrent_calls_per_actor=CALLS_AT_ONCE, enable_true_multi_threading=True
+            ),
+            num_cpus=1 if on_gpu else PREFIX_SHARE * spec.threads,
+            num_gpus=1 if on_gpu else 0,
+        )
+        try:
+            for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+                for answer in batch["answer"]:
+                    yield json.loads(answer)
+        except RayError as error:
+            own = own_error(error)
+            if own is None:
+                raise
+            own.args = (str(own).partition("\n")[0],)  # Ray Data adds hints to the message, on lines of their own
+            raise own from None
+
+
+PASSES = RayPasses()

@@ -1,0 +1,42 @@
+"""The two passes over source data that want many workers; who runs them is handed in.
+
+`orchestration.prefix_pass.RayPasses` runs them through Ray Data. Nothing else in this room knows Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from taft_ray.data import SourceFile, Stripe, open_source, resolve_classes
+from taft_ray.plans.spec import RunSpec
+
+_log = logging.getLogger(__name__)
+
+
+class Passes(Protocol):
+    """Runs functions of this room over a data set."""
+
+    def index(self, files: Sequence[SourceFile]) -> pa.Table:
+        """The rows of `data.index_files`, in the order of the files."""
+        ...
+
+    def parts(
+        self, pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
+    ) -> Iterator[dict[str, Any]]:
+        """The answers of `PartWriter` for every part of the stripes, in any order; its own errors are raised as they are."""
+        ...
+
+
+def index_source(
+    passes: Passes, uri: str, given_classes: Sequence[str] | None
+) -> tuple[tuple[SourceFile, ...], pa.Table, tuple[str, ...]]:
+    """Files, index table and classes of a data set."""
+    source = open_source(uri)
+    for note in source.notes:
+        _log.warning(note)
+    table = passes.index(source.files)
+    return source.files, table, resolve_classes(source.classes, table["label"].to_pylist(), given_classes)

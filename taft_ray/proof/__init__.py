@@ -1,0 +1,1 @@
+"""What shows that a run has forgotten: certificates, signatures, and checks from storage alone. No ray."""

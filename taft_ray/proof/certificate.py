@@ -1,0 +1,252 @@
+"""The certificate of a forget: what was asked, what was removed, what the model is now, and what it does not cover.
+
+It is sealed: `digest` is the digest of all its other fields. The digest of its bytes is in the ledger, and a signature is
+over the same bytes. A certificate in an answer has what `ADDED` names beside its own fields.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from taft_ray.errors import IntegrityError
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import EMPTY, QUARANTINED, RequestState, RunState
+from taft_ray.runs.quarantine import quarantines
+from taft_ray.storage import MALFORMED, Entry, Ledger, canonical_json, digest_json, parse_json
+from taft_ray.storage import rundir as names
+from taft_ray.storage.digest import seal, unseal
+
+SCHEMA = "taft_ray.certificate/1"
+ADDED = ("signature", "repeated", "forgotten_before")
+_SEAL = "digest"
+_STEPS = {
+    "forget-requested": "requested",
+    "dropped": "dropped",
+    "rewritten": "rewritten",
+    "purged": "purged",
+    "start-purged": "start purged",
+}
+
+
+def certificate_of(
+    run: RunState, ledger: Ledger, spec: RunSpec, request: str, after: str | None, told: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The sealed certificate of a forget, from the ledger's own facts and what its driver measured (see `Forgetting.conclude`).
+
+    after: the digest of the composed model now. Its bytes are the `certificate_bytes` of what is returned.
+    """
+    state = run.requests[request]
+    dropped, purged, starts = state.dropped or {}, state.purged or {}, state.start_purged or {}
+    entries = ledger.since(0)
+    steps = [entry for entry in entries if entry.kind in _STEPS and entry.body["request"] == request]
+    fits = {} if state.mode == "drop" else _fits(state, steps, entries)
+    worker_seconds = sum(float(fit.body["facts"].get("seconds", 0.0)) for fit in fits.values())
+    price = told.get("gpu_hour_price")
+    body = {
+        "schema": SCHEMA,
+        "request": request,
+        "mode": state.mode,
+        "requested": state.time,
+        "deadline": state.deadline,
+        "issued": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "samples": len(state.hashes),
+        "id_hashes": list(state.hashes),
+        "owners": list(state.owners),
+        "whole_shards": list(state.whole_shards),
+        "shards": list(state.shards),
+        "run": {"address": ledger.store.uri, "spec_digest": digest_json(spec.to_json())},
+        "rests_on": {"number": entries[-1].number, "digest": entries[-1].digest},
+        "steps": [_step(entry) for entry in sorted([*steps, *fits.values()], key=lambda entry: entry.number)],
+        "composed_before": state.composed_before,
+        "composed_before_unknown": state.composed_before_unknown,
+        "composed_after": after,
+        "composition": spec.compose,
+        "manifest_before": _manifest_before(request, entries),
+        "manifest_after": purged.get("manifest"),
+        "deltas_removed": list(dropped.get("deltas", [])),
+        "objects_removed": _removed(dropped.get("deltas", []), purged.get("removed", []), starts.get("removed", [])),
+        "older_versions_removed": purged.get("older_versions", 0) + starts.get("older_versions", 0),
+        "still_listed_after_purge": [*purged.get("still_listed", []), *starts.get("still_listed", [])],
+        "beyond_reach": [text for text in (purged.get("beyond_reach"), starts.get("beyond_reach")) if text],
+        "local_copies_removed": told.get("local_copies"),
+        "retrained": [
+            {name: fit.body[name] for name in ("shard", "generation", "samples", "delta", "facts")}
+            for _, fit in sorted(fits.items())
+        ],
+        "shards_after": [
+            {"shard": number, "state": run.shards[number].state, "samples": run.shards[number].samples}
+            for number in state.shards
+        ],
+        "damage": _damage(run, state),
+        "seconds": {
+            "drop": purged.get("drop_seconds"),
+            "purge": purged.get("seconds"),
+            "retrain": told.get("retrain_seconds"),
+            "total": time.time() - state.started,
+        },
+        "cost": {
+            "worker_seconds": worker_seconds,
+            "price_per_hour": price,
+            "money": None if price is None else price * worker_seconds / 3600,
+        },
+        "environment": {
+            "versions": dict(spec.versions),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "device": spec.device,
+            "threads": spec.threads,
+            "run_made_on": dict((run.created or {}).get("environment", {})),
+            "spec": spec.to_json(),
+        },
+        "does_not_cover": [
+            "the source data, which belongs to its owner and is not touched",
+            "backups and copies of the run folder, and older versions of objects where the store keeps them out of reach",
+            "disk blocks and object storage not yet reclaimed: a delete is logical",
+            "models that were handed out before the request; publishing a model before and after a drop reveals the shard's delta",
+        ],
+    }
+    return parse_json(seal(body, _SEAL))
+
+
+def _damage(run: RunState, state: RequestState) -> dict[str, Any]:
+    """What was done where storage was damaged: parts that went whole, and the request's shards that are in quarantine.
+
+    Such a shard is out of the model, whatever the mode; it comes back, without the samples, by a repair.
+    """
+    return {
+        "parts_removed_whole": list((state.rewritten or {}).get("parts_lost", [])),
+        "quarantined": [one for one in quarantines(run) if one["shard"] in state.shards],
+    }
+
+
+def _fits(state: RequestState, steps: Sequence[Entry], entries: Sequence[Entry]) -> dict[int, Entry]:
+    """The latest fit of each of the request's shards since the rewrite: also of one that a later request took out again."""
+    rewritten = next((entry.number for entry in steps if entry.kind == "rewritten"), len(entries))
+    fits = (entry for entry in entries[rewritten:] if entry.kind == "trained" and entry.body["shard"] in state.shards)
+    return {entry.body["shard"]: entry for entry in fits}
+
+
+def _step(entry: Entry) -> dict[str, Any]:
+    what = _STEPS.get(entry.kind) or f"trained shard {entry.body['shard']}"
+    return {"step": what, "number": entry.number, "digest": entry.digest, "time": entry.time}
+
+
+def _removed(deltas: Sequence[Mapping[str, Any]], *purges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the purges listed, and the deltas that an interrupted purge of the same request had removed already."""
+    removed = {delta["key"]: {"key": delta["key"], "digest": delta["digest"]} for delta in deltas}
+    removed |= {entry["key"]: dict(entry) for purge in purges for entry in purge}
+    return [entry for _, entry in sorted(removed.items())]
+
+
+def _manifest_before(request: str, entries: Sequence[Entry]) -> str | None:
+    """The digest of the manifest that this request's rewrite replaced."""
+    digest = None
+    for entry in entries:
+        if entry.kind == "rewritten" and entry.body["request"] == request:
+            break
+        if entry.kind in ("cached", "rewritten"):
+            digest = entry.body["manifest"] or digest
+    return digest
+
+
+def certificate_bytes(certificate: Mapping[str, Any]) -> bytes:
+    """The bytes that the ledger's digest and any signature are of: canonical JSON, without what an answer adds."""
+    return canonical_json({name: value for name, value in certificate.items() if name not in ADDED})
+
+
+def open_certificate(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
+    """A certificate, as stored or as answered, and what it has as its signature (None: nothing).
+
+    IntegrityError naming ``where`` unless its content has the digest recorded in it.
+    """
+    try:
+        given = parse_json(data)
+        signature = given.get("signature")
+        sealed = certificate_bytes(given)
+    except MALFORMED as error:
+        raise IntegrityError(f"{where} is not a certificate: {str(error)[:80]}; give the JSON of one") from error
+    if given.get("schema") != SCHEMA:
+        raise IntegrityError(
+            f"{where} is not a certificate: expected schema {SCHEMA!r}, got {given.get('schema')!r:.60}"
+        )
+    return unseal(sealed, _SEAL, where), signature
+
+
+def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
+    """Where a certificate contradicts itself: what was asked and what was done, the order of its steps, what is left."""
+    hashes, mode = certificate["id_hashes"], certificate["mode"]
+    if certificate["samples"] != len(hashes) or len(set(hashes)) != len(hashes):
+        yield f"it says {certificate['samples']} samples, and names {len(set(hashes))}"
+    if certificate["still_listed_after_purge"] and not certificate["beyond_reach"]:
+        yield f"{certificate['still_listed_after_purge'][:4]} were still listed after the purge"
+    yield from _disorder(certificate)
+    after = {shard["shard"]: shard["state"] for shard in certificate["shards_after"]}
+    if sorted(after) != sorted(certificate["shards"]):
+        yield f"it touches the shards {certificate['shards']}, and tells what became of {sorted(after)}"
+    retrained = {shard["shard"] for shard in certificate["retrained"]}
+    if mode == "drop" and retrained:
+        yield f"a drop was asked, and the shards {sorted(retrained)} are said to be trained again"
+    undone = sorted(n for n, state in after.items() if state not in (EMPTY, QUARANTINED) and n not in retrained)
+    if mode != "drop" and undone:
+        yield f"{mode} was asked, and the shards {undone} were not trained again"
+    removed = {entry["key"] for entry in certificate["objects_removed"]}
+    kept = [delta["key"] for delta in certificate["deltas_removed"] if delta["key"] not in removed]
+    if kept:
+        yield f"the deltas {kept[:4]} left the model, and are not among the objects removed"
+    old = {delta["digest"] for delta in certificate["deltas_removed"]}
+    for shard in certificate["retrained"]:
+        # a part that was replaced lost a sample; where none was, another request had taken the samples already
+        folder = f"{names.shard_prefix(shard['shard'])}/"
+        lost = any(e["key"].startswith(folder) and e["digest"] for e in certificate["objects_removed"])
+        if lost and shard["delta"]["digest"] in old:
+            yield f"shard {shard['shard']} was trained again to the very bytes that were removed"
+        if shard["facts"].get("resolved") and not isinstance(shard["facts"].get("distance_bound"), float):
+            yield f"shard {shard['shard']} was solved again without a certified distance"
+
+
+def _disorder(certificate: Mapping[str, Any]) -> Iterator[str]:
+    steps = [step["step"] for step in certificate["steps"]]
+    numbers = [step["number"] for step in certificate["steps"]]
+    purge = [step for step in steps if not step.startswith("trained shard ")][:4]
+    if purge != ["requested", "dropped", "rewritten", "purged"]:
+        yield f"its steps are {steps}, expected requested, dropped, rewritten and purged"
+    if numbers != sorted(set(numbers)) or (numbers and numbers[-1] > certificate["rests_on"]["number"]):
+        yield f"its steps are the ledger's entries {numbers}: not in order, or after the one it rests on"
+
+
+def contradictions(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:
+    """Where a certificate does not stand in the chain as it says, or says what the entries there do not.
+
+    entries: the run's ledger, verified.
+    """
+    steps = certificate["steps"]
+    last_purge = max((step["number"] for step in steps if step["step"] == "purged"), default=None)
+    for what, position in [("rests on", certificate["rests_on"]), *((step["step"], step) for step in steps)]:
+        number, digest = position["number"], position["digest"]
+        entry = entries[number] if isinstance(number, int) and 0 <= number < len(entries) else None
+        if entry is None or entry.digest != digest:
+            got = "no such entry" if entry is None else f"one with digest {entry.digest[:16]}"
+            yield f"{what}: expected entry {number} with digest {str(digest)[:16]}, the ledger has {got}"
+        elif what != "rests on" and (what != "purged" or number == last_purge):
+            says = _says(certificate, what)
+            wrong = [name for name, value in says.items() if entry.body.get(name) != value]
+            if wrong:
+                yield f"{what}: the certificate and entry {number} of the ledger differ in {wrong}"
+
+
+def _says(certificate: Mapping[str, Any], step: str) -> dict[str, Any]:
+    """What the ledger's entry of a step must have in it, going by the certificate."""
+    if step.startswith("trained shard "):
+        (shard,) = (s for s in certificate["retrained"] if step == f"trained shard {s['shard']}")
+        return {name: shard[name] for name in ("delta", "generation", "facts")}
+    return {
+        "requested": {"hashes": certificate["id_hashes"], "mode": certificate["mode"], "owners": certificate["owners"]},
+        "dropped": {"deltas": certificate["deltas_removed"]},
+        "rewritten": {"manifest": certificate["manifest_after"]},
+        "purged": {"manifest": certificate["manifest_after"]},
+        "start purged": {},
+    }[step]

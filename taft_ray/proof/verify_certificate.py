@@ -1,0 +1,186 @@
+"""`verify CERTIFICATE`: one certificate, by itself and against the run it is of. Needs no Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UsageError
+from taft_ray.plans.orphans import referred_to
+from taft_ray.plans.state import RequestState, RunState, replay
+from taft_ray.privacy import PublicKey, Signature
+from taft_ray.proof.certificate import certificate_bytes, contradictions, inconsistencies, open_certificate
+from taft_ray.proof.evidence import Findings
+from taft_ray.proof.signature import read_signature
+from taft_ray.runs.spec import run_spec
+from taft_ray.runs.sums import snapshots_of, sums_of
+from taft_ray.storage import Ledger, Store, digest_bytes, digest_json, read_manifest
+from taft_ray.storage import rundir as names
+
+_SUFFIX = ".json"
+
+
+def is_certificate(target: str) -> bool:
+    """Whether a target of `verify` is a certificate: a file, or the URI of one. Everything else is a run."""
+    return target.endswith(_SUFFIX) if "://" in target else Path(target).expanduser().is_file()
+
+
+def verify_certificate(target: str, *, public_key: PublicKey | None = None, run: str | None = None) -> dict[str, Any]:
+    """Check a certificate: {"ok", "request", "digest", "signed_by", "run", "checks", "problems", "notes"}.
+
+    Its seal; its signature, in the file or in the file beside it (with ``public_key`` it must have been made by that key);
+    that it agrees with itself; and against ``run``, by default the run it names where that can be reached: that the run's
+    ledger has it at its place, and that nothing it removed has come back.
+    """
+    findings = Findings()
+    folder, data = _read(target)
+    certificate: dict[str, Any] = {}
+    signature: Signature | None = None
+    with findings.examining("seal"):
+        certificate, found = open_certificate(data, target)
+        findings.checks["seal"] = 1
+        with findings.examining("signature"):
+            beside = _signature_beside(folder, certificate)
+            signature = Signature.from_json(found, target) if found is not None else beside
+            _check_signer(findings, certificate, signature, public_key, target)
+        with findings.examining("consistency"):
+            wrong = list(inconsistencies(certificate))
+            findings.problems += [f"consistency: {text}" for text in wrong]
+            findings.checks["consistency"] = int(not wrong)
+            findings.notes += [f"it could not reach everything: {text}" for text in certificate["beyond_reach"]]
+    address = None
+    if certificate:
+        with findings.examining("run"):
+            address = _against_run(findings, certificate, signature, run)
+    return {
+        **findings.answer(),
+        "request": certificate.get("request"),
+        "digest": certificate.get("digest"),
+        "signed_by": PublicKey.from_hex(signature.public_key).fingerprint
+        if findings.checks.get("signature") and signature
+        else None,
+        "run": address,
+    }
+
+
+def _read(target: str) -> tuple[Store, bytes]:
+    """The folder of the file, and its bytes."""
+    path = target if "://" in target else str(Path(target).expanduser().absolute())
+    folder, _, name = path.rpartition("/")
+    store = Store(folder or "/")
+    try:
+        return store, store.read(name)
+    except ObjectMissing as error:
+        raise UsageError(
+            f"there is no certificate at {target}; give the file or URI of one, or a run's folder"
+        ) from error
+
+
+def _signature_beside(folder: Store, certificate: dict[str, Any]) -> Signature | None:
+    """The signature in the same folder, where a run keeps it."""
+    name = names.signature_key(certificate["request"]).rpartition("/")[2]
+    return read_signature(folder.read(name), name) if folder.exists(name) else None
+
+
+def _check_signer(
+    findings: Findings,
+    certificate: dict[str, Any],
+    signature: Signature | None,
+    expected: PublicKey | None,
+    target: str,
+) -> None:
+    if signature is None:
+        if expected is not None:
+            raise IntegrityError(f"{target} is not signed, and a signature of {expected.fingerprint} was asked for")
+        findings.notes.append("it is not signed: nothing in it says who made it")
+        return
+    signer = signature.check(certificate_bytes(certificate), target)
+    if expected is not None and signer != expected:
+        raise IntegrityError(f"{target} is signed by {signer.fingerprint}, not by {expected.fingerprint}")
+    findings.checks["signature"] = 1
+    if expected is None:
+        findings.notes.append(
+            f"it is signed by {signer.fingerprint}: whose key that is must be known from elsewhere; give it as --public-key"
+        )
+
+
+def _against_run(
+    findings: Findings, certificate: dict[str, Any], signature: Signature | None, run: str | None
+) -> str | None:
+    """Check against the run; returns its address, None when there was none to check against."""
+    address = run or str(certificate["run"]["address"])
+    store = Store(address)
+    try:
+        spec = run_spec(store)
+    except StorageError as error:
+        if run is not None:
+            raise
+        findings.notes.append(f"it was not compared with its run: {error}; give the run as --run")
+        return None
+    if digest_json(spec.to_json()) != certificate["run"]["spec_digest"]:
+        raise IntegrityError(
+            f"{store.uri} is another run than the one the certificate is of; give the right one as --run"
+        )
+    ledger = Ledger(store)
+    state = replay(entries := ledger.entries())
+    request = state.requests.get(certificate["request"])
+    if request is None or request.forgotten is None:
+        raise IntegrityError(f"the ledger of {store.uri} knows no finished request {certificate['request']!r}")
+    committed = request.forgotten["certificate"]["digest"]
+    if digest_bytes(certificate_bytes(certificate)) != committed:
+        raise IntegrityError(
+            f"the ledger of {store.uri} has another certificate of this request: digest {committed[:16]}"
+        )
+    before = len(findings.problems)
+    findings.problems += [f"run: {wrong}" for wrong in contradictions(certificate, entries)]
+    _compare_signatures(findings, request, signature)
+    came_back = [*_samples_back(store, state, certificate), *_objects_back(store, spec, state, certificate)]
+    findings.problems += [f"run: {text}" for text in came_back]
+    findings.checks["run"] = int(len(findings.problems) == before)
+    return store.uri
+
+
+def _compare_signatures(findings: Findings, request: RequestState, signature: Signature | None) -> None:
+    if request.signed is None:
+        return
+    signer = PublicKey.from_hex(request.signed["public_key"])
+    if signature is None:
+        findings.notes.append(f"this copy is not signed, and the run's ledger has a signature of {signer.fingerprint}")
+    elif signature.public_key != signer.hex:
+        findings.problems.append(f"signature: the run's ledger has one of another key, {signer.fingerprint}")
+
+
+def _samples_back(store: Store, state: RunState, certificate: dict[str, Any]) -> list[str]:
+    hashes = set(certificate["id_hashes"])
+    found = []
+    if hashes - state.tombstones.keys():
+        found.append(f"{len(hashes - state.tombstones.keys())} of its samples are not among the run's forgotten ones")
+    manifest = read_manifest(store)
+    if manifest is not None and hashes & set(manifest[0]["id_hash"].to_pylist()):
+        found.append(
+            f"{len(hashes & set(manifest[0]['id_hash'].to_pylist()))} of its samples are in the manifest again"
+        )
+    return found
+
+
+def _objects_back(store: Store, spec: Any, state: RunState, certificate: dict[str, Any]) -> list[str]:
+    """Objects that were removed and are there again, unless the run refers to them.
+
+    A snapshot may: where a request changed no model, the one after it is the one before.
+    """
+    listed = {info.key for info in store.list()}
+    back = {entry["key"] for entry in certificate["objects_removed"]} & listed
+    if not back:
+        return []
+    try:
+        manifest = read_manifest(store)
+        parts, rows = ({}, "") if manifest is None else (manifest[1]["meta"]["parts"], manifest[1]["key"])
+        composed = (
+            snapshots_of(spec, sums_of(store, state))
+            if any(k.startswith(f"{names.COMPOSED_FOLDER}/") for k in back)
+            else {}
+        )
+    except TaftError as error:
+        return [f"{sorted(back)[:8]} were removed and are there again, and the run itself is damaged: {error}"]
+    back -= referred_to(state, parts, composed, rows)
+    return [f"{key} was removed and is there again" for key in sorted(back)]

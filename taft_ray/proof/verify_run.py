@@ -1,0 +1,48 @@
+"""`verify`: what storage alone says of a run. Needs no Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taft_ray.errors import IntegrityError, SpecMismatch
+from taft_ray.progress import Report, silent
+from taft_ray.proof.checks import AFTER_THE_CHAIN, chain
+from taft_ray.proof.evidence import Evidence, Findings
+from taft_ray.runs.spec import run_spec
+from taft_ray.storage import Store
+
+
+def verify(run: str, *, head: str | None = None, retrain: bool = False, report: Report = silent) -> dict[str, Any]:
+    """Check everything that can be checked from storage alone: {"ok", "checks": {name: count}, "problems", "notes", "head"}.
+
+    The chain is unbroken; every object has its recorded digest and every byte of it counts; the sums recomposed from the
+    deltas give the snapshots; the cache is what the deltas were fitted on; no forgotten sample is in the manifest, the cache,
+    an evaluation cache or the text of any other object; nothing lies about that no record names.
+
+    head: the digest of a ledger entry that must be in the chain, from an earlier `verify` kept elsewhere: without it, nobody
+        can tell whether the newest entries were cut off. retrain: also fit the retrained shards again (minutes for large ones).
+    One cache part is in memory at a time, and two models.
+    """
+    store = Store(run)
+    try:
+        evidence = Evidence(address=run, store=store, spec=run_spec(store), report=report)
+    except (IntegrityError, SpecMismatch) as error:  # without its spec nothing in a run has a meaning
+        return {**Findings(problems=[f"spec: {error}"]).answer(), "forgotten_samples": None, "head": None}
+    if chain(evidence):
+        evidence.sizes = {info.key: info.size for info in store.list()}
+        for check in AFTER_THE_CHAIN:
+            check(evidence)
+        if retrain:
+            from taft_ray.proof.verify_retrain import retrained_again
+
+            retrained_again(evidence)
+    entries = evidence.entries
+    if head is not None and head not in {entry.digest for entry in entries}:
+        evidence.problems.append(
+            f"ledger: the entry with digest {head[:16]} is not in it; the newest entries were removed, or it is another run's"
+        )
+    return {
+        **evidence.answer(),
+        "forgotten_samples": len(evidence.state.tombstones),
+        "head": entries[-1].digest if entries else None,
+    }

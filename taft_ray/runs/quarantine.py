@@ -1,0 +1,127 @@
+"""Quarantine: a shard one of whose objects is damaged or gone leaves the model at once, by a commit.
+
+Guarantees: only what was read twice and is wrong both times is called damaged; a storage that does not answer, or refuses
+access, is never taken for damage; what another writer replaced or purged meanwhile is none either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.plans.state import EMPTY, MONOLITH, RunState
+from taft_ray.storage import Store, digest_bytes
+
+if TYPE_CHECKING:
+    from taft_ray.runs.record import Record
+
+MISSING = "missing"
+
+
+class ShardUnreadable(IntegrityError):
+    """An object of a shard could not be read as it was recorded; whether it is damaged is still to be confirmed."""
+
+    def __init__(self, message: str, shard: int = -1) -> None:
+        super().__init__(message)
+        self.shard = shard
+
+
+def damaged_objects(store: Store, refs: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Which of these objects ({"key", "digest"}) are damaged or gone: {"key", "problem"}. StorageError when storage fails."""
+    found = []
+    for ref in refs:
+        problem = _problem(store, ref)
+        if problem is not None and _problem(store, ref) is not None:
+            found.append({"key": str(ref["key"]), "problem": problem})
+    return found
+
+
+def _problem(store: Store, ref: Mapping[str, Any]) -> str | None:
+    try:
+        data = store.read(str(ref["key"]))
+    except ObjectMissing:
+        return MISSING
+    digest = digest_bytes(data)
+    return None if digest == ref["digest"] else f"damaged: {len(data)} bytes with digest {digest[:16]}"
+
+
+def set_aside(record: Record, shards: Iterable[int], *, checkpoints: bool = False) -> list[int]:
+    """Read every object of these shards and put those with a damaged one into quarantine; which were, now or more of them.
+
+    checkpoints: a damaged slice checkpoint counts too. It costs a fit time only, so that a repair alone asks for it.
+    """
+    return [shard for shard in shards if _set_one_aside(record, shard, checkpoints)]
+
+
+def _set_one_aside(record: Record, number: int, checkpoints: bool) -> bool:
+    shard = record.state.shards.get(number)
+    if shard is None or shard.state == EMPTY:
+        return False
+    damaged = damaged_objects(record.store, _objects_of(record, number, checkpoints))
+    known = {one["key"] for one in shard.quarantine.objects} if shard.quarantine is not None else set()
+    fresh = [one for one in damaged if one["key"] not in known]
+    if not fresh or record.was_exchanged():  # another copy of the folder, or nothing at all, lies there: no damage
+        return False
+
+    def decide() -> Mapping[str, Any] | None:
+        now = record.state.shards[number]
+        named = {str(ref["key"]) for ref in _objects_of(record, number, checkpoints)}
+        still = [one for one in fresh if one["key"] in named]  # another writer may have replaced it
+        if not still or now.state == EMPTY:
+            return None
+        return {"shard": number, "generation": now.current, "objects": still}
+
+    # an object is put aside once a generation: its key tells which
+    op = f"quarantined/{number}/{shard.current}/{fresh[0]['key']}"
+    return record.commit("quarantined", op, decide) is not None
+
+
+def set_monolith_aside(record: Record) -> bool:
+    """The comparison model goes when its delta is damaged or gone: whether it did."""
+    ref = (record.state.monolith or {}).get("delta")
+    damaged = damaged_objects(record.store, [ref]) if ref else []
+    if not damaged or record.was_exchanged():
+        return False
+
+    def decide() -> Mapping[str, Any] | None:
+        now = (record.state.monolith or {}).get("delta")
+        return {"shard": MONOLITH, "objects": damaged} if now == ref else None
+
+    done = record.commit("quarantined", f"quarantined/{MONOLITH}/{record.state.monolith_losses}", decide) is not None
+    if done:
+        record.store.erase([damaged[0]["key"]])  # its key is that of the one which is trained in its place
+    return done
+
+
+def _objects_of(record: Record, number: int, checkpoints: bool) -> list[Mapping[str, Any]]:
+    """What the ledger and the manifest name of a shard: its delta, the parts with its tokens, perhaps its checkpoints."""
+    shard = record.state.shards[number]
+    refs: list[Mapping[str, Any]] = [] if shard.delta is None else [shard.delta]
+    if record.state.cached is not None:
+        with suppress(IntegrityError, ObjectMissing):  # a damaged manifest is no shard's fault
+            refs += record.parts([number])
+    return [*refs, *(shard.checkpoints if checkpoints else ())]
+
+
+def quarantines(state: RunState) -> list[dict[str, Any]]:
+    """What commands say of the shards in quarantine."""
+    return [
+        {
+            "shard": shard.shard,
+            "since": shard.quarantine.since,
+            "objects": [dict(one) for one in shard.quarantine.objects],
+            "samples_without_tokens": shard.lost,
+        }
+        for shard in state.quarantined
+        if shard.quarantine is not None
+    ]
+
+
+def way_out(run: str, shards: Sequence[int]) -> str:
+    """What a person does about shards in quarantine."""
+    return (
+        f"shards {list(shards)} are in quarantine, out of the model: taft-ray repair {run} makes them again, "
+        f"taft-ray forget {run} --shard N --mode drop gives one up"
+    )

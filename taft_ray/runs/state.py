@@ -1,0 +1,30 @@
+"""A run as its storage says, for verbs that need no composer and change nothing."""
+
+from __future__ import annotations
+
+from taft_ray.errors import IntegrityError
+from taft_ray.runs.spec import run_spec
+from taft_ray.plans.state import RunState, replay
+from taft_ray.storage import Ledger, Store, Tombstones
+
+
+def damage_of(run: str) -> IntegrityError | None:
+    """Why nothing can be said of a run: its spec or its ledger is damaged. None: that is not it."""
+    try:
+        store = Store(run)
+        run_spec(store)
+        replay(Ledger(store).entries())
+    except IntegrityError as error:
+        return error
+    return None
+
+
+def read_state(store: Store) -> RunState:
+    """The ledger's state; IntegrityError when the folder is an older copy, which has not forgotten all that it must."""
+    state = replay(Ledger(store).entries())
+    if missing := Tombstones(store, (state.created or {}).get("id_key", "")).missing(state.requests):
+        raise IntegrityError(
+            f"forget requests {missing} are kept beside {store.uri} and not in its ledger: an older copy of the folder was "
+            "put back, and what it says is not the run's; run taft-ray forget --due first"
+        )
+    return state

@@ -1,0 +1,51 @@
+"""Measures cells on a worker: a plain class, Ray is put around it at the rim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.runs.environment import cell_environment, settle
+from taft_ray.runs.model import build_tangent
+from taft_ray.storage import Store, canonical_json, json_object
+from taft_ray.studies.shared_tokens import token_set
+from taft_ray.systems import Cell, measure
+
+SAME = 1e-9  # accuracies of a cell that is measured again may differ by this much, which is rounding of a mean
+
+
+class CellWorker:
+    """Measures cells and writes their files. Keeps nothing between them."""
+
+    def __init__(self, root: str) -> None:
+        self.store = Store(root)
+
+    def measure(self, cell_json: Mapping[str, Any], classes: int, again: bool, *arrays: np.ndarray) -> dict[str, Any]:
+        """Measure a cell on the `Tokens.arrays` of training and evaluation data, and write its file; its content.
+
+        again: compare with the file instead of writing it; "same" says whether the accuracies are those.
+        """
+        cell = Cell.from_json(cell_json)
+        settle(cell.spec)
+        tm, _ = build_tangent(cell.spec, classes)
+        kind = cell.spec.cache_dtype
+        train, test = (token_set(three, kind) for three in (arrays[:3], arrays[3:]))
+        result = measure(cell, tm, train, test)
+        document = {"cell": cell.to_json(), "digest": cell.digest, **result, "environment": cell_environment(cell.spec)}
+        if again:
+            try:
+                before = json_object(self.store.read(cell_key(cell)), cell_key(cell)).get("accuracy")
+            except (ObjectMissing, IntegrityError):
+                before = None
+            if before is not None:
+                same = all(abs(before[name] - value) <= SAME for name, value in result["accuracy"].items())
+                return {**document, "same": same, "before": before}
+        self.store.write(cell_key(cell), canonical_json(document))
+        return document
+
+
+def cell_key(cell: Cell) -> str:
+    return f"cells/{cell.digest}.json"

@@ -1,0 +1,155 @@
+"""Cells of a table, measured by warm actors on one shared prefix, and kept in storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
+from taft_ray.orchestration import session
+from taft_ray.orchestration.calls import own_error
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.train import lanes_for
+from taft_ray.progress import Report
+from taft_ray.storage import Store, json_object
+from taft_ray.studies.cell_worker import CellWorker, cell_key
+from taft_ray.studies.shared_tokens import Tokens, shared_tokens
+from taft_ray.systems import Cell, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A table with its results, and how many of its cells were there already."""
+
+    table: Table
+    results: dict[str, dict[str, Any]]
+    made: int
+
+
+@dataclass(kw_only=True)
+class TokenSource:
+    """Where tokens come from: one pair of (training, evaluation) tokens for each depth of the suffix."""
+
+    root: str
+    data: str
+    test: str
+    rows: int | None
+    test_rows: int | None
+    report: Report
+
+    def __post_init__(self) -> None:
+        self._held: tuple[Any, Tokens, Tokens] | None = None
+
+    def of(self, cell: Cell) -> tuple[Tokens, Tokens]:
+        """The pair for this cell, in Ray; the last one is kept, for cells come depth by depth."""
+        session.check_device(cell.spec.device)
+        depth = cell.spec.last_blocks
+        if self._held is None or self._held[0] != depth:
+            self._held = None
+            train = shared_tokens(
+                self.root, cell.spec, self.data, rows=self.rows, classes=cell.spec.classes, report=self.report
+            )
+            test = shared_tokens(
+                self.root, cell.spec, self.test, rows=self.test_rows, classes=train.classes, report=self.report
+            )
+            self._held = (depth, train, test)
+        return self._held[1:]
+
+
+def _workers(spec: RunSpec) -> int:
+    cpus, gpus = session.resources()
+    return lanes_for(cpus, gpus=gpus if spec.device == "cuda" else 0, cpus=cpus, threads=spec.threads)
+
+
+def _actor(root: str, spec: RunSpec) -> Any:
+    on_gpu = spec.device == "cuda"
+    return (
+        ray.remote(CellWorker).options(num_cpus=0 if on_gpu else spec.threads, num_gpus=1 if on_gpu else 0).remote(root)
+    )
+
+
+def measured(store: Store, asked: Table, source: TokenSource, workers: int | None, report: Report) -> Measured:
+    """Results of every cell; those in storage are read, and where all are, Ray is not started."""
+    results: dict[str, dict[str, Any]] = {}
+    missing: list[Cell] = []
+    for cell in asked.cells:
+        try:
+            found = json_object(store.read(cell_key(cell)), cell_key(cell))
+            if found.get("digest") != cell.digest or not isinstance(found.get("accuracy"), dict):
+                raise IntegrityError(f"{cell_key(cell)} is of another cell")
+            results[cell.digest] = found
+        except (ObjectMissing, IntegrityError):  # a damaged one is measured again
+            missing.append(cell)
+    total, found = len(asked.cells), len(results)
+    report("cells", found, total)
+    # seed by seed, so that what was interrupted can be drawn with --seeds of those that are whole; long cells do not start last
+    missing.sort(key=lambda c: (str(c.spec.last_blocks), c.timed, c.spec.seed, -c.spec.shards))
+    with session.connected() if missing else nullcontext():
+        for group in _alike(missing):
+            train, test = source.of(group[0])
+            at_once = 1 if group[0].timed else min(workers or _workers(group[0].spec), len(group))
+            for result in _run(source.root, group, train, test, at_once):
+                results[result["digest"]] = result
+                report("cells", len(results), total)
+    return Measured(table=asked, results=results, made=total - found)
+
+
+def measured_again(cells: Sequence[Cell], source: TokenSource) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Measure these cells once more, and compare with what is kept of them."""
+    with session.connected():
+        for cell in cells:
+            train, test = source.of(cell)
+            (result,) = _run(source.root, [cell], train, test, 1, again=True)
+            yield cell, result
+
+
+def _alike(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Consecutive cells that share tokens, and whether they may run side by side."""
+    group: list[Cell] = []
+    for cell in cells:
+        if group and (cell.spec.last_blocks, cell.timed) != (group[0].spec.last_blocks, group[0].timed):
+            yield group
+            group = []
+        group.append(cell)
+    if group:
+        yield group
+
+
+def _run(
+    root: str, cells: Sequence[Cell], train: Tokens, test: Tokens, workers: int, *, again: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Measure cells on ``workers`` warm actors, each answer as it comes. The first error stops it; what was written stays."""
+    waiting = list(reversed(cells))
+    actors = [_actor(root, cells[0].spec) for _ in range(workers)]
+    running: dict[Any, Any] = {}
+
+    def start(actor: Any) -> None:
+        if waiting:
+            cell = waiting.pop()
+            running[actor.measure.remote(cell.to_json(), len(train.classes), again, *train.arrays, *test.arrays)] = (
+                actor
+            )
+
+    try:
+        for actor in actors:
+            start(actor)
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            actor = running.pop(done)
+            start(actor)
+            yield ray.get(done)
+    except RayTaskError as error:
+        own = own_error(error)
+        if own is None:
+            raise
+        raise own from None
+    except RayActorError as error:
+        raise StorageError(f"a worker died ({error}); run the same command again, finished cells are kept") from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)

@@ -1,0 +1,89 @@
+"""The tokens of a data set, made once by one prefix pass and put once into the object store, where every worker maps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from taft_ray.data import check_rejected, counts
+from taft_ray.errors import StorageError
+from taft_ray.orchestration import session
+from taft_ray.orchestration.calls import fetch
+from taft_ray.orchestration.object_store import Gathered, gather, mapped
+from taft_ray.orchestration.prefix_pass import PASSES
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
+from taft_ray.plans.train import lanes_for
+from taft_ray.prefix.cache import build_cache
+from taft_ray.prefix.part_writer import remove_markers
+from taft_ray.progress import Report
+from taft_ray.runs.address import data_stamp
+from taft_ray.storage import PartRef, Store, digest_json, read_manifest, write_manifest, write_spec
+from taft_ray.systems import TokenSet
+
+# what decides a token, and the class indices beside it; a folder of tokens is named by these
+_OF_THE_PREFIX = (
+    "model", "weights", "weights_digest", "image_size", "classes", "last_blocks", "precision", "cache_dtype", "device",
+    "threads", "max_rejected", "exif_orientation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """A data set in the object store; its stamp says which files it was made of."""
+
+    gathered: Gathered
+    classes: tuple[str, ...]
+    count: int
+    stamp: str
+
+    @property
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """References to what `token_set` takes."""
+        return self.gathered.tokens, self.gathered.keys, self.gathered.labels
+
+
+def shared_tokens(
+    root: str, spec: RunSpec, data: str, *, rows: int | None, classes: Sequence[str] | None, report: Report
+) -> Tokens:
+    """Tokens of ``data`` at the entrance of the suffix of ``spec``; from ``root`` where an earlier call left them there."""
+    prefix = RunSpec(data="shared", shards=1, **{name: getattr(spec, name) for name in _OF_THE_PREFIX})
+    folder = f"{root.rstrip('/')}/tokens/{digest_json(prefix.to_json())[:16]}"
+    store = Store(folder)
+    write_spec(store, prefix.to_json())
+    stamp = digest_json([data_stamp(data), rows])
+    name = f"cache/{stamp[:16]}"
+    there = store.inside(name)
+    found = read_manifest(there)
+    if found is None:
+        cpus, gpus = session.resources()
+        workers = gpus if spec.device == "cuda" else lanes_for(cpus, gpus=0, cpus=cpus, threads=spec.threads)
+        result = build_cache(
+            PASSES, store, folder, prefix, data=data, shards=1, assignment="hash", classes=classes,
+            folders=f"{name}/shard={{shard:05d}}", tombstones=RunState(), secret=None, workers=workers, report=report,
+            rows=rows,
+        )  # fmt: skip
+        meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint}
+        write_manifest(there, result.table, meta)
+        remove_markers(store, f"{name}/shard=00000")
+        found = read_manifest(there)
+        if found is None:
+            raise StorageError(f"{there.uri}: the manifest vanished; run it again")
+    check_rejected(counts(found[0]), spec.max_rejected)
+    meta = found[1]["meta"]
+    refs = [PartRef.from_json(ref) for refs in meta["parts"].values() for ref in refs]
+    gathered = gather(store, [(0, ref) for ref in refs], meta["fingerprint"])
+    count = len(fetch(gathered.labels))  # to be there before actors take the CPUs
+    return Tokens(gathered=gathered, classes=tuple(meta["classes"]), count=count, stamp=stamp)
+
+
+def token_set(arrays: Sequence[np.ndarray], cache_dtype: str) -> TokenSet:
+    """What a worker got of `Tokens.arrays`, its tokens without a copy. Read-only: nothing may be written into them."""
+    tokens, keys, labels = arrays
+    return TokenSet(
+        keys=[key.tobytes() for key in keys], labels=torch.from_numpy(labels.copy()), tokens=mapped(tokens, cache_dtype)
+    )

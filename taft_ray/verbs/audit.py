@@ -1,0 +1,44 @@
+"""`audit`: the membership-inference attack on what a run has forgotten, on its warm worker. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from taft_ray.data import open_source
+from taft_ray.plans.state import replay
+from taft_ray.progress import Report, silent
+from taft_ray.proof.audit import check_state, examine
+from taft_ray.runs.address import data_address, run_address
+from taft_ray.runs.spec import run_spec
+from taft_ray.storage import Ledger, Store
+
+
+def audit(
+    run: str,
+    data: str,
+    never_seen: str,
+    *,
+    ids: Sequence[str] | None = None,
+    level: float = 0.01,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Attack the forgotten samples of ``data`` (those of ``ids``, or all that the run forgot) against ``never_seen`` ones."""
+    run = run_address(run)
+    store = Store(run)
+    spec = run_spec(store)
+    state = replay(Ledger(store).entries())
+    check_state(store, state, level)
+    data, never_seen = data_address(data), data_address(never_seen)
+    for uri in (data, never_seen):
+        open_source(uri)  # a wrong path must not take the start of Ray to be told
+    from taft_ray.orchestration import session
+    from taft_ray.orchestration.actors import worker_for
+    from taft_ray.orchestration.prefix_pass import PASSES
+
+    with session.connected():
+        worker = worker_for(run, spec, len((state.cached or {})["classes"]))
+        return examine(
+            PASSES, store, spec, state, worker.sample_values, data=data, never_seen=never_seen, ids=ids, level=level,
+            report=report,
+        )  # fmt: skip

@@ -1,0 +1,141 @@
+"""`evaluate`: accuracy of the composed model, the comparison model, and by number of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from taft_ray.composer.composer import Composer
+from taft_ray.data import check_rejected, counts
+from taft_ray.data.rejections import examples
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, UsageError
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
+from taft_ray.plans.train import lanes_for
+from taft_ray.progress import Report, silent
+from taft_ray.runs.address import data_address, data_stamp, run_address
+from taft_ray.runs.quarantine import damaged_objects, quarantines
+from taft_ray.runs.secret import secret_to_read_in
+from taft_ray.runs.spec import run_spec
+from taft_ray.storage import Store, digest_json, read_manifest, write_manifest
+from taft_ray.storage import rundir as names
+from taft_ray.verbs.composer import composer_of
+
+
+def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
+    """Accuracy of the composed model (both ways), of the monolith if there is one, and by number of shards."""
+    run, data = run_address(run), data_address(data)
+    store = Store(run)
+    spec = run_spec(store)
+    from taft_ray.orchestration import session
+
+    with session.connected():
+        composer = composer_of(run)
+        composer.recover_what_can_be()
+        state = composer.snapshot()
+        parts, n_rejected = _eval_parts(store, run, spec, data, state, composer.class_names(), report)
+        try:
+            return _measured(run, spec, data, composer, parts, n_rejected)
+        except (IntegrityError, ObjectMissing) as error:
+            # damage: its shard leaves the model, a damaged cache of evaluation data is made again; anything else stays an error
+            found = (
+                composer.examine(),
+                composer.examine_monolith(),
+                _remove_damaged(store, names.eval_prefix(data), parts),
+            )
+            if not any(found):
+                raise error
+        parts, n_rejected = _eval_parts(store, run, spec, data, state, composer.class_names(), report)
+        return _measured(run, spec, data, composer, parts, n_rejected)
+
+
+def _eval_parts(
+    store: Store, run: str, spec: RunSpec, data: str, state: RunState, classes: Sequence[str], report: Report
+) -> tuple[list[dict[str, Any]], int]:
+    """Cached tokens of evaluation data; made once for a data set of this name and content."""
+    prefix = names.eval_prefix(data)
+    eval_store = Store(f"{run.rstrip('/')}/{prefix}")
+    stamp = data_stamp(data)
+    try:
+        found = read_manifest(eval_store)
+    except IntegrityError:
+        found = None  # damaged: made again
+    if found is None or found[1]["meta"]["stamp"] != stamp:
+        from taft_ray.orchestration import session
+        from taft_ray.orchestration.prefix_pass import PASSES
+        from taft_ray.prefix.cache import build_cache
+        from taft_ray.prefix.part_writer import remove_markers
+
+        cpus, gpus = session.resources()
+        workers = (gpus if spec.device == "cuda" else 0) or lanes_for(
+            spec.shards, gpus=0, cpus=cpus, threads=spec.threads
+        )
+        result = build_cache(
+            PASSES, store, run, spec, data=data, shards=1, assignment="hash", classes=classes,
+            folders=f"{prefix}/shard={{shard:05d}}", tombstones=state, workers=workers, secret=secret_to_read_in(store, state, reading=True),
+            report=report,
+        )  # fmt: skip
+        meta = {
+            "parts": result.parts,
+            "classes": list(result.classes),
+            "fingerprint": result.fingerprint,
+            "stamp": stamp,
+        }
+        write_manifest(eval_store, result.table, meta)
+        remove_markers(store, f"{prefix}/shard=00000")
+        found = read_manifest(eval_store)
+        if found is None:
+            raise StorageError(f"{eval_store.uri}: the evaluation manifest vanished; run it again")
+    total = counts(found[0])
+    check_rejected(total, spec.max_rejected, examples(found[0]))
+    return [part for refs in found[1]["meta"]["parts"].values() for part in refs], total["rejected"]
+
+
+def _remove_damaged(store: Store, prefix: str, parts: Sequence[dict[str, Any]]) -> bool:
+    """Remove a cache of evaluation data of which a part is damaged: whether it was."""
+    damaged = damaged_objects(store, parts)
+    if damaged:
+        store.erase([info.key for info in store.list(f"{prefix}/")])
+    return bool(damaged)
+
+
+def _measured(
+    run: str, spec: RunSpec, data: str, composer: Composer, parts: Sequence[dict[str, Any]], n_rejected: int
+) -> dict[str, Any]:
+    """Accuracy of the composed model (each way), the comparison model, and by number of shards; committed."""
+    state = composer.snapshot()
+    if not state.in_model:
+        raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
+    from taft_ray.orchestration.actors import worker_for
+
+    worker = worker_for(run, spec, composer.class_count())
+    answer: dict[str, Any] = {"data": data, "rejected": n_rejected}
+    by_mode: dict[str, Any] = {}
+    for mode in reversed(spec.modes):
+        composed = composer.compose(mode)
+        measured = worker.evaluate(composed["key"], parts)
+        by_mode[mode] = {
+            "accuracy": measured["accuracy"],
+            "composed": composed["digest"],
+            "seconds": composed["seconds"],
+        }
+        if mode == spec.compose:
+            answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
+    answer["by_composition"] = by_mode
+    state = composer.snapshot()  # after composing, which may have put a damaged shard aside
+    monolith = (state.monolith or {}).get("delta")
+    answer["monolith"] = None if monolith is None else worker.evaluate(None, parts, monolith)["accuracy"]
+    shards = state.in_model
+    answer["by_shards"] = worker.accuracy_by_shards(
+        [dict(shard.delta or {}) for shard in shards],
+        [shard.weight for shard in shards],
+        parts,
+        _milestones(len(shards)),
+    )
+    composer.commit("evaluated", answer, f"evaluated/{digest_json(answer)}")
+    return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}
+
+
+def _milestones(shards: int) -> list[int]:
+    """Where the curve of accuracy against shards is measured: about ten points."""
+    return sorted({max(1, round(shards * i / 10)) for i in range(1, 11)} | {1, shards})

@@ -1,0 +1,86 @@
+"""`export`: the composed model as one file that runs without taft_ray: torch.export's .pt2, or .onnx."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taft_ray import __version__
+from taft_ray.errors import StorageError, UsageError
+from taft_ray.runs.model import build_tangent, load_for
+from taft_ray.runs.snapshots import snapshot_digest
+from taft_ray.runs.spec import run_spec
+from taft_ray.runs.state import read_state
+from taft_ray.runs.sums import one_thread, sums_of
+from taft_ray.storage import Store
+from taft_ray.sums.options import COMPOSITIONS
+from taft_ray.tangent import ComposedModel
+
+FORMATS = (".pt2", ".onnx")
+
+
+def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
+    """Write the composed model of a run to a local file, its format by the file's ending; what was written.
+
+    The file takes float32 pictures (B, 3, size, size), scaled to 0..1 and normalised as its ``taft_ray`` entry says: JSON of
+    {"composed": digest, "classes", "size", "mean", "std", "shards", "version"}, in .pt2's extra files and .onnx's metadata.
+    """
+    store, path = Store(run), Path(output)
+    spec = run_spec(store)
+    if path.suffix not in FORMATS:
+        raise UsageError(f"--output {output}: expected a file ending in {' or '.join(FORMATS)}")
+    if compose is not None and compose not in COMPOSITIONS:
+        raise UsageError(f"--compose {compose}: expected one of {', '.join(COMPOSITIONS)}")
+    if compose is not None and compose not in spec.modes:
+        raise UsageError(
+            f"--compose {compose}: this run keeps no statistics for it; leave it out, or train with --compose {compose}"
+        )
+    if path.suffix == ".onnx":
+        _need_onnx()
+    state = read_state(store)
+    if state.cached is None or not state.in_model:
+        raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
+    classes = list(state.cached["classes"])
+    with one_thread():
+        delta = spec.composed(sums_of(store, state), compose or spec.compose)
+    tm, _ = build_tangent(spec, len(classes))
+    model = ComposedModel(tm.float().cpu(), {name: value.float() for name, value in delta.items()})
+    preprocess = load_for(spec).preprocess
+    facts = {
+        "composed": snapshot_digest(delta),
+        "classes": classes,
+        "size": preprocess.size,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "shards": [shard.shard for shard in state.in_model],
+        "version": __version__,
+    }
+    program = model.exported(torch.zeros(2, 3, preprocess.size, preprocess.size))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(program, path, json.dumps(facts, sort_keys=True))
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}") from error
+    return {"output": str(path), "bytes": path.stat().st_size, **facts}
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise UsageError(f"an .onnx file needs {error.name}; pip install 'taft_ray[onnx]', or write .pt2") from error
+
+
+def _write(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:
+    if path.suffix == ".pt2":
+        torch.export.save(program, path, extra_files={"taft_ray": facts})
+        return
+    written = torch.onnx.export(program, (), input_names=["pictures"], output_names=["logits"], verbose=False)
+    if written is None:
+        raise StorageError(f"{path}: torch.onnx gave no program")
+    written.model.metadata_props["taft_ray"] = facts
+    written.save(str(path))

@@ -1,0 +1,206 @@
+"""The verbs of forgetting: have the composer drop and purge, have shards fitted again, and fetch the certificate.
+
+The driver holds no truth: killed at any instant, the next forget (of anything) finishes what it left. Ray is started, or
+joined, for fits alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from taft_ray.composer.asking import keep_beside
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError
+from taft_ray.plans.spec import RunSpec
+from taft_ray.progress import Report, silent
+from taft_ray.runs.address import run_address
+from taft_ray.runs.spec import run_spec
+from taft_ray.runs.state import damage_of
+from taft_ray.storage import Store, sweep_copies
+from taft_ray.verbs.composer import composer_of, in_cluster
+
+if TYPE_CHECKING:
+    from taft_ray.workers.shard_worker import ShardWorker
+
+__all__ = ["Selection", "estimate", "forget", "forget_due"]
+
+_FITS = 5  # tries of one shard that other requests keep changing
+
+
+def estimate(
+    run: str, selection: Selection, mode: str = "retrain", *, gpu_hour_price: float | None = None
+) -> dict[str, Any]:
+    """What a forget would touch and take; nothing happens, and nothing is started."""
+    return Composer(run_address(run)).estimate(selection, mode, gpu_hour_price)
+
+
+def forget(
+    run: str,
+    selection: Selection,
+    *,
+    mode: str,
+    deadline: float | None = None,
+    gpu_hour_price: float | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Forget samples: drop at once, purge, fit again if asked, and the certificate.
+
+    With a deadline (unix seconds) the request is kept and runs later, together with others that touch its shards; the answer
+    says when: {"request", "waiting": True, "runs_at", "deadline", "runs_with": [requests]}.
+    Finishes what a crash interrupted, and what is due, on the way. Of ids that earlier requests answer for the answer names those:
+    "forgotten_before", and "repeated" where nothing else was asked: the certificate is that of an earlier request then.
+    """
+    run = run_address(run)
+    with ExitStack() as joined:
+        try:
+            spec = run_spec(Store(run))
+            composer = Composer(run)
+            if deadline is None and in_cluster():  # there is one that has the sums in memory
+                composer.check_request(selection, mode)
+                composer = _join(joined, run)
+            asked = composer.request_forget(selection, mode, deadline)
+        except (IntegrityError, StorageError):
+            _keep_for_later(run, selection, mode)
+            raise
+        before = {"forgotten_before": asked["forgotten_before"]} if asked["forgotten_before"] else {}
+        if asked["done"]:
+            return {**composer.certificate(asked["request"]), "repeated": True, **before}
+        if asked["waiting"]:
+            return {**_promise(asked), **before}
+        name = asked["request"]
+        due = composer.due_requests([name])
+        return {**_carry_out(run, spec, composer, due, gpu_hour_price, report, name)[name], **before}
+
+
+def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report = silent) -> dict[str, Any]:
+    """Carry out every request whose time has come or that was interrupted: for a timer to call. {"certificates": [...]}"""
+    run = run_address(run)
+    spec = run_spec(Store(run))
+    with ExitStack() as joined:
+        composer = Composer(run)
+        due = composer.due_requests()
+        if due and in_cluster():
+            composer = _join(joined, run)
+        return {"certificates": list(_carry_out(run, spec, composer, due, gpu_hour_price, report).values())}
+
+
+def _join(joined: ExitStack, run: str) -> Composer:
+    """Join the cluster until the end of a verb; its composer of the run."""
+    from taft_ray.orchestration import session
+
+    joined.enter_context(session.connected())
+    return composer_of(run)
+
+
+def _keep_for_later(run: str, selection: Selection, mode: str) -> None:
+    """IntegrityError that says where a request is kept whose run cannot be read; nothing where the run is not the reason."""
+    damage = damage_of(run)
+    if damage is None:
+        return
+    where = keep_beside(Store(run), selection.ids, mode)
+    if where is None:
+        raise IntegrityError(f"{damage}. The request could not be recorded: make it again then") from damage
+    more = selection.owners or selection.shards or selection.with_identical
+    only = " It has the ids alone: ask for owners, shards and identical pictures again then." if more else ""
+    raise IntegrityError(
+        f"{damage}. The request is kept in {where}: once the run is whole, taft-ray forget {run} --due carries it out.{only}"
+    ) from damage
+
+
+def _promise(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: asked[name] for name in ("request", "mode", "waiting", "runs_with")},
+        **{name: datetime.fromtimestamp(asked[name], UTC).isoformat() for name in ("runs_at", "deadline")},
+    }
+
+
+def _carry_out(
+    run: str,
+    spec: RunSpec,
+    composer: Composer,
+    requests: Sequence[str],
+    price: float | None,
+    report: Report,
+    needed: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Carry out these requests together: every shard is fitted once, whoever waits for it. Certificates by request.
+
+    Damage that is in the way of one does not hold up the others; it is raised at the end, where all are ``needed`` (None) or
+    this one is.
+    """
+    standing, stuck = [], {}
+    for request in requests:
+        try:
+            standing.append(composer.resume_forget(request))
+        except (ObjectMissing, IntegrityError) as error:  # the others are carried out all the same
+            stuck[request] = error
+    copies = _sweep(run) if standing else {}
+    to_fit: dict[int, bool] = {}  # shard: whether a warm start will do
+    for asked in standing:
+        for shard in asked["retrain"]:
+            to_fit[shard] = to_fit.get(shard, True) and asked["mode"] == "resolve"
+    told = {
+        "retrain_seconds": _fit_each(run, spec, composer, to_fit, report) if to_fit else None,
+        "local_copies": copies,
+        "gpu_hour_price": price,
+    }
+    done = {asked["request"]: composer.conclude_forget(asked["request"], told) for asked in standing}
+    for request in requests:
+        if request in stuck and (needed is None or request == needed):
+            raise IntegrityError(
+                f"{stuck[request]}. Request {request} is recorded and stands, and its samples may not come back; "
+                f"taft-ray repair {run} mends what it can, and taft-ray forget {run} --due carries the request out then"
+            )
+    return done
+
+
+def _fit_each(run: str, spec: RunSpec, composer: Composer, to_fit: Mapping[int, bool], report: Report) -> float:
+    """Have these shards fitted again on the warm worker; seconds. The actor's start is not the retrain's time."""
+    from taft_ray.orchestration import session
+    from taft_ray.orchestration.actors import worker_for
+
+    with session.connected():
+        worker = worker_for(run, spec, composer.class_count())
+        worker.ready()
+        began = time.perf_counter()
+        for done, (shard, resolve) in enumerate(sorted(to_fit.items())):
+            report("retrain", done, len(to_fit))
+            fit_again(composer, worker, shard, resolve)
+        report("retrain", len(to_fit), len(to_fit))
+        return time.perf_counter() - began
+
+
+def fit_again(composer: Composer, worker: ShardWorker, shard: int, resolve: bool = False) -> None:
+    """Have a shard fitted once; one whose cache turns out to be damaged is in quarantine then, and is not."""
+    for _ in range(_FITS):
+        task = composer.task_for(shard, resolve)
+        if task is None:
+            return
+        try:
+            if "stale" not in composer.finished(worker.fit(task, None, "retrain")):
+                return
+        except (ObjectMissing, IntegrityError) as error:
+            if composer.examine([shard]):
+                return
+            if isinstance(error, IntegrityError):
+                raise
+            continue  # another request purged what the task names: ask again, and fit what is left
+    raise TaftError(
+        f"shard {shard} changed under {_FITS} fits in a row: others forget in it; run the same command again"
+    )
+
+
+def _sweep(run: str) -> dict[str, Any]:
+    """Remove what processes that have died left of remote objects on disks, of every node where there are several."""
+    if not in_cluster():
+        return {"nodes": 1, "removed": len(sweep_copies())}
+    from taft_ray.orchestration import session
+    from taft_ray.orchestration.nodes import sweep_nodes
+
+    with session.connected():
+        return sweep_nodes(run)

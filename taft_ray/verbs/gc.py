@@ -1,0 +1,32 @@
+"""`gc`: remove what nothing refers to. Needs no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from taft_ray.plans.orphans import orphans
+from taft_ray.runs.record import Record
+from taft_ray.runs.sums import snapshots_of, sums_of
+
+
+def gc(run: str) -> dict[str, Any]:
+    """Remove what nothing refers to, and may not be another process at work: {"removed": [keys], "bytes": n}.
+
+    Objects that are no part of a run at all stay: `verify` names them.
+    """
+    record = Record(run)
+    store, spec = record.store, record.spec
+    # listed before the ledger is read: what is committed from here on is not among it
+    listed = {info.key: info.size for info in store.list()}
+    held = store.traces()  # also what lies only in older versions: a deleted delta's, say
+    record.refresh()
+    record.publish()
+    described: Mapping[str, Any] = {"key": "", "meta": {"parts": {}}}
+    if record.state.cached is not None:
+        described = record.current(record.manifest)[1]
+    current = record.current(lambda: snapshots_of(spec, sums_of(store, record.state)))
+    left = orphans(held, record.state, described["meta"]["parts"], current, described["key"])
+    store.erase(left)
+    store.sweep()
+    return {"removed": left, "bytes": sum(listed.get(name, 0) for name in left)}

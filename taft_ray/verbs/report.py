@@ -1,0 +1,152 @@
+"""`report`: the ledger's measurements, put together, drawn, and stored beside the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.evaluation import certificate_page, render, summarise
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RequestState, RunState
+from taft_ray.proof.certificate import open_certificate
+from taft_ray.proof.signature import with_signature
+from taft_ray.runs.quarantine import quarantines
+from taft_ray.runs.spec import run_spec
+from taft_ray.runs.state import read_state
+from taft_ray.storage import Ledger, Store, digest_json
+from taft_ray.storage import rundir as names
+
+
+def report(run: str) -> dict[str, Any]:
+    """Write report.json, report.html and a page a certificate; returns where they are and what was derived."""
+    store = Store(run)
+    spec = run_spec(store)
+    state = read_state(store)
+    summary = summarise(gather(store, spec, state, Ledger(store)))
+    page, data = names.report_key("report.html"), names.report_key("report.json")
+    store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
+    store.write(page, render(summary).encode())
+    damaged: list[str] = []
+    for request in state.requests.values():
+        if request.forgotten is not None:
+            key = request.forgotten["certificate"]["key"]
+            try:
+                certificate = with_signature(open_certificate(store.read(key), key)[0], request)
+            except (IntegrityError, ObjectMissing) as error:
+                damaged.append(str(error))
+                continue
+            written = certificate_page(certificate, key).encode()
+            store.write(names.report_key(f"certificate-{request.request}.html"), written)
+    values = {name: number["value"] for name, number in summary["derived"].items()}
+    where = str(store.fetch(page)) if store.local else f"{store.uri}/{page}"
+    ill = quarantines(state)
+    return {
+        "page": where,
+        "json": data,
+        "derived": values,
+        "not_measured": summary["not_measured"],
+        "ok": not ill and not damaged,
+        "quarantined": ill,
+        "damaged": damaged,
+    }
+
+
+def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict[str, Any]:
+    """The facts that `evaluation.report.summarise` takes, all of them from the ledger."""
+    latest = state.evaluations[-1] if state.evaluations else None
+    latest_of = _of_the_present_model(state)
+    created = (state.created or {}).get("environment", {})
+    facts: dict[str, Any] = {
+        "run": {
+            "uri": store.uri,
+            "spec": spec.to_json(),
+            "spec_digest": digest_json(spec.to_json()),
+            "composed": latest_of[spec.compose]["digest"] if spec.compose in latest_of else None,
+            "created": state.created_time,
+        },
+        "environment": {
+            **created, "device": spec.device, "threads": spec.threads, "versions": dict(spec.versions),
+        },
+        "shards": _shards(state),
+    }  # fmt: skip
+    if state.quarantined:
+        facts["quarantine"] = quarantines(state)
+    if state.cached is not None:
+        cached = state.cached
+        facts["data"] = {**cached["counts"], "classes": cached["classes"]}
+        facts["cache"] = {name: cached[name] for name in ("seconds", "images", "bytes", "started", "ended")}
+    if state.trainings:
+        facts["training"] = state.trainings[0]
+    if state.monolith is not None:
+        monolith = state.monolith
+        facts["monolith"] = {
+            **monolith["facts"],
+            "accuracy": next((e["monolith"] for e in reversed(state.evaluations) if e["monolith"] is not None), None),
+        }
+    accuracy = {
+        measured["composed"]: measured["accuracy"]
+        for evaluation in state.evaluations
+        for measured in evaluation["by_composition"].values()
+    }
+    facts["composition"] = [
+        {**{k: c[k] for k in ("mode", "seconds", "digest")}, "accuracy": accuracy.get(c["digest"])}
+        for c in latest_of.values()
+    ]
+    if latest is not None:
+        facts["evaluation"] = {name: latest[name] for name in ("data", "n", "accuracy", "composed")}
+        facts["accuracy_by_shards"] = latest["by_shards"]
+    facts["forgets"] = [_forget(request, accuracy) for request in state.requests.values() if request.forgotten]
+    return facts
+
+
+def _of_the_present_model(state: RunState) -> dict[str, Mapping[str, Any]]:
+    """The latest composition of each mode. A forget makes one; those of other modes from before it are of another model."""
+    after = {request.forgotten["composed_after"] for request in state.requests.values() if request.forgotten}
+    latest: dict[str, Mapping[str, Any]] = {}
+    for composition in state.compositions:
+        if composition["digest"] in after:
+            after.remove(composition["digest"])
+            latest.clear()
+        latest[composition["mode"]] = composition
+    return latest
+
+
+def _shards(state: RunState) -> list[dict[str, Any]]:
+    rows = []
+    for fit in state.fits:
+        shard = state.shards[fit["shard"]]
+        rows.append(
+            {
+                "shard": fit["shard"],
+                "generation": fit["generation"],
+                "samples": fit["samples"],
+                "state": shard.state if fit["generation"] == shard.generation else "trained",
+                **fit["facts"],
+            }
+        )
+    fitted = {fit["shard"] for fit in state.fits}
+    rows += [
+        {"shard": s.shard, "generation": 0, "samples": s.samples, "state": s.state}
+        for s in state.shards.values()
+        if s.shard not in fitted
+    ]
+    return sorted(rows, key=lambda row: (row["shard"], row["generation"]))
+
+
+def _forget(request: RequestState, accuracy: Mapping[str, float]) -> dict[str, Any]:
+    finished = request.forgotten or {}
+    after = finished["composed_after"]
+    return {
+        "request": request.request,
+        "mode": request.mode,
+        "samples": len(request.hashes),
+        "shards": list(request.shards),
+        "seconds": finished["seconds"],
+        "composed_before": request.composed_before,
+        "composed_after": after,
+        "accuracy_before": accuracy.get(str(request.composed_before)),
+        "accuracy_after": accuracy.get(after),
+        "time": request.time,
+    }

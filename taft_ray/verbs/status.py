@@ -1,0 +1,72 @@
+"""`status`: where a run stands, from its storage; and which of its rows were rejected. Starts nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from taft_ray.composer.composer import Composer
+from taft_ray.plans.gather import due, planned_start
+from taft_ray.plans.state import RunState
+from taft_ray.prefix.rejections import rejected as rejected_rows
+from taft_ray.runs.address import run_address
+from taft_ray.runs.quarantine import quarantines, way_out
+
+READ_BYTES = 256 << 20  # of deltas that `status` reads to compare their digests; of more it compares the sizes
+
+
+def status(run: str) -> dict[str, Any]:
+    """Where a run stands; what a crash or an older copy of the folder left to do is done on the way."""
+    run = run_address(run)
+    composer = Composer(run)
+    in_the_way = composer.recover_what_can_be()
+    composer.examine_deltas(READ_BYTES)
+    composed = composer.composed_digest()
+    state = composer.snapshot()
+    ill = quarantines(state)
+    return {
+        "run": run,
+        "ok": not ill and in_the_way is None,
+        "composed": composed,
+        "shards": [
+            {
+                "shard": shard.shard,
+                "generation": shard.generation,
+                "samples": shard.samples,
+                "state": shard.state,
+                "delta": shard.delta["digest"] if shard.delta else None,
+            }
+            for _, shard in sorted(state.shards.items())
+        ],
+        "requests": [
+            {
+                "request": r.request,
+                "mode": r.mode,
+                "samples": len(r.hashes),
+                "done": r.forgotten is not None,
+                "deadline": r.deadline,
+                "runs_at": planned_start(state, r),
+            }
+            for r in state.requests.values()
+        ],
+        "monolith": None if state.monolith is None else {"purged": state.monolith.get("delta") is None},
+        "data": (state.cached or {}).get("counts"),  # as it was read in
+        "samples": sum(shard.samples for shard in state.shards.values()),
+        "to_do": _to_do(run, state),
+        "quarantined": ill,
+        "damaged": in_the_way,
+    }
+
+
+def rejected(run: str) -> dict[str, Any]:
+    """The rejected rows of a run: see `prefix.rejections.rejected`."""
+    return rejected_rows(run_address(run))
+
+
+def _to_do(run: str, state: RunState) -> list[str]:
+    """What somebody has to run: requests whose time has come, or that an interruption or an older copy of the folder left unfinished."""
+    open_ones = due(state, time.time())
+    requests = [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []
+    ill = [shard.shard for shard in state.quarantined]
+    lost = [f"the comparison model was damaged: taft-ray repair {run}"] if (state.monolith or {}).get("lost") else []
+    return [*requests, *([way_out(run, ill)] if ill else []), *lost]

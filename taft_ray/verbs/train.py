@@ -1,0 +1,223 @@
+"""`train`: bring a run to where every shard with samples has a delta, and compose it. The main path of the package.
+
+spec → activation cache → lanes → compose, each step skipped when the ledger has it
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from taft_ray.data import open_source
+from taft_ray.data.identical import say
+from taft_ray.errors import DataError, TaftError, UsageError
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import EMPTY, RunState
+from taft_ray.plans.train import lanes_for, pending_shards
+from taft_ray.progress import Report, silent
+from taft_ray.runs.address import data_address, model_address, run_address
+from taft_ray.runs.environment import run_environment
+from taft_ray.runs.record import Record
+from taft_ray.runs.secret import secret_to_read_in
+from taft_ray.runs.spec import is_run, run_spec
+from taft_ray.storage import Store, digest_bytes, write_spec
+from taft_ray.storage import rundir as names
+from taft_ray.verbs.status import status
+
+if TYPE_CHECKING:
+    from taft_ray.orchestration.actors import RemoteComposer
+    from taft_ray.orchestration.lanes import Lanes
+
+
+def train(
+    run: str, spec: RunSpec, *, monolithic: bool = False, lanes: int | None = None, report: Report = silent
+) -> dict[str, Any]:
+    """Bring a run to where every shard with samples has a delta, and compose it. Safe to call again at any time.
+
+    Writes the spec, the activation cache and the deltas that are missing; repeats nothing that the ledger has.
+    ``monolithic`` also trains one model over everything, on the same kind of worker, for comparison.
+    """
+    if lanes is not None and lanes < 1:
+        raise UsageError(f"expected lanes >= 1, got {lanes}; set --lanes")
+    began = time.time()
+    run = run_address(run)
+    store = Store(run)
+    spec, notes = _pinned(store, _with_addresses(spec))
+    from taft_ray.orchestration import session
+
+    with session.connected():
+        session.check_device(spec.device)
+        write_spec(store, spec.to_json())
+        training = Training.of(run, spec, lanes, report)
+        training.begin()
+        composed = training.finish(monolithic=monolithic)
+        notes = (*notes, *say((training.state().cached or {}).get("counts")))
+        said = {"notes": list(notes)} if notes else {}
+        return {**status(run), "compose": composed, "seconds": time.time() - began, **said}
+
+
+def _with_addresses(spec: RunSpec) -> RunSpec:
+    """The spec with places as every process names them."""
+    return replace(
+        spec,
+        data=data_address(spec.data),
+        model=model_address(spec.model),
+        weights=spec.weights and run_address(spec.weights),
+    )
+
+
+def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
+    """The spec with the digest of its weights, and what a person should know of them.
+
+    A new run is tried first, so that a wrong path or a model that cannot do it leaves no run behind.
+    """
+    if is_run(store):
+        return replace(spec, weights_digest=run_spec(store).weights_digest), ()
+    open_source(spec.data)
+    import torch
+
+    from taft_ray.models import load_model
+    from taft_ray.sums import check_joint
+    from taft_ray.tangent import linearize
+
+    loaded = load_model(spec.model, spec.weights, spec.image_size)
+    tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
+    if spec.compose == "joint":
+        size = loaded.preprocess.size
+        check_joint(tm, tm.prefix(torch.zeros(1, 3, size, size)))
+    return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
+
+
+@dataclass
+class Training:
+    """One call of `train` on a Ray that is there: the driver's side, which holds no truth."""
+
+    run: str
+    spec: RunSpec
+    composer: RemoteComposer
+    record: Record  # read only: the composer commits
+    lanes: int
+    gpus: int  # that this run may use
+    there: tuple[int, int]  # CPUs and GPUs of the cluster
+    report: Report
+    secret: bytes | None = None
+    running: Lanes | None = None
+    ready: Sequence[float] = field(default_factory=list)
+    trained_from: float = 0.0
+
+    @classmethod
+    def of(cls, run: str, spec: RunSpec, lanes: int | None, report: Report) -> Training:
+        """As many lanes as the cluster has GPUs or cores for, or as were asked for."""
+        from taft_ray.orchestration import session
+        from taft_ray.orchestration.actors import composer_for
+
+        cpus, gpus = there = session.resources()
+        gpus = (gpus or int(os.environ.get("TAFT_RAY_AUTOSCALED_GPUS", "0"))) if spec.device == "cuda" else 0
+        count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes)
+        return cls(run, spec, composer_for(run), Record(run), count, gpus, there, report)
+
+    def state(self) -> RunState:
+        """What the ledger says now."""
+        self.record.refresh()
+        return self.record.state
+
+    def begin(self) -> None:
+        """The run's first fact, and a secret for its id hashes."""
+        known = self.state()
+        self.secret = secret_to_read_in(self.record.store, known, reading=known.cached is None)
+        made_on = run_environment(cpus=self.there[0], gpus=self.there[1], lanes=self.lanes)
+        self.composer.begin(made_on, self.secret and digest_bytes(self.secret))
+
+    def finish(self, *, monolithic: bool) -> dict[str, Any] | None:
+        """Cache, fits, the comparison model if it is wanted, and the composed model."""
+        state = self.state()
+        work = state.cached is None or bool(pending_shards(state))
+        self._tokens(work)
+        compare = monolithic and self.composer.want_monolith()
+        self._fits(work, compare)
+        _check_all_trained(self.state())
+        if work:
+            self._say_finished()
+        if compare:
+            self._compared()
+        return self.composer.compose() if self.state().in_model else None
+
+    def _tokens(self, work: bool) -> None:
+        """Make the activation cache, unless it is there; on CPUs the lanes start beside it and wait.
+
+        Their start takes as long as a small run's pass.
+        """
+        from taft_ray.orchestration.actors import make_room
+
+        make_room(self.run, self.spec, self.gpus or self.lanes)
+        if work and not self.gpus:
+            self.running = self._started(self.lanes)
+        self.trained_from = time.time()
+        if self.record.state.cached is not None:
+            return
+        try:
+            self.trained_from = self._cache()
+        except BaseException:
+            if self.running is not None:
+                self.running.send_home()
+            raise
+
+    def _cache(self) -> float:
+        """Make the activation cache and commit it; returns when the lanes could begin (unix seconds)."""
+        from taft_ray.orchestration.prefix_pass import PASSES
+        from taft_ray.prefix.cache import build_cache, cached_facts
+
+        store, spec = self.record.store, self.spec
+        result = build_cache(
+            PASSES, store, self.run, spec, data=spec.data, shards=spec.shards, assignment=spec.assignment,
+            classes=spec.classes, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=self.record.state,
+            secret=self.secret, workers=self.gpus or self.lanes, report=self.report,
+        )  # fmt: skip
+        body = cached_facts(store, spec, result)
+        committing = time.time()
+        self.composer.admit_cache(body)  # which removes the marks of the pass, too
+        return committing
+
+    def _started(self, count: int) -> Lanes:
+        from taft_ray.orchestration.lanes import start_lanes
+
+        return start_lanes(self.run, self.spec, self.composer, count)
+
+    def _fits(self, work: bool, compare: bool) -> None:
+        if work or compare:
+            self.running = self.running or self._started(self.lanes if work else 1)
+            self.ready = self.running.wait(self.report)
+
+    def _say_finished(self) -> None:
+        """Commit the wall clock of the fits; the comparison model, trained after the shards, is not in it."""
+        fits = self.record.state.fits
+        fitted = [fit["facts"]["ended"] for fit in fits if fit["facts"]["ended"] >= self.trained_from]
+        ended = max(fitted, default=time.time())
+        body = {
+            "wall_seconds": ended - self.trained_from,
+            "lanes": self.lanes,
+            "started": self.trained_from,
+            "ended": ended,
+            "lanes_started": self.running and self.running.started,
+            "lanes_ready": list(self.ready),
+        }
+        self.composer.commit("training-finished", body, f"training-finished/{self.trained_from}")
+
+    def _compared(self) -> None:
+        """A composer that was killed meanwhile has forgotten the queue, not the ledger."""
+        if not self.composer.want_monolith():
+            return
+        self._started(1).wait(self.report)
+        if (self.state().monolith or {}).get("delta") is None:
+            raise TaftError("the comparison model was not finished; run the same command again")
+
+
+def _check_all_trained(state: RunState) -> None:
+    left = pending_shards(state)
+    if left:
+        raise TaftError(f"shards {left[:8]} have no delta, yet the lanes went home; run the same command again")
+    if all(shard.state == EMPTY for shard in state.shards.values()):
+        raise DataError("every shard is empty: no sample was kept")
