@@ -1,7 +1,6 @@
 """From a real S3 server the data is what it is from disk; a server out of reach is a StorageError."""
 
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 import fsspec
 import pytest
 import s3fs
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from s3_server import S3Server, s3_server, weed
 
 from taft_ray import data

@@ -194,7 +194,7 @@ def test_node_lost_while_training(
     In a process of its own: this one has a Ray already.
     """
     run = only_cached(copy_of(ridge[0]))
-    script = Path(__file__).with_name("lose_a_node.py")
+    script = ROOT / "tests/support/lose_a_node.py"
     spec = spec_of(parquet)
     done = subprocess.run(
         [sys.executable, script, run, spec.data, spec.weights], capture_output=True, text=True, timeout=400, cwd=ROOT

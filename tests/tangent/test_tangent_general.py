@@ -225,7 +225,7 @@ def test_a_cache_of_parameters_does_not_hide_that_they_move(id: str):
 
 
 def test_page_is_what_the_tests_cover():
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tests/tangent/families.py > docs/models.md"
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tests/support/families.py > docs/models.md"
 
 
 def test_names_of_the_page_are_timm_names():

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from cases import BY_ID, CLASSES, build, images, random_delta, random_like
-from test_tangent_fit import Dense, flat, jacobian, problem
+from dense import Dense, flat, jacobian, problem
 from torch import Tensor
 
 from taft_ray.errors import UnsupportedModel

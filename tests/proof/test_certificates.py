@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from folder import files, finish, plain_forget
-from proof import KEY, MODES, OTHER_KEY, one_of_each_shard, plain_evaluation_cache, private_pem
+from proved import KEY, MODES, OTHER_KEY, one_of_each_shard, plain_evaluation_cache, private_pem
 from tiny import SAMPLES, sample_id
 
 from taft_ray.composer.composer import Composer

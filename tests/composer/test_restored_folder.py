@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from folder import at, carry_out, copy_run, delta_digests, files, holders, kinds, plain_forget, shard_of, state_of
 from plain import plain_train
-from proof import KEY
+from proved import KEY
 from tiny import SAMPLES, SHARDS, sample_id, write_parquet
 
 from taft_ray.composer.composer import Composer

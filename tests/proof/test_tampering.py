@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from proof import Held, evidence_of, problems_of
+from proved import Held, evidence_of, problems_of
 
 from taft_ray.errors import IntegrityError
 from taft_ray.proof import checks

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("crash_at.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "crash_at.py"
 ROOT = SCRIPT.parents[2]
 
 
