@@ -1,0 +1,1 @@
+"""A run in storage: its address, spec, secret, record, state and sums. No ray."""

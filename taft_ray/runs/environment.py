@@ -1,0 +1,46 @@
+"""Where something was made: what its last bits and its seconds depend on beside the spec."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from taft_ray.plans.spec import RunSpec
+
+
+def run_environment(*, cpus: int, gpus: int, lanes: int) -> dict[str, Any]:
+    """Where a run was made."""
+    return {
+        "cpus": cpus,
+        "gpus": gpus,
+        "lanes": lanes,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def cell_environment(spec: RunSpec) -> dict[str, Any]:
+    """What seconds and last bits of a cell depend on beside it."""
+    return {
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if spec.device == "cuda" else "cpu",
+        "threads": spec.threads,
+        "torch": torch.__version__,
+    }
+
+
+def fit_environment(spec: RunSpec) -> dict[str, Any]:
+    """What the last bits of a fit depend on beside the spec."""
+    return {**cell_environment(spec), "python": platform.python_version()}
+
+
+def settle(spec: RunSpec) -> None:
+    """Threads and deterministic algorithms as the spec has them, for this process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA's products need not repeat
+    torch.set_num_threads(spec.threads)
+    torch.use_deterministic_algorithms(True, warn_only=spec.device == "cuda")
