@@ -28,7 +28,7 @@ from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import replay
 from taft_ray.proof.audit import examine
 from taft_ray.proof.verify_run import verify
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta, write_delta
 from taft_ray.verbs.train import train
 from taft_ray.workers.shard_worker import ShardWorker

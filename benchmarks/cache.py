@@ -49,7 +49,7 @@ from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
 from taft_ray.prefix.cache import CacheResult, build_cache
 from taft_ray.prefix.tokens import PREFIX_BATCH, arithmetic
-from taft_ray.runs.model import build_tangent
+from taft_ray.run.model import build_tangent
 from taft_ray.storage import Store, write_spec
 from taft_ray.storage import rundir as names
 

@@ -56,7 +56,7 @@ from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import composer_for
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
-from taft_ray.runs.record import Record
+from taft_ray.run.record import Record
 from taft_ray.storage import Ledger, Store, digest_bytes, entry_key, id_key, point_manifest, write_rows, write_spec
 from taft_ray.storage import rundir as names
 from taft_ray.verbs.train import train

@@ -30,7 +30,7 @@ from taft_ray.models import Preprocess
 from taft_ray.plans.slices import after_loss, expected_visits, resume_from
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.tokens import prefix_tokens
-from taft_ray.runs.model import build_tangent
+from taft_ray.run.model import build_tangent
 from taft_ray.storage import Store, write_part, write_spec
 from taft_ray.storage import rundir as names
 from taft_ray.workers.shard_worker import ShardWorker

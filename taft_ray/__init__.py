@@ -1,30 +1,70 @@
 """taft_ray: fine-tune linearised vision transformers on shards that can be forgotten exactly.
 
-The mathematics is here, and needs neither ray nor files; runs are made with ``taft-ray`` and ``jobs/``. Names are looked
-up when they are first used: a process that only reads pictures must not wait seconds for torch.
+A run in storage:
+
+    >>> import taft_ray as tr
+    >>> run = tr.Run("runs/pets")                            # nothing starts, nothing is read yet
+    >>> run.train(data="pets/train", model="deit_tiny_patch16_224", weights="deit_tiny.safetensors", shards=50)
+    >>> run.evaluate("pets/test").accuracy
+    >>> run.forget(ids=["cats/17.jpg"], mode="retrain")      # -> a Certificate
+    >>> run.verify().ok
+
+`Run` has a method per verb (help(taft_ray.Run)), `runs` finds the runs in a folder, and `taft_ray.answers` has the types of
+all answers. The commands of ``taft-ray`` do the same.
+
+The mathematics, which needs neither ray nor files: `linearize` makes a `TangentModel` of a timm network, `fit` fits a `Delta`
+on `Prepared` pictures as `FitConfig` says, `compose` composes several. Names are looked up when they are first used: a
+process that only reads pictures must not wait seconds for torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from taft_ray.version import VERSION
+
+__version__ = VERSION
+
 if TYPE_CHECKING:
+    from taft_ray import answers
     from taft_ray.fitting import FitConfig, fit
+    from taft_ray.plans.spec import RunSpec
+    from taft_ray.privacy import read_public_key, read_signing_key
     from taft_ray.sums import compose
     from taft_ray.tangent import Delta, Prepared, TangentModel, linearize
+    from taft_ray.verbs.run import Run, ray_session, runs, verify_certificate
 
-__version__ = "0.1.0"
 
-__all__ = ["Delta", "FitConfig", "Prepared", "TangentModel", "compose", "fit", "linearize"]
-
+__all__ = [
+    "Delta",
+    "FitConfig",
+    "Prepared",
+    "Run",
+    "RunSpec",
+    "TangentModel",
+    "answers",
+    "compose",
+    "fit",
+    "linearize",
+    "ray_session",
+    "read_public_key",
+    "read_signing_key",
+    "runs",
+    "verify_certificate",
+]
 
 _WHERE = {
     "taft_ray.fitting": ("FitConfig", "fit"),
+    "taft_ray.plans.spec": ("RunSpec",),
+    "taft_ray.privacy": ("read_public_key", "read_signing_key"),
     "taft_ray.sums": ("compose",),
     "taft_ray.tangent": ("Delta", "Prepared", "TangentModel", "linearize"),
+    "taft_ray.verbs.run": ("Run", "ray_session", "runs", "verify_certificate"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "answers":
+        return import_module("taft_ray.answers")
     for module, names in _WHERE.items():
         if name in names:
             return getattr(import_module(module), name)

@@ -48,6 +48,10 @@ class SpecMismatch(UsageError):
     """The run folder was made with another spec: the message names the fields that differ."""
 
 
+class AnswerMismatch(TaftError):
+    """JSON that is not the answer it is read as: another command's, or another version's."""
+
+
 class UnknownSample(UsageError):
     """A sample id that is not in this run's manifest, nor among its forgotten ones."""
 

@@ -24,18 +24,17 @@ def verify(
     target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, report: ProgressReport
 ) -> Any:
     """Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong."""
-    from taft_ray.proof import verify_certificate as of_certificate
-    from taft_ray.proof import verify_run as of_run
-    from taft_ray.runs.address import run_address
+    from taft_ray.proof.verify_certificate import is_certificate
+    from taft_ray.verbs.run import Run, verify_certificate
 
-    if of_certificate.is_certificate(target):
+    if is_certificate(target):
         if retrain or head:
             raise UsageError(f"{target} is a certificate; --retrain and --head are of a run")
         signer = None if public_key is None else read_public_key(public_key)
-        return of_certificate.verify_certificate(target, public_key=signer, run=run and run_address(run))
+        return verify_certificate(target, public_key=signer, run=run)
     if public_key or run:
         raise UsageError(f"{target} is not a certificate's file; --public-key and --run are of a certificate")
-    return of_run.verify(run_address(target), head=head, retrain=retrain, report=report)
+    return Run(target, progress=report).verify(head=head, retrain=retrain)
 
 
 @click.command()
@@ -51,11 +50,11 @@ def verify(
 @answers
 def audit(run: str, data: str, never_seen: str, ids: tuple[str, ...], level: float, report: ProgressReport) -> Any:
     """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."""
-    from taft_ray.verbs.audit import audit as attack
+    from taft_ray.verbs.run import Run
 
     named = ids_from(ids) or None
     with explaining_commas(named or ()):
-        return attack(run, data, never_seen, ids=named, level=level, report=report)
+        return Run(run, progress=report).audit(data, never_seen, ids=named, level=level)
 
 
 @click.command("destroy-key")
@@ -64,11 +63,10 @@ def audit(run: str, data: str, never_seen: str, ids: tuple[str, ...], level: flo
 @answers
 def destroy_key(run: str, yes: bool, report: ProgressReport) -> Any:
     """Destroy RUN's key of the id hashes: nobody can tell any more whom a tombstone names, nor read data in."""
-    from taft_ray.runs.address import run_address
-    from taft_ray.verbs.destroy_key import destroy_key as destroy
+    from taft_ray.verbs.run import Run
 
     if not yes:
         raise UsageError(
             "destroying the key cannot be undone, and nothing can be read into the run afterwards; add --yes"
         )
-    return destroy(run_address(run))
+    return Run(run).destroy_key()

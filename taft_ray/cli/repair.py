@@ -16,6 +16,6 @@ from taft_ray.progress import ProgressReport
 @answers
 def repair(run: str, data: str | None, report: ProgressReport) -> Any:
     """Make again what is damaged or missing in RUN; exits 1 while a shard stays in quarantine."""
-    from taft_ray.verbs.repair import repair as mend
+    from taft_ray.verbs.run import Run
 
-    return mend(run, data=data, report=report)
+    return Run(run, progress=report).repair(data)

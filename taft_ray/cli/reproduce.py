@@ -37,13 +37,15 @@ NAMES = (
 @answers
 def reproduce(table: str, out: str, test: str, seeds: str, shards: str, report: ProgressReport, **options: Any) -> Any:
     """Make TABLE, one of the paper's tables or figures, on any data; cells and tables are kept in OUT."""
-    from taft_ray.verbs.reproduce import reproduce as make
+    from taft_ray.answers import Reproduced
+    from taft_ray.verbs.reproduce import reproduce as verb
 
     spec = shared_spec_from(options)
-    return make(
+    answer = verb(
         table, out, spec, test, seeds=_numbers(seeds, "--seeds"), shards=_numbers(shards, "--shards"),
         command=_command(), report=report, **options,
     )  # fmt: skip
+    return Reproduced.from_json(answer)
 
 
 def _numbers(text: str, option: str) -> list[int]:

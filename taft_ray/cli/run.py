@@ -20,9 +20,11 @@ from taft_ray.sums.options import COMPOSITIONS
 @answers
 def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None, **options: Any) -> Any:
     """Train every shard of RUN that has no delta yet, and compose."""
-    from taft_ray.verbs.train import train as bring_there
+    from taft_ray.answers import Trained
+    from taft_ray.verbs.train import train as verb
 
-    return bring_there(run, spec_from(run, options), monolithic=monolithic, lanes=lanes, report=report)
+    spec = spec_from(run, options)
+    return Trained.from_json(verb(run, spec, monolithic=monolithic, lanes=lanes, report=report))
 
 
 @click.command()
@@ -33,9 +35,9 @@ def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None,
 def evaluate(run: str, data: str, split: str | None, report: ProgressReport) -> Any:
     """Accuracy of RUN's composed model on DATA."""
     from taft_ray.data import with_split
-    from taft_ray.verbs.evaluate import evaluate as measure
+    from taft_ray.verbs.run import Run
 
-    return measure(run, with_split(data, split), report=report)
+    return Run(run, progress=report).evaluate(with_split(data, split))
 
 
 @click.command()
@@ -44,9 +46,9 @@ def evaluate(run: str, data: str, split: str | None, report: ProgressReport) -> 
 @answers
 def status(run: str, rejected: bool, report: ProgressReport) -> Any:
     """Where RUN stands."""
-    from taft_ray.verbs import status as verb
+    from taft_ray.verbs.run import Run
 
-    return verb.rejected(run) if rejected else verb.status(run)
+    return Run(run).rejected() if rejected else Run(run).status()
 
 
 @click.command()
@@ -54,10 +56,9 @@ def status(run: str, rejected: bool, report: ProgressReport) -> Any:
 @answers
 def gc(run: str, report: ProgressReport) -> Any:
     """Remove what killed processes left in RUN and nothing refers to."""
-    from taft_ray.runs.address import run_address
-    from taft_ray.verbs.gc import gc as collect
+    from taft_ray.verbs.run import Run
 
-    return collect(run_address(run))
+    return Run(run).gc()
 
 
 @click.command("export")
@@ -67,10 +68,9 @@ def gc(run: str, report: ProgressReport) -> Any:
 @answers
 def export_command(run: str, output: str, compose: str | None, report: ProgressReport) -> Any:
     """Write RUN's composed model as one file that runs without taft_ray."""
-    from taft_ray.runs.address import run_address
-    from taft_ray.verbs.export import export
+    from taft_ray.verbs.run import Run
 
-    return export(run_address(run), output, compose)
+    return Run(run).export(output, compose)
 
 
 @click.command("report")
@@ -78,10 +78,9 @@ def export_command(run: str, output: str, compose: str | None, report: ProgressR
 @answers
 def report_command(run: str, report: ProgressReport) -> Any:
     """Write RUN's report: one HTML page, and report.json."""
-    from taft_ray.runs.address import run_address
-    from taft_ray.verbs.report import report as write
+    from taft_ray.verbs.run import Run
 
-    return write(run_address(run))
+    return Run(run).report()
 
 
 @click.command()
@@ -93,6 +92,7 @@ def report_command(run: str, report: ProgressReport) -> Any:
 @answers
 def demo(folder: str | None, model: str, weights: str | None, report: ProgressReport) -> Any:
     """Train, compose, forget, verify and report on digits, offline, with the embedded model."""
-    from taft_ray.verbs.demo import demo as show
+    from taft_ray.answers import Demonstrated
+    from taft_ray.verbs.demo import demo as verb
 
-    return show(folder, model=model, weights=weights, report=report)
+    return Demonstrated.from_json(verb(folder, model=model, weights=weights, report=report))

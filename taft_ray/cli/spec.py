@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ from taft_ray.cli.answers import Verb
 from taft_ray.data import ORIENTATIONS, with_split
 from taft_ray.errors import TaftError, UsageError
 from taft_ray.fitting.config import LOSSES
-from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec, fastest_precision
+from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec
 from taft_ray.sums.options import COMPOSITIONS
 from taft_ray.tangent.options import TRAINABLE
 
@@ -181,38 +180,24 @@ def shared_spec_options(function: Verb) -> Verb:
 def shared_spec_from(options: dict[str, Any]) -> RunSpec:
     """A RunSpec from `shared_spec_options`; what it does not know stays in ``options``."""
     names = (set(RunSpec.__dataclass_fields__) - _VARIED) & options.keys()
-    return RunSpec(**_resolved({name: options.pop(name) for name in names}, {}))
+    return _made(None, {name: options.pop(name) for name in names})
 
 
 def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
-    """A RunSpec from `spec_options`; what it does not know stays in ``options``.
-
-    "auto" is what RUN has where it exists already: it may be continued on another kind of machine.
-    """
-    from taft_ray.runs.address import run_address
-    from taft_ray.storage import Store, read_spec
-
+    """A RunSpec from `spec_options`; what it does not know stays in ``options``."""
     options["data"] = with_split(options["data"], options.pop("split"))
     names = set(RunSpec.__dataclass_fields__) & options.keys()
     values = {name: options.pop(name) for name in names}
     values["last_blocks"] = _last_blocks(values["last_blocks"])
-    pinned = {}
-    if "auto" in (values["device"], values["precision"]):
-        pinned = read_spec(Store(run_address(run))) or {}
-    return RunSpec(**_resolved(values, pinned))
+    return _made(run, values)
 
 
-def _resolved(values: dict[str, Any], pinned: Mapping[str, Any]) -> dict[str, Any]:
-    """Class names as a tuple, and what "auto" is: ``pinned``'s, else this machine's."""
-    import torch
+def _made(run: str | None, values: dict[str, Any]) -> RunSpec:
+    from taft_ray.verbs.new_spec import spec_of
 
     if values["classes"] is not None:
         values["classes"] = _class_names(values["classes"])
-    if values["device"] == "auto":
-        values["device"] = pinned.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
-    if values["precision"] == "auto":
-        values["precision"] = pinned.get("precision") or fastest_precision(values["device"])
-    return values
+    return spec_of(run, values)
 
 
 def _class_names(text: str) -> tuple[str, ...]:

@@ -44,6 +44,6 @@ from taft_ray.progress import ProgressReport
 @answers
 def sweep(run: str, vary: tuple[str, ...], mlflow: str | None, report: ProgressReport, **options: Any) -> Any:
     """Try settings on the tokens that RUN has cached; writes the best as a spec for train --spec."""
-    from taft_ray.verbs.sweep import sweep as try_settings
+    from taft_ray.verbs.run import Run
 
-    return try_settings(run, Sweep(space=parse_space(vary), **options), mlflow=mlflow, report=report)
+    return Run(run, progress=report).sweep(Sweep(space=parse_space(vary), **options), mlflow=mlflow)

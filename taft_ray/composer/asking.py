@@ -19,8 +19,8 @@ from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
 from taft_ray.plans.gather import runs_at
 from taft_ray.plans.state import RequestState
 from taft_ray.prefix.cached_parts import cached_parts
-from taft_ray.runs.record import Record
-from taft_ray.runs.secret import hashes_of
+from taft_ray.run.record import Record
+from taft_ray.run.secret import hashes_of
 from taft_ray.storage import Store, Tombstones, digest_bytes, id_key
 
 

@@ -19,8 +19,8 @@ from taft_ray.composer.queue import Queue
 from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.plans.state import RunState
-from taft_ray.runs.quarantine import damaged_objects, set_aside, set_monolith_aside
-from taft_ray.runs.record import Record
+from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
+from taft_ray.run.record import Record
 from taft_ray.storage import digest_bytes
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json

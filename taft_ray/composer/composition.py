@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from taft_ray.errors import IntegrityError, ObjectMissing, UsageError
 from taft_ray.plans.state import TRAINED, ShardState
-from taft_ray.runs.quarantine import ShardUnreadable
-from taft_ray.runs.record import Record
+from taft_ray.run.quarantine import ShardUnreadable
+from taft_ray.run.record import Record
 from taft_ray.storage import Store, digest_json
 from taft_ray.storage import rundir as names
 
@@ -64,7 +64,7 @@ class Terms:
                     reading.cancel()
 
     def _load(self, ref: Mapping[str, Any]) -> dict[str, Tensor]:
-        from taft_ray.runs.sums import read_terms
+        from taft_ray.run.sums import read_terms
 
         return read_terms(self._store, ref)
 
@@ -153,7 +153,7 @@ class Composition:
         if not sums.weight:
             return None
         if mode not in self._composed:
-            from taft_ray.runs.sums import one_thread
+            from taft_ray.run.sums import one_thread
 
             with one_thread():
                 self._composed[mode] = self.record.spec.composed(sums, mode, workers=os.cpu_count() or 1)
@@ -175,7 +175,7 @@ class Composition:
         if delta is None:
             return None, None
         if mode not in self._digests:
-            from taft_ray.runs.snapshots import snapshot_digest
+            from taft_ray.run.snapshots import snapshot_digest
 
             self._digests[mode] = snapshot_digest(delta)
         return delta, self._digests[mode]
@@ -209,7 +209,7 @@ class Composition:
         return composed
 
     def _snapshot(self, mode: str) -> dict[str, Any]:
-        from taft_ray.runs.snapshots import is_snapshot, save_snapshot
+        from taft_ray.run.snapshots import is_snapshot, save_snapshot
 
         sums = self.sums()
         began = time.perf_counter()

@@ -30,8 +30,8 @@ from taft_ray.plans.forget import ForgetPlan, estimate
 from taft_ray.plans.gather import due, planned_start, together
 from taft_ray.plans.state import QUARANTINED, TRAINED
 from taft_ray.proof.certificate import certificate_of
-from taft_ray.runs.record import Record
-from taft_ray.runs.secret import hashes_of
+from taft_ray.run.record import Record
+from taft_ray.run.secret import hashes_of
 from taft_ray.storage import digest_bytes, json_object
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json

@@ -16,8 +16,8 @@ from taft_ray.composer.composition import Composition
 from taft_ray.composer.purge import damaged_evaluation_caches, purge_leftovers
 from taft_ray.errors import IntegrityError
 from taft_ray.prefix.tokens_lost import lost_rows
-from taft_ray.runs.quarantine import damaged_objects, set_aside, set_monolith_aside
-from taft_ray.runs.record import Record
+from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
+from taft_ray.run.record import Record
 from taft_ray.storage import digest_json, write_rows
 from taft_ray.storage import rundir as names
 

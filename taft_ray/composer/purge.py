@@ -23,7 +23,7 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
 from taft_ray.prefix.rejections import remove_lists
 from taft_ray.prefix.tokens_lost import lost_rows, without_tokens
-from taft_ray.runs.quarantine import ShardUnreadable, damaged_objects
+from taft_ray.run.quarantine import ShardUnreadable, damaged_objects
 from taft_ray.storage import PartRef, Store, read_manifest, rewrite_part, write_rows
 from taft_ray.storage import rundir as names
 

@@ -11,8 +11,8 @@ from taft_ray.composer.composition import Composition
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.plans.slices import resume_from
 from taft_ray.plans.state import QUARANTINED, TRAINED
-from taft_ray.runs.quarantine import ShardUnreadable
-from taft_ray.runs.record import Record
+from taft_ray.run.quarantine import ShardUnreadable
+from taft_ray.run.record import Record
 from taft_ray.storage import DeltaRef, read_delta
 
 STALE = {"stale": True}

@@ -13,8 +13,8 @@ from taft_ray.data import id_hash, owner_hash, sample_key
 from taft_ray.data.identical import check_known, twins
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.forget import MOST_IDS, Known
-from taft_ray.runs.record import Record
-from taft_ray.runs.secret import secret_of
+from taft_ray.run.record import Record
+from taft_ray.run.secret import secret_of
 
 
 @dataclass(frozen=True, kw_only=True)

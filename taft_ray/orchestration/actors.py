@@ -18,7 +18,7 @@ from taft_ray.orchestration.calls import ask
 from taft_ray.orchestration.session import HEAD, NAMESPACE
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
-from taft_ray.runs.record import Record
+from taft_ray.run.record import Record
 from taft_ray.workers.shard_worker import ShardWorker
 from taft_ray.workers.warm import Warm, in_use
 

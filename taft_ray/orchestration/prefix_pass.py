@@ -21,7 +21,7 @@ from taft_ray.orchestration.calls import own_error
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.part_writer import PartWriter
 from taft_ray.prefix.pictures import Decode, index_chunk, read_parts
-from taft_ray.runs.model import load_for
+from taft_ray.run.model import load_for
 
 PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
 FILES_A_TASK = 256

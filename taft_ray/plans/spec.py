@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import taft_ray
 from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
 from taft_ray.fitting.config import FitConfig
 from taft_ray.sums.options import COMPOSITIONS, DEFAULT_EPSILON, JOINT_PENALTY
 from taft_ray.tangent.options import PREPARED_BUDGET, TRAINABLE
+from taft_ray.version import VERSION
 
 if TYPE_CHECKING:
     from taft_ray.sums import Sums
@@ -32,7 +32,7 @@ def _versions() -> dict[str, str]:
     import timm
     import torch
 
-    return {"taft_ray": taft_ray.__version__, "torch": torch.__version__, "timm": timm.__version__}
+    return {"taft_ray": VERSION, "torch": torch.__version__, "timm": timm.__version__}
 
 
 def fastest_precision(device: str) -> str:

@@ -32,7 +32,7 @@ from taft_ray.prefix.part_writer import marker_key
 from taft_ray.prefix.passes import Passes, index_source
 from taft_ray.prefix.rejections import check_rows, list_key, remove_list
 from taft_ray.progress import Report
-from taft_ray.runs.model import build_tangent
+from taft_ray.run.model import build_tangent
 from taft_ray.storage import MALFORMED, Store, digest_bytes, json_object, write_rows
 from taft_ray.storage import rundir as names
 

@@ -20,8 +20,8 @@ from taft_ray.models import Preprocess
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.pictures import pictures_of
 from taft_ray.prefix.tokens import prefix_tokens
-from taft_ray.runs.model import build_tangent
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.model import build_tangent
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, id_key, write_part
 
 

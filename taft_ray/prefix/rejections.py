@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from taft_ray.data import check_rejected, counts
 from taft_ray.data.rejections import examples, read_list, rejected_rows, write_list
 from taft_ray.errors import ObjectMissing, TooManyRejected
-from taft_ray.runs.record import Record
+from taft_ray.run.record import Record
 from taft_ray.storage import Store
 from taft_ray.storage import rundir as names
 

@@ -15,7 +15,7 @@ from typing import Any
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, QUARANTINED, RequestState, RunState
-from taft_ray.runs.quarantine import quarantines
+from taft_ray.run.quarantine import quarantines
 from taft_ray.storage import MALFORMED, Entry, Ledger, canonical_json, digest_json, parse_json
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import seal, unseal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taft_ray.proof.evidence import Evidence
-from taft_ray.runs.quarantine import quarantines
+from taft_ray.run.quarantine import quarantines
 
 _MENDING = "taft-ray repair {0} makes it again, taft-ray forget {0} --shard {1} --mode drop gives it up"
 

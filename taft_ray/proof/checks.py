@@ -15,7 +15,7 @@ from taft_ray.proof.certificate import contradictions, inconsistencies, open_cer
 from taft_ray.proof.check_quarantine import quarantine
 from taft_ray.proof.evidence import Evidence
 from taft_ray.proof.signature import check_signature
-from taft_ray.runs.sums import read_terms, snapshots_of
+from taft_ray.run.sums import read_terms, snapshots_of
 from taft_ray.storage import (
     CheckpointRef,
     Ledger,

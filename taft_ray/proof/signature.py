@@ -12,7 +12,7 @@ from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.plans.state import RequestState, replay
 from taft_ray.privacy import Signature, SigningKey
 from taft_ray.proof.certificate import certificate_bytes, open_certificate
-from taft_ray.runs.record import Record
+from taft_ray.run.record import Record
 from taft_ray.storage import Ledger, Store, canonical_json, digest_bytes, json_object
 from taft_ray.storage import rundir as names
 

@@ -12,8 +12,8 @@ from taft_ray.privacy import PublicKey, Signature
 from taft_ray.proof.certificate import certificate_bytes, contradictions, inconsistencies, open_certificate
 from taft_ray.proof.evidence import Findings
 from taft_ray.proof.signature import read_signature
-from taft_ray.runs.spec import run_spec
-from taft_ray.runs.sums import snapshots_of, sums_of
+from taft_ray.run.spec import run_spec
+from taft_ray.run.sums import snapshots_of, sums_of
 from taft_ray.storage import Ledger, Store, digest_bytes, digest_json, read_manifest
 from taft_ray.storage import rundir as names
 

@@ -15,7 +15,7 @@ import torch
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.state import ShardState
 from taft_ray.proof.evidence import Evidence
-from taft_ray.runs.environment import fit_environment
+from taft_ray.run.environment import fit_environment
 from taft_ray.storage import Store
 from taft_ray.workers.shard_worker import ShardWorker
 

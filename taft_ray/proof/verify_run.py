@@ -8,7 +8,7 @@ from taft_ray.errors import IntegrityError, SpecMismatch
 from taft_ray.progress import Report, silent
 from taft_ray.proof.checks import AFTER_THE_CHAIN, chain
 from taft_ray.proof.evidence import Evidence, Findings
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 
 

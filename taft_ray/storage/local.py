@@ -107,6 +107,13 @@ class LocalFolder:
             found = self._walk(self._path(folder), f"{folder}/" if folder else "")
             return [(key, size) for key, size in found if key.startswith(prefix)]
 
+    def folders(self) -> Sequence[str]:
+        with self._translated("list folders"):
+            try:
+                return [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
     def _walk(self, folder: Path, prefix: str, temporary: bool = False) -> Iterator[tuple[str, int]]:
         try:
             entries = list(os.scandir(folder))
@@ -143,6 +150,11 @@ class LocalFolder:
 
     def traces(self, prefix: str) -> Sequence[str]:
         return sorted(key for key, _ in self.list(prefix))
+
+    def prune(self) -> None:
+        for folder, _, _ in os.walk(self.root, topdown=False):
+            with suppress(OSError):  # it holds something
+                os.rmdir(folder)
 
     def sweep(self, older_than_s: float) -> Sequence[str]:
         """A dead writer's file goes at once; age decides only where the file system has no locks."""

@@ -109,6 +109,10 @@ class Store:
             _checked(prefix.removesuffix("/"))
         return [ObjectInfo(key, size) for key, size in sorted(self._folder.list(prefix))]
 
+    def folders(self) -> Sequence[str]:
+        """The names of the folders right under the root, sorted; nothing below them is listed."""
+        return sorted(self._folder.folders())
+
     def delete(self, key: str) -> None:
         """Remove the object; nothing happens when it is not there."""
         self._folder.delete(_checked(key))
@@ -155,6 +159,11 @@ class Store:
     def upload(self, path: Path, key: str) -> None:
         """Put a local file as the object, replacing one that is there."""
         self._folder.upload(Path(path), _checked(key))
+
+    def prune(self) -> None:
+        """Remove folders without objects, the root itself too, where folders are more than names."""
+        if isinstance(self._folder, LocalFolder):
+            self._folder.prune()
 
     def sweep(self, older_than_s: float = 3600.0) -> Sequence[str]:
         """Remove what killed writers left: unfinished files and S3 uploads older than this; the names of what went.

@@ -160,6 +160,18 @@ class RemoteFolder:
         objects = ((name[cut:], int(info["size"] or 0)) for name, info in found.items() if info["type"] == "file")
         return [(key, size) for key, size in objects if key.startswith(prefix) and key and not key.endswith("/")]
 
+    def folders(self) -> Sequence[str]:
+        def call() -> Sequence[dict[str, Any]]:
+            try:
+                return self._fs.ls(self.root, detail=True, refresh=True)
+            except FileNotFoundError as error:
+                if faults.server_code(error) == "NoSuchBucket":
+                    raise
+                return []
+
+        found = self._repeated("list folders", call, faults.is_transient)
+        return [entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "directory"]
+
     def delete(self, key: str) -> None:
         def call() -> None:
             with suppress(FileNotFoundError):

@@ -15,7 +15,7 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.sweep import Sweep
 from taft_ray.prefix.tokens import PREFIX_BATCH
-from taft_ray.runs.model import load_for
+from taft_ray.run.model import load_for
 from taft_ray.storage import PartRef, Store
 from taft_ray.studies.held_out import Manifest, gone
 from taft_ray.studies.trial import Bench

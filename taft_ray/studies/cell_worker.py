@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from taft_ray.errors import IntegrityError, ObjectMissing
-from taft_ray.runs.environment import cell_environment, settle
-from taft_ray.runs.model import build_tangent
+from taft_ray.run.environment import cell_environment, settle
+from taft_ray.run.model import build_tangent
 from taft_ray.storage import Store, canonical_json, json_object
 from taft_ray.studies.shared_tokens import token_set
 from taft_ray.systems import Cell, measure

@@ -21,7 +21,7 @@ from taft_ray.plans.train import lanes_for
 from taft_ray.prefix.cache import build_cache
 from taft_ray.prefix.part_writer import remove_markers
 from taft_ray.progress import Report
-from taft_ray.runs.address import data_stamp
+from taft_ray.run.address import data_stamp
 from taft_ray.storage import PartRef, Store, digest_json, read_manifest, write_manifest, write_spec
 from taft_ray.systems import TokenSet
 

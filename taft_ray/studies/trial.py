@@ -23,7 +23,7 @@ from taft_ray.errors import TaftError
 from taft_ray.fitting import FittedDelta, fit
 from taft_ray.orchestration.object_store import mapped
 from taft_ray.plans.spec import RunSpec
-from taft_ray.runs.model import build_tangent
+from taft_ray.run.model import build_tangent
 from taft_ray.sums import Sums, shard_terms, statistics_for
 from taft_ray.tangent import Delta, Pictures, TangentModel, batches, prepare_pictures
 

@@ -9,8 +9,8 @@ from taft_ray.data import open_source
 from taft_ray.plans.state import replay
 from taft_ray.progress import Report, silent
 from taft_ray.proof.audit import check_state, examine
-from taft_ray.runs.address import data_address, run_address
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.address import data_address, run_address
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, Store
 
 

@@ -64,7 +64,7 @@ def demo(
             "drop": {"shards": dropped["shards"], "seconds": dropped["seconds"]["drop"]},
             "retrain": {"shards": retrained["shards"], "seconds": retrained["seconds"]["retrain"]},
         },
-        "speed-up": {
+        "speedup": {
             name: page["derived"].get(name)
             for name in ("speedup_wall", "speedup_critical_path", "speedup_retrain_median")
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from taft_ray.errors import StorageError
-from taft_ray.runs.record import Record
+from taft_ray.run.record import Record
 from taft_ray.storage import rundir as names
 
 

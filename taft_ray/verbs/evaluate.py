@@ -13,10 +13,10 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report, silent
-from taft_ray.runs.address import data_address, data_stamp, run_address
-from taft_ray.runs.quarantine import damaged_objects, quarantines
-from taft_ray.runs.secret import secret_to_read_in
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.address import data_address, data_stamp, run_address
+from taft_ray.run.quarantine import damaged_objects, quarantines
+from taft_ray.run.secret import secret_to_read_in
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, digest_json, read_manifest, write_manifest
 from taft_ray.storage import rundir as names
 from taft_ray.verbs.composer import composer_of

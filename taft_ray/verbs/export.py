@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from taft_ray import __version__
 from taft_ray.errors import StorageError, UsageError
-from taft_ray.runs.model import build_tangent, load_for
-from taft_ray.runs.snapshots import snapshot_digest
-from taft_ray.runs.spec import run_spec
-from taft_ray.runs.state import read_state
-from taft_ray.runs.sums import one_thread, sums_of
+from taft_ray.run.model import build_tangent, load_for
+from taft_ray.run.snapshots import snapshot_digest
+from taft_ray.run.spec import run_spec
+from taft_ray.run.state import read_state
+from taft_ray.run.sums import one_thread, sums_of
 from taft_ray.storage import Store
 from taft_ray.sums.options import COMPOSITIONS
 from taft_ray.tangent import ComposedModel
+from taft_ray.version import VERSION
 
 FORMATS = (".pt2", ".onnx")
 
@@ -56,7 +56,7 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "shards": [shard.shard for shard in state.in_model],
-        "version": __version__,
+        "version": VERSION,
     }
     program = model.exported(torch.zeros(2, 3, preprocess.size, preprocess.size))
     try:

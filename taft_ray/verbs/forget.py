@@ -18,9 +18,9 @@ from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.progress import Report, silent
-from taft_ray.runs.address import run_address
-from taft_ray.runs.spec import run_spec
-from taft_ray.runs.state import damage_of
+from taft_ray.run.address import run_address
+from taft_ray.run.spec import run_spec
+from taft_ray.run.state import damage_of
 from taft_ray.storage import Store, sweep_copies
 from taft_ray.verbs.composer import composer_of, in_cluster
 

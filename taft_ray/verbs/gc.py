@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from taft_ray.plans.orphans import orphans
-from taft_ray.runs.record import Record
-from taft_ray.runs.sums import snapshots_of, sums_of
+from taft_ray.run.record import Record
+from taft_ray.run.sums import snapshots_of, sums_of
 
 
 def gc(run: str) -> dict[str, Any]:

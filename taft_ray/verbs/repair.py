@@ -15,9 +15,9 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import PENDING, RunState
 from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report, silent
-from taft_ray.runs.address import data_address, run_address
-from taft_ray.runs.secret import secret_of
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.address import data_address, run_address
+from taft_ray.run.secret import secret_of
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, digest_bytes
 from taft_ray.verbs.composer import composer_of
 from taft_ray.verbs.forget import fit_again
@@ -113,7 +113,7 @@ def _linearisation_point(store: Store, spec: RunSpec, state: RunState) -> None:
     """Write the linearisation point again; TaftError when it is not the one committed."""
     from safetensors.numpy import save
 
-    from taft_ray.runs.model import build_tangent
+    from taft_ray.run.model import build_tangent
 
     cached = state.cached or {}
     tm, _ = build_tangent(spec, len(cached["classes"]))

@@ -12,9 +12,9 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
 from taft_ray.proof.certificate import open_certificate
 from taft_ray.proof.signature import with_signature
-from taft_ray.runs.quarantine import quarantines
-from taft_ray.runs.spec import run_spec
-from taft_ray.runs.state import read_state
+from taft_ray.run.quarantine import quarantines
+from taft_ray.run.spec import run_spec
+from taft_ray.run.state import read_state
 from taft_ray.storage import Ledger, Store, digest_json
 from taft_ray.storage import rundir as names
 

@@ -12,7 +12,7 @@ from taft_ray.data import open_source
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.progress import Report, silent
-from taft_ray.runs.address import data_address, data_stamp, model_address, run_address
+from taft_ray.run.address import data_address, data_stamp, model_address, run_address
 from taft_ray.storage import Store
 from taft_ray.systems import Cell, Table, Wanted, summarise, table
 

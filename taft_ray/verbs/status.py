@@ -9,8 +9,8 @@ from taft_ray.composer.composer import Composer
 from taft_ray.plans.gather import due, planned_start
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
-from taft_ray.runs.address import run_address
-from taft_ray.runs.quarantine import quarantines, way_out
+from taft_ray.run.address import run_address
+from taft_ray.run.quarantine import quarantines, way_out
 
 READ_BYTES = 256 << 20  # of deltas that `status` reads to compare their digests; of more it compares the sizes
 

@@ -21,9 +21,9 @@ from taft_ray.plans.spec_file import write_spec_file
 from taft_ray.plans.state import RunState
 from taft_ray.plans.sweep import FAILED, Sweep, as_good_as, best_of, forgotten_since, standard_error
 from taft_ray.progress import Report, silent
-from taft_ray.runs.address import run_address
-from taft_ray.runs.spec import run_spec
-from taft_ray.runs.state import read_state
+from taft_ray.run.address import run_address
+from taft_ray.run.spec import run_spec
+from taft_ray.run.state import read_state
 from taft_ray.storage import MALFORMED, Ledger, Store, digest_json, json_object, read_rows
 from taft_ray.storage import rundir as names
 from taft_ray.studies.held_out import check_held_out
@@ -141,7 +141,7 @@ def _summary(
 
 def _admission(base: RunSpec, classes: int) -> Any:
     """Refuses, with UsageError, a spec that the run's model or its tokens cannot serve."""
-    from taft_ray.runs.model import load_for
+    from taft_ray.run.model import load_for
     from taft_ray.tangent import between, linearize
 
     network = load_for(base).network

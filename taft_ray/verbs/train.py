@@ -18,11 +18,11 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, pending_shards
 from taft_ray.progress import Report, silent
-from taft_ray.runs.address import data_address, model_address, run_address
-from taft_ray.runs.environment import run_environment
-from taft_ray.runs.record import Record
-from taft_ray.runs.secret import secret_to_read_in
-from taft_ray.runs.spec import is_run, run_spec
+from taft_ray.run.address import data_address, model_address, run_address
+from taft_ray.run.environment import run_environment
+from taft_ray.run.record import Record
+from taft_ray.run.secret import secret_to_read_in
+from taft_ray.run.spec import is_run, run_spec
 from taft_ray.storage import Store, digest_bytes, write_spec
 from taft_ray.storage import rundir as names
 from taft_ray.verbs.status import status

@@ -14,10 +14,10 @@ from torch import Tensor
 from taft_ray.data import Stripe, epoch_order, slice_of
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.fitting import FitConfig, FittedDelta, certified_distance, fit, fit_many
-from taft_ray.runs.environment import fit_environment, settle
-from taft_ray.runs.model import build_tangent
-from taft_ray.runs.snapshots import load_snapshot
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.environment import fit_environment, settle
+from taft_ray.run.model import build_tangent
+from taft_ray.run.snapshots import load_snapshot
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import (
     DeltaRef,
     PartRef,

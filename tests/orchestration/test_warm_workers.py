@@ -29,8 +29,8 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
     import ray
 
     from taft_ray.orchestration import actors
-    from taft_ray.runs.address import run_address
-    from taft_ray.runs.spec import run_spec
+    from taft_ray.run.address import run_address
+    from taft_ray.run.spec import run_spec
     from taft_ray.storage import Store
 
     monkeypatch.setattr(actors, "CROWDED_IDLE_S", 0.2)

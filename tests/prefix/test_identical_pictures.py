@@ -16,7 +16,7 @@ from taft_ray.data.keys import content_hash, picture_digest, sample_key
 from taft_ray.errors import UsageError
 from taft_ray.prefix import cache
 from taft_ray.proof.verify_run import verify
-from taft_ray.runs.record import Record
+from taft_ray.run.record import Record
 from taft_ray.storage import Ledger, Store, id_key, read_manifest
 from taft_ray.verbs.forget import Selection
 

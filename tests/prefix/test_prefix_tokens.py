@@ -14,7 +14,7 @@ from taft_ray.errors import TaftError
 from taft_ray.models import Preprocess
 from taft_ray.prefix import tokens as prefix
 from taft_ray.prefix.tokens import PREFIX_BATCH, arithmetic, prefix_tokens
-from taft_ray.runs.model import build_tangent
+from taft_ray.run.model import build_tangent
 
 DTYPES = pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 Tokens = Callable[..., np.ndarray]

@@ -16,7 +16,7 @@ from taft_ray.data import sample_keys
 from taft_ray.errors import DataError, ObjectMissing, UnknownSample, UsageError
 from taft_ray.proof.audit import examine
 from taft_ray.proof.verify_run import verify
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import DeltaRef, Store, read_delta, read_manifest, write_delta
 from taft_ray.storage import rundir as names
 from taft_ray.workers.shard_worker import ShardWorker

@@ -13,7 +13,7 @@ from taft_ray.errors import IntegrityError
 from taft_ray.proof import checks
 from taft_ray.proof.evidence import Evidence
 from taft_ray.proof.verify_run import verify
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, entry_key
 
 Proved = tuple[Path, dict[str, dict[str, Any]]]

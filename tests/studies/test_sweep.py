@@ -22,8 +22,8 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spec_file import parse_spec_file
 from taft_ray.plans.sweep import Sweep
 from taft_ray.proof.verify_run import verify
-from taft_ray.runs.model import build_tangent
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.model import build_tangent
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, read_manifest, read_rows
 from taft_ray.studies.bench import lay_bench
 from taft_ray.studies.trial import EFFORT, Bench, Linearisation, count_correct, lay_out, run_trial

@@ -6,15 +6,31 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 from click.testing import CliRunner
 
+from taft_ray.answers import OF_COMMANDS
 from taft_ray.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "taft_ray.cli"]
+
+
+@cache
+def schema_of(name: str) -> dict[str, Any]:
+    """The published schema of an answer."""
+    return json.loads((files("taft_ray.answers") / "schemas" / f"{name}.json").read_text())
+
+
+def _wrong(answer: Any, schema: dict[str, Any]) -> str | None:
+    """Why an answer is not what a schema says; None where it is."""
+    error = next(jsonschema.Draft202012Validator(schema).iter_errors(answer), None)
+    return None if error is None else error.message
 
 
 @dataclass
@@ -22,6 +38,7 @@ class Answer:
     code: int
     out: str
     err: str
+    command: str
 
     @property
     def json(self) -> Any:
@@ -29,6 +46,8 @@ class Answer:
         answer = json.loads(self.out)
         assert self.out.count("\n") == 1
         assert isinstance(answer, dict)
+        errors = [_wrong(answer, schema_of(kind.__name__)) for kind in OF_COMMANDS[self.command]]
+        assert None in errors, errors
         return answer
 
     def complains(self, code: int, *words: str) -> None:
@@ -52,7 +71,7 @@ def here(*arguments: object) -> Answer:
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Answer(result.exit_code, result.stdout, result.stderr)
+    return Answer(result.exit_code, result.stdout, result.stderr, str(arguments[0]))
 
 
 def spawned(*arguments: object, env: Mapping[str, str] | None = None, timeout: float = 300) -> Answer:
@@ -65,4 +84,4 @@ def spawned(*arguments: object, env: Mapping[str, str] | None = None, timeout: f
         text=True,
         timeout=timeout,
     )
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return Answer(done.returncode, done.stdout, done.stderr, str(arguments[0]))

@@ -15,7 +15,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import assign, sample_keys
 from taft_ray.plans.state import RunState, replay
-from taft_ray.runs.snapshots import snapshot_digest
+from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.storage import DeltaRef, Ledger, Store, read_delta
 from taft_ray.sums import Sums
 from taft_ray.workers.shard_worker import ShardWorker

@@ -22,7 +22,7 @@ from taft_ray.progress import silent
 from taft_ray.proof.checks import chain
 from taft_ray.proof.evidence import Evidence
 from taft_ray.proof.signature import sign_certificate
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import ObjectInfo, Store, id_key, write_manifest
 from taft_ray.storage import rundir as names
 

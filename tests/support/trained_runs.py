@@ -93,7 +93,7 @@ def forget(ray_session: None) -> Iterator[Callable[..., dict[str, Any]]]:
     import ray
 
     from taft_ray.orchestration import actors, session
-    from taft_ray.runs.address import run_address
+    from taft_ray.run.address import run_address
     from taft_ray.verbs import forget as requests
 
     touched = []

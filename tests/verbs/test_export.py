@@ -15,9 +15,9 @@ from tiny import SHARDS, SIZE, sample_id
 
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import IntegrityError, StorageError, UsageError
-from taft_ray.runs.model import build_tangent
-from taft_ray.runs.snapshots import load_snapshot
-from taft_ray.runs.spec import run_spec
+from taft_ray.run.model import build_tangent
+from taft_ray.run.snapshots import load_snapshot
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 from taft_ray.verbs.export import export
 

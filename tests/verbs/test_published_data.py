@@ -8,7 +8,7 @@ import pytest
 from plain import plain_train
 from tiny import CLASSES, picture
 
-from taft_ray.runs.address import data_address
+from taft_ray.run.address import data_address
 from taft_ray.storage import Store, read_manifest
 
 

@@ -10,8 +10,8 @@ from tiny import SHARDS, sample_id
 
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import UnsupportedModel, UsageError
-from taft_ray.runs.spec import run_spec
-from taft_ray.runs.sums import snapshots_of, sums_of
+from taft_ray.run.spec import run_spec
+from taft_ray.run.sums import snapshots_of, sums_of
 from taft_ray.storage import Ledger, Store
 from taft_ray.storage import rundir as names
 from taft_ray.verbs.export import export

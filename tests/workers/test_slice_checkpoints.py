@@ -14,7 +14,7 @@ from folder import files, flip_a_byte
 from taft_ray.data import sample_keys, slice_of
 from taft_ray.plans.slices import after_fit, after_loss, resume_from
 from taft_ray.plans.spec import RunSpec
-from taft_ray.runs.model import build_tangent
+from taft_ray.run.model import build_tangent
 from taft_ray.storage import CheckpointRef, Store, read_checkpoint, write_part, write_spec
 from taft_ray.tangent import model as model_module
 from taft_ray.tangent import prepared as prepared_module

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from taft_ray.errors import IntegrityError
-from taft_ray.runs.spec import run_spec
 from taft_ray.plans.state import RunState, replay
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, Store, Tombstones
 
 

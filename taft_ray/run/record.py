@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError, TaftError
-from taft_ray.runs.spec import run_spec
-from taft_ray.runs.quarantine import ShardUnreadable, set_aside
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
+from taft_ray.run.quarantine import ShardUnreadable, set_aside
+from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, Store, point_manifest, read_pointer, read_rows
 
 _TRIES = 24  # lost races in a row before a commit gives up: with 32 writers one of them is still quick

@@ -15,7 +15,7 @@ from taft_ray.plans.state import EMPTY, MONOLITH, RunState
 from taft_ray.storage import Store, digest_bytes
 
 if TYPE_CHECKING:
-    from taft_ray.runs.record import Record
+    from taft_ray.run.record import Record
 
 MISSING = "missing"
 

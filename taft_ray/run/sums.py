@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from taft_ray.runs.snapshots import snapshot_bytes, snapshot_digest
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
+from taft_ray.run.snapshots import snapshot_bytes, snapshot_digest
 from taft_ray.storage import DeltaRef, Store, digest_bytes, read_delta
 from taft_ray.storage import rundir as names
 from taft_ray.sums import Sums

@@ -1,0 +1,81 @@
+"""What a run answers, as types: frozen dataclasses whose JSON is what the commands print. Needs the standard library alone.
+
+`schemas/` has a JSON Schema of each.
+"""
+
+from taft_ray.answers.answer import Answer
+from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, RunSummary
+from taft_ray.answers.measured import Audit, ByComposition, Evaluation, Reproduced, Swept, Trial
+from taft_ray.answers.proof import CertificateVerification, Verification
+from taft_ray.answers.requests import Certificate, Due, EarlierRequest, Estimate, Promise, Refitted, Step
+from taft_ray.answers.state import (
+    Composed,
+    DamagedObject,
+    Quarantined,
+    RejectedRow,
+    RejectedRows,
+    Repaired,
+    RequestStatus,
+    ShardStatus,
+    Status,
+    Trained,
+)
+
+# the answers of verbs, by the command that prints them
+OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
+    "train": (Trained,),
+    "evaluate": (Evaluation,),
+    "sweep": (Swept,),
+    "export": (Exported,),
+    "estimate": (Estimate,),
+    "forget": (Certificate, Promise, Due, Estimate),
+    "sign": (Certificate,),
+    "status": (Status, RejectedRows),
+    "verify": (Verification, CertificateVerification),
+    "repair": (Repaired,),
+    "audit": (Audit,),
+    "destroy-key": (KeyDestroyed,),
+    "destroy": (Destroyed,),
+    "gc": (Collected,),
+    "report": (Reported,),
+    "reproduce": (Reproduced,),
+    "demo": (Demonstrated,),
+    "list": (RunSummary,),
+}
+
+__all__ = [
+    "OF_COMMANDS",
+    "Answer",
+    "Audit",
+    "ByComposition",
+    "Certificate",
+    "CertificateVerification",
+    "Collected",
+    "Composed",
+    "DamagedObject",
+    "Demonstrated",
+    "Destroyed",
+    "Due",
+    "EarlierRequest",
+    "Estimate",
+    "Evaluation",
+    "Exported",
+    "KeyDestroyed",
+    "Promise",
+    "Quarantined",
+    "Refitted",
+    "RejectedRow",
+    "RejectedRows",
+    "Repaired",
+    "Reported",
+    "Reproduced",
+    "RequestStatus",
+    "RunSummary",
+    "ShardStatus",
+    "Status",
+    "Step",
+    "Swept",
+    "Trained",
+    "Trial",
+    "Verification",
+]

@@ -1,0 +1,164 @@
+"""Answers to requests to forget: estimates, promises and certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from taft_ray.answers.answer import Answer, lines, optional
+
+
+@dataclass(frozen=True)
+class Estimate(Answer):
+    """What a forget would touch and take; or, with ``already_forgotten``, the request that answers it.
+
+    seconds: None where nothing was measured yet. cost: in the currency of ``gpu_hour_price``.
+    identical_that_stay: samples of the same bytes that the request does not name.
+    """
+
+    mode: str
+    samples_to_forget: int | None = optional()
+    shards: tuple[int, ...] | None = optional()
+    samples_to_retrain: int | None = optional()
+    seconds: float | None = None
+    bytes_to_purge: int | None = optional()
+    gpu_hour_price: float | None = None
+    cost: float | None = None
+    identical_that_stay: int | None = optional()
+    already_forgotten: bool | None = optional()
+    request: str | None = optional()
+
+    def to_json(self) -> dict[str, Any]:
+        told = super().to_json()
+        if self.request is not None:  # nothing would be touched
+            for name in ("seconds", "gpu_hour_price", "cost"):
+                told.pop(name, None)
+        return told
+
+
+@dataclass(frozen=True)
+class EarlierRequest(Answer):
+    """A request that answered for some of the ids before."""
+
+    request: str
+    mode: str
+    samples: int
+    done: bool
+
+
+@dataclass(frozen=True)
+class Promise(Answer):
+    """A request that waits. Its samples are tombstones already. runs_at, deadline: ISO 8601, UTC."""
+
+    request: str
+    mode: str
+    waiting: bool
+    runs_with: tuple[str, ...]
+    runs_at: str
+    deadline: str
+    forgotten_before: tuple[EarlierRequest, ...] | None = optional()
+
+
+@dataclass(frozen=True)
+class Step(Answer):
+    """A step of a request: the ledger entry that committed it."""
+
+    step: str
+    number: int
+    digest: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Refitted(Answer):
+    """A shard that was fitted again without the samples. delta: where it lies and its digest."""
+
+    shard: int
+    generation: int
+    samples: int
+    delta: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+_SHOWN = (
+    "request", "mode", "samples", "shards", "shards_after", "composed_after", "seconds", "cost", "does_not_cover",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Certificate(Answer):
+    """What was forgotten, what was removed for it, and what the model is now; sealed by ``digest``.
+
+    signature: Ed25519 over the certificate's bytes, where it was signed. repeated: nothing was left to forget, and this is
+    the certificate of then. forgotten_before: the requests that answered for some of the ids before.
+    """
+
+    schema: str
+    request: str
+    mode: str
+    requested: str
+    deadline: float | None
+    issued: str
+    samples: int
+    id_hashes: tuple[str, ...]
+    owners: tuple[str, ...]
+    whole_shards: tuple[int, ...]
+    shards: tuple[int, ...]
+    run: Mapping[str, str]
+    rests_on: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    composed_before: str | None
+    composed_after: str | None
+    composition: str
+    manifest_before: str | None
+    manifest_after: str | None
+    deltas_removed: tuple[Mapping[str, Any], ...]
+    objects_removed: tuple[Mapping[str, Any], ...]
+    older_versions_removed: int
+    still_listed_after_purge: tuple[str, ...]
+    beyond_reach: tuple[str, ...]
+    local_copies_removed: Mapping[str, Any] | None
+    retrained: tuple[Refitted, ...]
+    shards_after: tuple[Mapping[str, Any], ...]
+    seconds: Mapping[str, float | None]
+    cost: Mapping[str, float | None]
+    environment: Mapping[str, Any]
+    does_not_cover: tuple[str, ...]
+    digest: str
+    composed_before_unknown: str | None = optional()
+    damage: Mapping[str, Any] | None = optional()
+    signature: Mapping[str, Any] | None = optional()
+    repeated: bool | None = optional()
+    forgotten_before: tuple[EarlierRequest, ...] | None = optional()
+
+    @property
+    def address(self) -> str:
+        """Where the certificate lies."""
+        from taft_ray.storage import canonical_json, digest_bytes
+        from taft_ray.storage.rundir import certificate_key
+
+        added = ("signature", "repeated", "forgotten_before")
+        data = canonical_json({name: value for name, value in self.to_json().items() if name not in added})
+        return f"{self.run['address']}/{certificate_key(self.request, digest_bytes(data))}"
+
+    def __str__(self) -> str:
+        """What became of the request, and where the whole of the certificate is."""
+        told = self.to_json()
+        shown: dict[str, Any] = {}
+        if self.repeated:
+            shown["done_before"] = f"nothing was left to forget; this is what was certified then, by mode {self.mode}"
+        if self.forgotten_before:
+            shown["forgotten_before"] = told["forgotten_before"]
+        shown |= {name: told[name] for name in _SHOWN}
+        return "\n".join(lines({**shown, "certificate": self.address}))
+
+
+@dataclass(frozen=True)
+class Due(Answer):
+    """The certificates of the requests that were carried out because their time had come."""
+
+    certificates: tuple[Certificate, ...]
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.certificates)) or "no request's time has come"

@@ -1,0 +1,62 @@
+"""`destroy`: remove a run, older versions too. Needs no Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taft_ray.errors import IntegrityError, StorageError
+from taft_ray.plans.state import replay
+from taft_ray.run.address import run_address
+from taft_ray.run.spec import is_run
+from taft_ray.storage import Ledger, Store, Tombstones
+from taft_ray.storage import rundir as names
+
+_FOLDERS = (  # the ledger late: what is interrupted says until then what the run was
+    names.COMPOSED_FOLDER, names.DELTAS_FOLDER, names.CHECKPOINTS_FOLDER, names.CACHE_FOLDER, names.EVAL_FOLDER,
+    names.BASE_FOLDER, names.REPORTS_FOLDER, names.CERTIFICATES_FOLDER, names.MANIFEST_FOLDER, "keys", names.LEDGER_FOLDER,
+)  # fmt: skip
+
+
+def destroy(run: str) -> dict[str, Any]:
+    """Remove every object of a run, its spec last: interrupted, it goes on when it is called again.
+
+    Objects that are none of a run's stay, and are named. Tombstones beside the run stay, too: they keep forgotten what an
+    older copy of the folder would bring back. StorageError where there is no run, or something is left of it.
+    """
+    store = Store(run_address(run))
+    if not is_run(store):
+        raise StorageError(f"no run at {store.uri}: run.json is missing")
+    tombstones = _tombstones(store)
+    removed, versions, beyond = 0, 0, None
+    for folder in _FOLDERS:
+        mine = list(store.traces(f"{folder}/"))
+        erased = store.erase(mine)
+        removed, versions, beyond = removed + len(mine), versions + erased.versions, beyond or erased.beyond
+    store.sweep(0.0)
+    last = store.erase([names.SPEC_KEY])
+    beyond = beyond or last.beyond
+    left = [key for key in store.traces() if beyond is None or store.exists(key)]
+    mine = [key for key in left if key == names.SPEC_KEY or key.startswith(tuple(f"{one}/" for one in _FOLDERS))]
+    if mine:
+        raise StorageError(
+            f"{len(mine)} objects of {store.uri} are there again, such as {mine[0]}: something writes there"
+        )
+    store.prune()
+    return {
+        "run": store.uri,
+        "removed": removed + 1,
+        "older_versions": versions + last.versions,
+        "left": left,
+        "tombstones": tombstones,
+        "beyond_reach": beyond,
+    }
+
+
+def _tombstones(store: Store) -> str | None:
+    """Where the run's tombstones are kept; None where there are none, or nobody can tell any more."""
+    try:
+        identity = (replay(Ledger(store).entries()).created or {}).get("id_key", "")
+    except IntegrityError:
+        return None
+    beside = Tombstones(store, str(identity))
+    return beside.store.uri if beside.store is not None and beside.names() else None

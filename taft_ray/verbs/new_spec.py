@@ -1,0 +1,48 @@
+"""The spec of a run from what a person gives: what is left out is the run's own, or this machine's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from taft_ray.errors import UsageError
+from taft_ray.plans.spec import RunSpec, fastest_precision
+from taft_ray.run.address import run_address
+from taft_ray.run.spec import run_spec
+from taft_ray.storage import Store, read_spec
+
+AUTO = "auto"
+
+
+def spec_of(run: str | None, given: Mapping[str, Any]) -> RunSpec:
+    """The spec that these fields make; "auto" device and precision are those of RUN where it exists already.
+
+    A run may be continued on another kind of machine than it was begun on. UsageError for a field that is none.
+    """
+    unknown = given.keys() - {field.name for field in fields(RunSpec)}
+    if unknown:
+        raise UsageError(f"train has no option {', '.join(sorted(unknown))}; see help(taft_ray.Run.train)")
+    values = {"device": AUTO, "precision": AUTO, **given}
+    pinned: Mapping[str, Any] = {}
+    if run is not None and AUTO in (values["device"], values["precision"]):
+        pinned = read_spec(Store(run_address(run))) or {}
+    if values["device"] == AUTO:
+        values["device"] = pinned.get("device") or _device()
+    if values["precision"] == AUTO:
+        values["precision"] = pinned.get("precision") or fastest_precision(values["device"])
+    for name in ("classes", "milestones"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
+    return RunSpec(**values)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def continued(run: str, given: Mapping[str, Any]) -> RunSpec:
+    """The spec of a run that exists, with these fields; `write_spec` refuses those that differ."""
+    return replace(run_spec(Store(run_address(run))), **given)

@@ -1,0 +1,273 @@
+"""A run as an object: its verbs as methods, which answer with types. Nothing starts, and nothing is read, before a verb."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from taft_ray import answers
+from taft_ray.errors import UsageError
+from taft_ray.progress import Report, silent
+from taft_ray.run.address import run_address
+
+if TYPE_CHECKING:
+    from taft_ray.composer.selection import Selection
+    from taft_ray.plans.sweep import Sweep
+    from taft_ray.privacy import PublicKey, SigningKey
+
+Deadline = str | float | datetime | timedelta
+
+
+class Run:
+    """A run at a path or URI: train on shards, evaluate, forget, show it.
+
+    >>> run = Run("s3://bucket/pets")
+    >>> run.train(data="s3://bucket/pictures", model="deit_tiny_patch16_224", shards=50)
+    >>> run.forget(ids=["cats/17.jpg"], mode="retrain")
+    >>> run.verify().ok
+
+    train, evaluate, audit, sweep, repair and a forget that fits again use Ray: the one that this process has joined, that of
+    RAY_ADDRESS, or one that ends with the verb (`ray_session` keeps it for several). All others start nothing.
+
+    progress: called as progress(what, done, total) while a verb is at work.
+
+    A Run holds its address alone, so that threads and processes may share it. Every verb may be repeated: what is
+    committed is not done twice. Errors are those of `taft_ray.errors`; `StorageError` where there is no run.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str], *, progress: Report = silent) -> None:
+        self.uri = run_address(os.fspath(uri))
+        self._progress = progress
+
+    def __repr__(self) -> str:
+        return f"Run({self.uri!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.uri == other.uri
+
+    def __hash__(self) -> int:
+        return hash(self.uri)
+
+    # --- making it
+
+    def train(
+        self,
+        data: str | os.PathLike[str] | None = None,
+        *,
+        monolithic: bool = False,
+        lanes: int | None = None,
+        **spec: Any,
+    ) -> answers.Trained:
+        """Train every shard that has no delta yet, and compose.
+
+        data: a folder of class folders, Parquet or WebDataset, local or remote; the run's own where it exists already.
+        monolithic: also train one model over everything, for comparison. lanes: workers at once.
+        spec: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed; they are fixed by the
+        first call, and SpecMismatch names those that differ later.
+        """
+        from taft_ray.verbs.new_spec import continued, spec_of
+        from taft_ray.verbs.train import train
+
+        if data is not None:
+            spec["data"] = os.fspath(data)
+        made = spec_of(self.uri, spec) if "data" in spec else continued(self.uri, spec)
+        return answers.Trained.from_json(
+            train(self.uri, made, monolithic=monolithic, lanes=lanes, report=self._progress)
+        )
+
+    def repair(self, data: str | os.PathLike[str] | None = None) -> answers.Repaired:
+        """Make again what is damaged or missing. data: where the source lies now; where it was read from by default."""
+        from taft_ray.verbs.repair import repair
+
+        source = None if data is None else os.fspath(data)
+        return answers.Repaired.from_json(repair(self.uri, data=source, report=self._progress))
+
+    def sweep(self, asked: Sweep | None = None, *, mlflow: str | None = None, **options: Any) -> answers.Swept:
+        """Try settings on the cached tokens; the best becomes a spec. options: fields of `plans.sweep.Sweep`."""
+        from taft_ray.plans.sweep import Sweep
+        from taft_ray.verbs.sweep import sweep
+
+        return answers.Swept.from_json(sweep(self.uri, asked or Sweep(**options), mlflow=mlflow, report=self._progress))
+
+    # --- looking at it
+
+    def status(self) -> answers.Status:
+        """Where the run stands."""
+        from taft_ray.verbs.status import status
+
+        return answers.Status.from_json(status(self.uri))
+
+    def rejected(self) -> answers.RejectedRows:
+        """The rows of the data that were not taken, each with its reason."""
+        from taft_ray.verbs.status import rejected
+
+        return answers.RejectedRows.from_json(rejected(self.uri))
+
+    def evaluate(self, data: str | os.PathLike[str]) -> answers.Evaluation:
+        """Accuracy of the composed model on data of the same classes."""
+        from taft_ray.verbs.evaluate import evaluate
+
+        return answers.Evaluation.from_json(evaluate(self.uri, os.fspath(data), report=self._progress))
+
+    def report(self) -> answers.Reported:
+        """Write the run's report: one HTML page, and report.json."""
+        from taft_ray.verbs.report import report
+
+        return answers.Reported.from_json(report(self.uri))
+
+    def export(self, output: str | os.PathLike[str], compose: str | None = None) -> answers.Exported:
+        """Write the composed model as one file that runs without taft_ray: .pt2 or .onnx."""
+        from taft_ray.verbs.export import export
+
+        return answers.Exported.from_json(export(self.uri, os.fspath(output), compose))
+
+    # --- forgetting
+
+    def estimate(
+        self,
+        ids: Iterable[str] = (),
+        *,
+        owners: Iterable[str] = (),
+        shards: Iterable[int] = (),
+        with_identical: bool = False,
+        mode: str = "retrain",
+        gpu_hour_price: float | None = None,
+    ) -> answers.Estimate:
+        """What a forget would touch and take; nothing happens."""
+        from taft_ray.verbs.forget import estimate
+
+        asked = _selection(ids, owners, shards, with_identical)
+        return answers.Estimate.from_json(estimate(self.uri, asked, mode, gpu_hour_price=gpu_hour_price))
+
+    def forget(
+        self,
+        ids: Iterable[str] = (),
+        *,
+        mode: str,
+        owners: Iterable[str] = (),
+        shards: Iterable[int] = (),
+        with_identical: bool = False,
+        deadline: Deadline | None = None,
+        gpu_hour_price: float | None = None,
+        sign: SigningKey | None = None,
+    ) -> answers.Certificate | answers.Promise:
+        """Forget samples: drop at once, purge, fit again if asked; the certificate, or with a deadline the promise.
+
+        mode: "drop" leaves their shards out of the model, "retrain" fits them again without the samples, "resolve" does so from
+        where they were (ridge). deadline: "30d", "12h", an ISO time, a datetime or timedelta; `forget_due` carries it out.
+        UnknownSample where an id was never in the run.
+        """
+        from taft_ray.verbs.deadline import unix_deadline
+        from taft_ray.verbs.forget import forget
+
+        answer = forget(
+            self.uri, _selection(ids, owners, shards, with_identical), mode=mode, deadline=unix_deadline(deadline),
+            gpu_hour_price=gpu_hour_price, report=self._progress,
+        )  # fmt: skip
+        if answer.get("waiting"):
+            return answers.Promise.from_json(answer)
+        if sign is not None:
+            answer |= self.sign(answer["request"], sign).to_json()
+        return answers.Certificate.from_json(answer)
+
+    def forget_due(self, *, gpu_hour_price: float | None = None, sign: SigningKey | None = None) -> answers.Due:
+        """Carry out the requests whose time has come, and those that were interrupted."""
+        from taft_ray.verbs.forget import forget_due
+
+        answer = forget_due(self.uri, gpu_hour_price=gpu_hour_price, report=self._progress)
+        if sign is not None:
+            signed = [one | self.sign(one["request"], sign).to_json() for one in answer["certificates"]]
+            answer = {"certificates": signed}
+        return answers.Due.from_json(answer)
+
+    def sign(self, request: str, key: SigningKey) -> answers.Certificate:
+        """Sign the certificate of a finished request."""
+        from taft_ray.proof.signature import sign_certificate
+
+        return answers.Certificate.from_json(sign_certificate(self.uri, request, key))
+
+    # --- showing it
+
+    def verify(self, *, head: str | None = None, retrain: bool = False) -> answers.Verification:
+        """Check the run from storage alone. head: a ledger entry of an earlier `verify`. retrain: fit forgotten shards again."""
+        from taft_ray.proof.verify_run import verify
+
+        return answers.Verification.from_json(verify(self.uri, head=head, retrain=retrain, report=self._progress))
+
+    def audit(
+        self,
+        data: str | os.PathLike[str],
+        never_seen: str | os.PathLike[str],
+        *,
+        ids: Sequence[str] | None = None,
+        level: float = 0.01,
+    ) -> answers.Audit:
+        """Attack what was forgotten: ``data`` has the forgotten samples, ``never_seen`` some of their kind that were never in."""
+        from taft_ray.verbs.audit import audit
+
+        return answers.Audit.from_json(
+            audit(self.uri, os.fspath(data), os.fspath(never_seen), ids=ids, level=level, report=self._progress)
+        )
+
+    # --- ending it
+
+    def gc(self) -> answers.Collected:
+        """Remove what killed processes left and nothing refers to."""
+        from taft_ray.verbs.gc import gc
+
+        return answers.Collected.from_json(gc(self.uri))
+
+    def destroy_key(self) -> answers.KeyDestroyed:
+        """Destroy the key of the id hashes. It cannot be undone, and nothing can be read into the run afterwards."""
+        from taft_ray.verbs.destroy_key import destroy_key
+
+        return answers.KeyDestroyed.from_json(destroy_key(self.uri))
+
+    def destroy(self) -> answers.Destroyed:
+        """Remove the run, older versions too. It cannot be undone."""
+        from taft_ray.verbs.destroy import destroy
+
+        return answers.Destroyed.from_json(destroy(self.uri))
+
+
+def ray_session() -> AbstractContextManager[None]:
+    """Keeps one Ray for several verbs: that of this process, of RAY_ADDRESS, or one that ends with the block."""
+    from taft_ray.orchestration import session
+
+    return session.connected()
+
+
+def runs(uri: str | os.PathLike[str]) -> list[answers.RunSummary]:
+    """Every run at a place: that place itself, and the folders right under it."""
+    from taft_ray.verbs.list import runs
+
+    return [answers.RunSummary.from_json(one) for one in runs(os.fspath(uri))]
+
+
+def verify_certificate(
+    file: str | os.PathLike[str], *, public_key: PublicKey | None = None, run: str | os.PathLike[str] | None = None
+) -> answers.CertificateVerification:
+    """Check a certificate's JSON by itself and against its run. public_key: it must be signed by this one.
+
+    run: the run to compare it with, by default the one that it names, where that is there.
+    """
+    from taft_ray.proof.verify_certificate import verify_certificate
+
+    where = None if run is None else run_address(os.fspath(run))
+    return answers.CertificateVerification.from_json(
+        verify_certificate(os.fspath(file), public_key=public_key, run=where)
+    )
+
+
+def _selection(ids: Iterable[str], owners: Iterable[str], shards: Iterable[int], with_identical: bool) -> Selection:
+    from taft_ray.composer.selection import Selection
+
+    for name, given in (("ids", ids), ("owners", owners)):
+        if isinstance(given, str):
+            raise UsageError(f"{name}={given!r}: expected a list of texts; give [{given!r}]")
+    return Selection(
+        ids=tuple(dict.fromkeys(ids)), owners=tuple(owners), shards=tuple(shards), with_identical=with_identical
+    )

@@ -1,0 +1,3 @@
+"""The version of the package; specs and exported models name it."""
+
+VERSION = "0.1.0"

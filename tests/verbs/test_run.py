@@ -1,0 +1,247 @@
+"""`taft_ray.Run`: the verbs as a library, with typed answers; what it starts, what it leaves alone, and what it refuses."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import here
+from folder import files
+from plain import plain_train
+from tiny import SAMPLES, SHARDS, sample_id
+
+import taft_ray as tr
+from taft_ray import answers
+from taft_ray.errors import SpecMismatch, StorageError, UnknownSample, UsageError
+from taft_ray.verbs.deadline import unix_deadline
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Callable[..., Any]) -> Path:
+    run = tmp_path_factory.mktemp("library") / "run"
+    plain_train(run, spec_of(parquet, trainable="head"))
+    return run
+
+
+@pytest.fixture
+def folder(whole: Path, copy_of: Callable[..., Path]) -> Path:
+    return copy_of(whole)
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that has joined no Ray, and where starting one is an error."""
+    from taft_ray.orchestration import session
+    from taft_ray.verbs import composer, forget
+
+    def connect() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(session, "connect", connect)
+    for module in (composer, forget):
+        monkeypatch.setattr(module, "in_cluster", lambda: False)
+    return
+
+
+def test_a_run_is_an_address_until_a_verb_is_called(tmp_path: Path) -> None:
+    run = tr.Run(tmp_path / "not there")
+    assert run.uri == str(tmp_path / "not there")
+    assert run == tr.Run(str(tmp_path / "not there"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_evaluate_forget_verify(
+    tmp_path: Path, ray_session: None, parquet: Path, test_parquet: Path, weights: Path
+) -> None:
+    import ray
+
+    run = tr.Run(tmp_path / "run")
+    said: list[str] = []
+    trained = tr.Run(run.uri, progress=lambda what, done, total: said.append(what)).train(
+        data=parquet, model="test_vit", weights=str(weights), image_size=32, shards=2, trainable="head", device="cpu"
+    )
+    assert trained.compose is not None
+    assert trained.composed == trained.compose.digest
+    assert {shard.state for shard in trained.shards} == {"trained"}
+    assert "shards" in said
+    assert run.train().composed == trained.composed, "it goes on with its own spec, and nothing is left to do"
+    with pytest.raises(SpecMismatch, match="shards"):
+        run.train(data=parquet, model="test_vit", weights=str(weights), image_size=32, shards=3, trainable="head")
+    measured = run.evaluate(test_parquet)
+    assert measured.composed == trained.composed
+    assert set(measured.by_composition) == {"mean", "gram"}
+    assert measured.by_composition["gram"].accuracy == measured.accuracy
+    certificate = run.forget([sample_id(0)], mode="retrain")
+    assert isinstance(certificate, answers.Certificate)
+    assert certificate.retrained
+    assert certificate.composed_after == run.status().composed
+    assert run.verify().problems == ()
+    assert ray.is_initialized(), "the Ray of this process stays"
+
+
+def test_answers_are_what_the_commands_print(folder: Path, outside: None) -> None:
+    run = tr.Run(folder)
+    assert run.status().to_json() == here("status", folder, "--json").json
+    assert run.verify().to_json() == here("verify", folder, "--json").json
+    asked = run.estimate([sample_id(1)])
+    assert asked.to_json() == here("estimate", folder, "--ids", sample_id(1), "--json").json
+    dropped = run.forget([sample_id(1)], mode="drop")
+    again = here("forget", folder, "--ids", sample_id(1), "--mode", "drop", "--json").json
+    assert again == {**dropped.to_json(), "repeated": True}
+
+
+def test_looking_and_dropping_start_no_ray(folder: Path, tmp_path: Path, outside: None) -> None:
+    run = tr.Run(folder)
+    before = run.status().composed
+    promise = run.forget([sample_id(0)], mode="retrain", deadline=timedelta(days=30))
+    assert isinstance(promise, answers.Promise)
+    assert promise.waiting
+    assert run.status().composed == before
+    assert [request.done for request in run.status().requests] == [False]
+    certificate = run.forget([sample_id(1)], mode="drop")
+    assert isinstance(certificate, answers.Certificate)
+    assert run.status().composed == certificate.composed_after != before
+    assert run.report().ok
+    assert run.export(tmp_path / "model.pt2").composed == certificate.composed_after
+    assert run.gc().removed == ()
+    assert run.rejected().rejected == 0
+    assert run.verify().ok
+
+
+def test_one_run_used_from_two_threads(folder: Path, outside: None) -> None:
+    run = tr.Run(folder)
+    found: dict[str, Any] = {}
+
+    def drop(name: str) -> None:
+        found[name] = run.forget([name], mode="drop")
+
+    names = [sample_id(n) for n in range(2)]
+    threads = [threading.Thread(target=drop, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        assert len(run.status().shards) == SHARDS
+    for thread in threads:
+        thread.join()
+    assert {certificate.samples for certificate in found.values()} == {1}
+    assert run.verify().problems == ()
+    assert run.verify().forgotten_samples == 2
+
+
+def test_requests_that_are_refused_change_nothing(folder: Path, outside: None) -> None:
+    run = tr.Run(folder)
+    before = {str(path): path.read_bytes() for path in files(folder)}
+    with pytest.raises(UsageError, match=r"ids='person-000': expected a list of texts; give \['person-000'\]"):
+        run.forget("person-000", mode="drop")
+    with pytest.raises(UnknownSample, match="nobody"):
+        run.forget(["nobody"], mode="drop")
+    with pytest.raises(UsageError, match="nothing to forget was given"):
+        run.estimate()
+    with pytest.raises(UsageError, match="--deadline 'soon'"):
+        run.forget([sample_id(0)], mode="retrain", deadline="soon")
+    with pytest.raises(UsageError, match="train has no option colour"):
+        run.train(data="x", colour="red")
+    assert {str(path): path.read_bytes() for path in files(folder)} == before
+
+
+@pytest.mark.parametrize("verb", ["status", "verify", "report", "gc", "rejected", "destroy", "repair", "train"])
+def test_something_that_is_no_run(verb: str, tmp_path: Path, outside: None) -> None:
+    (tmp_path / "notes.txt").write_text("not a run")
+    with pytest.raises(StorageError, match=r"no run at .*run\.json is missing"):
+        getattr(tr.Run(tmp_path), verb)()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_of_a_newer_version_is_named_and_not_touched(folder: Path, outside: None) -> None:
+    from taft_ray.storage.digest import canonical_json, digest_json
+
+    document = json.loads((folder / "run.json").read_text())
+    spec = {**document["spec"], "sites": 3}
+    (folder / "run.json").write_bytes(canonical_json({**document, "spec": spec, "digest": digest_json(spec)}))
+    for verb in ("status", "report", "gc"):
+        with pytest.raises(SpecMismatch, match=r"made by another version of taft_ray: unknown fields \['sites'\]"):
+            getattr(tr.Run(folder), verb)()
+    (found,) = tr.runs(folder)
+    assert "another version" in (found.problem or "")
+
+
+def test_runs_are_found_beside_one_another(whole: Path, tmp_path: Path, copy_of: Callable[..., Path]) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "notes.txt").write_text("x")
+    copy_of(whole, "a")
+    found = tr.runs(tmp_path)
+    assert [(one.run, one.samples, one.shards, one.open_requests) for one in found] == [
+        (str(tmp_path / "a"), SAMPLES, SHARDS, 0)
+    ]
+    assert found[0].composed == tr.Run(tmp_path / "a").status().composed
+    assert [one.run for one in tr.runs(tmp_path / "a")] == [str(tmp_path / "a")]
+    assert tr.runs(tmp_path / "nowhere") == []
+
+
+def test_a_destroyed_run_is_gone_and_what_is_not_its_own_stays(folder: Path, outside: None) -> None:
+    run = tr.Run(folder)
+    run.forget([sample_id(0)], mode="drop")
+    (folder / "thesis.txt").write_text("not the run's")
+    answer = run.destroy()
+    assert answer.left == ("thesis.txt",)
+    assert [path.name for path in folder.rglob("*")] == ["thesis.txt"]
+    assert answer.tombstones == f"{folder}.tombstones"
+    with pytest.raises(StorageError, match="no run at"):
+        run.destroy()
+
+
+def test_an_interrupted_destroy_goes_on(folder: Path, outside: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from taft_ray.storage import Store
+
+    erase, calls = Store.erase, []
+
+    def cut_off(store: Store, keys: Any) -> Any:
+        calls.append(keys)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return erase(store, keys)
+
+    monkeypatch.setattr(Store, "erase", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tr.Run(folder).destroy()
+    assert (folder / "run.json").exists()
+    tr.Run(folder).destroy()
+    assert not folder.exists()
+
+
+def test_a_destroyed_run_leaves_no_version_in_a_bucket(s3_uri: str, whole: Path, outside: None) -> None:
+    from taft_ray.storage import Store
+
+    store = Store(f"{s3_uri}/run")
+    for path in files(whole):
+        store.upload(path, str(path.relative_to(whole)))
+    assert tr.Run(store.uri).status().samples == SAMPLES
+    assert [one.run for one in tr.runs(s3_uri)] == [store.uri]
+    tr.Run(store.uri).destroy()
+    assert store.traces() == []
+    assert tr.runs(s3_uri) == []
+
+
+def test_deadlines_as_people_say_them() -> None:
+    now = datetime.now(UTC)
+    for said in ("30d", timedelta(days=30), now + timedelta(days=30), (now + timedelta(days=30)).timestamp()):
+        when = unix_deadline(said)
+        assert when is not None
+        assert abs(when - (now + timedelta(days=30)).timestamp()) < 60
+    assert unix_deadline(None) is None
+    for wrong in ("", "30x", "nan", float("inf"), "2027-13-01"):
+        with pytest.raises(UsageError, match="expected 30d"):
+            unix_deadline(wrong)
+
+
+def test_help_shows_what_there_is() -> None:
+    assert "Run" in dir(tr)
+    for name in tr.__all__:
+        assert getattr(tr, name) is not None
+    for verb in (
+        "train", "evaluate", "status", "estimate", "forget", "verify", "audit", "sweep", "report", "export", "gc", "destroy",
+    ):  # fmt: skip
+        assert getattr(tr.Run, verb).__doc__
