@@ -84,9 +84,9 @@ def _of_split(uri: str, files: tuple[SourceFile, ...], chosen: str | None) -> tu
     meant = splits.meant(of_file.values(), chosen)
     found = tuple(file for file in files if of_file[file.relative] in meant)
     if found:
-        return found
-    by_row = files[0].format == "webdataset" or any(map(parquet.has_split_column, files))
-    if names or not by_row:
+        return tuple(replace(file, split=chosen) for file in found)
+    by_column = files[0].format == "parquet" and len(names) < 2 and any(map(parquet.has_split_column, files))
+    if not by_column and (names or files[0].format == "parquet"):
         raise UsageError(f"{uri} has no files of a split {chosen!r}; it has {', '.join(names) or 'no splits'}")
     return tuple(replace(file, split=chosen) for file in files)
 
