@@ -22,11 +22,15 @@ _NUMBERED = re.compile(r"\s*(\d{1,18})|.*?(\d{1,18})\s*$")  # at a name's beginn
 
 
 def resolve_classes(
-    source_classes: Sequence[str] | None, labels: Iterable[str | None], given: Sequence[str] | None = None
+    source_classes: Sequence[str] | None,
+    labels: Iterable[str | None],
+    given: Sequence[str] | None = None,
+    two_readings: str = "",
 ) -> tuple[str, ...]:
     """The classes' names in order: the user's, else the data's own, else 0..max of numbers, else the sorted labels.
 
     DataError where the data's labels can be read in two ways, and where there is one class only: name the classes then.
+    two_readings: what is known of that already, see `Source`.
     """
     if given is not None:
         if not given or len(set(given)) != len(given):
@@ -37,6 +41,8 @@ def resolve_classes(
         raise DataError(
             "no row has a label, so there are no classes; check the column 'label', the .cls or the folders"
         )
+    if two_readings:
+        raise DataError(two_readings)
     _refuse_two_readings(found, named=bool(source_classes))
     if source_classes:
         return tuple(source_classes)

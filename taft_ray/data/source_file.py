@@ -56,6 +56,7 @@ class Source:
     """A data set: its files in the order of their relative paths, and the classes it names itself, if it does.
 
     notes: sentences that a person who reads the data in should see, such as how many files were passed over.
+    two_readings: why the classes can be read in two ways, as `resolve_classes` takes it; "" where they cannot.
     """
 
     uri: str
@@ -63,6 +64,7 @@ class Source:
     files: tuple[SourceFile, ...]
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    two_readings: str = ""
 
 
 def row_ids(relative: str, rows: int) -> pa.Array:

@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from taft_ray.data import access, datasets, hidden, image_folder, parquet, split_folders, splits, webdataset
+from taft_ray.data import (
+    access,
+    datasets,
+    hidden,
+    image_folder,
+    nested_folders,
+    parquet,
+    split_folders,
+    splits,
+    webdataset,
+)
 from taft_ray.data.formats import unread_format
 from taft_ray.data.ids import check_ids
 from taft_ray.data.source_file import Format, Source, SourceFile
@@ -51,7 +61,8 @@ def open_source(uri: str) -> Source:
     if kind == "image":
         files = split_folders.of_split(place.uri, files, place.split)
         wrapped = _wrapped(place.uri, files) if place.split is None else ()
-        return Source(uri, kind, files, image_folder.classes_of(place.uri, files), notes + wrapped)
+        two_readings = nested_folders.two_readings(place.uri, files)
+        return Source(uri, kind, files, image_folder.classes_of(place.uri, files), notes + wrapped, two_readings)
     files = _of_split(place.uri, files, place.split)
     return Source(uri, kind, files, parquet.classes_of(files[0]) if kind == "parquet" else None, notes)
 

@@ -100,7 +100,7 @@ def index_source(
         table = pa.concat_tables(list(indexed.iter_batches(batch_size=None, batch_format="pyarrow"))).cast(
             index_files(chunks[0][:1]).schema
         )
-    classes = resolve_classes(source.classes, table["label"].to_pylist(), given_classes)
+    classes = resolve_classes(source.classes, table["label"].to_pylist(), given_classes, source.two_readings)
     return source.files, table, classes
 
 
