@@ -55,7 +55,15 @@ def _tiff_of_colour(pixels: np.ndarray, most: int, order: str, deflated: bool = 
     content = pixels.astype(order + "u2").tobytes()
     content = (zlib.compress(content) if deflated else content) + struct.pack(order + "HHH", 16, 16, 16)
     at = 8 + len(content)
-    tags = [(256, 1, width), (257, 1, height), (258, 3, at - 6), (259, 1, 8 if deflated else 1), (262, 1, 2), (273, 1, 8), (277, 1, 3)]
+    tags = [
+        (256, 1, width),
+        (257, 1, height),
+        (258, 3, at - 6),
+        (259, 1, 8 if deflated else 1),
+        (262, 1, 2),
+        (273, 1, 8),
+        (277, 1, 3),
+    ]
     tags += [(278, 1, height), (279, 1, len(content) - 6), (281, 1, most)]
     # shorts lie at the beginning of their four bytes, longs fill them
     kinds = [(tag, 3, count, value) if count == 3 else (tag, 4, 1, value) for tag, count, value in tags]
