@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import click
 from taft_ray.cli.answers import Verb
 from taft_ray.data.text import decode_text
 from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.storage import MALFORMED, parse_json
 
 IDS_HELP = (
     "A sample's id as it is, or @file with one id a line (.jsonl: a JSON string a line); may be given several times."
@@ -51,8 +51,8 @@ def read_ids(text: str) -> list[str]:
 def _json_id(line: str, number: int, path: Path) -> str:
     """The id of a line of JSON."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(line)
+    except MALFORMED as error:
         raise UsageError(f"line {number} of {path} is not JSON: {error}") from error
     value = value.get("id") if isinstance(value, dict) else value
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":

@@ -12,6 +12,7 @@ from taft_ray.data import ORIENTATIONS, with_split
 from taft_ray.errors import TaftError, UsageError
 from taft_ray.fitting.config import LOSSES
 from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec
+from taft_ray.storage import MALFORMED, parse_json
 from taft_ray.sums.options import COMPOSITIONS
 from taft_ray.tangent.options import TRAINABLE
 
@@ -204,8 +205,8 @@ def _class_names(text: str) -> tuple[str, ...]:
     if not text.lstrip().startswith("["):
         return tuple(name.strip() for name in text.split(","))
     try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        names = parse_json(text)
+    except MALFORMED as error:
         raise UsageError(f"--classes {text!r} is not JSON: {error}; expected a list of names") from error
     if not all(isinstance(name, str) for name in names):
         raise UsageError(f"--classes {text!r}: expected a JSON list of strings")

@@ -12,22 +12,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.data.no_label import LARGEST_UINT16, MISSING, NO_NAME, is_below_zero
 from taft_ray.errors import DataError, UsageError
 
 _MAX_NUMBERED = 100_000  # a label above this is an id or a time, not a class
 _SHOWN = 12
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # a longer one is no number of a class
-_NO_NAME = frozenset({"nan", "NaN", "<NA>", "NaT"})  # how a missing value looks as text
-_MISSING = _NO_NAME | {"None", "null", "NULL", "N/A", "n/a", "?"}
 _NUMBERED = re.compile(r"\s*(\d{1,18})|.*?(\d{1,18})\s*$")  # at a name's beginning, else at its end
 
 
 def resolve_classes(
-    source_classes: Sequence[str] | None, labels: Iterable[str | None], given: Sequence[str] | None = None
+    source_classes: Sequence[str] | None,
+    labels: Iterable[str | None],
+    given: Sequence[str] | None = None,
+    two_readings: str = "",
 ) -> tuple[str, ...]:
     """The classes' names in order: the user's, else the data's own, else 0..max of numbers, else the sorted labels.
 
     DataError where the data's labels can be read in two ways, and where there is one class only: name the classes then.
+    two_readings: what is known of that already, see `Source`.
     """
     if given is not None:
         if not given or len(set(given)) != len(given):
@@ -38,14 +41,21 @@ def resolve_classes(
         raise DataError(
             "no row has a label, so there are no classes; check the column 'label', the .cls or the folders"
         )
+    if two_readings:
+        raise DataError(two_readings)
     _refuse_two_readings(found, named=bool(source_classes))
     if source_classes:
         return tuple(source_classes)
     if all(_is_number(label) for label in found):
-        highest = max(int(label) for label in found)
+        *_, below, highest = [-1, *sorted(int(label) for label in found)]
         if highest >= _MAX_NUMBERED:
             raise DataError(
                 f"the label {highest} is too large for a class number (below {_MAX_NUMBERED}); name the classes"
+            )
+        if highest == LARGEST_UINT16 and below <= LARGEST_UINT16 // 2:
+            raise DataError(
+                f"the label {highest} is -1 in 16 bits without a sign, which means that there is no label, or is a class far above "
+                f"{below}; leave its rows without a label, or name all classes with --classes"
             )
         return tuple(str(number) for number in range(highest + 1))
     return tuple(sorted(found))
@@ -67,15 +77,15 @@ def _refuse_two_readings(found: set[str], named: bool) -> None:
                 f"the labels {other!r} and {label!r} differ in blanks or a byte order mark alone: one class, or two? Mend them, or "
                 "name all classes with --classes"
             )
-    missing = sorted(found & (_NO_NAME if named else _MISSING))
+    missing = sorted(found & (NO_NAME if named else MISSING))
     if missing:
         raise DataError(
             f"the label {missing[0]!r} is a missing value written as text, or a class of this name; leave its rows without a "
             "label, or name all classes with --classes"
         )
     integers = {label for label in found if _INTEGER.fullmatch(label)}
-    below = sorted(label for label in integers if label.startswith("-"))
-    if below and integers == found:
+    below = sorted(filter(is_below_zero, found))
+    if below:
         raise DataError(
             f"the label {below[0]!r} means that there is no label, or is a class among {_short(sorted(found))}; leave its rows "
             "without a label, or name all classes with --classes"

@@ -1,8 +1,8 @@
 """Encoded bytes to the pixels a network takes.
 
 Choices (docs/pictures.md): EXIF orientation is ignored by default and alpha is dropped, as torchvision's loader does; an
-animation is its first frame; grey of more than 8 bits keeps the high byte of the range that its file tells, as PIL does for
-16-bit colour; 32-bit pixels have no set range and are refused.
+animation is its first frame; grey and colour of more than 8 bits keep the high byte of the range that their file tells;
+32-bit pixels have no set range and are refused.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from taft_ray.data import formats, png
+from taft_ray.data import deep_colour, formats, png
 from taft_ray.errors import DataError
 
 MAX_PIXELS = 89_478_485  # PIL's own limit, 256 MiB of RGB
@@ -111,9 +111,31 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = np.asarray(image)
         return _high_byte(grey, _white(image, data, grey))
+    kind = deep_colour.kind_of(getattr(image, "tile", ()))
     image.load()
     image.info.pop("transparency", None)  # dropped anyway, and PIL warns where a palette has several
-    return image.convert("RGB")
+    deep = None if kind is None else _deep_colour(image, data, kind)
+    return image.convert("RGB") if deep is None else deep
+
+
+def _deep_colour(image: Image.Image, data: bytes, kind: str) -> Image.Image | None:
+    """Colour of 16 bits of which the file says that fewer are used, from below; None for any other, which stays as it is."""
+    bits = _told_bits(image, data)
+    if not 8 < bits < 16:
+        return None
+    high = deep_colour.high_of(kind, image)
+    if max(int(band.max(initial=0)) for band in high) >= 1 << (bits - 8):
+        return None
+    try:
+        with _open(data) as again:
+            low = deep_colour.low_of(kind, again)
+    except Exception:  # a tile that PIL has in one order of bytes alone
+        return None
+    bands = [(one.astype(np.uint16) << 8) | other for one, other in zip(high, low, strict=True)]
+    if image.format == "PNG" and not any(_from_below(band, bits) for band in bands):
+        return None
+    shown = [Image.fromarray((band >> (bits - 8)).astype(np.uint8)) for band in bands]
+    return Image.merge("RGB", shown if len(shown) == 3 else shown * 3)
 
 
 def _high_byte(grey: np.ndarray, white: int) -> Image.Image:
@@ -124,20 +146,24 @@ def _high_byte(grey: np.ndarray, white: int) -> Image.Image:
 
 def _white(image: Image.Image, data: bytes, grey: np.ndarray) -> int:
     """The value of white in 16-bit grey: less than 2^16 - 1 where the file says that fewer bits are used, from below."""
-    bits = 16
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]  # PIL's TIFF has it
-        bits = int(_first(tags.get(_BITS_PER_SAMPLE, bits)))
-        most = int(_first(tags.get(_MAX_SAMPLE, 0)))
-        # the tag may also tell the brightest value that occurs; 4,095 and the like are ranges
-        if bits == 16 and most > 0xFF and most & (most + 1) == 0:
-            bits = most.bit_length()
-    elif image.format == "PNG":
-        bits = png.significant_bits(data) or bits
-        if 8 < bits < 16 and not _from_below(grey, bits):
-            bits = 16  # scaled to 16 bits, as PNG asks for
+    bits = _told_bits(image, data)
+    if image.format == "PNG" and 8 < bits < 16 and not _from_below(grey, bits):
+        bits = 16  # scaled to 16 bits, as PNG asks for
     white = (1 << bits) - 1
     return white if 8 < bits < 16 and int(grey.max(initial=0)) <= white else 0xFFFF
+
+
+def _told_bits(image: Image.Image, data: bytes) -> int:
+    """How many of 16 bits the file says are used."""
+    if image.format == "PNG":
+        return png.significant_bits(data) or 16
+    if image.format != "TIFF":
+        return 16
+    tags = image.tag_v2  # type: ignore[attr-defined]  # PIL's TIFF has it
+    bits = int(_first(tags.get(_BITS_PER_SAMPLE, 16)))
+    most = int(_first(tags.get(_MAX_SAMPLE, 0)))
+    # the tag may also tell the brightest value that occurs; 4,095 and the like are ranges
+    return most.bit_length() if bits == 16 and most > 0xFF and most & (most + 1) == 0 else bits
 
 
 def _from_below(grey: np.ndarray, bits: int) -> bool:

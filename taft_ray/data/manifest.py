@@ -51,7 +51,7 @@ def build_manifest(
     DataError where rows belong to several splits. Logs a warning where ids have blanks at their ends, or classes differ in case alone.
     """
     if index.num_rows == 0:
-        raise DataError("the data has no rows; check --data")
+        raise DataError("the data has no rows; check --data, and --split where one is given")
     check_rows(index["split"].unique().to_pylist())
     index = index.sort_by([("relative", "ascending"), ("row", "ascending")]).combine_chunks()
     index = _reject_duplicates(index)

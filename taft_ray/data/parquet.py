@@ -5,7 +5,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from taft_ray.data import access, splits
+from taft_ray.data import access, split_columns, splits
 from taft_ray.data.ids import texts
 from taft_ray.data.source_file import BELOW_ZERO, NO_IMAGE, NO_LABEL, SourceFile, one_file_index, row_ids
 from taft_ray.errors import DataError
 
 _READ_ROWS = 256  # rows of pictures decoded from a row group at a time: bounds memory where a group is gigabytes
-_SPLIT_COLUMNS = ("split", "subset", "set", "partition", "phase", "usage", "data_split", "fold")
 _BUFFER_BYTES = 4 * 2**20
 
 
@@ -32,11 +31,12 @@ def index(file: SourceFile) -> pa.Table:
         schema = parquet.schema_arrow
         leaf = _check(file, schema)
         rows = parquet.metadata.num_rows
-        of_split = split_columns(schema)
+        of_split = columns_of_split(schema)
         wanted = [name for name in ("label", "id", "owner", *of_split) if name in schema.names]
         table = parquet.read(columns=wanted, use_threads=False)
         missing, sizes = _missing_images(parquet, leaf), _mean_sizes(parquet, leaf)
         names = class_names(file, schema)
+        told = None if file.split == splits.ALL else _told(file, table.select(of_split))
     labels, below = _label_strings(table["label"], names)
     ids = row_ids(file.relative, rows)
     if "id" in wanted:
@@ -48,37 +48,50 @@ def index(file: SourceFile) -> pa.Table:
         reasons[row] = NO_IMAGE
     owners = texts(table["owner"], "owner", file.uri) if "owner" in wanted else pa.nulls(rows, pa.string())
     owners = pc.if_else(pc.equal(owners, ""), None, owners)  # nobody's, as in a tar
-    split = _split_of_rows(file, {name: _strings(table[name]) for name in of_split})
-    told = split if file.split is None else None
-    index = one_file_index(file, ids=ids, labels=labels, owners=owners, sizes=sizes, reasons=reasons, split=told)
-    if split is None or file.split in (None, splits.ALL):
+    said = told if file.split is None else None
+    index = one_file_index(
+        file,
+        ids=ids,
+        labels=labels,
+        owners=owners,
+        sizes=sizes,
+        reasons=reasons,
+        split=said and split_columns.with_source(said.splits, said.by),
+    )
+    if told is None or file.split is None:
         return index
-    meant = splits.meant(split.to_pylist(), file.split)
-    return index.filter(pc.is_in(split, value_set=pa.array(list(meant), pa.string())))
+    return index.filter(split_columns.are_chosen(told.splits, file.split, file.relative))
 
 
-def _split_of_rows(file: SourceFile, columns: Mapping[str, pa.Array]) -> pa.Array | None:
-    """What the first column with names of splits says; DataError where a split was chosen and no column can tell."""
-    for column in columns.values():
-        values = {value for value in column.unique().to_pylist() if value is not None}
-        if any(map(splits.is_split, values)) or file.split in values:
-            return column
-    if file.split not in (None, splits.ALL):
+def _told(file: SourceFile, table: pa.Table) -> split_columns.Told | None:
+    """What the columns say about splits; DataError where a split was chosen and neither a column nor the name can tell."""
+    columns: dict[str, pa.Array] = {}
+    for name in table.column_names:
+        values = split_columns.texts_of(table[name])
+        if values is not None:
+            names = None if _is_text(table.schema.field(name).type) else _names_of(table.schema, name)
+            columns[name] = values if names is None else _named(values, names)
+    told = split_columns.told(columns, file.split, file.uri)
+    if told is None and file.split is not None and not splits.meant([splits.split_of_file(file.relative)], file.split):
         raise DataError(
             f"no column of {file.uri} says which rows belong to the split {file.split!r}; add a column 'split', or move the file"
         )
-    return None
+    return told
 
 
-def split_columns(schema: pa.Schema) -> list[str]:
-    """The columns of text that may say which split a row belongs to."""
-    return [name for name in schema.names if name.lower() in _SPLIT_COLUMNS and _is_text(schema.field(name).type)]
+def columns_of_split(schema: pa.Schema) -> list[str]:
+    """The columns that may say which split a row belongs to."""
+    return [
+        name
+        for name in schema.names
+        if split_columns.may_tell(name) and not pa.types.is_nested(schema.field(name).type)
+    ]
 
 
 def has_split_column(file: SourceFile) -> bool:
     """Whether a column says which split a row belongs to."""
     with _opened(file) as parquet:
-        return bool(split_columns(parquet.schema_arrow))
+        return bool(columns_of_split(parquet.schema_arrow))
 
 
 def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
@@ -127,15 +140,23 @@ def class_names(file: SourceFile, schema: pa.Schema) -> tuple[str, ...] | None:
         if b"classes" in metadata:
             text = metadata[b"classes"].decode()
             names = json.loads(text) if text.lstrip().startswith("[") else text.strip("\n").split("\n")
-        elif b"huggingface" in metadata:
-            names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        else:
+            names = _names_of(schema, "label")
+    except (ValueError, RecursionError):
         names = None  # other people's metadata: without names the labels speak for themselves
     if not names:
         return None
     if len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
         raise DataError(f"the class names in the metadata of {file.uri} are not different strings: {names}")
     return tuple(names)
+
+
+def _names_of(schema: pa.Schema, column: str) -> list[Any] | None:
+    """The names that Hugging Face's ClassLabel gives to a column's numbers; None where there are none."""
+    try:
+        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column].get("names")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 @contextlib.contextmanager
@@ -160,7 +181,7 @@ def _check(file: SourceFile, schema: pa.Schema) -> str:
             raise DataError(
                 f"{file.uri} needs one column {name!r} and has the columns {schema.names}; rename or add it"
             )
-    twice = [name for name in ("id", "owner", *split_columns(schema)) if schema.names.count(name) > 1]
+    twice = [name for name in ("id", "owner", *columns_of_split(schema)) if schema.names.count(name) > 1]
     if twice:
         raise DataError(f"{file.uri} has several columns {twice[0]!r}; rename all but one")
     label = schema.field("label").type
@@ -192,10 +213,6 @@ def _binary(column: pa.Array) -> pa.Array:
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
-def _strings(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays([pa.array([], pa.string()), *(chunk.cast(pa.string()) for chunk in column.chunks)])
-
-
 def _label_strings(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> tuple[pa.Array, np.ndarray]:
     """The labels as text, null where there is none, and which of those are numbers below 0.
 
@@ -210,9 +227,14 @@ def _label_strings(column: pa.ChunkedArray, names: tuple[str, ...] | None) -> tu
         below = pc.fill_null(pc.less(labels, 0), False).to_numpy(zero_copy_only=False)
     labels = labels.cast(pa.string())
     if names is not None and numbered:
-        numbers = pa.array([str(i) for i in range(len(names))])
-        labels = pc.coalesce(pa.array(names).take(pc.index_in(labels, numbers)), labels)
+        labels = _named(labels, names)
     return pc.if_else(pc.or_(pc.equal(pc.utf8_trim_whitespace(labels), ""), pa.array(below)), None, labels), below
+
+
+def _named(numbers: pa.Array, names: Sequence[str]) -> pa.Array:
+    """The names of numbers given as text; a number that has none stays."""
+    positions = pc.index_in(numbers, pa.array([str(i) for i in range(len(names))]))
+    return pc.coalesce(pa.array(names, pa.string()).take(positions), numbers)
 
 
 def _leaf_chunks(parquet: pq.ParquetFile, leaf: str) -> Iterator[Any]:

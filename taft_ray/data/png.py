@@ -27,12 +27,13 @@ def without_comments(data: bytes) -> bytes | None:
 
 
 def significant_bits(data: bytes) -> int | None:
-    """What the chunk sBIT of a grey PNG says; None where there is none."""
+    """What the chunk sBIT says of grey, or of the colour that has most; None where there is none."""
     if not data.startswith(_SIGNATURE):
         return None
     for name, at, _ in _chunks(data):
         if name == b"sBIT":
-            return data[at + 8] if len(data) > at + 8 else None
+            colours = 3 if int.from_bytes(data[at : at + 4]) >= 3 else 1  # what follows is of alpha
+            return max(data[at + 8 : at + 8 + colours], default=None)
         if name == b"IDAT":
             return None
     return None

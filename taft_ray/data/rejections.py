@@ -50,5 +50,5 @@ def read_list(content: bytes, where: str) -> list[dict[str, Any]]:
     try:
         rows = [json.loads(line) for line in content.decode().split("\n") if line]
         return [{name: row[name] for name in ("file", "row", "reason")} for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{where} is not a list of rejected rows: {error}; train again to write it") from error

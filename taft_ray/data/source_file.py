@@ -14,6 +14,9 @@ NO_IMAGE = "no image"
 NO_LABEL = "no label"
 NOT_AN_IMAGE = "not an image"
 BELOW_ZERO = "label below 0"  # "no label", as published test sets write it
+NOT_A_LABEL = "label of another type"  # a fraction, a list, a boolean: what a Parquet column is refused for
+TWO_LABELS = "labels that differ"
+TWO_SPLITS = "splits that differ"
 BESIDE = "another picture of a sample"
 HIDDEN = "hidden picture"
 WRITERS_FOLDER = "in a folder that begins with _ or ."
@@ -27,7 +30,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("owner", pa.string()),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("reason", pa.string()),
-        pa.field("split", pa.string()),  # what the row itself says, where no split was chosen
+        pa.field("split", pa.string()),  # what the row itself says and by which column, where no split was chosen
     ]
 )
 
@@ -37,7 +40,7 @@ class SourceFile:
     """One file: a picture, a Parquet file or a tar. ``relative`` is its path relative to the data, and begins ids.
 
     label: of a picture whose class a list of the data set or the split's layout gives; the folder gives it otherwise.
-    split: of a Parquet file whose column ``split`` says which of its rows are asked for; None for all rows.
+    split: of a Parquet file or tar: the one whose rows are asked for; None for all rows, as long as they say no two splits.
     """
 
     uri: str
@@ -53,6 +56,7 @@ class Source:
     """A data set: its files in the order of their relative paths, and the classes it names itself, if it does.
 
     notes: sentences that a person who reads the data in should see, such as how many files were passed over.
+    two_readings: why the classes can be read in two ways, as `resolve_classes` takes it; "" where they cannot.
     """
 
     uri: str
@@ -60,6 +64,7 @@ class Source:
     files: tuple[SourceFile, ...]
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    two_readings: str = ""
 
 
 def row_ids(relative: str, rows: int) -> pa.Array:

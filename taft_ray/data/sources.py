@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from taft_ray.data import access, datasets, hidden, image_folder, parquet, split_folders, splits, webdataset
+from taft_ray.data import (
+    access,
+    datasets,
+    hidden,
+    image_folder,
+    nested_folders,
+    parquet,
+    split_folders,
+    splits,
+    webdataset,
+)
 from taft_ray.data.formats import unread_format
 from taft_ray.data.ids import check_ids
 from taft_ray.data.source_file import Format, Source, SourceFile
@@ -51,7 +61,8 @@ def open_source(uri: str) -> Source:
     if kind == "image":
         files = split_folders.of_split(place.uri, files, place.split)
         wrapped = _wrapped(place.uri, files) if place.split is None else ()
-        return Source(uri, kind, files, image_folder.classes_of(place.uri, files), notes + wrapped)
+        two_readings = nested_folders.two_readings(place.uri, files)
+        return Source(uri, kind, files, image_folder.classes_of(place.uri, files), notes + wrapped, two_readings)
     files = _of_split(place.uri, files, place.split)
     return Source(uri, kind, files, parquet.classes_of(files[0]) if kind == "parquet" else None, notes)
 
@@ -84,9 +95,9 @@ def _of_split(uri: str, files: tuple[SourceFile, ...], chosen: str | None) -> tu
     meant = splits.meant(of_file.values(), chosen)
     found = tuple(file for file in files if of_file[file.relative] in meant)
     if found:
-        return found
-    by_row = files[0].format == "webdataset" or any(map(parquet.has_split_column, files))
-    if names or not by_row:
+        return tuple(replace(file, split=chosen) for file in found)
+    by_column = files[0].format == "parquet" and len(names) < 2 and any(map(parquet.has_split_column, files))
+    if not by_column and (names or files[0].format == "parquet"):
         raise UsageError(f"{uri} has no files of a split {chosen!r}; it has {', '.join(names) or 'no splits'}")
     return tuple(replace(file, split=chosen) for file in files)
 

@@ -8,7 +8,6 @@ numbered in the order their first member appears. Pictures beside a sample's own
 # pyarrow.compute makes its functions when it is imported
 # pyright: reportAttributeAccessIssue=false
 
-import json
 import posixpath
 import tarfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -18,25 +17,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from taft_ray.data import splits, tar_archive
+from taft_ray.data import split_columns, splits, tar_archive
 from taft_ray.data.formats import READ_LATER, not_read, unread_suffix
-from taft_ray.data.ids import json_text
+from taft_ray.data.sample_fields import LABELS, Said, contradictions
 from taft_ray.data.source_file import (
-    BELOW_ZERO,
     BESIDE,
     HIDDEN,
     IMAGE_SUFFIXES,
     NO_IMAGE,
-    NO_LABEL,
     NOT_AN_IMAGE,
+    TWO_LABELS,
+    TWO_SPLITS,
     WRITERS_FOLDER,
     SourceFile,
     one_file_index,
 )
-from taft_ray.data.text import decode_text
 from taft_ray.errors import DataError
-
-_LABELS = (".cls", ".json")
 
 
 def index(file: SourceFile):
@@ -46,7 +42,7 @@ def index(file: SourceFile):
     with tar_archive.opened(file) as handle:
         for row, suffix, member in _numbered(_shown(tar_archive.members(file, handle), beside)):
             if row == len(samples):
-                samples.append(_sample(NO_IMAGE, split=splits.folder_of(member.name)))
+                samples.append(_sample(NO_IMAGE, folder=splits.folder_of(member.name)))
             sample = samples[row]
             if suffix in IMAGE_SUFFIXES:
                 beside += [(size, BESIDE) for size in _add_image(sample, member, suffix in READ_LATER)]
@@ -54,34 +50,53 @@ def index(file: SourceFile):
                 beside.append((member.size, BESIDE))
             elif sample["reason"] == NO_IMAGE and (unread := unread_suffix(suffix)):
                 sample["reason"] = not_read(unread)
-            elif suffix in _LABELS:
+            elif suffix in LABELS:
                 content = tar_archive.content(handle, member) if tar_archive.is_plain(member) else b""
-                _add_label(sample, suffix, content, f"{member.name} in {file.uri}")
-    for sample in samples:
-        if sample["reason"] is None and sample["label"] is None:
-            sample["reason"] = sample.get("label_reason", NO_LABEL)
+                sample["said"].add(suffix, content, f"{member.name} in {file.uri}")
     samples += [_sample(reason, size) for size, reason in beside]
-    for number, sample in enumerate(samples):
-        if sample["id"] is None:
-            sample["id"] = f"{file.relative}#{number}"
-    told = pa.array([sample["split"] for sample in samples], pa.string())
+    told, by, clash = _splits_of(file, samples)
+    differ = contradictions([sample["said"] for sample in samples])
+    for sample, two_labels, two_splits in zip(samples, differ, clash, strict=True):
+        if sample["reason"] is None:
+            sample["reason"] = _why_not(sample["said"], two_labels, two_splits)
     whole = one_file_index(
         file,
-        split=told if file.split is None else None,
-        ids=[sample["id"] for sample in samples],
-        labels=[sample["label"] for sample in samples],
-        owners=[sample["owner"] for sample in samples],
+        split=split_columns.with_source(told, by) if file.split is None else None,
+        ids=[f"{file.relative}#{row}" if s["said"].id is None else s["said"].id for row, s in enumerate(samples)],
+        labels=[None if two_labels else s["said"].label for s, two_labels in zip(samples, differ, strict=True)],
+        owners=[sample["said"].owner for sample in samples],
         sizes=[sample["bytes"] for sample in samples],
         reasons=[sample["reason"] for sample in samples],
     )
     if file.split in (None, splits.ALL):
         return whole
-    meant = splits.meant(told.to_pylist(), file.split)
-    return whole.filter(pc.is_in(told, value_set=pa.array(list(meant), pa.string())))
+    return whole.filter(split_columns.are_chosen(told, file.split, file.relative))
 
 
-def _sample(reason: str, size: int = 0, split: str | None = None) -> dict[str, Any]:
-    return {"label": None, "id": None, "owner": None, "bytes": size, "reason": reason, "split": split}
+def _sample(reason: str, size: int = 0, folder: str | None = None) -> dict[str, Any]:
+    """folder: the split that it says, if it does."""
+    return {"said": Said(), "bytes": size, "reason": reason, "folder": folder}
+
+
+def _why_not(said: Said, two_labels: bool, two_splits: bool) -> str | None:
+    if two_labels:
+        return TWO_LABELS
+    if two_splits:
+        return TWO_SPLITS
+    return said.reason if said.label is None else None
+
+
+def _splits_of(file: SourceFile, samples: Sequence[dict[str, Any]]) -> tuple[pa.Array, pa.Array, list[bool]]:
+    """The split of each sample, the field that says it (empty for a folder), and where both say different ones."""
+    folders = pa.array([sample["folder"] for sample in samples], pa.string())
+    names = dict.fromkeys(name for sample in samples for name in sample["said"].splits)
+    columns = {name: pa.array([s["said"].splits.get(name) for s in samples], pa.string()) for name in names}
+    told = None if file.split == splits.ALL else split_columns.told(columns, file.split, file.uri)
+    if told is None:
+        return folders, pa.repeat("", len(samples)), [False] * len(samples)
+    by = pc.if_else(pc.is_valid(told.splits), told.by, "")
+    clash = [splits.contradict(*pair) for pair in zip(folders.to_pylist(), told.splits.to_pylist(), strict=True)]
+    return pc.coalesce(told.splits, folders), by, clash
 
 
 def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
@@ -146,7 +161,7 @@ class _Named:
     @property
     def is_dotted(self) -> bool:
         """Whether it would be a picture or label of another key, if keys had dots."""
-        return self.key != self.long_key and (self.is_picture or self.last_suffix in _LABELS)
+        return self.key != self.long_key and (self.is_picture or self.last_suffix in LABELS)
 
 
 class _Numbering:
@@ -191,7 +206,7 @@ def _numbered(members: Iterable[tarfile.TarInfo]) -> Iterator[tuple[int, str, ta
 def _dotted_keys(rest: Sequence[_Named], numbering: _Numbering) -> tuple[set[str], set[str]]:
     """The keys at the first dot behind which whole samples lie, and the longer keys that have labels."""
     with_picture = {named.key for named in rest if named.suffix in IMAGE_SUFFIXES}
-    labelled = {named.long_key for named in rest if named.is_dotted and named.last_suffix in _LABELS}
+    labelled = {named.long_key for named in rest if named.is_dotted and named.last_suffix in LABELS}
     dotted = {
         named.key
         for named in rest
@@ -229,37 +244,3 @@ def _add_image(sample: dict[str, Any], member: tarfile.TarInfo, gives_way: bool)
     else:
         sample |= {"bytes": member.size, "reason": None, "gives_way": gives_way}
     return beside
-
-
-def _add_label(sample: dict[str, Any], suffix: str, content: bytes, where: str) -> None:
-    try:
-        text = decode_text(content).strip()
-        if suffix == ".cls":
-            _set_label(sample, text)
-            return
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise ValueError("not an object")
-        label = fields.get("label")
-        if sample["label"] is None and isinstance(label, str | int) and not isinstance(label, bool):
-            _set_label(sample, str(label))
-        if isinstance(fields.get("split"), str):
-            sample["split"] = fields["split"]
-    except (ValueError, RecursionError):
-        sample["label_reason"] = f"unreadable {suffix}"
-        return
-    for name in ("owner", "id"):
-        if sample[name] is None:
-            sample[name] = json_text(fields.get(name), name, where)
-    sample["owner"] = sample["owner"] or None
-
-
-def _set_label(sample: dict[str, Any], text: str) -> None:
-    """The label, unless it is empty or a number below 0, which means that there is none."""
-    if text[:1] == "-" and text[1:].isdecimal():
-        sample["label_reason"] = BELOW_ZERO
-    elif "\0" in text:
-        raise ValueError("binary")
-    elif text:
-        text.encode()  # UnicodeEncodeError, a ValueError, for half a surrogate pair of a JSON escape
-        sample["label"] = text

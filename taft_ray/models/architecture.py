@@ -15,7 +15,7 @@ from torch import nn
 
 from taft_ray.data import access
 from taft_ray.embedded import EMBEDDED_NAME
-from taft_ray.errors import StorageError, TaftError, UnsupportedModel, UsageError
+from taft_ray.errors import StorageError, TaftError, UnsupportedModel, UsageError, WeightsMismatch
 from taft_ray.models.names import FOLDER, HUB
 from taft_ray.models.preprocess import Preprocess
 
@@ -82,6 +82,11 @@ def build_pretrained(name: str, image_size: int | None, *, strict: bool = True) 
     except TaftError:
         raise
     except Exception as error:  # the hub's client, the network and timm raise nearly anything
+        if image_size is not None and "size mismatch for" in str(error):
+            raise WeightsMismatch(
+                f"the hub's weights of {name} do not fit pictures of {image_size} pixels, because their size is fixed by the "
+                "weights: leave --image-size out"
+            ) from error
         build(name, image_size, strict=strict)  # when it is the network that cannot be built, it says so
         raise StorageError(
             f"pre-trained weights of {name} could not be had from the hub ({type(error).__name__}: {_line(error)}); "

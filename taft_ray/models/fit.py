@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from taft_ray.errors import WeightsMismatch
 from taft_ray.models import keys
 from taft_ray.models.keys import KeySet
 from taft_ray.models.positions import POSITIONS, depends_on_size, resampled, why_not
+from taft_ray.models.weights_size import AtSize, Shapes, shapes_of, way_out
 
 State = dict[str, Tensor]
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -35,6 +36,7 @@ class Fitted:
     misfits: tuple[str, ...] = ()
     wrong: int = 0  # keys
     reasons: tuple[str, ...] = ()  # what else there is to say of a misfit
+    shapes: Shapes = field(default_factory=dict)  # of the values that do not fit, where nothing else is wrong
 
 
 class Network:
@@ -64,11 +66,14 @@ def _classifiers(module: Any) -> tuple[str, ...]:
     return tuple(name for name, part in module.named_modules() if name and any(part is head for head in heads))
 
 
-def fit_weights(module: nn.Module, name: str, state: State, where: str) -> tuple[str, ...]:
+def fit_weights(
+    module: nn.Module, name: str, state: State, where: str, at_size: AtSize | None = None
+) -> tuple[str, ...]:
     """Load a file's tensors into the network; notes on what had to be done to them, none where the file fits as it is.
 
     Prefixes of other trainers are taken off and what only training needs is left out; another grid of positions is
     resampled; the names of a model's authors are brought to timm's by timm's own converter.
+    at_size: the network's shapes at a picture size, so that an error can tell the one that the weights are of.
 
     Guarantees: nothing is guessed: two sets of keys that both fit are refused, and so is a key that is not known to be
     of no use. Raises WeightsMismatch with the keys and both shapes; a missing, or another, classifier is fine.
@@ -82,7 +87,7 @@ def fit_weights(module: nn.Module, name: str, state: State, where: str) -> tuple
     if not fitting:
         fitting = _converted(network, state)
     if not fitting:
-        raise WeightsMismatch(_misfit(network, state, tried, where))
+        raise WeightsMismatch(_misfit(network, state, tried, where, at_size))
     _refuse_two(network, fitting, where)
     chosen = fitting[0]
     _check_numbers(network, chosen.values, where)
@@ -143,7 +148,8 @@ def _shaped(network: Network, values: State, name: str, notes: list[str], strang
     if missing or strangers or shapes:
         misfits = (f"missing {_some(missing)}; unexpected {_some(sorted(strangers))}; shapes {_some(shapes)}",)
     wrong_keys = len(missing) + len(strangers) + len(shapes)
-    return Fitted(kept, name, tuple(notes), misfits, wrong_keys, tuple(reasons))
+    alone = {} if missing or strangers else shapes_of({key: values[key] for key in wrong})
+    return Fitted(kept, name, tuple(notes), misfits, wrong_keys, tuple(reasons), alone)
 
 
 def _reshaped(network: Network, values: Mapping[str, Tensor]) -> list[str]:
@@ -224,7 +230,7 @@ def _check_numbers(network: Network, values: State, where: str) -> None:
             )
 
 
-def _misfit(network: Network, state: State, tried: list[Fitted], where: str) -> str:
+def _misfit(network: Network, state: State, tried: list[Fitted], where: str, at_size: AtSize | None) -> str:
     if tried:
         best = min(tried, key=lambda one: one.wrong)
         behind = "" if best.name == "no prefix" else f" behind {best.name}"
@@ -235,7 +241,8 @@ def _misfit(network: Network, state: State, tried: list[Fitted], where: str) -> 
         strangers = [bare for bare in names.values() if bare not in network.known and not network.is_head(bare)]
         best = _shaped(network, values, "", [], [bare for bare in strangers if not keys.is_unused(bare)])
         behind = f" behind the prefix {prefix!r}" if prefix else ""
-    hints = [*best.reasons, *_hints(network, state, where)]
+    of_size = way_out(network.name, best.shapes, at_size) if best.shapes and at_size is not None else ""
+    hints = [of_size] if of_size else [*best.reasons, *_hints(network, state, where)]
     return f"{where} does not fit {network.name}{behind}: {'; '.join([*best.misfits, *hints])}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -15,6 +16,7 @@ from taft_ray.models.fit import fit_weights
 from taft_ray.models.names import FOLDER
 from taft_ray.models.preprocess import Preprocess
 from taft_ray.models.weights_file import parse_weights, read_weights
+from taft_ray.models.weights_size import shapes_at
 from taft_ray.storage import digest_bytes, digest_tensors
 
 _log = logging.getLogger(__name__)
@@ -64,7 +66,8 @@ def load_model(
         network = build(name, image_size, weights=weights, strict=strict)
         content = read_weights(weights)
         digest = digest_bytes(content)
-        notes = fit_weights(network, name, parse_weights(content, weights), weights)
+        at_size = partial(shapes_at, name, weights=weights)
+        notes = fit_weights(network, name, parse_weights(content, weights), weights, at_size)
     for note in notes:
         if note not in _said:
             _said.add(note)

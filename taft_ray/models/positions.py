@@ -21,6 +21,9 @@ def depends_on_size(key: str) -> bool:
 
 def prefix_tokens(network: nn.Module) -> int:
     """How many of the position embeddings belong to tokens that are no patches (class, distillation, registers)."""
+    grid, own = _grid(network), getattr(network, POSITIONS, None)
+    if grid is not None and isinstance(own, Tensor) and own.ndim == 3 and own.shape[1] == grid[0] * grid[1]:
+        return 0  # a class token that joins behind them, as in CaiT
     return 0 if getattr(network, "no_embed_class", False) else int(getattr(network, "num_prefix_tokens", 0))
 
 

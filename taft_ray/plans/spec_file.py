@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +26,7 @@ def write_spec_file(spec: RunSpec) -> bytes:
 def parse_spec_file(content: bytes, where: str) -> dict[str, Any]:
     """The fields of a spec file; UsageError for what is no field of a spec, or of another type."""
     try:
-        values = parse_json(content)
+        values = parse_json(content.removeprefix(codecs.BOM_UTF8))  # a person's editor may have put it there
     except MALFORMED as error:
         raise UsageError(f"{where} is not JSON: {error}; expected an object of spec fields") from error
     if not isinstance(values, dict):

@@ -39,4 +39,8 @@ def index_source(
     for note in source.notes:
         _log.warning(note)
     table = passes.index(source.files)
-    return source.files, table, resolve_classes(source.classes, table["label"].to_pylist(), given_classes)
+    return (
+        source.files,
+        table,
+        resolve_classes(source.classes, table["label"].to_pylist(), given_classes, source.two_readings),
+    )

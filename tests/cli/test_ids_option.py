@@ -41,7 +41,10 @@ def test_json_lines_name_what_no_line_can(tmp_path: Path) -> None:
     assert read_ids(f"@{tmp_path / 'ids.jsonl'}") == ["a\nb", "c\rd", "17"]
 
 
-@pytest.mark.parametrize("line", ["a", "1.5", "true", "null", "[1]", '""', '{"name": "a"}', '"\\ud800"', "[" * 200_000])
+@pytest.mark.parametrize(
+    "line",
+    ["a", "1.5", "true", "null", "[1]", '""', '{"name": "a"}', '"\\ud800"', "[" * 200_000, '{"id": "a", "id": "b"}'],
+)
 def test_json_lines_that_name_nothing_are_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "ids.jsonl").write_text(f'"a"\n{line}\n', encoding="utf-8")
     with pytest.raises(UsageError, match=r"line 2|not UTF-8"):

@@ -49,6 +49,29 @@ def _tiff_of_12_bits(pixels: np.ndarray) -> bytes:
     return struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + ifd
 
 
+def _tiff_of_colour(pixels: np.ndarray, most: int, order: str, deflated: bool = False) -> bytes:
+    """A TIFF of three 16-bit channels; most: its MaxSampleValue."""
+    height, width, _ = pixels.shape
+    content = pixels.astype(order + "u2").tobytes()
+    content = (zlib.compress(content) if deflated else content) + struct.pack(order + "HHH", 16, 16, 16)
+    at = 8 + len(content)
+    tags = [
+        (256, 1, width),
+        (257, 1, height),
+        (258, 3, at - 6),
+        (259, 1, 8 if deflated else 1),
+        (262, 1, 2),
+        (273, 1, 8),
+        (277, 1, 3),
+    ]
+    tags += [(278, 1, height), (279, 1, len(content) - 6), (281, 1, most)]
+    # shorts lie at the beginning of their four bytes, longs fill them
+    kinds = [(tag, 3, count, value) if count == 3 else (tag, 4, 1, value) for tag, count, value in tags]
+    entries = b"".join(struct.pack(order + "HHII", *entry) for entry in kinds)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(order + "I", at) + content + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
 TWELVE = (np.arange(48, dtype=np.uint16) * 87).reshape(6, 8)  # 0 to 4089
 HIGH = (TWELVE >> 4).astype(np.uint8)
 
@@ -80,6 +103,50 @@ def test_twelve_bits_are_as_bright_as_eight(picture: bytes) -> None:
     decoded = decode_image(picture, 6)[:, :, :].astype(int)
     expected = decode_image(_save(Image.fromarray(HIGH), "PNG"), 6).astype(int)
     assert np.abs(decoded - expected).max() <= 1  # PIL rounds where it scales a range itself
+
+
+COLOUR = np.stack([TWELVE, TWELVE[::-1], TWELVE // 3], -1)
+SHOWN = np.moveaxis((COLOUR >> 4).astype(np.uint8), -1, 0)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_colour_of_fewer_bits_is_as_bright_as_of_eight(bits: int) -> None:
+    values = COLOUR << (bits - 12) | 1 if bits > 12 else COLOUR >> (12 - bits)
+    alpha = np.full((6, 8, 1), 0xFFFF)
+    told = (b"sBIT", bytes([bits] * 3))
+    pictures = [
+        _png(values, 2, told),
+        _png(np.concatenate([values, alpha], -1), 6, (b"sBIT", bytes([bits] * 3 + [16]))),
+        _png(values, 2, (b"sBIT", bytes([bits - 1, bits, bits - 1]))),
+        _tiff_of_colour(values, (1 << bits) - 1, "<"),
+        _tiff_of_colour(values, (1 << bits) - 1, ">"),
+        _tiff_of_colour(values, (1 << bits) - 1, "<", deflated=True),
+        _tiff_of_colour(values, (1 << bits) - 1, ">", deflated=True),
+    ]
+    expected = decode_image(_save(Image.fromarray(np.moveaxis(SHOWN, 0, -1)), "PNG"), 6)
+    for picture in pictures:
+        assert np.array_equal(decode_image(picture, 6), expected)
+    grey = _png(np.concatenate([values[..., :1], alpha], -1), 4, (b"sBIT", bytes([bits, 16])))
+    assert np.array_equal(decode_image(grey, 6), np.repeat(expected[:1], 3, 0))
+
+
+@pytest.mark.parametrize("kind", [2, 4, 6])
+def test_other_colour_of_sixteen_bits_keeps_its_high_byte(kind: int) -> None:
+    channels = {2: 3, 4: 2, 6: 4}[kind]
+    told = (b"sBIT", bytes([12] * channels))
+    values = np.repeat(COLOUR, 2, -1)[..., :channels]
+    for pixels, chunks in (
+        (values, []),  # nothing says it
+        (values << 4, [told]),  # scaled to 16 bits, as PNG asks for
+        (values << 4 | values >> 8, [told]),
+        (values >> 8 << 4, [told]),  # dark and scaled
+        (values * 16, [(b"sBIT", bytes([16] * channels))]),
+        (values + 9, [(b"sBIT", bytes([8] * channels))]),
+    ):
+        high = Image.fromarray(
+            (pixels[..., : 1 if kind == 4 else 3] >> 8).astype(np.uint8).repeat(3 if kind == 4 else 1, -1)
+        )
+        assert np.array_equal(decode_image(_png(pixels, kind, *chunks), 6), decode_image(_save(high, "PNG"), 6))
 
 
 def test_dark_sixteen_bits_stay_dark() -> None:

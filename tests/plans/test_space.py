@@ -138,6 +138,7 @@ def test_a_spec_file_brings_back_the_spec():
     spec = RunSpec(data="d", model="m", classes=("a", "b"), last_blocks="all", kappa=7, milestones=(3, 4))
     assert RunSpec(**parse_spec_file(write_spec_file(spec), "best.json")).to_json() == {**spec.to_json(), "kappa": 7.0}
     assert parse_spec_file(b'{"penalty": 1}', "f") == {"penalty": 1.0}  # and one digest with 1.0
+    assert parse_spec_file(b'\xef\xbb\xbf{"penalty": 1}', "f") == {"penalty": 1.0}  # as some editors save it
 
 
 @pytest.mark.parametrize(
