@@ -9,7 +9,7 @@ import folder
 import numpy as np
 import pytest
 from folder import files, plain_forget, shard_of, state_of
-from plain import plain_train
+from plain import InlinePasses, plain_train
 from tiny import CLASSES, SAMPLES, SHARDS, sample_id, write_class_folder, write_parquet
 
 from taft_ray.data import sample_keys
@@ -64,7 +64,7 @@ def audited(run: Path, data: Path, never_seen: Path, ids: Sequence[str] | None =
     """`audit` without Ray."""
     store = Store(str(run))
     return examine(
-        store, run_spec(store), state_of(run), ShardWorker(str(run), len(CLASSES)).sample_values, data=str(data),
+        InlinePasses(), store, run_spec(store), state_of(run), ShardWorker(str(run), len(CLASSES)).sample_values, data=str(data),
         never_seen=str(never_seen), ids=ids, level=0.01,
     )  # fmt: skip
 
