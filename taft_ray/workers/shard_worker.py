@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from taft_ray.data import Stripe, epoch_order, slice_of
+from taft_ray.data import epoch_order
 from taft_ray.errors import IntegrityError, ObjectMissing
-from taft_ray.fitting import FitConfig, FittedDelta, certified_distance, fit, fit_many
-from taft_ray.run.environment import fit_environment, settle
-from taft_ray.run.model import build_tangent
-from taft_ray.run.snapshots import load_snapshot
-from taft_ray.run.spec import run_spec
+from taft_ray.fitting import FittedDelta, fit, fit_many
+from taft_ray.run.environment import fit_environment
 from taft_ray.storage import (
-    DeltaRef,
-    PartRef,
     Store,
-    digest_json,
-    read_delta,
-    read_several,
     write_delta,
 )
 from taft_ray.storage import rundir as names
-from taft_ray.sums import Sums, shard_terms, statistics_for, terms_to_delta
-from taft_ray.tangent import Delta, Pictures, Prepared, Recomputed, TangentModel, batches, prepare_pictures
-from taft_ray.workers.probe import minus_log_loss, picture_values
+from taft_ray.sums import shard_terms, statistics_for
+from taft_ray.tangent import Delta, Recomputed
+from taft_ray.workers.measuring import Measuring
+from taft_ray.workers.run_model import Loaded, RunModel
 from taft_ray.workers.slice_checkpoints import SliceCheckpoints
 from taft_ray.workers.warm import Warm, in_use
 
@@ -40,42 +33,13 @@ RESOLVE_ITERATIONS = 2000  # at most
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A task's pictures in the order they are fitted in, and how long reading (and preparing) them took."""
-
-    task: dict[str, Any]
-    keys: list[bytes]
-    labels: Tensor
-    slices: np.ndarray
-    pictures: Pictures
-    started: float
-    read_s: float
-    prepare_s: float
-
-
-class ShardWorker(Warm):
+class ShardWorker(Measuring):
     """Fits shards of one run. Keeps the model; reads tokens, writes deltas, and says what it did."""
 
     def __init__(self, run: str, classes: int, idle_s: float | None = None, into: Store | None = None) -> None:
-        self.store = Store(run)
+        RunModel.__init__(self, run, classes)
         self.into = into  # where what it fits goes; the run's own folder by default
-        self.spec = run_spec(self.store)
-        settle(self.spec)
-        self.tm, self.fingerprint = build_tangent(self.spec, classes)
-        self._prepared_eval: tuple[str, Pictures, Tensor] | None = None
-        super().__init__(idle_s)
-
-    def read(self, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], Tensor, list[np.ndarray]]:
-        """Keys, labels (n,) and token arrays of the parts, in ascending order of the sample keys."""
-        read = read_several(self.store, [PartRef.from_json(part) for part in parts], fingerprint=self.fingerprint)
-        keys = [key for part in read for key in part.keys]
-        labels = torch.from_numpy(np.concatenate([part.labels for part in read]) if read else np.zeros(0, np.int64))
-        return keys, labels, [_as_torch_readable(part.tokens) for part in read]
-
-    def _tokens(self, arrays: Sequence[np.ndarray]) -> Tensor:
-        tokens = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0]))
-        return tokens.view(torch.bfloat16) if self.spec.cache_dtype == "bfloat16" else tokens
+        Warm.__init__(self, idle_s)
 
     @in_use
     def fit(self, task: dict[str, Any], progress: Progress | None = None, lane: str = "") -> dict[str, Any]:
@@ -132,29 +96,7 @@ class ShardWorker(Warm):
         deltas = fit_many(self.tm, [(one.pictures, one.labels) for one in loaded], config)
         return [self._write(one, delta, lane) for one, delta in zip(loaded, deltas, strict=True)]
 
-    def _config(self, task: dict[str, Any]) -> FitConfig:
-        config = self.spec.fit_config()
-        # the comparison model is the paper's recipe: it keeps no checkpoints, so slices would only cost it accuracy
-        return replace(config, slices=1) if task["shard"] == "monolith" else config
-
-    def _load(self, task: dict[str, Any], config: FitConfig) -> _Loaded:
-        started = time.time()
-        keys, labels, arrays = self.read(task["parts"])
-        slices = slice_of(keys, slices=config.slices, seed=config.seed)
-        # by slice, then by key (a monolith's parts come shard by shard)
-        order = sorted(range(len(keys)), key=lambda i: (slices[i], keys[i]))
-        labels, slices = labels[order], slices[order]
-        tokens = self._tokens(arrays)[order] if arrays else torch.zeros(0)
-        read_s = time.time() - started
-        sizes = np.bincount(slices, minlength=config.slices).tolist()
-        pictures: Pictures = self._prepare(tokens, sizes) if len(labels) else _nothing(self.tm)
-        prepare_s = time.time() - started - read_s
-        return _Loaded(task, [keys[i] for i in order], labels, slices, pictures, started, read_s, prepare_s)
-
-    def _prepare(self, tokens: Tensor, sizes: Sequence[int] = ()) -> Pictures:
-        return prepare_pictures(self.tm, tokens, sizes=sizes, budget=self.spec.constants_bytes)
-
-    def _write(self, loaded: _Loaded, delta: FittedDelta, lane: str) -> dict[str, Any]:
+    def _write(self, loaded: Loaded, delta: FittedDelta, lane: str) -> dict[str, Any]:
         """Statistics and the delta into storage; what `fit` returns."""
         task, report = loaded.task, delta.report
         monolith = task["shard"] == "monolith"
@@ -202,106 +144,6 @@ class ShardWorker(Warm):
         if ref is None:
             return None
         try:
-            tensors, _ = read_delta(self.store, DeltaRef.from_json(ref))
+            return self.delta(ref)
         except (ObjectMissing, IntegrityError):
             return None
-        return terms_to_delta({name: torch.from_numpy(value) for name, value in tensors.items()}, torch.float32)
-
-    def release(self) -> None:
-        """Drop the pictures that are kept between calls: some of them may have to be forgotten."""
-        self._prepared_eval = None
-
-    @in_use
-    def certified_distance(self, parts: Sequence[dict[str, Any]], ref: dict[str, Any]) -> tuple[float, float]:
-        """‖∇L‖/(2λ) of a stored delta on these parts, and of no delta at all (ridge only)."""
-        _, labels, arrays = self.read(parts)
-        terms, _ = read_delta(self.store, DeltaRef.from_json(ref))
-        delta = terms_to_delta({name: torch.from_numpy(value) for name, value in terms.items()}, torch.float32)
-        config = self.spec.fit_config()
-        return certified_distance(
-            self.tm, self._prepare(self._tokens(arrays)), labels.to(self.tm.device), config.as_loss(),
-            penalty=config.penalty, delta=delta.to(self.tm.device),
-        )  # fmt: skip
-
-    # --- evaluation: the same model, cached tokens of other pictures
-
-    @in_use
-    def evaluate(self, delta_key: str | None, parts: Sequence[dict[str, Any]], delta_ref: dict | None = None) -> dict:
-        """Accuracy on the parts of the composed snapshot at ``delta_key``, or of one shard's (or the monolith's) delta."""
-        began = time.perf_counter()
-        pictures, labels = self._eval_set(parts)
-        delta = self._model(delta_ref if delta_ref is not None else str(delta_key))
-        correct = self._correct(pictures, labels, delta)
-        return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
-
-    @in_use
-    def accuracy_by_shards(
-        self,
-        refs: Sequence[dict[str, Any]],
-        weights: Sequence[int],
-        parts: Sequence[dict[str, Any]],
-        counts: Sequence[int],
-    ) -> list[dict[str, Any]]:
-        """Accuracy of the first m shards composed, for each m in ``counts``, by every composition the deltas allow."""
-        pictures, labels = self._eval_set(parts)
-        sums, rows = Sums(), []
-        for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
-            tensors, _ = read_delta(self.store, DeltaRef.from_json(ref))
-            sums.add({name: torch.from_numpy(value) for name, value in tensors.items()}, weight)
-            if position not in counts or not sums.weight:
-                continue
-            row: dict[str, Any] = {"shards": position}
-            for mode in self.spec.modes:
-                composed = self.spec.composed(sums, mode).to(torch.float32)
-                row[mode] = self._correct(pictures, labels, composed) / max(1, len(labels))
-            rows.append(row)
-        return rows
-
-    @in_use
-    def sample_values(
-        self,
-        models: Sequence[dict[str, Any] | str],
-        stripes: Sequence[Stripe] = (),
-        parts: Sequence[dict[str, Any]] = (),
-    ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-        """Keys, labels (n,) and −log loss (n, models) of the cached parts, or of the stripes' pictures.
-
-        models: a DeltaRef as JSON, or the key of a composed snapshot. Nothing of the pictures is kept or written.
-        """
-        deltas = [self._model(model).to(self.tm.device) for model in models]
-        if not parts:
-            return picture_values(self.tm, self.spec, stripes, deltas)
-        keys, labels, arrays = self.read(parts)
-        pictures = Recomputed(self.tm, self._tokens(arrays))  # they are read once
-        return keys, labels.numpy(), minus_log_loss(self.tm, pictures, labels, self.spec, deltas)
-
-    def _model(self, model: dict[str, Any] | str) -> Delta:
-        if isinstance(model, str):
-            return load_snapshot(self.store, model)
-        tensors, _ = read_delta(self.store, DeltaRef.from_json(model))
-        return terms_to_delta({name: torch.from_numpy(value) for name, value in tensors.items()}, torch.float32)
-
-    def _eval_set(self, parts: Sequence[dict[str, Any]]) -> tuple[Pictures, Tensor]:
-        name = digest_json([part["digest"] for part in parts])
-        if self._prepared_eval is None or self._prepared_eval[0] != name:
-            _, labels, arrays = self.read(parts)
-            self._prepared_eval = (name, self._prepare(self._tokens(arrays)), labels)
-        return self._prepared_eval[1:]
-
-    @torch.no_grad()
-    def _correct(self, pictures: Pictures, labels: Tensor, delta: Delta) -> int:
-        delta = delta.to(self.tm.device)
-        self.tm.zero_delta().check_like(delta, what="composed delta")
-        correct = 0
-        for part, batch in batches(pictures, 256):
-            logits = batch.primal + self.tm.tangent(batch, delta)
-            correct += int((logits.argmax(1).cpu() == labels[part]).sum())
-        return correct
-
-
-def _as_torch_readable(tokens: np.ndarray) -> np.ndarray:
-    return tokens if tokens.dtype != np.uint16 else tokens.view(np.int16)
-
-
-def _nothing(tm: TangentModel) -> Prepared:
-    return Prepared(torch.zeros(0, tm.num_classes), {}, 0)
