@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,16 +20,25 @@ _ANSWER_S = 20.0
 HEAD = {"node:__internal_head__": 0.001}
 
 
+_LOCK = threading.Lock()
+_users = 0  # verbs at work on a Ray that they started, in whatever thread
+
+
 @contextmanager
 def connected() -> Iterator[None]:
-    """Ray, for a verb: the one that this process has joined already, or one that ends with the verb."""
-    joined = ray.is_initialized()
-    connect()
+    """Ray, for a verb: the one that this process has joined already, or one that ends with the last verb that uses it."""
+    global _users
+    with _LOCK:
+        own = _users > 0 or not ray.is_initialized()
+        connect()
+        _users += own
     try:
         yield
     finally:
-        if not joined:
-            ray.shutdown()
+        with _LOCK:
+            _users -= own
+            if own and not _users:
+                ray.shutdown()
 
 
 def connect() -> None:
@@ -46,6 +56,13 @@ def connect() -> None:
         )  # fmt: skip
     except ConnectionError as error:
         raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
+    except Exception as error:  # Ray raises a bare Exception where a machine is too busy to start it in time
+        if address != "local" or "timed out" not in str(error):
+            raise
+        raise StorageError(
+            f"Ray did not start on this machine in time ({str(error).partition('. ')[0]}); "
+            "run the same command again when the machine is less busy"
+        ) from error
     logging.getLogger("ray.train").setLevel(logging.WARNING)
 
 
