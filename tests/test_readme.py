@@ -1,5 +1,8 @@
 """The README cannot rot: its Python runs, its commands parse, and every job is named in it."""
 
+import ast
+import dataclasses
+import inspect
 import re
 import shlex
 import subprocess
@@ -9,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+import taft_ray as tr
 from taft_ray.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -27,12 +31,29 @@ def parse(command: str, arguments: list[str]) -> None:
     found.make_context(command, list(arguments))
 
 
+def examples(path: str) -> list[str]:
+    return re.findall(r"```python\n(.+?)```", (ROOT / path).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def test_python_example_runs():
-    example = re.search(r"```python\n(.+?)```", README, re.DOTALL)
-    assert example is not None
-    code = example[1] + "\nassert tangent.shape == (12, 3) and bool(torch.isfinite(primal + tangent).all())"
+    code = examples("docs/library.md")[-1]
+    code += "\nassert tangent.shape == (12, 3) and bool(torch.isfinite(primal + tangent).all())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/library.md"])
+def test_examples_call_what_is_there_with_arguments_that_it_takes(path):
+    calls = [node for node in ast.walk(ast.parse(examples(path)[0])) if isinstance(node, ast.Call)]
+    found = [node for node in calls if isinstance(node.func, ast.Attribute)]
+    assert found
+    for node in found:
+        owner = tr if ast.unparse(node.func.value) == "tr" else tr.Run
+        keywords = {word.arg: word.value for word in node.keywords}
+        signature = inspect.signature(getattr(owner, node.func.attr))
+        signature.bind(*([None] if owner is tr.Run else []), *node.args, **keywords)
+        if node.func.attr == "train":
+            assert keywords.keys() - {"data", "monolithic", "lanes"} <= {f.name for f in dataclasses.fields(tr.RunSpec)}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
