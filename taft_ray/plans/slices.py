@@ -1,6 +1,6 @@
 """Which slice checkpoints of a shard survive the loss of samples, and where its next fit starts.
 
-The checkpoint of stage k saw slices 0..k-1 (`tangent.slices`): losing a sample of slice j spoils those of stages > j and
+The checkpoint of stage k saw slices 0..k-1 (`fitting.slices`): losing a sample of slice j spoils those of stages > j and
 no others. References are the JSON that the ledger has: {"stage", "key", "digest", "bytes"}.
 """
 
