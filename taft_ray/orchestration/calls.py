@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -27,23 +29,27 @@ def own_error(error: BaseException) -> TaftError | None:
     return None
 
 
-def ask(method: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call an actor's method and wait; the package's own errors come back as themselves."""
+@contextmanager
+def own_errors(died: str = "an actor of this run died ({error}); run the same command again") -> Iterator[None]:
+    """Raise the package's own errors out of what Ray wrapped around them; StorageError where an actor died of something else."""
     try:
-        return ray.get(method.remote(*args, **kwargs))
+        yield
     except (RayTaskError, RayActorError) as error:
         own = own_error(error)
         if own is not None:
             raise own from None
         if isinstance(error, RayTaskError):
             raise
-        raise StorageError(f"an actor of this run died ({error}); run the same command again") from error
+        raise StorageError(died.format(error=error)) from error
+
+
+def ask(method: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call an actor's method and wait."""
+    with own_errors():
+        return ray.get(method.remote(*args, **kwargs))
 
 
 def fetch(ref: Any) -> Any:
     """`ray.get`, which raises the package's own errors as they are."""
-    try:
+    with own_errors():
         return ray.get(ref)
-    except RayTaskError as error:
-        own = own_error(error)
-        raise own if own is not None else error from None

@@ -63,13 +63,7 @@ def plan_forget(
         if earlier is None:
             raise UsageError("no ids were given, and no owner or shard that holds samples; nothing was forgotten")
         return earlier
-    unknown = [name for name, digest in hashes.items() if name not in found and digest not in state.tombstones]
-    if unknown:
-        shown = ", ".join(repr(name) for name in unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
-        raise UnknownSample(
-            f"{len(unknown)} ids are not in this run: {shown}; nothing was forgotten. An id is the value of the data's column "
-            "'id', without one FILE#ROW (train.parquet#17), and of a picture file its path in the data (train/cat/1.png)"
-        )
+    _check_known(state, hashes, found)
     asked = tuple(sorted(set(hashes.values())))
     request = request_id(mode, asked)
     known = state.requests.get(request)
@@ -77,37 +71,57 @@ def plan_forget(
         if not known.waiting or not _sooner(deadline, known.deadline) or deadline is None:
             return request
         request = request_id(mode, [*asked, f"by {deadline}"])
-    promised = state.promised()
-    earlier = sorted({state.tombstones[digest] for digest in hashes.values() if digest in state.tombstones})
-    fresh = {
-        name: sample
-        for name, sample in found.items()
-        if hashes[name] not in state.tombstones
-        or (hashes[name] in promised and _sooner(deadline, promised[hashes[name]]))
-    }
-    dropping = [state.requests[name] for name in earlier]
-    waiting = {
-        shard
-        for r in dropping
-        for shard in r.shards
-        if _is_dropped(state.shards[shard]) or (r.mode == "drop" and r.dropped is None)
-    }
+    fresh = _fresh(state, hashes, found, deadline)
+    before = sorted({state.tombstones[digest] for digest in hashes.values() if digest in state.tombstones})
     fits = mode != "drop"
-    if not fresh and not (fits and waiting):
-        return earlier[0]
-    shards = {sample.shard for sample in fresh.values()}
-    if fits:
-        shards |= waiting
+    waiting = _dropped_shards(state, before) if fits else set()
+    if not fresh and not waiting:
+        return before[0]
+    shards = tuple(sorted({sample.shard for sample in fresh.values()} | waiting))
     return ForgetPlan(
         request=request,
         mode=mode,
         hashes=tuple(sorted(hashes[name] for name in fresh)),
         keys=tuple(sorted(sample.key for sample in fresh.values())),
-        shards=tuple(sorted(shards)),
-        retrain=tuple(sorted(shards)) if fits else (),
+        shards=shards,
+        retrain=shards if fits else (),
         owners=tuple(sorted(owners)),
         whole_shards=tuple(sorted(whole_shards)),
     )
+
+
+def _check_known(state: RunState, hashes: Mapping[str, str], found: Mapping[str, Known]) -> None:
+    """UnknownSample for ids that are neither in the manifest nor forgotten."""
+    unknown = [name for name, digest in hashes.items() if name not in found and digest not in state.tombstones]
+    if unknown:
+        shown = ", ".join(repr(name) for name in unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
+        raise UnknownSample(
+            f"{len(unknown)} ids are not in this run: {shown}; nothing was forgotten. An id is the value of the data's column "
+            "'id', without one FILE#ROW (train.parquet#17), and of a picture file its path in the data (train/cat/1.png)"
+        )
+
+
+def _fresh(
+    state: RunState, hashes: Mapping[str, str], found: Mapping[str, Known], deadline: float | None
+) -> dict[str, Known]:
+    """The samples that nobody asked for, or that a request which would carry them out later did."""
+    promised = state.promised()
+    return {
+        name: sample
+        for name, sample in found.items()
+        if hashes[name] not in state.tombstones
+        or (hashes[name] in promised and _sooner(deadline, promised[hashes[name]]))
+    }
+
+
+def _dropped_shards(state: RunState, requests: Sequence[str]) -> set[int]:
+    """Shards of these requests that are out of the model, or will be: a retrain brings them back."""
+    return {
+        shard
+        for r in map(state.requests.__getitem__, requests)
+        for shard in r.shards
+        if _is_dropped(state.shards[shard]) or (r.mode == "drop" and r.dropped is None)
+    }
 
 
 def _is_dropped(shard: ShardState) -> bool:

@@ -30,6 +30,12 @@ _STEPS = {
     "purged": "purged",
     "start-purged": "start purged",
 }
+_DOES_NOT_COVER = (
+    "the source data, which belongs to its owner and is not touched",
+    "backups and copies of the run folder, and older versions of objects where the store keeps them out of reach",
+    "disk blocks and object storage not yet reclaimed: a delete is logical",
+    "models that were handed out before the request; publishing a model before and after a drop reveals the shard's delta",
+)
 
 
 def certificate_of(
@@ -40,32 +46,49 @@ def certificate_of(
     after: the digest of the composed model now. Its bytes are the `certificate_bytes` of what is returned.
     """
     state = run.requests[request]
-    dropped, purged, starts = state.dropped or {}, state.purged or {}, state.start_purged or {}
     entries = ledger.since(0)
     steps = [entry for entry in entries if entry.kind in _STEPS and entry.body["request"] == request]
     fits = {} if state.mode == "drop" else _fits(state, steps, entries)
-    worker_seconds = sum(float(fit.body["facts"].get("seconds", 0.0)) for fit in fits.values())
-    price = told.get("gpu_hour_price")
     body = {
         "schema": SCHEMA,
-        "request": request,
+        "issued": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "run": {"address": ledger.store.uri, "spec_digest": digest_json(spec.to_json())},
+        "rests_on": {"number": entries[-1].number, "digest": entries[-1].digest},
+        "steps": [_step(entry) for entry in sorted([*steps, *fits.values()], key=lambda entry: entry.number)],
+        "composed_after": after,
+        "composition": spec.compose,
+        **_asked(state),
+        **_removals(state, entries, told),
+        **_what_came_after(run, state, fits),
+        **_cost(state, fits, told),
+        "environment": _environment(run, spec),
+        "does_not_cover": list(_DOES_NOT_COVER),
+    }
+    return parse_json(seal(body, _SEAL))
+
+
+def _asked(state: RequestState) -> dict[str, Any]:
+    """What was asked, and what the model was then."""
+    return {
+        "request": state.request,
         "mode": state.mode,
         "requested": state.time,
         "deadline": state.deadline,
-        "issued": datetime.now(UTC).isoformat(timespec="microseconds"),
         "samples": len(state.hashes),
         "id_hashes": list(state.hashes),
         "owners": list(state.owners),
         "whole_shards": list(state.whole_shards),
         "shards": list(state.shards),
-        "run": {"address": ledger.store.uri, "spec_digest": digest_json(spec.to_json())},
-        "rests_on": {"number": entries[-1].number, "digest": entries[-1].digest},
-        "steps": [_step(entry) for entry in sorted([*steps, *fits.values()], key=lambda entry: entry.number)],
         "composed_before": state.composed_before,
         "composed_before_unknown": state.composed_before_unknown,
-        "composed_after": after,
-        "composition": spec.compose,
-        "manifest_before": _manifest_before(request, entries),
+    }
+
+
+def _removals(state: RequestState, entries: Sequence[Entry], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What was removed, and what a removal could not reach."""
+    dropped, purged, starts = state.dropped or {}, state.purged or {}, state.start_purged or {}
+    return {
+        "manifest_before": _manifest_before(state.request, entries),
         "manifest_after": purged.get("manifest"),
         "deltas_removed": list(dropped.get("deltas", [])),
         "objects_removed": _removed(dropped.get("deltas", []), purged.get("removed", []), starts.get("removed", [])),
@@ -73,6 +96,12 @@ def certificate_of(
         "still_listed_after_purge": [*purged.get("still_listed", []), *starts.get("still_listed", [])],
         "beyond_reach": [text for text in (purged.get("beyond_reach"), starts.get("beyond_reach")) if text],
         "local_copies_removed": told.get("local_copies"),
+    }
+
+
+def _what_came_after(run: RunState, state: RequestState, fits: Mapping[int, Entry]) -> dict[str, Any]:
+    """The fits without the samples, and what the request's shards are now."""
+    return {
         "retrained": [
             {name: fit.body[name] for name in ("shard", "generation", "samples", "delta", "facts")}
             for _, fit in sorted(fits.items())
@@ -82,6 +111,14 @@ def certificate_of(
             for number in state.shards
         ],
         "damage": _damage(run, state),
+    }
+
+
+def _cost(state: RequestState, fits: Mapping[int, Entry], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds of the steps, and of workers; money where an hour has a price."""
+    purged, price = state.purged or {}, told.get("gpu_hour_price")
+    worker_seconds = sum(float(fit.body["facts"].get("seconds", 0.0)) for fit in fits.values())
+    return {
         "seconds": {
             "drop": purged.get("drop_seconds"),
             "purge": purged.get("seconds"),
@@ -93,23 +130,19 @@ def certificate_of(
             "price_per_hour": price,
             "money": None if price is None else price * worker_seconds / 3600,
         },
-        "environment": {
-            "versions": dict(spec.versions),
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "device": spec.device,
-            "threads": spec.threads,
-            "run_made_on": dict((run.created or {}).get("environment", {})),
-            "spec": spec.to_json(),
-        },
-        "does_not_cover": [
-            "the source data, which belongs to its owner and is not touched",
-            "backups and copies of the run folder, and older versions of objects where the store keeps them out of reach",
-            "disk blocks and object storage not yet reclaimed: a delete is logical",
-            "models that were handed out before the request; publishing a model before and after a drop reveals the shard's delta",
-        ],
     }
-    return parse_json(seal(body, _SEAL))
+
+
+def _environment(run: RunState, spec: RunSpec) -> dict[str, Any]:
+    return {
+        "versions": dict(spec.versions),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": spec.device,
+        "threads": spec.threads,
+        "run_made_on": dict((run.created or {}).get("environment", {})),
+        "spec": spec.to_json(),
+    }
 
 
 def _damage(run: RunState, state: RequestState) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 
-from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
+from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.orchestration import session
-from taft_ray.orchestration.calls import own_error
+from taft_ray.orchestration.calls import own_errors
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report
@@ -136,20 +135,14 @@ def _run(
             )
 
     try:
-        for actor in actors:
-            start(actor)
-        while running:
-            (done,), _ = ray.wait(list(running), num_returns=1)
-            actor = running.pop(done)
-            start(actor)
-            yield ray.get(done)
-    except RayTaskError as error:
-        own = own_error(error)
-        if own is None:
-            raise
-        raise own from None
-    except RayActorError as error:
-        raise StorageError(f"a worker died ({error}); run the same command again, finished cells are kept") from error
+        with own_errors("a worker died ({error}); run the same command again, finished cells are kept"):
+            for actor in actors:
+                start(actor)
+            while running:
+                (done,), _ = ray.wait(list(running), num_returns=1)
+                actor = running.pop(done)
+                start(actor)
+                yield ray.get(done)
     finally:
         for actor in actors:
             ray.kill(actor)

@@ -18,14 +18,17 @@ import torch
 from ray import tune
 from torch import Tensor
 
-from taft_ray.data import epoch_order, slice_of
+from taft_ray.data import slice_of
 from taft_ray.errors import TaftError
 from taft_ray.fitting import FittedDelta, fit
 from taft_ray.orchestration.object_store import mapped
 from taft_ray.plans.spec import RunSpec
+from taft_ray.run.environment import settle
 from taft_ray.run.model import build_tangent
 from taft_ray.sums import Sums, shard_terms, statistics_for
-from taft_ray.tangent import Delta, Pictures, TangentModel, batches, prepare_pictures
+from taft_ray.systems.order import order_by_key
+from taft_ray.tangent import Delta, Pictures, TangentModel, prepare_pictures
+from taft_ray.tangent.accuracy import count_correct
 
 EFFORT = 100.0  # of a finished trial; a part of it: epochs of adam, or shards composed
 _REPORTS = 5  # of a composed model, while its shards are fitted
@@ -98,14 +101,13 @@ def trial_loop(config: Mapping[str, Any], bench: Bench) -> None:
 def _measure(settings: Mapping[str, Any], bench: Bench) -> None:
     began = time.perf_counter()
     spec = replace(bench.spec, **settings)
-    torch.set_num_threads(spec.threads)
-    torch.use_deterministic_algorithms(True, warn_only=spec.device == "cuda")
+    settle(spec)
     reused = _lay_out.cache_info().hits
     laid = _lay_out(bench, Linearisation.of(spec))
     reused = _lay_out.cache_info().hits > reused
 
     def heard(effort: float, delta: Delta) -> None:
-        correct = count_correct(laid, delta)
+        correct = count_correct(laid.tm, laid.pictures, laid.labels, delta)
         tune.report(
             {
                 "effort": effort,
@@ -149,20 +151,8 @@ def _fit(spec: RunSpec, tm: TangentModel, group: Group, *, slices: int, watch: A
     config = replace(spec.fit_config(), slices=slices)
     parts = torch.from_numpy(slice_of(group.keys, slices=slices, seed=config.seed))
 
-    def by_key(count: int, seed: int, epoch: int) -> Tensor:
-        return torch.from_numpy(epoch_order(group.keys, seed=seed, epoch=epoch))
-
-    return fit(tm, group.pictures, group.labels, config, order=by_key, slice_of=parts, watch=watch)
-
-
-@torch.no_grad()
-def count_correct(laid: LaidOut, delta: Delta) -> int:
-    """How many of the held-out samples the model has right."""
-    delta, correct = delta.to(laid.tm.device), 0
-    for part, batch in batches(laid.pictures, 256):
-        logits = batch.primal + laid.tm.tangent(batch, delta)
-        correct += int((logits.argmax(1).cpu() == laid.labels[part]).sum())
-    return correct
+    order = order_by_key(group.keys)
+    return fit(tm, group.pictures, group.labels, config, order=order, slice_of=parts, watch=watch)
 
 
 @lru_cache(maxsize=1)

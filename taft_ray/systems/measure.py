@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taft_ray.data import assign, epoch_order, sample_keys, slice_of
+from taft_ray.data import assign, sample_keys, slice_of
 from taft_ray.errors import DataError, UnsupportedModel
 from taft_ray.fitting import fit
 from taft_ray.plans.spec import RunSpec
 from taft_ray.sums import Sums, check_joint, statistics_for
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.nonlinear import NonLinear
+from taft_ray.systems.order import order_by_key
 from taft_ray.systems.readouts import Member, Readouts
 from taft_ray.tangent import Pictures, TangentModel, prepare_pictures
 
@@ -109,14 +110,11 @@ def _fit_shard(cell: Cell, model: TangentModel | NonLinear, shard: TokenSet) -> 
     spec = cell.spec
     keys = sample_keys([key.hex() for key in shard.keys], spec.seed)
 
-    def by_key(count: int, seed: int, epoch: int) -> Tensor:
-        return torch.from_numpy(epoch_order(keys, seed=seed, epoch=epoch))
-
     began = time.perf_counter()
     pictures: Pictures = prepare_pictures(model, shard.tokens, budget=spec.constants_bytes)
     prepared = time.perf_counter()
     slices = torch.from_numpy(slice_of(keys, slices=spec.slices, seed=spec.seed))
-    delta = fit(model, pictures, shard.labels, spec.fit_config(), order=by_key, slice_of=slices)
+    delta = fit(model, pictures, shard.labels, spec.fit_config(), order=order_by_key(keys), slice_of=slices)
     fitted = time.perf_counter()
     statistics: dict[str, Mapping[str, Tensor] | None] = {"mean": None}
     seconds = {}

@@ -15,7 +15,8 @@ from taft_ray.fitting import certified_distance
 from taft_ray.run.snapshots import load_snapshot
 from taft_ray.storage import DeltaRef, digest_json, read_delta
 from taft_ray.sums import Sums
-from taft_ray.tangent import Delta, Pictures, Recomputed, batches
+from taft_ray.tangent import Delta, Pictures, Recomputed
+from taft_ray.tangent.accuracy import count_correct
 from taft_ray.workers.probe import minus_log_loss, picture_values
 from taft_ray.workers.run_model import RunModel
 from taft_ray.workers.warm import Warm, in_use
@@ -103,12 +104,6 @@ class Measuring(RunModel, Warm):
             self._prepared_eval = (name, self._prepare(self._tokens(arrays)), labels)
         return self._prepared_eval[1:]
 
-    @torch.no_grad()
     def _correct(self, pictures: Pictures, labels: Tensor, delta: Delta) -> int:
-        delta = delta.to(self.tm.device)
         self.tm.zero_delta().check_like(delta, what="composed delta")
-        correct = 0
-        for part, batch in batches(pictures, 256):
-            logits = batch.primal + self.tm.tangent(batch, delta)
-            correct += int((logits.argmax(1).cpu() == labels[part]).sum())
-        return correct
+        return count_correct(self.tm, pictures, labels, delta)

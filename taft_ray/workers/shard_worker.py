@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from taft_ray.data import epoch_order
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.fitting import FittedDelta, fit, fit_many
 from taft_ray.run.environment import fit_environment
@@ -21,6 +19,7 @@ from taft_ray.storage import (
 )
 from taft_ray.storage import rundir as names
 from taft_ray.sums import shard_terms, statistics_for
+from taft_ray.systems.order import order_by_key
 from taft_ray.tangent import Delta, Recomputed
 from taft_ray.workers.measuring import Measuring
 from taft_ray.workers.run_model import Loaded, RunModel
@@ -54,10 +53,7 @@ class ShardWorker(Measuring):
         self.release()
         config = self._config(task)
         loaded = self._load(task, config)
-        keys, pictures = loaded.keys, loaded.pictures
-
-        def by_key(count: int, seed: int, epoch: int) -> Tensor:
-            return torch.from_numpy(epoch_order(keys, seed=seed, epoch=epoch))
+        pictures = loaded.pictures
 
         start, resolve = None, task.get("resolve")
         if resolve is not None:
@@ -74,7 +70,7 @@ class ShardWorker(Measuring):
             )
             start = checkpoints.begin(task.get("resume"))
         delta = fit(
-            self.tm, pictures, loaded.labels, config, order=by_key, slice_of=torch.from_numpy(loaded.slices),
+            self.tm, pictures, loaded.labels, config, order=order_by_key(loaded.keys), slice_of=torch.from_numpy(loaded.slices),
             start=start, done=checkpoints.resumed if checkpoints else 0,
             checkpoint=checkpoints.keep if checkpoints else None, progress=progress,
         )  # fmt: skip

@@ -26,8 +26,9 @@ from taft_ray.run.model import build_tangent
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, read_manifest, read_rows
 from taft_ray.studies.bench import lay_bench
-from taft_ray.studies.trial import EFFORT, Bench, Linearisation, count_correct, lay_out, run_trial
+from taft_ray.studies.trial import EFFORT, Bench, Linearisation, lay_out, run_trial
 from taft_ray.sums import compose
+from taft_ray.tangent.accuracy import count_correct
 from taft_ray.verbs.sweep import FOLDER, sweep
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -63,7 +64,12 @@ def bench_of(run: Path, **asked: Any) -> Bench:
 def heard_of(bench: Bench, spec: RunSpec, objective: str) -> list[tuple[float, int]]:
     """(effort, correct) of every report of a trial, in this process."""
     laid, out = lay_out(replace(bench, objective=objective), Linearisation.of(spec), bench.tokens[1]), []
-    run_trial(spec, laid, objective, lambda effort, delta: out.append((effort, count_correct(laid, delta))))
+    run_trial(
+        spec,
+        laid,
+        objective,
+        lambda effort, delta: out.append((effort, count_correct(laid.tm, laid.pictures, laid.labels, delta))),
+    )
     return out
 
 
