@@ -15,7 +15,9 @@ ROOT = SCRIPT.parents[2]
 
 
 def kills(folder: Path, *phases: str) -> list[dict[str, Any]]:
-    path = os.pathsep.join([str(SCRIPT.parent), str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(SCRIPT.parent), str(SCRIPT.parents[1] / "orchestration"), os.environ.get("PYTHONPATH", "")]
+    )
     done = subprocess.run(
         [sys.executable, SCRIPT, folder, *phases],
         capture_output=True,
