@@ -113,7 +113,7 @@ def ray_session() -> Iterator[None]:
         namespace=session.NAMESPACE,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     logging.getLogger("ray.train").setLevel(logging.ERROR)  # as session.connect does
     yield

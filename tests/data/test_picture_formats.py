@@ -239,7 +239,7 @@ def test_what_is_not_read_is_named(data: bytes, reason: str) -> None:
 def test_orientation_is_applied_when_asked_for(format: str, orientation: int) -> None:
     if format == "AVIF" and ("AVIF" not in Image.OPEN or not 1 <= orientation <= 8):
         pytest.skip("AVIF has eight")
-    pixels = np.kron(np.arange(0, 240, 10, np.uint8).reshape(4, 6), np.ones((8, 8), np.uint8))
+    pixels = np.kron(np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6), np.ones((8, 8), np.uint8))
     options = {"JPEG": {"quality": 100}, "WEBP": {"lossless": True}, "AVIF": {"quality": 100}}.get(format, {})
     exif = Image.Exif()
     exif[0x0112] = orientation

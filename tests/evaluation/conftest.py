@@ -112,7 +112,7 @@ def run_facts(shards: int = 100, lanes: int = 2, seed: int = 7) -> dict[str, Any
         )
         if mode == "drop":
             shard["state"] = "dropped"
-        elif shards > 1:
+        elif retrain is not None and shards > 1:
             again = {"generation": 2, "started": ended + 90_000 + 40 * i, "ended": ended + 90_000 + 40 * i + retrain}
             entries.append(shard | again | {"seconds": retrain})
     return facts
