@@ -9,7 +9,7 @@ DEV_STAMP := $(VENV)/.stamp-dev
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format-check types imports bench format clean
+.PHONY: help demo test test-all check lint format-check types imports prose bench format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,7 +25,7 @@ test: $(DEV_STAMP) ## the tests that take minutes in all (pytest fails when it f
 test-all: $(DEV_STAMP) ## every test, those marked slow too
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-check: lint format-check types imports ## everything a reviewer should not have to say; pre-commit runs the same targets
+check: lint format-check types imports prose ## everything a reviewer should not have to say; pre-commit runs the same targets
 
 lint: $(DEV_STAMP) ## ruff's rules
 	$(BIN)/ruff check .
@@ -38,6 +38,9 @@ types: $(DEV_STAMP) ## pyright
 
 imports: $(DEV_STAMP) ## the rooms of ARCHITECTURE.md
 	$(BIN)/lint-imports
+
+prose: $(DEV_STAMP) ## sentences of pages, docstrings and errors, by the rules of CONTRIBUTING.md
+	$(BIN)/python tests/prose/check_prose.py
 
 bench: $(DEV_STAMP) ## the benchmarks, into benchmarks/README.md; with ASSETS=folder those on real pictures too
 	$(BIN)/python -m benchmarks $(if $(ASSETS),--assets $(ASSETS))
