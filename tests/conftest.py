@@ -34,7 +34,7 @@ import pytest
 from s3_server import S3Server, s3_server, weed
 from tiny import MODEL, SAMPLES, SHARDS, SIZE, write_class_folder, write_parquet
 
-pytest_plugins = ["trained_runs"]
+pytest_plugins = ["trained_runs", "expected_skips"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -102,13 +102,14 @@ def test_every_folder_of_tests_has_its_place_in_the_order():
     assert sorted(folders.replace("\\", "").split()) == sorted(there)
 
 
-def test_one_folder_has_a_target():
+def test_one_folder_has_a_target_and_ci_wants_no_skips():
     """`make --assume-old` takes the tools for installed."""
     shown = make("--dry-run", "--assume-old=.venv/.stamp-dev", "test-composer", "PYTEST_ARGS=--exitfirst").stdout
     assert shown.split()[1:] == ["-m", "pytest", "--durations=25", "--exitfirst", "tests/composer"]
     everything = make("--dry-run", "--assume-old=.venv/.stamp-dev", "test").stdout
     assert "tests/bits tests/cli tests/orchestration tests/composer" in everything
     assert "tests/test_readme.py" in everything
+    assert "--expected-skips-only" in (ROOT / ".ci/run").read_text()
 
 
 def test_ci_is_executable():
