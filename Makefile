@@ -1,5 +1,6 @@
 # `make demo` and `make test` need nothing but Python >= 3.11 and make: each builds .venv first.
 #   PYTHON=/path/to/python3.12 make test      chooses the interpreter
+#   make test PYTEST_ARGS=--exitfirst         gives pytest further options
 # Two stamps, so that the demo does not wait for the test tools.
 
 VENV := .venv
@@ -9,23 +10,31 @@ DEV_STAMP := $(VENV)/.stamp-dev
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format-check types imports bench format clean
+.PHONY: help demo test test-all check lint format-check types imports prose bench format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(RUN_STAMP) ## train on shards, forget a sample and verify it, on this machine, without any download of data
 	$(BIN)/taft-ray demo
 
-# Two processes, a file of tests each at a time, in order (the long ones with Ray come before the many short ones): much of a
-# test with Ray is waiting for its processes.
+# Folders with long tests on Ray come first, so that no long one is left to a single process at the end.
+TEST_FOLDERS := bits cli orchestration composer proof verbs studies workers prefix run storage data tangent fitting sums models \
+  answers attack benchmarks cluster embedded evaluation plans privacy prose simulation systems
+TESTS = $(TEST_FOLDERS:%=tests/%) $(wildcard tests/test_*.py)
+PYTEST := $(BIN)/python -m pytest --durations=25 $(PYTEST_ARGS)
+
+# Two processes, a file of tests each at a time, in order: much of a test with Ray is waiting for its processes.
 test: $(DEV_STAMP) ## the tests that take minutes in all (pytest fails when it finds none)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+test-%: $(DEV_STAMP) ## the tests of one folder, as in make test-composer
+	$(PYTEST) tests/$*
 
 test-all: $(DEV_STAMP) ## every test, those marked slow too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow" $(TESTS)
 
-check: lint format-check types imports ## everything a reviewer should not have to say; pre-commit runs the same targets
+check: lint format-check types imports prose ## everything a reviewer should not have to say; pre-commit runs the same targets
 
 lint: $(DEV_STAMP) ## ruff's rules
 	$(BIN)/ruff check .
@@ -38,6 +47,9 @@ types: $(DEV_STAMP) ## pyright
 
 imports: $(DEV_STAMP) ## the rooms of ARCHITECTURE.md
 	$(BIN)/lint-imports
+
+prose: $(DEV_STAMP) ## sentences of pages, docstrings and errors, by the rules of CONTRIBUTING.md
+	$(BIN)/python tests/prose/check_prose.py
 
 bench: $(DEV_STAMP) ## the benchmarks, into benchmarks/README.md; with ASSETS=folder those on real pictures too
 	$(BIN)/python -m benchmarks $(if $(ASSETS),--assets $(ASSETS))

@@ -56,7 +56,9 @@ def forget(run: Path, ids: list[str], mode: str, *, faked: bool) -> None:
     asked = composer.resume_forget(asked["request"])
     worker = ShardWorker(str(run), composer.class_count())
     for shard in asked["retrain"]:
-        answer = worker.fit(composer.task_for(shard))
+        task = composer.task_for(shard)
+        assert task is not None, f"shard {shard} has nothing to fit"
+        answer = worker.fit(task)
         if faked:
             folder = answer["delta"]["key"].rpartition("/")[0]
             store.delete(answer["delta"]["key"])

@@ -152,7 +152,7 @@ def measure_retrain(assets: Path, shards: int, repetitions: int) -> dict[str, An
             fits += [shard["facts"]["seconds"] for shard in certificate["retrained"]]
             samples += [shard["facts"]["samples"] for shard in certificate["retrained"]]
         train(str(run), spec, monolithic=True)  # the forgets have removed the one model: its retrain
-        monolith = composer_for(str(run)).snapshot().monolith["facts"]
+        monolith = (composer_for(str(run)).snapshot().monolith or {})["facts"]
         warm, fit = statistics.median(walls[1:]), statistics.median(fits[1:])  # the first one started the actor
         return {
             "data": data.name,

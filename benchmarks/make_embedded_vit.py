@@ -25,7 +25,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -83,7 +83,7 @@ class Recipe:
                 words += [option, str(value)]
         return " ".join(words)
 
-    def architecture(self, classes: int) -> dict[str, int]:
+    def architecture(self, classes: int) -> dict[str, Any]:
         return {
             "img_size": SIDE,
             "patch_size": self.patch,
@@ -130,6 +130,7 @@ def initialise(model: VisionTransformer, generator: torch.Generator) -> None:
     D = model.embed_dim
     grid = model.patch_embed.grid_size
     positions_TD = build_sincos2d_pos_embed(list(grid), dim=D, temperature=100.0)
+    assert model.pos_embed is not None
     model.pos_embed[0, model.num_prefix_tokens :] = positions_TD
     eye = torch.eye(D)
 
@@ -137,7 +138,8 @@ def initialise(model: VisionTransformer, generator: torch.Generator) -> None:
         u, s, vt = torch.linalg.svd(scale * torch.randn(D, D, generator=generator) / math.sqrt(D) + identity * eye)
         return u * s.sqrt(), s.sqrt()[:, None] * vt
 
-    for block in model.blocks:
+    blocks: list[Any] = list(model.blocks)
+    for block in blocks:
         head = D // block.attn.num_heads
         query, key, value = block.attn.qkv.weight.view(3, D, D)
         for h in range(block.attn.num_heads):
@@ -241,7 +243,7 @@ def train(recipe: Recipe, data: Path, test: Path, out: Path) -> None:
     for epoch in range(1, recipe.epochs + 1):
         started, losses, hits = time.monotonic(), 0.0, 0
         if epoch > recipe.epochs - recipe.full_epochs:
-            model.patch_drop.prob = 0.0
+            cast(Any, model.patch_drop).prob = 0.0
         order = torch.randperm(len(pictures), generator=generator)
         model.train()
         for batch in order[: steps_an_epoch * recipe.batch].split(recipe.batch):
@@ -257,7 +259,7 @@ def train(recipe: Recipe, data: Path, test: Path, out: Path) -> None:
             optimizer.step()
             step += 1
             with torch.no_grad():
-                torch._foreach_lerp_(averages, weights, 1 - min(recipe.average, step / (step + 9)))
+                torch._foreach_lerp_(averages, list[torch.Tensor](weights), 1 - min(recipe.average, step / (step + 9)))
             losses += loss.item()
             hits += int((logits_BK.argmax(1) == labels[batch]).sum())
         seconds = time.monotonic() - started

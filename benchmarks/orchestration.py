@@ -109,7 +109,7 @@ def measure_run(shards: int, samples: int) -> dict[str, Any]:
             train(str(run), spec)
             seconds = time.perf_counter() - began
             composer = composer_for(str(run))
-            memory = ray.get(composer.actor.__ray_call__.remote(memory_mb))
+            memory: dict[str, float] = ray.get(composer.actor.__ray_call__.remote(memory_mb))
             state: RunState = composer.snapshot()
         finally:
             ray.shutdown()

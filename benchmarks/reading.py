@@ -62,7 +62,7 @@ def measure_parts(run: Path, parts: Sequence[PartRef], fingerprint: str, repetit
     def plain(use: Use) -> None:
         for part, shape in zip(parts, shapes, strict=True):
             with open(run / part.key, "rb", buffering=0) as file:
-                file.readinto(into[: part.bytes])
+                file.readinto(into.data[: part.bytes])
             if use is not copied:  # they are in memory already
                 use(into[: 2 * int(np.prod(shape))].view(np.float16), into, values)
 

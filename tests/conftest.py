@@ -34,7 +34,7 @@ import pytest
 from s3_server import S3Server, s3_server, weed
 from tiny import MODEL, SAMPLES, SHARDS, SIZE, write_class_folder, write_parquet
 
-pytest_plugins = ["trained_runs"]
+pytest_plugins = ["trained_runs", "expected_skips"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -113,7 +113,7 @@ def ray_session() -> Iterator[None]:
         namespace=session.NAMESPACE,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     logging.getLogger("ray.train").setLevel(logging.ERROR)  # as session.connect does
     yield

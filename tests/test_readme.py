@@ -45,14 +45,14 @@ def test_python_example_runs():
 @pytest.mark.parametrize("path", ["README.md", "docs/library.md"])
 def test_examples_call_what_is_there_with_arguments_that_it_takes(path):
     calls = [node for node in ast.walk(ast.parse(examples(path)[0])) if isinstance(node, ast.Call)]
-    found = [node for node in calls if isinstance(node.func, ast.Attribute)]
+    found = [(node, node.func) for node in calls if isinstance(node.func, ast.Attribute)]
     assert found
-    for node in found:
-        owner = tr if ast.unparse(node.func.value) == "tr" else tr.Run
-        keywords = {word.arg: word.value for word in node.keywords}
-        signature = inspect.signature(getattr(owner, node.func.attr))
+    for node, called in found:
+        owner = tr if ast.unparse(called.value) == "tr" else tr.Run
+        keywords = {str(word.arg): word.value for word in node.keywords}
+        signature = inspect.signature(getattr(owner, called.attr))
         signature.bind(*([None] if owner is tr.Run else []), *node.args, **keywords)
-        if node.func.attr == "train":
+        if called.attr == "train":
             assert keywords.keys() - {"data", "monolithic", "lanes"} <= {f.name for f in dataclasses.fields(tr.RunSpec)}
 
 

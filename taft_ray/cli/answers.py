@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from taft_ray.errors import TaftError
+from taft_ray.log import WithContext
 from taft_ray.progress import ProgressReport
 
 Verb = Callable[..., Any]  # a command's function; what it returns is an `answers.Answer`
@@ -26,11 +27,15 @@ def answers(function: Verb) -> Verb:
     """Adds --json and --debug; turns the package's errors into one line and an exit code."""
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, everything else on stderr.")
-    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error, and what is done (the log) on stderr.")
     @functools.wraps(function)
     def run(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
         log, said = logging.getLogger("taft_ray"), logging.StreamHandler(sys.stderr)
-        said.setFormatter(logging.Formatter("taft-ray: %(message)s"))
+        said.setFormatter((WithContext if debug else logging.Formatter)("taft-ray: %(message)s"))
+        said.setLevel(logging.INFO if debug else logging.WARNING)
+        level = log.level
+        if debug:
+            log.setLevel(logging.INFO)
         log.addHandler(said)
         try:
             # Ray prints warnings of its own on stdout, which belongs to the answer
@@ -51,6 +56,7 @@ def answers(function: Verb) -> Verb:
             sys.exit(1)
         finally:
             log.removeHandler(said)
+            log.setLevel(level)
         click.echo(json.dumps(answer.to_json()) if as_json else str(answer))
         if getattr(answer, "ok", None) is False:
             sys.exit(1)

@@ -3,7 +3,6 @@
 # pyarrow.compute makes its functions when it is imported
 # pyright: reportAttributeAccessIssue=false
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,10 +18,11 @@ from taft_ray.data.sharding import Method, assign
 from taft_ray.data.source_file import BESIDE, HIDDEN
 from taft_ray.data.splits import check_rows
 from taft_ray.errors import DataError, TooManyRejected
+from taft_ray.log import logger_of
 
 KEPT, REJECTED = "kept", "rejected"
 DUPLICATE = "duplicate id"
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 _KEY = pa.binary(sample_names.KEY_BYTES)
 MANIFEST_SCHEMA = pa.schema(

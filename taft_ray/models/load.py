@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import nn
 
 from taft_ray.embedded import EMBEDDED_NAME, WEIGHTS, create
 from taft_ray.errors import StorageError, UsageError
+from taft_ray.log import logger_of
 from taft_ray.models.architecture import build, build_pretrained, check_name, check_size
 from taft_ray.models.fit import fit_weights
 from taft_ray.models.names import FOLDER
@@ -19,7 +19,7 @@ from taft_ray.models.weights_file import parse_weights, read_weights
 from taft_ray.models.weights_size import shapes_at
 from taft_ray.storage import digest_bytes, digest_tensors
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 _said: set[str] = set()  # a process builds a network several times, and says each note once
 
 

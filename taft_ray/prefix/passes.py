@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from taft_ray.data import SourceFile, Stripe, open_source, resolve_classes
+from taft_ray.log import logger_of
 from taft_ray.plans.spec import RunSpec
 
-_log = logging.getLogger(__name__)
+_log = logger_of(__name__)
 
 
 class Passes(Protocol):

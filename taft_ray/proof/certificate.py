@@ -68,7 +68,7 @@ def certificate_of(
 
 
 def _asked(state: RequestState) -> dict[str, Any]:
-    """What was asked, and what the model was then."""
+    """The request, and the model before it."""
     return {
         "request": state.request,
         "mode": state.mode,
@@ -85,7 +85,7 @@ def _asked(state: RequestState) -> dict[str, Any]:
 
 
 def _removals(state: RequestState, entries: Sequence[Entry], told: Mapping[str, Any]) -> dict[str, Any]:
-    """What was removed, and what a removal could not reach."""
+    """The objects that were removed, and those that a removal could not reach."""
     dropped, purged, starts = state.dropped or {}, state.purged or {}, state.start_purged or {}
     return {
         "manifest_before": _manifest_before(state.request, entries),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taft_ray.errors import IntegrityError, UsageError
+from taft_ray.log import operation
 from taft_ray.plans.state import RequestState, replay
 from taft_ray.privacy import Signature, SigningKey
 from taft_ray.proof.certificate import certificate_bytes, open_certificate
@@ -17,6 +18,7 @@ from taft_ray.storage import Ledger, Store, canonical_json, digest_bytes, json_o
 from taft_ray.storage import rundir as names
 
 
+@operation("sign")
 def sign_certificate(run: str, request: str, key: SigningKey) -> dict[str, Any]:
     """Sign a finished request's certificate: the certificate with its `signature`. Needs no Ray.
 

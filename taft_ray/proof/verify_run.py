@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from taft_ray.errors import IntegrityError, SpecMismatch
+from taft_ray.log import operation
 from taft_ray.progress import Report, silent
 from taft_ray.proof.checks import AFTER_THE_CHAIN, chain
 from taft_ray.proof.evidence import Evidence, Findings
@@ -12,6 +13,7 @@ from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 
 
+@operation("verify")
 def verify(run: str, *, head: str | None = None, retrain: bool = False, report: Report = silent) -> dict[str, Any]:
     """Check everything that can be checked from storage alone: {"ok", "checks": {name: count}, "problems", "notes", "head"}.
 

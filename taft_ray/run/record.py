@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError, TaftError
+from taft_ray.log import context, in_operation, logger_of
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import ShardUnreadable, set_aside
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, Store, point_manifest, read_pointer, read_rows
+
+_log = logger_of(__name__)
 
 _TRIES = 24  # lost races in a row before a commit gives up: with 32 writers one of them is still quick
 _PAUSE_S = 0.05
@@ -122,12 +125,18 @@ class Record:
                 attempt, fault = attempt + 1, error
                 continue
             self._apply()
+            self._log_commit(kind, op, entry.body)
             return entry.body
         if isinstance(fault, ShardUnreadable):
             raise fault
         raise CommitConflict(
             f"{_TRIES} commits in a row were lost to other writers on {self.store.uri}; run it again"
         ) from fault
+
+    def _log_commit(self, kind: str, op: str, body: Mapping[str, Any]) -> None:
+        shard, generation = body.get("shard"), body.get("generation")
+        with context(run=self.store.uri, shard=shard, generation=generation, operation=None if in_operation() else op):
+            _log.info("committed %s (%s)", kind, op)
 
     def manifest(self) -> tuple[pa.Table, Mapping[str, Any]]:
         """The rows and description of the manifest that the ledger commits to; StorageError when there is none yet.

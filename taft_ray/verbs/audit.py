@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from taft_ray.data import open_source
+from taft_ray.log import operation
 from taft_ray.plans.state import replay
 from taft_ray.progress import Report, silent
 from taft_ray.proof.audit import check_state, examine
@@ -14,6 +15,7 @@ from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, Store
 
 
+@operation("audit")
 def audit(
     run: str,
     data: str,

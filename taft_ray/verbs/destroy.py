@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from taft_ray.errors import IntegrityError, StorageError
+from taft_ray.log import operation
 from taft_ray.plans.state import replay
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import is_run
@@ -17,6 +18,7 @@ _FOLDERS = (  # the ledger late: what is interrupted says until then what the ru
 )  # fmt: skip
 
 
+@operation("destroy")
 def destroy(run: str) -> dict[str, Any]:
     """Remove every object of a run, its spec last: interrupted, it goes on when it is called again.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from taft_ray.errors import StorageError
+from taft_ray.log import operation
 from taft_ray.run.record import Record
 from taft_ray.storage import rundir as names
 
 
+@operation("destroy-key")
 def destroy_key(run: str) -> dict[str, Any]:
     """Destroy the key of the id hashes, older versions too: {"destroyed": key, "older_versions", "beyond_reach"}.
 

@@ -9,6 +9,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.data import check_rejected, counts
 from taft_ray.data.rejections import examples
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, UsageError
+from taft_ray.log import operation
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
@@ -22,6 +23,7 @@ from taft_ray.storage import rundir as names
 from taft_ray.verbs.composer import composer_of
 
 
+@operation("evaluate")
 def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     """Accuracy of the composed model (both ways), of the monolith if there is one, and by number of shards."""
     run, data = run_address(run), data_address(data)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from taft_ray.errors import StorageError, UsageError
+from taft_ray.log import operation
 from taft_ray.run.model import build_tangent, load_for
 from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.run.spec import run_spec
@@ -22,6 +23,7 @@ from taft_ray.version import VERSION
 FORMATS = (".pt2", ".onnx")
 
 
+@operation("export")
 def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
     """Write the composed model of a run to a local file, its format by the file's ending; what was written.
 

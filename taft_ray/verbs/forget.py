@@ -16,6 +16,7 @@ from taft_ray.composer.asking import keep_beside
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError
+from taft_ray.log import operation
 from taft_ray.plans.spec import RunSpec
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
@@ -32,6 +33,7 @@ __all__ = ["Selection", "estimate", "forget", "forget_due"]
 _FITS = 5  # tries of one shard that other requests keep changing
 
 
+@operation("estimate")
 def estimate(
     run: str, selection: Selection, mode: str = "retrain", *, gpu_hour_price: float | None = None
 ) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def estimate(
     return Composer(run_address(run)).estimate(selection, mode, gpu_hour_price)
 
 
+@operation("forget")
 def forget(
     run: str,
     selection: Selection,
@@ -77,6 +80,7 @@ def forget(
         return {**_carry_out(run, spec, composer, due, gpu_hour_price, report, name)[name], **before}
 
 
+@operation("forget --due")
 def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report = silent) -> dict[str, Any]:
     """Carry out every request whose time has come or that was interrupted: for a timer to call. {"certificates": [...]}"""
     run = run_address(run)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from taft_ray.log import operation
 from taft_ray.plans.orphans import orphans
 from taft_ray.run.record import Record
 from taft_ray.run.sums import snapshots_of, sums_of
 
 
+@operation("gc")
 def gc(run: str) -> dict[str, Any]:
     """Remove what nothing refers to, and may not be another process at work: {"removed": [keys], "bytes": n}.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import TaftError
+from taft_ray.log import operation
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import PENDING, RunState
 from taft_ray.plans.train import lanes_for
@@ -26,6 +27,7 @@ from taft_ray.verbs.status import status
 _TRIES = 5  # of one repair that other writers keep overtaking
 
 
+@operation("repair")
 def repair(run: str, *, data: str | None = None, report: Report = silent) -> dict[str, Any]:
     """Make again what is damaged or missing: `status`'s answer, with "repaired" (shards) and "not_repaired" (why, a line each).
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.evaluation import certificate_page, render, summarise
+from taft_ray.log import operation
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
 from taft_ray.proof.certificate import open_certificate
@@ -19,6 +20,7 @@ from taft_ray.storage import Ledger, Store, digest_json
 from taft_ray.storage import rundir as names
 
 
+@operation("report")
 def report(run: str) -> dict[str, Any]:
     """Write report.json, report.html and a page a certificate; returns where they are and what was derived."""
     store = Store(run)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from taft_ray.composer.composer import Composer
+from taft_ray.log import operation
 from taft_ray.plans.gather import due, planned_start
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
@@ -15,6 +16,7 @@ from taft_ray.run.quarantine import quarantines, way_out
 READ_BYTES = 256 << 20  # of deltas that `status` reads to compare their digests; of more it compares the sizes
 
 
+@operation("status")
 def status(run: str) -> dict[str, Any]:
     """Where a run stands; what a crash or an older copy of the folder left to do is done on the way."""
     run = run_address(run)

@@ -15,6 +15,7 @@ from typing import Any
 
 from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.evaluation import sweep_csv, sweep_page
+from taft_ray.log import operation
 from taft_ray.plans.space import Trial, default_space, draw
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spec_file import write_spec_file
@@ -32,6 +33,7 @@ from taft_ray.studies.mlflow import check_mlflow
 FOLDER = names.report_key("sweeps")
 
 
+@operation("sweep")
 def sweep(run: str, asked: Sweep, *, mlflow: str | None = None, report: Report = silent) -> dict[str, Any]:
     """Measure the trials that have no result yet, and write table, picture and the best spec; safe to call again.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taft_ray.data import open_source
 from taft_ray.data.identical import say
 from taft_ray.errors import DataError, TaftError, UsageError
+from taft_ray.log import operation
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, pending_shards
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from taft_ray.orchestration.lanes import Lanes
 
 
+@operation("train")
 def train(
     run: str, spec: RunSpec, *, monolithic: bool = False, lanes: int | None = None, report: Report = silent
 ) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.fitting import FittedDelta, fit, fit_many
+from taft_ray.log import context, logger_of
 from taft_ray.run.environment import fit_environment
 from taft_ray.storage import (
     Store,
@@ -25,6 +27,8 @@ from taft_ray.workers.measuring import Measuring
 from taft_ray.workers.run_model import Loaded, RunModel
 from taft_ray.workers.slice_checkpoints import SliceCheckpoints
 from taft_ray.workers.warm import Warm, in_use
+
+_log = logger_of(__name__)
 
 RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 can reach
 RESOLVE_ITERATIONS = 2000  # at most
@@ -51,6 +55,8 @@ class ShardWorker(Measuring):
         shard in slices "checkpoints": [CheckpointRef JSON], those of the stages that this fit made.
         """
         self.release()
+        with self._context(task):
+            _log.info("fit begins")
         config = self._config(task)
         loaded = self._load(task, config)
         pictures = loaded.pictures
@@ -92,6 +98,9 @@ class ShardWorker(Measuring):
         deltas = fit_many(self.tm, [(one.pictures, one.labels) for one in loaded], config)
         return [self._write(one, delta, lane) for one, delta in zip(loaded, deltas, strict=True)]
 
+    def _context(self, task: dict[str, Any]) -> AbstractContextManager[None]:
+        return context(run=self.store.uri, shard=task["shard"], generation=int(task["generation"]))
+
     def _write(self, loaded: Loaded, delta: FittedDelta, lane: str) -> dict[str, Any]:
         """Statistics and the delta into storage; what `fit` returns."""
         task, report = loaded.task, delta.report
@@ -108,6 +117,8 @@ class ShardWorker(Measuring):
             {"shard": str(task["shard"]), "samples": str(len(loaded.labels)), "fingerprint": self.fingerprint},
         )
         ended = time.time()
+        with self._context(task):
+            _log.info("fitted %d samples in %.2f s", len(loaded.labels), report.seconds)
         return {
             "shard": task["shard"],
             "generation": int(task["generation"]),

@@ -10,6 +10,7 @@ from schemas import FOLDER, schemas
 from taft_ray import answers
 from taft_ray.errors import AnswerMismatch
 
+KINDS = sorted({kind for kinds in answers.OF_COMMANDS.values() for kind in kinds}, key=lambda kind: kind.__name__)
 STATUS: dict[str, Any] = {
     "run": "/runs/pets",
     "ok": False,
@@ -79,9 +80,7 @@ def test_text_is_for_a_person() -> None:
     assert "to_do:\n  shards [0] are in quarantine" in told
 
 
-@pytest.mark.parametrize(
-    "kind", sorted({k for ks in answers.OF_COMMANDS.values() for k in ks}, key=lambda k: k.__name__)
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_answer_is_documented(kind: type[answers.Answer]) -> None:
     assert kind.__doc__
     assert not kind.__doc__.startswith(f"{kind.__name__}("), "a dataclass without a docstring shows its signature"

@@ -154,7 +154,7 @@ def test_scores_are_calibrated_by_shards_that_never_saw_the_sample() -> None:
 
 
 def test_two_shards_are_enough_and_have_no_control() -> None:
-    two = {name: {"shards": 2, "homes": (0, 1)} for name in ("forgotten", "members")}
+    two: dict[str, Any] = {name: {"shards": 2, "homes": (0, 1)} for name in ("forgotten", "members")}
     answer = audit(never_seen={"shards": 2}, **two)
     assert answer["verdict"] == "at chance"
     assert answer["control"]["aucs"] == []
@@ -164,7 +164,7 @@ def test_two_shards_are_enough_and_have_no_control() -> None:
 def test_bad_input_says_what_is_needed() -> None:
     with pytest.raises(UsageError, match=r"cannot reach level 0\.005; give 199 never-seen samples a class"):
         audit(forgotten={"count": 1}, never_seen={"count": 20})
-    one = {name: {"shards": 1, "homes": (0,)} for name in ("forgotten", "members")}
+    one: dict[str, Any] = {name: {"shards": 1, "homes": (0,)} for name in ("forgotten", "members")}
     with pytest.raises(UsageError, match="1 in the model, expected 2 or more"):
         audit(never_seen={"shards": 1}, **one)
     with pytest.raises(UsageError, match=r"0\.0002 <= level < 0\.5, got 0"):

@@ -183,7 +183,7 @@ def test_strata_of_one_side_only_are_left_out() -> None:
 
 def test_true_positive_rate_counts_who_is_above_nearly_all() -> None:
     reference = rows(np.arange(100))
-    placed = placements(rows([-1.0, 50.5, 95.5, 98.5, 200.0]), reference)
+    placed = placements(rows(np.array([-1.0, 50.5, 95.5, 98.5, 200.0])), reference)
     assert true_positive_rate(placed, 0.05) == pytest.approx(3 / 5)
     assert true_positive_rate(placed, 0.0) == pytest.approx(1 / 5)
 

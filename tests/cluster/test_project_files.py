@@ -96,6 +96,22 @@ def test_pre_commit_runs_what_check_runs():
     assert hooks == {f"make {target}" for target in rule.partition("##")[0].split()[1:]}
 
 
+def test_every_folder_of_tests_has_its_place_in_the_order():
+    (folders,) = re.findall(r"^TEST_FOLDERS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    there = {file.relative_to(ROOT / "tests").parts[0] for file in (ROOT / "tests").glob("*/**/test_*.py")}
+    assert sorted(folders.replace("\\", "").split()) == sorted(there)
+
+
+def test_one_folder_has_a_target_and_ci_wants_no_skips():
+    """`make --assume-old` takes the tools for installed."""
+    shown = make("--dry-run", "--assume-old=.venv/.stamp-dev", "test-composer", "PYTEST_ARGS=--exitfirst").stdout
+    assert shown.split()[1:] == ["-m", "pytest", "--durations=25", "--exitfirst", "tests/composer"]
+    everything = make("--dry-run", "--assume-old=.venv/.stamp-dev", "test").stdout
+    assert "tests/bits tests/cli tests/orchestration tests/composer" in everything
+    assert "tests/test_readme.py" in everything
+    assert "--expected-skips-only" in (ROOT / ".ci/run").read_text()
+
+
 def test_ci_is_executable():
     assert os.access(ROOT / ".ci/run", os.X_OK)
 

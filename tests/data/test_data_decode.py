@@ -60,7 +60,7 @@ def test_odd_pictures_are_red(name: str, picture: bytes) -> None:
 
 
 def test_grey_of_8_and_16_bits_and_bilevel_agree() -> None:
-    grey = np.arange(0, 240, 5, np.uint8).reshape(6, 8)
+    grey = np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8)
     expected = decode_image(_save(Image.fromarray(grey), "PNG"), 6)
     assert np.array_equal(expected[0], expected[2])
     deep = Image.fromarray(grey.astype(np.uint16) * 257)

@@ -2,12 +2,14 @@
 
 import io
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 
 from taft_ray.embedded import write_digits
 from taft_ray.errors import UsageError
@@ -43,7 +45,7 @@ def test_every_picture_once_and_every_label_present(tmp_path, fraction):
 
 
 def test_label_and_picture_belong_to_the_id(tmp_path):
-    digits = load_digits()
+    digits = cast(Bunch, load_digits())  # a tuple only with return_X_y
     for uri in write_digits(tmp_path):
         for row in pq.read_table(uri).slice(0, 20).to_pylist():
             index = int(row["id"].removeprefix("digit-"))

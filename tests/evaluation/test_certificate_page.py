@@ -1,6 +1,6 @@
 """A certificate as a page: every field is there, as text, whatever the fields are."""
 
-from conftest import run_facts
+from run_facts import run_facts
 from test_report_page import Page
 
 from taft_ray.evaluation.certificate_page import certificate_page

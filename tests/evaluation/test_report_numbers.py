@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 import pytest
-from conftest import run_facts
+from run_facts import run_facts
 
 from taft_ray.errors import UsageError
 from taft_ray.evaluation.measured import lookup

@@ -6,7 +6,7 @@ import time
 from html.parser import HTMLParser
 
 import pytest
-from conftest import run_facts
+from run_facts import run_facts
 
 from taft_ray.evaluation.figures import NARROW, WIDE, accuracy_by_shards, speedups, timeline
 from taft_ray.evaluation.page import render

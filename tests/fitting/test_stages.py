@@ -123,7 +123,11 @@ def test_one_slice_is_the_recipe_bit_for_bit() -> None:
     config = config_of(1)
     plain = descend(tm, prepared, labels, Loss(), config.as_recipe(), order=index_order, start=tm.zero_delta())
     unsliced = fit(tm, prepared, labels, config)
-    named = fit(tm, prepared, labels, config, slice_of=torch.zeros(COUNT, dtype=torch.int64), checkpoint=pytest.fail)
+
+    def no_stage(stage: int, delta: Delta) -> None:
+        pytest.fail(f"one slice has no stage to keep, got {stage}")
+
+    named = fit(tm, prepared, labels, config, slice_of=torch.zeros(COUNT, dtype=torch.int64), checkpoint=no_stage)
     for result in (unsliced, named):
         assert same(result, plain.delta)
         assert result.report.history == plain.history

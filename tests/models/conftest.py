@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,7 +18,7 @@ State = dict[str, Tensor]
 def _state(model: str, size: int | None) -> State:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sized = {} if size is None else {"img_size": size}
+        sized: dict[str, Any] = {} if size is None else {"img_size": size}
         return timm.create_model(model, **sized).state_dict()
 
 

@@ -1,6 +1,7 @@
 """Weights of another picture size: resampled where they can be, else refused with the size that they are of."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -59,7 +60,7 @@ def test_positions_without_the_class_token_are_resampled(
 def test_the_hubs_weights_of_another_size(monkeypatch: pytest.MonkeyPatch, state_of: Callable[..., State]) -> None:
     create = timm.create_model
 
-    def from_hub(name: str, pretrained: bool = False, **options: int) -> torch.nn.Module:
+    def from_hub(name: str, pretrained: bool = False, **options: Any) -> torch.nn.Module:
         network = create(name, **options)
         if pretrained:
             network.load_state_dict(state_of(name))

@@ -1,7 +1,7 @@
 """The prefix pass: what a killed one finished is not made again, and the one that goes on ends with the same parts."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from plain import InlinePasses
 
-from taft_ray.data import decode_image
+from taft_ray.data import Stripe, decode_image
+from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.prefix import cache
 from taft_ray.prefix.pictures import Decode, pictures_of, pixels_of
@@ -39,8 +40,10 @@ class Pass:
         made = self.made
 
         class UntilKilled(InlinePasses):
-            def parts(self, *words: Any) -> Iterator[dict[str, Any]]:
-                for answer in super().parts(*words):
+            def parts(
+                self, pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
+            ) -> Iterator[dict[str, Any]]:
+                for answer in super().parts(pieces, run, spec, classes, folders, workers):
                     made.append((answer["shard"], answer["part"]))
                     if len(made) == limit:
                         raise Killed

@@ -23,7 +23,7 @@ MESSAGE = b"\x72"
 NO_PASSPHRASE = serialization.NoEncryption()
 
 
-def pem(key, protection=NO_PASSPHRASE) -> bytes:
+def pem(key, protection: serialization.KeySerializationEncryption = NO_PASSPHRASE) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
 
 

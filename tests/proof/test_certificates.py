@@ -95,7 +95,9 @@ def test_money_is_the_price_of_the_worker_seconds(proved: Proved, copy_of: Copy)
     )
     worker = ShardWorker(str(run), composer.class_count())
     for shard in asked["retrain"]:
-        composer.finished(worker.fit(composer.task_for(shard)))
+        task = composer.task_for(shard)
+        assert task is not None
+        composer.finished(worker.fit(task))
     certificate = composer.conclude_forget(asked["request"], {"retrain_seconds": 1.0, "gpu_hour_price": 7.2})
     seconds = sum(shard["facts"]["seconds"] for shard in certificate["retrained"])
     assert seconds > 0
@@ -438,7 +440,9 @@ def faked(run: Path, mode: str, factor: float) -> None:
     asked = composer.resume_forget(asked["request"])
     worker = ShardWorker(str(run), composer.class_count())
     for shard in asked["retrain"]:
-        composer.finished(_changed(worker, worker.fit(composer.task_for(shard, mode == "resolve")), factor))
+        task = composer.task_for(shard, mode == "resolve")
+        assert task is not None
+        composer.finished(_changed(worker, worker.fit(task), factor))
     composer.conclude_forget(asked["request"], {"retrain_seconds": 0.0})
     assert verify(str(run))["problems"] == [], "everything agrees with everything else"
 

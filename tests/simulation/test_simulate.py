@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -123,7 +124,7 @@ def test_storage_and_restart_grow_with_the_shards() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"shards": 0}, {"lanes": 0}, {"fit_s": -1.0}, {"bytes_s": 0.0}, {"round_trip_s": math.nan}]
 )
-def test_impossible_parts_are_refused(wrong: dict[str, float]) -> None:
+def test_impossible_parts_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected shards, lanes"):
         Parts(**wrong)
 

@@ -163,6 +163,7 @@ def test_unfinished_s3_uploads_are_swept(s3_uri: str) -> None:
     bucket, _, root = s3_uri.removeprefix("s3://").partition("/")
     fs = s3fs.S3FileSystem(skip_instance_cache=True)
     upload = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=f"{root}/cache/big")
+    assert upload is not None
     fs.call_s3(
         "upload_part",
         Bucket=bucket,

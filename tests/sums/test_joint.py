@@ -16,6 +16,8 @@ from taft_ray.tangent.kernel import jacobian_rows
 
 COUNTS = (5, 1, 8)
 
+Place = tuple[str, int, int]  # parameter, first row, head
+
 
 def shards_of(case: str = "vit", **options: Any) -> tuple[TangentModel, list[Prepared], list[Delta]]:
     tm = linearize(build(BY_ID[case]), **options)
@@ -36,9 +38,9 @@ def sums_of(deltas: list[Delta], statistics: list[dict[str, Tensor]], leave_out:
     return sums
 
 
-def least_squares(tm: TangentModel, shards: list[Prepared], deltas: list[Delta], penalty: float) -> dict[str, Tensor]:
+def least_squares(tm: TangentModel, shards: list[Prepared], deltas: list[Delta], penalty: float) -> dict[Place, Tensor]:
     """ΔW of each place in the network from all pictures in one stacked least-squares problem, by (parameter, first row, head)."""
-    columns: dict[tuple[str, int, int], list[tuple[Tensor, Tensor]]] = {}
+    columns: dict[Place, list[tuple[Tensor, Tensor]]] = {}
     targets = []
     for shard, delta in zip(shards, deltas, strict=True):
         y = torch.zeros_like(shard.primal)

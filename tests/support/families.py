@@ -42,11 +42,11 @@ def _of(*models: str) -> tuple[Case, ...]:
     return tuple(case for case in CASES if case.model.startswith(models))
 
 
-_SWIN = {"img_size": 64, "embed_dim": 8, "depths": (1, 1, 2), "num_heads": (1, 2, 2), "window_size": 4}
-_MIXER = {"img_size": 32, "patch_size": 8, "num_blocks": 3, "embed_dim": 16}
-_FOUR = {"depths": (1, 1, 1, 2), "dims": (8, 8, 16, 16)}
-_FOUR_LAYERS = {"layers": (1, 1, 1, 2), "channels": (8, 8, 16, 16)}
-_FOUR_EMBEDDED = {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 2)}
+_SWIN: dict[str, Any] = {"img_size": 64, "embed_dim": 8, "depths": (1, 1, 2), "num_heads": (1, 2, 2), "window_size": 4}
+_MIXER: dict[str, Any] = {"img_size": 32, "patch_size": 8, "num_blocks": 3, "embed_dim": 16}
+_FOUR: dict[str, Any] = {"depths": (1, 1, 1, 2), "dims": (8, 8, 16, 16)}
+_FOUR_LAYERS: dict[str, Any] = {"layers": (1, 1, 1, 2), "channels": (8, 8, 16, 16)}
+_FOUR_EMBEDDED: dict[str, Any] = {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 2)}
 # the ids of the cases that are timm's Eva, whatever their model's name
 _ROTARY = ("eva", "rope", "mrope", "no-rope", "dinov3", "sapiens2", "pe-core")
 # PyTorch has the slope of a hard sigmoid in float32 precision

@@ -1,5 +1,6 @@
 """Train on a cluster of a head without CPUs for lanes and two workers, and lose a worker after the first delta."""
 
+import logging
 import os
 import sys
 import threading
@@ -22,7 +23,7 @@ run, data, weights = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 doomed = cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
-ray.init(address=cluster.address, namespace=session.NAMESPACE, log_to_driver=False, logging_level="ERROR")
+ray.init(address=cluster.address, namespace=session.NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
 
 
 spec = RunSpec(data=data, model=MODEL, weights=weights, image_size=SIZE, shards=SHARDS, epochs=3)

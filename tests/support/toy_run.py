@@ -127,5 +127,5 @@ def composed_of(shards: Collection[Collection[str]]) -> str | None:
     weights = [SPEC.weight_of(len(held)) for held in shards]
     if not sum(weights):
         return None
-    total = sum(weight * term(held) for weight, held in zip(weights, shards, strict=True))
+    total = np.sum([weight * term(held) for weight, held in zip(weights, shards, strict=True)], axis=0)
     return digest_tensors({"w": (total * 2.0**-_BITS / sum(weights)).astype(np.float32)})

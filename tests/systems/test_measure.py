@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import timm
@@ -131,7 +132,7 @@ def test_tangent_resnet(cell_of, network, solver):
     """The LQF and TMC line: a convolution's maps through the fallback."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        shape = {"layers": (1, 1, 1, 1), "channels": (8, 12, 16, 24)}
+        shape: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (8, 12, 16, 24)}
         resnet = linearize(timm.create_model("resnet18", **shape), num_classes=CLASSES)
     train, test = token_set(resnet, 24, 1), token_set(resnet, 12, 2)
     assert train.tokens.ndim == 4

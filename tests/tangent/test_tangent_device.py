@@ -66,7 +66,7 @@ def test_passes_stay_on_the_device_and_never_wait(network: nn.Module, options: d
 def test_the_check_finds_a_mixture_and_a_wait(fake: None) -> None:
     there = torch.zeros(2, device="cuda")
     with pytest.raises(FakeTensorDeviceMismatchError):
-        there + torch.zeros(2)
+        torch.add(there, torch.zeros(2))
     with pytest.raises(DataDependentOutputException):
         float(there.sum())
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -170,7 +170,7 @@ def test_block_that_all_tokens_pass_keeps_nothing_that_follows_from_the_rest():
         name.removeprefix("blocks.1."): value for name, value in tm.prepare(tokens).saved.items() if "blocks.1." in name
     }
     count, width = tokens.shape[1:]
-    heads = tm.network.get_submodule("blocks.1.attn").num_heads
+    heads = cast(int, tm.network.get_submodule("blocks.1.attn").num_heads)
     sizes = {"norm1.n": width, "norm2.n": width, "norm1.s": 1, "norm2.s": 1, "attn.proj.input": width}
     sizes |= {"attn.q": width, "attn.k": width, "attn.v": width, "attn.p": heads * count, "mlp.act.input": 4 * width}
     assert {name: value.numel() // (len(tokens) * count) for name, value in kept.items()} == sizes
@@ -225,7 +225,7 @@ def test_reset_makes_new_layers_and_keeps_the_prefix():
     assert all(torch.equal(value, own[name]) for name, value in tm.network.named_parameters() if name not in tm.base)
     assert tm.base["norm.weight"].eq(1).all()
     assert tm.base["head.bias"].eq(0).all()
-    assert tm.base["blocks.2.ls1.gamma"].eq(float(model.get_submodule("blocks.2.ls1").init_values)).all()
+    assert tm.base["blocks.2.ls1.gamma"].eq(cast(float, model.get_submodule("blocks.2.ls1").init_values)).all()
 
 
 def test_num_classes_makes_a_new_head_only():
@@ -459,12 +459,13 @@ def test_slope_of_gelu_at_zero():
 
 def test_gated_mlp_with_in_place_activation():
     model = copy.deepcopy(build(BY_ID["dinov2-swiglu"]))
-    model.get_submodule("blocks.2.mlp").act = nn.SiLU(inplace=True)
+    mlp = cast(Any, model.get_submodule("blocks.2.mlp"))
+    mlp.act = nn.SiLU(inplace=True)
     plain = linearize(build(BY_ID["dinov2-swiglu"]))
     tm, case = linearize(model), BY_ID["dinov2-swiglu"]
     delta = random_delta(tm)
     assert relative(tm(images(case), delta), plain(images(case), delta)) < 1e-12
-    assert model.get_submodule("blocks.2.mlp").act.inplace  # the network that was given stays as it is
+    assert mlp.act.inplace  # the network that was given stays as it is
 
 
 # --- Delta

@@ -1,6 +1,7 @@
 """EVA, BEiT and attention pooling: which rule does what, what is trained, what is refused, what Gram matrices are of."""
 
 import copy
+from typing import Any, cast
 
 import pytest
 import torch
@@ -187,7 +188,7 @@ def test_pictures_of_another_size_are_refused(id: str) -> None:
 @pytest.mark.parametrize("id", ["eva02-token", "eva02-avg"])
 def test_gated_attention_is_refused(id: str) -> None:
     network = copy.deepcopy(build(BY_ID[id]))
-    network.get_submodule("blocks.2").attn.gate = nn.Linear(24, 24).double()
+    cast(Any, network.get_submodule("blocks.2.attn")).gate = nn.Linear(24, 24).double()
     with pytest.raises(UnsupportedModel, match=r"blocks\.2\.attn gates its output"):
         linearize(network)
 
@@ -207,7 +208,8 @@ def test_a_norm_without_a_rule_is_exact(id: str) -> None:
         norm = RmsNormFp32(24).double()
         nn.init.normal_(norm.weight)
         network.get_submodule(f"blocks.{index}").norm1 = norm
-    for options in ({}, {"last_blocks": 2}, {"cls_token": True}):
+    settings: list[dict[str, Any]] = [{}, {"last_blocks": 2}, {"cls_token": True}]
+    for options in settings:
         tm = linearize(network, **options)
         reference, delta = Reference(network, tm, images(case)), random_delta(tm)
         tangent = tm.tangent(tm.prepare(tm.prefix(images(case))), delta)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def folder(whole: Path, copy_of: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has joined no Ray, and where starting one is an error."""
     from taft_ray.orchestration import session
     from taft_ray.verbs import composer, forget
@@ -43,7 +43,6 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(session, "connect", connect)
     for module in (composer, forget):
         monkeypatch.setattr(module, "in_cluster", lambda: False)
-    return
 
 
 def test_a_run_is_an_address_until_a_verb_is_called(tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""The prose rules of CONTRIBUTING.md as a ratchet: offences.json has what each file still breaks, and only shrinks.
+
+python tests/prose/check_prose.py                 does every file have exactly the offences in the table?
+python tests/prose/check_prose.py FILE ...        print the offences of these files
+python tests/prose/check_prose.py --lower         write the table anew, unless a file got worse
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TABLE = Path(__file__).with_name("offences.json")
+FILES = ["*.md", "docs/**/*.md", "benchmarks/*.md", "cluster/*.md", "taft_ray/**/*.md"]
+FILES += [f"{folder}/**/*.py" for folder in ("taft_ray", "jobs", "benchmarks", "tests")]
+
+MOST_WORDS, MOST_COLUMNS, CODE_INDENT = 25, 100, 4
+LONG, OPENER, WRAP = f"over {MOST_WORDS} words", "bare opener", f"over {MOST_COLUMNS} columns"
+_OPENER = re.compile(r"(Of|Who|Whom|What)\s")
+_ITEM = re.compile(r"\s*([*+-]|\d+\.)\s+")
+_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[^\sa-z])")
+_MARKUP = [
+    (re.compile(r"!?\[([^\]]*)\]\([^)]*\)"), r"\1"),  # a link is its text
+    (re.compile(r"`+[^`]+`+"), "`code`"),  # code is one word, and ends no sentence
+    (re.compile(r"\*"), ""),
+    (re.compile(r"\b(e\.g|i\.e|cf|vs|eqs?|resp|et al|Fig)\.", re.IGNORECASE), r"\1"),
+]
+
+Offence = tuple[int, str, str]  # line, rule, text
+Counts = Mapping[str, Mapping[str, int]]  # file → rule → how many
+
+
+def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Paragraphs and list items, as first line number and lines; no code, table, heading or comment."""
+    text = re.sub(r"<!--.*?-->", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    held: list[str] = []
+    begun, fenced, after_blank, in_list = 0, False, True, False
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        fence, indent = line.lstrip().startswith("```"), len(line) - len(line.lstrip())
+        code = fenced or fence or (after_blank and indent >= CODE_INDENT and not in_list)
+        prose = bool(line.strip()) and not code and not line.lstrip().startswith(("|", "#", "<"))
+        item = bool(_ITEM.match(line)) and prose
+        if held and (item or not prose):
+            yield begun, held
+            held = []
+        if prose:
+            begun = begun if held else number
+            held.append(line)
+            in_list = item or (in_list and (indent > 0 or not after_blank))
+        fenced ^= fence
+        after_blank = not line.strip() or (code and after_blank) or line.startswith("#")
+
+
+def offences_in_text(text: str, first_line: int = 1) -> Iterator[Offence]:
+    for number, lines in blocks(text):
+        block = " ".join([_ITEM.sub("", lines[0]).strip(), *map(str.strip, lines[1:])])
+        for pattern, replacement in _MARKUP:
+            block = pattern.sub(replacement, block)
+        for sentence in _END.split(block):
+            if sum(bool(re.search(r"\w", word)) for word in sentence.split()) > MOST_WORDS:
+                yield first_line + number - 1, LONG, sentence
+            if _OPENER.match(sentence) and not sentence.endswith("?"):
+                yield first_line + number - 1, OPENER, sentence
+
+
+def offences_in_markdown(text: str) -> Iterator[Offence]:
+    yield from offences_in_text(text)
+    for begun, lines in blocks(text):
+        for number, line in enumerate(lines, start=begun):
+            if len(line) > MOST_COLUMNS and " " in line.strip():
+                yield number, WRAP, line
+
+
+def _said(node: ast.expr) -> str | None:
+    """A message's text; each value put into it counts as a word."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+    return None
+
+
+def offences_in_python(text: str) -> Iterator[Offence]:
+    """Those of docstrings and of what is raised."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if docstring := ast.get_docstring(node, clean=False):
+                margin = re.compile(rf"^ {{,{node.body[0].col_offset}}}", re.MULTILINE)  # code stays indented
+                yield from offences_in_text(margin.sub("", docstring), node.body[0].lineno)
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            for message in filter(None, map(_said, node.exc.args)):
+                yield from offences_in_text(" ".join(message.split()), node.lineno)
+
+
+def unreleased(changelog: str) -> str:
+    """The changelog without its released versions, which stay as they were published."""
+    first, heading, rest = changelog.partition("\n## [Unreleased]")
+    return first + heading + rest.partition("\n## ")[0]
+
+
+def offences_of(file: Path) -> list[Offence]:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".py":
+        return list(offences_in_python(text))
+    return list(offences_in_markdown(unreleased(text) if file.name == "CHANGELOG.md" else text))
+
+
+def present(root: Path) -> dict[str, dict[str, int]]:
+    files = sorted({file for pattern in FILES for file in root.glob(pattern)})
+    counts = {file: Counter(rule for _, rule, _ in offences_of(file)) for file in files}
+    return {file.relative_to(root).as_posix(): dict(sorted(count.items())) for file, count in counts.items() if count}
+
+
+def differences(now: Counts, allowed: Counts) -> tuple[list[str], list[str]]:
+    """Lines on what got worse, and on what got better without the table being lowered."""
+    worse, better = [], []
+    keys = {(file, broken) for counts in (now, allowed) for file, rules in counts.items() for broken in rules}
+    for name, rule in sorted(keys):
+        have, may = now.get(name, {}).get(rule, 0), allowed.get(name, {}).get(rule, 0)
+        if have != may:
+            (worse if have > may else better).append(f"{name}: {have} {rule}, the table has {may}")
+    return worse, better
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments and arguments != ["--lower"]:
+        for name in arguments:
+            print(*(f"{name}:{line}: {rule}: {text}" for line, rule, text in offences_of(ROOT / name)), sep="\n")
+        return 0
+    now = present(ROOT)
+    worse, better = differences(now, json.loads(TABLE.read_text(encoding="utf-8")))
+    if arguments and not worse:
+        lines, better = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rules)}" for name, rules in now.items()), []
+        TABLE.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    print(*worse, *better, sep="\n", end="\n" if worse or better else "")
+    if worse:
+        print("mend the new ones; `python tests/prose/check_prose.py FILE` shows them")
+    if better:
+        print("better than the table: `python tests/prose/check_prose.py --lower` lowers it")
+    return bool(worse or better)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
