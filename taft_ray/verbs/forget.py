@@ -90,6 +90,7 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
         due = composer.due_requests()
         if due and in_cluster():
             composer = _join(joined, run)
+            due = composer.due_requests()  # which sees what a warm one may have missed: a folder that was exchanged
         return {"certificates": list(_carry_out(run, spec, composer, due, gpu_hour_price, report).values())}
 
 

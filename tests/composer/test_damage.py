@@ -30,6 +30,7 @@ from tiny import SAMPLES, SHARDS, picture, sample_id
 from without_ray import without_ray
 
 from taft_ray.composer.composer import Composer
+from taft_ray.composer.composition import Composition
 from taft_ray.data import sample_key
 from taft_ray.errors import IntegrityError, StorageError, TaftError, UnknownSample
 from taft_ray.proof.verify_run import verify
@@ -228,7 +229,11 @@ def test_dropped_shard_stays_dropped_through_a_repair_and_comes_back_by_a_retrai
     assert verify(str(run))["problems"] == []
 
 
-def test_request_that_meets_a_damaged_delta_is_written_first(run: Path, worker: ShardWorker) -> None:
+def test_request_that_meets_a_damaged_delta_is_written_first(
+    run: Path, worker: ShardWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a ledger that has no digest of just these deltas, as that of an earlier version has none."""
+    monkeypatch.setattr(Composition, "_recorded", lambda composition, mode: None)
     damage(run, "delta")
     certificate = forget(run, worker, "drop", [OF[0][0]])
     assert certificate["composed_before"] is None
@@ -236,6 +241,16 @@ def test_request_that_meets_a_damaged_delta_is_written_first(run: Path, worker: 
     told = kinds(run)
     assert told.index("forget-requested") < told.index("quarantined") < told.index("dropped")
     assert certificate["composed_after"] == composed_without(run, set(), "gram")
+
+
+def test_the_ledger_knows_the_model_before_a_request_whatever_is_damaged(run: Path, worker: ShardWorker) -> None:
+    before = Composer(str(run)).composed_digest()
+    damage(run, "delta")
+    certificate = forget(run, worker, "drop", [OF[0][0]])
+    assert certificate["composed_before"] == before is not None
+    assert certificate["composed_before_unknown"] is None
+    assert certificate["composed_after"] == composed_without(run, set(), "gram")
+    assert kinds(run).count("quarantined") == 1
 
 
 def test_composer_that_stays_warm_forgets_from_memory(run: Path, worker: ShardWorker) -> None:
@@ -295,7 +310,8 @@ def test_two_composers_find_one_damage_once(run: Path) -> None:
     one, other = Composer(str(run)), Composer(str(run))
     damage(run, "delta")
     assert one.snapshot().quarantined == other.snapshot().quarantined == []
-    assert one.composed_digest() == other.composed_digest() == composed_without(run, set(), "gram")
+    assert one.compose()["digest"] == other.compose()["digest"] == composed_without(run, set(), "gram")
+    assert one.composed_digest() == other.composed_digest() == one.compose()["digest"]
     assert kinds(run).count("quarantined") == 1
 
 

@@ -1,4 +1,4 @@
-"""Readers of a run's folder for the tests, and a forget without Ray."""
+"""Readers of a run's folder for the tests, and a forget without Ray.
 
 A ``Path | str`` is a run anywhere (``s3://`` too); a ``Path`` is one on this machine.
 """

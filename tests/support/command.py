@@ -71,7 +71,7 @@ def here(*arguments: object) -> Answer:
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return Answer(result.exit_code, result.stdout, result.stderr, str(arguments[0]))
+    return Answer(result.exit_code, result.stdout, result.stderr, str(next(iter(arguments), "")))
 
 
 def spawned(*arguments: object, env: Mapping[str, str] | None = None, timeout: float = 300) -> Answer:
@@ -84,4 +84,4 @@ def spawned(*arguments: object, env: Mapping[str, str] | None = None, timeout: f
         text=True,
         timeout=timeout,
     )
-    return Answer(done.returncode, done.stdout, done.stderr, str(arguments[0]))
+    return Answer(done.returncode, done.stdout, done.stderr, str(next(iter(arguments), "")))
