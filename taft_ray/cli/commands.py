@@ -24,7 +24,9 @@ LINES = {
     "audit": Line(
         "proof", "audit", "Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."
     ),
-    "demo": Line("run", "demo", "Train, compose, forget, verify and report on digits, offline, with the embedded model."),
+    "demo": Line(
+        "run", "demo", "Train, compose, forget, verify and report on digits, offline, with the embedded model."
+    ),
     "destroy-key": Line(
         "proof",
         "destroy_key",
