@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 Report = Callable[[str, int, int], None]  # (what, done, total)
 
@@ -35,17 +36,13 @@ class ProgressReport:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._console = Console(stderr=True)
         self._bars: Progress | None = None
+        self._reported = False
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, tuple[float, int]] = {}
         self._began = time.monotonic()
 
     def __enter__(self) -> ProgressReport:
-        if not self.quiet and self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bars = Progress(*columns, console=self._console)
-            self._bars.start()
         return self
 
     def __exit__(
@@ -58,6 +55,8 @@ class ProgressReport:
         if self.quiet or not total:
             return
         label = _LABELS.get(what, what)
+        if not self._reported:  # most verbs have nothing to report, and rich takes a while
+            self._reported, self._bars = True, _started_bars()
         if self._bars is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(label, total=total)
@@ -68,3 +67,17 @@ class ProgressReport:
         if done != last and (done == total or now - said >= _LINE_S):
             self._said[what] = (now, done)
             print(f"[{now:7.1f}s] {label}: {done:,}/{total:,}", file=sys.stderr, flush=True)
+
+
+def _started_bars() -> Progress | None:
+    """Bars on stderr where it is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars = Progress(*columns, console=console)
+    bars.start()
+    return bars

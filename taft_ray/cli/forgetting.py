@@ -10,7 +10,6 @@ from taft_ray.cli.answers import answers
 from taft_ray.cli.selection import explaining_commas, selection_from, selection_options
 from taft_ray.errors import UsageError
 from taft_ray.plans.forget import MODES
-from taft_ray.privacy import read_signing_key
 from taft_ray.progress import ProgressReport
 
 if TYPE_CHECKING:
@@ -64,6 +63,7 @@ def forget(
     report: ProgressReport,
 ) -> Any:
     """Forget samples of RUN; answers with the certificate."""
+    from taft_ray.privacy import read_signing_key
     from taft_ray.verbs.run import Run
 
     key = None if sign is None else read_signing_key(sign)  # a wrong file must not be noticed after a forget
@@ -100,6 +100,7 @@ def _estimated(run: str, chosen: Selection, mode: str, gpu_hour_price: float | N
 @answers
 def sign(run: str, request: str, key: str, report: ProgressReport) -> Any:
     """Sign a certificate of RUN; answers with the certificate and its signature."""
+    from taft_ray.privacy import read_signing_key
     from taft_ray.verbs.run import Run
 
     return Run(run).sign(request, read_signing_key(key))

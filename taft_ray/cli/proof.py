@@ -9,7 +9,6 @@ import click
 from taft_ray.cli.answers import answers
 from taft_ray.cli.selection import IDS_HELP, explaining_commas, ids_from
 from taft_ray.errors import UsageError
-from taft_ray.privacy import read_public_key
 from taft_ray.progress import ProgressReport
 
 
@@ -24,6 +23,7 @@ def verify(
     target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, report: ProgressReport
 ) -> Any:
     """Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong."""
+    from taft_ray.privacy import read_public_key
     from taft_ray.proof.verify_certificate import is_certificate
     from taft_ray.verbs.run import Run, verify_certificate
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.data import id_hash, owner_hash, sample_key
+from taft_ray.data.columns import is_kept, is_one_of
 from taft_ray.data.identical import check_known, twins
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.forget import MOST_IDS, Known
@@ -73,13 +74,9 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
 
 def _asked_rows(table: pa.Table, keys: Iterable[bytes], owners: Iterable[bytes], shards: Sequence[int]) -> pa.Table:
     """The kept rows of these samples, owners and shards."""
-    binary, number = table.schema.field("key").type, table.schema.field("shard").type
-    asked = [
-        pc.is_in(table[column], value_set=pa.array(list(values), type))  # type: ignore[attr-defined]  # made at import
-        for column, values, type in (("key", keys, binary), ("owner_key", owners, binary), ("shard", shards, number))
-    ]
-    kept = pc.greater_equal(table["shard"], 0)  # type: ignore[attr-defined]
-    return table.filter(pc.and_(kept, pc.or_(pc.or_(asked[0], asked[1]), asked[2])))  # type: ignore[attr-defined]
+    named = pc.or_(is_one_of(table["key"], keys), is_one_of(table["owner_key"], owners))  # type: ignore[attr-defined]  # made at import
+    asked = pc.or_(named, is_one_of(table["shard"], shards))  # type: ignore[attr-defined]
+    return table.filter(pc.and_(is_kept(table), asked))  # type: ignore[attr-defined]
 
 
 def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str, str]) -> None:

@@ -115,7 +115,9 @@ def read_manifest(store: Store) -> tuple[pa.Table, dict[str, Any]] | None:
 
 def _table(data: bytes, where: str) -> tuple[pa.Table, dict[str, Any]]:
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.ParquetFile(
+            pa.BufferReader(data)
+        ).read()  # `read_table` imports pandas, which takes longer than this
         meta = parse_json((table.schema.metadata or {})[_META])
     except (pa.ArrowException, OSError, *MALFORMED) as error:
         raise IntegrityError(f"{where} is not a manifest ({error}); shard the data again") from error

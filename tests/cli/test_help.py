@@ -8,6 +8,7 @@ import pytest
 from command import ROOT, here
 
 from taft_ray.cli import main
+from taft_ray.cli.commands import LINES
 
 JOBS = sorted(path for path in (ROOT / "jobs").glob("*.py"))
 
@@ -25,6 +26,13 @@ def test_command_answers_help(command: str) -> None:
     for parameter in main.commands[command].params:
         for name in parameter.opts:
             assert name in answer.out or name.upper() in answer.out
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    for name, line in LINES.items():
+        command = main.commands[name]
+        assert command.name == name
+        assert (command.help or "").partition("\n\n")[0].replace("\n", " ") == line.help
 
 
 def test_version_and_help_of_the_program() -> None:

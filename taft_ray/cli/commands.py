@@ -1,0 +1,81 @@
+"""The commands by name, each with its line of the program's help; the module of one is imported when it is called.
+
+`taft-ray --help` needs none of them, and a command needs no other's.
+"""
+
+from __future__ import annotations
+
+from collections import UserDict
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+
+class Line(NamedTuple):
+    """Where a command is, and the first sentence of its own help."""
+
+    module: str
+    function: str
+    help: str
+
+
+LINES = {
+    "audit": Line(
+        "proof", "audit", "Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."
+    ),
+    "demo": Line(
+        "run", "demo", "Train, compose, forget, verify and report on digits, offline, with the embedded model."
+    ),
+    "destroy-key": Line(
+        "proof",
+        "destroy_key",
+        "Destroy RUN's key of the id hashes: nobody can tell any more whom a tombstone names, nor read data in.",
+    ),
+    "estimate": Line("forgetting", "estimate", "What a forget would touch and take; nothing happens."),
+    "evaluate": Line("run", "evaluate", "Accuracy of RUN's composed model on DATA."),
+    "export": Line("run", "export_command", "Write RUN's composed model as one file that runs without taft_ray."),
+    "forget": Line("forgetting", "forget", "Forget samples of RUN; answers with the certificate."),
+    "gc": Line("run", "gc", "Remove what killed processes left in RUN and nothing refers to."),
+    "repair": Line(
+        "repair", "repair", "Make again what is damaged or missing in RUN; exits 1 while a shard stays in quarantine."
+    ),
+    "report": Line("run", "report_command", "Write RUN's report: one HTML page, and report.json."),
+    "reproduce": Line(
+        "reproduce",
+        "reproduce",
+        "Make TABLE, one of the paper's tables or figures, on any data; cells and tables are kept in OUT.",
+    ),
+    "sign": Line("forgetting", "sign", "Sign a certificate of RUN; answers with the certificate and its signature."),
+    "status": Line("run", "status", "Where RUN stands."),
+    "sweep": Line(
+        "sweep",
+        "sweep",
+        "Try settings on the tokens that RUN has cached; writes the best as a spec for train --spec.",
+    ),
+    "train": Line("run", "train", "Train every shard of RUN that has no delta yet, and compose."),
+    "verify": Line(
+        "proof",
+        "verify",
+        "Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong.",
+    ),
+}
+
+
+class Commands(UserDict[str, Any]):
+    """The commands of LINES, each imported when it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(LINES)
+
+    def __getitem__(self, name: str) -> click.Command:
+        line: Line = self.data[name]
+        return getattr(import_module(f"taft_ray.cli.{line.module}"), line.function)
+
+
+class Program(click.Group):
+    """A group whose list of commands is made of LINES alone."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        listed = [click.Command(name, help=line.help) for name, line in LINES.items()]
+        click.Group(commands=listed).format_commands(ctx, formatter)
