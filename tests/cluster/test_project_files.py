@@ -16,6 +16,8 @@ from packaging.utils import canonicalize_name
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
+from taft_ray.version import VERSION
+
 ROOT = Path(__file__).parents[2]
 OF_THE_WHEEL = re.compile(r"nvidia-|cuda-|triton$")  # torch's wheel names them itself, see constraints.txt
 
@@ -110,6 +112,28 @@ def test_one_folder_has_a_target_and_ci_wants_no_skips():
     assert "tests/bits tests/cli tests/orchestration tests/composer" in everything
     assert "tests/test_readme.py" in everything
     assert "--expected-skips-only" in (ROOT / ".ci/run").read_text()
+
+
+def test_pages_for_contributors_name_what_is_there():
+    text = "".join((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md"))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) | {"test-composer"}
+    assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for path in set(re.findall(r"\b(?:tests|docs|taft_ray|tangent|plans)/[\w./-]+\w", text)):
+        assert (ROOT / path).exists() or (ROOT / "taft_ray" / path).exists(), path
+
+
+def test_citation_has_the_version_and_the_licence_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (VERSION, project["project"]["license"])
+    assert citation["title"] == project["project"]["name"]
+
+
+def test_the_package_ships_its_types_and_a_list_of_what_is_new():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["taft_ray"]
+    assert "py.typed" in patterns
+    assert all(list((ROOT / "taft_ray").glob(pattern)) for pattern in patterns)
+    assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_ci_is_executable():
