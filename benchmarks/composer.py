@@ -2,9 +2,9 @@
 
     python -m benchmarks.composer [--before COMMIT-OR-FOLDER] [--json]
 
-A run of 60 of the demo's digits in 3 shards, on a Ray of its own, for each version. The proportional set size (PSS: shared pages
-are divided among those who share them) is the process's own /proc/self/smaps_rollup: after `train` has composed, and again
-after 20 samples were dropped, and the rest composed anew.
+A run of 60 of the demo's digits in 3 shards, on a Ray of its own, for each version. The proportional set size
+(PSS: shared pages are divided among those who share them) is the process's own /proc/self/smaps_rollup. It is read after
+`train` has composed, and again after 20 samples were dropped and the rest composed anew.
 """
 
 from __future__ import annotations

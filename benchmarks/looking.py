@@ -2,8 +2,8 @@
 
     python -m benchmarks.looking [--before COMMIT-OR-FOLDER] [--rounds 9] [--json]
 
-R is `python -c "import click, fsspec, numpy, pyarrow, rich.table, rich.progress"`. The demo's run is made once by each version;
-then R and every command take turns, each in a process of its own, and the medians of their wall clocks are compared. The CPU
+R is `python -c "import click, fsspec, numpy, pyarrow, rich.table, rich.progress"`. The demo's run is made once by each version.
+Then R and every command take turns, each in a process of its own. The medians of their wall clocks are compared. The CPU
 seconds of the process are beside them, for a machine that is busy with something else. Commands of an earlier version that
 start Ray take half a minute each and so run in the first three rounds only.
 """
@@ -32,7 +32,7 @@ EARLIER_ROUNDS = 3
 
 
 class Took(NamedTuple):
-    """Of one process."""
+    """One process."""
 
     wall_s: float
     cpu_s: float

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 def is_one_of(column: pa.ChunkedArray, values: Iterable[bytes] | Iterable[int]) -> pa.ChunkedArray:
     """Which rows of a column of keys, or of numbers, have one of these values."""
     kind = column.type
-    listed = list(values)
+    listed: list[Any] = list(values)
     if pa.types.is_fixed_size_binary(kind):
         return pc.is_in(column, value_set=_fixed_width(b"".join(listed), kind))
     return pc.is_in(column, value_set=_fixed_width(np.asarray(listed, kind.to_pandas_dtype()).tobytes(), kind))
