@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from taft_ray.cli.answers import Verb
 from taft_ray.data import ORIENTATIONS, with_split
+from taft_ray.embedded.names import EMBEDDED_NAME
 from taft_ray.errors import TaftError, UsageError
-from taft_ray.fitting.config import LOSSES
+from taft_ray.fitting.config import LOSSES, SOLVERS
 from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec
 from taft_ray.storage import MALFORMED, parse_json
 from taft_ray.sums.options import COMPOSITIONS
 from taft_ray.tangent.options import TRAINABLE
+
+AUTO = "auto"  # what the machine chooses, or the run has already
 
 
 def _defaults_from(context: click.Context, option: click.Parameter, where: str | None) -> None:
@@ -43,107 +48,98 @@ def _numbers(context: click.Context, option: click.Parameter, text: str) -> tupl
         raise click.BadParameter(f"{text!r}: expected whole numbers with commas", context, option) from None
 
 
+@dataclass(frozen=True)
+class _Field:
+    """A field of RunSpec as an option: its default is the field's own, or ``auto`` where it is chosen by the machine."""
+
+    name: str
+    type: Any = None  # of click; None: text
+    help: str = ""
+    default: Any = None  # where it is not the field's
+    callback: Any = None
+
+    def option(self) -> Callable[[Verb], Verb]:
+        """The option ``--name``, which shows its default where there is one."""
+        default = self.default
+        if default is None:
+            default = RunSpec.__dataclass_fields__[self.name].default
+        flag = default is False
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        return click.option(
+            f"--{self.name.replace('_', '-')}",
+            is_flag=flag,
+            type=None if flag else self.type,
+            default=shown,
+            show_default=default is not None and not flag,
+            callback=self.callback,
+            help=self.help or None,
+        )
+
+
+_DATA = (
+    click.option("--spec", metavar="FILE", is_eager=True, expose_value=False, callback=_defaults_from,
+                 help="Defaults of the options below, from a JSON file such as a sweep's best.json; a path or URI."),
+    click.option("--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."),
+    click.option("--split", metavar="NAME", help="Read this split of DATA: the same as DATA?split=NAME."),
+    click.option("--model", default=EMBEDDED_NAME, show_default=True, help="The embedded model, or any timm name."),
+    click.option("--weights", metavar="URI", help="A safetensors file; else the embedded or the hub's weights."),
+)  # fmt: skip
+_FIELDS = (
+    _Field("image_size", int, "Pixels; the model's own by default."),
+    _Field("shards", int),
+    _Field("assignment", help="hash, equal, stratified or grouped (by owner)."),
+    _Field("classes", help="Class names with commas, or as a JSON list, in order; read from the data by default."),
+    _Field("last_blocks", str, 'How many blocks are trained, or "all".', default="1"),
+    _Field("trainable", click.Choice(TRAINABLE)),
+    _Field("reset", help="Re-initialise what is trained before linearising (PT=F)."),
+    _Field("cls_token", help="A new, trained class token at the suffix (CLS=T)."),
+    _Field("seed", int),
+    _Field("solver", click.Choice(SOLVERS)),
+    _Field("loss", click.Choice(LOSSES)),
+    _Field("kappa", float),
+    _Field("alpha", float),
+    _Field("penalty", float, "λ of λ‖Δw‖²."),
+    _Field("tolerance", float, "Relative residual (ridge)."),
+    _Field("max_iterations", int, "Of ridge."),
+    _Field("epochs", int, "Of adam."),
+    _Field("batch_size", int, "Of adam."),
+    _Field("learning_rate", float, "Of adam."),
+    _Field(
+        "milestones", str, "Of adam: the epochs at which the learning rate is divided by ten, with commas.", callback=_numbers
+    ),
+    _Field(
+        "slices", int, "Of adam: checkpoints inside a shard, so that a retrain starts at the slice that lost a sample."
+    ),
+    _Field("radius", float, "Of adam: Δw stays in a ball of this radius; no bound by default."),
+    _Field(
+        "compose", click.Choice(COMPOSITIONS),
+        "The mean, layer by layer by Gram matrices, or all layers jointly (of the last block alone).",
+    ),
+    _Field("epsilon", float, "Of the Gram composition."),
+    _Field("joint_penalty", float, "λ of the joint composition, part of the spec."),
+    _Field("weighting", click.Choice(WEIGHTINGS)),
+    _Field(
+        "precision", click.Choice((AUTO, *PRECISIONS)), "Of the frozen prefix; bfloat16 where the machine has it.",
+        default=AUTO,
+    ),
+    _Field("cache_dtype", click.Choice(DTYPES)),
+    _Field("device", click.Choice((AUTO, "cpu", "cuda")), default=AUTO),
+    _Field("threads", int, "CPU threads a worker."),
+    _Field("max_rejected", float, "Fraction of rows."),
+    _Field(
+        "exif_orientation", click.Choice(ORIENTATIONS),
+        "Turn pictures as their EXIF says, or leave them; part of the spec.",
+    ),
+    _Field(
+        "constants_gib", float,
+        "Memory for the constants of a worker's shard, part of the spec; beyond it some are computed again, batch by batch.",
+    ),
+)  # fmt: skip
+
+
 def spec_options(function: Verb) -> Verb:
     """The options that make a RunSpec, for `train` and the jobs."""
-    options = [
-        click.option(
-            "--spec",
-            metavar="FILE",
-            is_eager=True,
-            expose_value=False,
-            callback=_defaults_from,
-            help="Defaults of the options below, from a JSON file such as a sweep's best.json; a path or URI.",
-        ),
-        click.option(
-            "--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."
-        ),
-        click.option("--split", metavar="NAME", help="Read this split of DATA: the same as DATA?split=NAME."),
-        click.option(
-            "--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name."
-        ),
-        click.option("--weights", metavar="URI", help="A safetensors file; else the embedded or the hub's weights."),
-        click.option("--image-size", type=int, help="Pixels; the model's own by default."),
-        click.option("--shards", type=int, default=10, show_default=True),
-        click.option(
-            "--assignment", default="hash", show_default=True, help="hash, equal, stratified or grouped (by owner)."
-        ),
-        click.option(
-            "--classes",
-            help="Class names with commas, or as a JSON list, in order; read from the data by default.",
-        ),
-        click.option("--last-blocks", default="1", show_default=True, help='How many blocks are trained, or "all".'),
-        click.option("--trainable", type=click.Choice(TRAINABLE), default="full", show_default=True),
-        click.option("--reset", is_flag=True, help="Re-initialise what is trained before linearising (PT=F)."),
-        click.option("--cls-token", is_flag=True, help="A new, trained class token at the suffix (CLS=T)."),
-        click.option("--seed", type=int, default=0, show_default=True),
-        click.option("--solver", type=click.Choice(("ridge", "adam")), default="ridge", show_default=True),
-        click.option("--loss", type=click.Choice(LOSSES), default="rsl", show_default=True),
-        click.option("--kappa", type=float, default=15.0, show_default=True),
-        click.option("--alpha", type=float, default=1.0, show_default=True),
-        click.option("--penalty", type=float, default=0.01, show_default=True, help="λ of λ‖Δw‖²."),
-        click.option("--tolerance", type=float, default=1e-4, show_default=True, help="Relative residual (ridge)."),
-        click.option("--max-iterations", type=int, default=300, show_default=True, help="Of ridge."),
-        click.option("--epochs", type=int, default=30, show_default=True, help="Of adam."),
-        click.option("--batch-size", type=int, default=32, show_default=True, help="Of adam."),
-        click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Of adam."),
-        click.option(
-            "--milestones",
-            default="15,25",
-            show_default=True,
-            callback=_numbers,
-            help="Of adam: the epochs at which the learning rate is divided by ten, with commas.",
-        ),
-        click.option(
-            "--slices",
-            type=int,
-            default=1,
-            show_default=True,
-            help="Of adam: checkpoints inside a shard, so that a retrain starts at the slice that lost a sample.",
-        ),
-        click.option("--radius", type=float, help="Of adam: Δw stays in a ball of this radius; no bound by default."),
-        click.option(
-            "--compose",
-            type=click.Choice(COMPOSITIONS),
-            default="gram",
-            show_default=True,
-            help="The mean, layer by layer by Gram matrices, or all layers jointly (of the last block alone).",
-        ),
-        click.option("--epsilon", type=float, default=0.02, show_default=True, help="Of the Gram composition."),
-        click.option(
-            "--joint-penalty",
-            type=float,
-            default=0.01,
-            show_default=True,
-            help="λ of the joint composition, part of the spec.",
-        ),
-        click.option("--weighting", type=click.Choice(WEIGHTINGS), default="uniform", show_default=True),
-        click.option(
-            "--precision",
-            type=click.Choice(("auto", *PRECISIONS)),
-            default="auto",
-            show_default=True,
-            help="Of the frozen prefix; bfloat16 where the machine has it.",
-        ),
-        click.option("--cache-dtype", type=click.Choice(DTYPES), default="float16", show_default=True),
-        click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", show_default=True),
-        click.option("--threads", type=int, default=1, show_default=True, help="CPU threads a worker."),
-        click.option("--max-rejected", type=float, default=0.01, show_default=True, help="Fraction of rows."),
-        click.option(
-            "--exif-orientation",
-            type=click.Choice(ORIENTATIONS),
-            default="ignore",
-            show_default=True,
-            help="Turn pictures as their EXIF says, or leave them; part of the spec.",
-        ),
-        click.option(
-            "--constants-gib",
-            type=float,
-            default=4.0,
-            show_default=True,
-            help="Memory for the constants of a worker's shard, part of the spec; beyond it some are computed again, batch by batch.",
-        ),
-    ]
-    for option in reversed(options):
+    for option in reversed((*_DATA, *(field.option() for field in _FIELDS))):
         function = option(function)
     return function
 
