@@ -166,7 +166,7 @@ def _zipped(*names: str) -> bytes:
         (b"<!DOCTYPE html>\n<html>", ["web page", "/resolve/"]),
         (b"\n  <html lang=en>", ["web page"]),
         (b"GGUF\x03\0\0\0" + bytes(99), ["GGUF"]),
-        (gzip.compress(b"weights"), ["gzip"]),
+        (gzip.compress(b"weights", mtime=0), ["gzip"]),
         (b'{"metadata": {}, "weight_map": {"a": "b"}}', ["several files"]),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), ["HDF5"]),
         (b"some words", ["not a whole safetensors file"]),
