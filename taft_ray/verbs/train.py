@@ -77,7 +77,10 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
     A new run is tried first, so that a wrong path or a model that cannot do it leaves no run behind.
     """
     if is_run(store):
-        return replace(spec, weights_digest=run_spec(store).weights_digest), ()
+        begun = run_spec(store)
+        # another version of this package goes on with a run: its bits are the same
+        versions = {**spec.versions, **{name: begun.versions[name] for name in ("taft_ray",) if name in begun.versions}}
+        return replace(spec, weights_digest=begun.weights_digest, versions=versions), ()
     open_source(spec.data)
     import torch
 

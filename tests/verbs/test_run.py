@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ def test_train_evaluate_forget_verify(
     assert certificate.composed_after == run.status().composed
     assert run.verify().problems == ()
     assert ray.is_initialized(), "the Ray of this process stays"
+
+
+def test_a_run_goes_on_with_another_version_of_the_package(
+    folder: Path, parquet: Path, spec_of: Callable[..., Any], ray_session: None
+) -> None:
+    from taft_ray.verbs.train import train
+
+    before = tr.Run(folder).status().composed
+    spec = spec_of(parquet, trainable="head")
+    later = replace(spec, versions={**spec.versions, "taft_ray": "9.9"})
+    assert train(str(folder), later, lanes=1)["composed"] == before
+    assert json.loads((folder / "run.json").read_text())["spec"]["versions"] == spec.versions
+    with pytest.raises(SpecMismatch, match="versions"):
+        train(str(folder), replace(spec, versions={**spec.versions, "torch": "9.9"}), lanes=1)
 
 
 def test_answers_are_what_the_commands_print(folder: Path, outside: None) -> None:
