@@ -98,7 +98,9 @@ def measure(now: Version, before: Version | None, rounds: int) -> list[dict[str,
             for version in versions[: 2 if turn < EARLIER_ROUNDS else 1]:
                 version.time(what, words(version, turn), code)
     unit = middle(now.took["R"])
-    rows: list[dict[str, Any]] = [{"what": "R", "wall_s": unit.wall_s, "cpu_s": unit.cpu_s, "ratio": 1.0, "cpu_ratio": 1.0}]
+    rows: list[dict[str, Any]] = [
+        {"what": "R", "wall_s": unit.wall_s, "cpu_s": unit.cpu_s, "ratio": 1.0, "cpu_ratio": 1.0}
+    ]
     for what in COMMANDS:
         row: dict[str, Any] = {"what": what, **compared(middle(now.took[what]), unit)}
         if before is not None:
