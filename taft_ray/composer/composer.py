@@ -21,6 +21,7 @@ from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.run.record import Record
+from taft_ray.run.solve import Solve, solve
 from taft_ray.storage import digest_bytes
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
@@ -29,8 +30,8 @@ from taft_ray.storage.digest import canonical_json
 class Composer:
     """One a run. Methods are short; long work (fits, the prefix) is done by others, who report here."""
 
-    def __init__(self, run: str) -> None:
-        self._run = run
+    def __init__(self, run: str, solve: Solve = solve) -> None:
+        self._run, self._solve = run, solve
         self._progress: dict[str, tuple[int, int]] = {}
 
     # Made when they are first asked for: a damaged ledger is the error of a call, not the death of an actor
@@ -41,7 +42,7 @@ class Composer:
 
     @cached_property
     def composition(self) -> Composition:
-        return Composition(self.record)
+        return Composition(self.record, self._solve)
 
     @cached_property
     def queue(self) -> Queue:

@@ -7,20 +7,19 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from taft_ray.errors import IntegrityError, ObjectMissing, UsageError
 from taft_ray.plans.state import TRAINED, ShardState
 from taft_ray.run.quarantine import ShardUnreadable
 from taft_ray.run.record import Record
-from taft_ray.storage import Store, digest_json
+from taft_ray.run.snapshots import is_snapshot, save_snapshot, snapshot_digest
+from taft_ray.run.solve import Model, Solve, solve
+from taft_ray.storage import DeltaRef, Store, digest_json, read_delta
 from taft_ray.storage import rundir as names
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from taft_ray.sums import Sums
-    from taft_ray.tangent import Delta
+from taft_ray.sums import Totals
 
 # Of shards' terms kept in memory, so that a drop of a shard that was fitted lately need not read them: how many shards', so that
 # memory does not grow with the shards of a run, and how many bytes
@@ -34,10 +33,10 @@ class Terms:
 
     def __init__(self, store: Store, budget: int = TERMS_BUDGET, most: int = TERMS_KEPT) -> None:
         self._store, self._budget, self._most = store, budget, most
-        self._kept: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self._kept: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
         self._bytes = 0
 
-    def read(self, ref: Mapping[str, Any]) -> dict[str, Tensor]:
+    def read(self, ref: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The int64 terms of a delta; IntegrityError when its bytes are not those of the ledger."""
         key = str(ref["key"])
         if key in self._kept:
@@ -45,7 +44,7 @@ class Terms:
             return self._kept[key]
         return self._keep(key, self._load(ref))
 
-    def read_each(self, refs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Tensor]]:
+    def read_each(self, refs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
         """What `read` gives for each, in order; read side by side, within the budget."""
         ahead = min(_READERS, len(refs), max(1, self._budget // max((int(ref["bytes"]) for ref in refs), default=1)))
         if ahead < 2:
@@ -63,12 +62,10 @@ class Terms:
                 for reading in coming:
                     reading.cancel()
 
-    def _load(self, ref: Mapping[str, Any]) -> dict[str, Tensor]:
-        from taft_ray.run.sums import read_terms
+    def _load(self, ref: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        return read_delta(self._store, DeltaRef.from_json(ref))[0]
 
-        return read_terms(self._store, ref)
-
-    def _keep(self, key: str, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _keep(self, key: str, terms: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -91,21 +88,19 @@ class Composition:
     depend on the way there.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, solve: Solve = solve) -> None:
         self.record = record
         self.terms = Terms(record.store)
-        self._sums: Sums | None = None  # made when they are first asked for: torch takes seconds and memory
+        self._solve = solve
+        self._sums = Totals()
         self._members: dict[int, tuple[Mapping[str, Any], int]] = {}  # shard: (delta, weight), as summed
         self._seen = 0  # of the state's moves: how many the sums have followed
         self._ahead: set[int] = set()  # shards in the sums whose commit had not come when they were last level
-        self._composed: dict[str, Delta] = {}  # by mode
+        self._composed: dict[str, Model] = {}  # by mode
         self._digests: dict[str, str] = {}
 
-    def sums(self) -> Sums:
+    def sums(self) -> Totals:
         """The sums, level with the ledger as last read."""
-        from taft_ray.sums import Sums
-
-        self._sums = self._sums or Sums()
         state = self.record.state
         moved = sorted(self._ahead.union(state.moves[self._seen :]))
         wanted = {shard: _member(state.shards[shard]) for shard in moved if state.shards[shard].state == TRAINED}
@@ -118,7 +113,7 @@ class Composition:
             try:
                 terms = self.terms.read(ref)
             except (ObjectMissing, IntegrityError):  # purged by another writer, or damaged: what is left is summed anew
-                self._sums, self._members, self._seen, self._ahead = None, {}, 0, set()
+                self._sums, self._members, self._seen, self._ahead = Totals(), {}, 0, set()
                 return self.sums()
             self._sums.subtract(terms, weight)
             del self._members[shard]
@@ -146,17 +141,14 @@ class Composition:
             self._ahead.add(shard)
             self._composed, self._digests = {}, {}
 
-    def model(self, mode: str | None = None) -> Delta | None:
+    def model(self, mode: str | None = None) -> Model | None:
         """The composed model, in memory; None when no shard with samples is in it."""
         mode = mode or self.record.spec.compose
         sums = self.sums()
         if not sums.weight:
             return None
         if mode not in self._composed:
-            from taft_ray.run.sums import one_thread
-
-            with one_thread():
-                self._composed[mode] = self.record.spec.composed(sums, mode, workers=os.cpu_count() or 1)
+            self._composed[mode] = self._solve(self.record.spec, sums, mode, os.cpu_count() or 1)
         return self._composed[mode]
 
     def digest(self, mode: str | None = None) -> str | None:
@@ -169,14 +161,12 @@ class Composition:
             return known
         return self._summed(mode)[1]
 
-    def _summed(self, mode: str) -> tuple[Delta | None, str | None]:
+    def _summed(self, mode: str) -> tuple[Model | None, str | None]:
         """The composed model from the sums, whatever the ledger says, and its digest."""
         delta = self.model(mode)
         if delta is None:
             return None, None
         if mode not in self._digests:
-            from taft_ray.run.snapshots import snapshot_digest
-
             self._digests[mode] = snapshot_digest(delta)
         return delta, self._digests[mode]
 
@@ -201,7 +191,8 @@ class Composition:
             composed = self.record.current(lambda: self._snapshot(mode))
             self.remove_old_snapshots(mode)
             # while it was written another writer may have taken a shard out, and purged, before it could be seen there
-            if self.record.known(lambda: self.digest(mode)) == composed["digest"]:
+            # computed, not as the ledger has it: a machine with other instructions may have committed other last bits
+            if self.record.known(lambda: self.computed_digest(mode)) == composed["digest"]:
                 break
         if composed["seconds"]:
             body = {name: composed[name] for name in ("mode", "digest", "seconds", "shards")} | {"of": self._of()}
@@ -209,8 +200,6 @@ class Composition:
         return composed
 
     def _snapshot(self, mode: str) -> dict[str, Any]:
-        from taft_ray.run.snapshots import is_snapshot, save_snapshot
-
         sums = self.sums()
         began = time.perf_counter()
         delta, digest = self._summed(mode)
@@ -239,5 +228,5 @@ def _member(shard: ShardState) -> tuple[Mapping[str, Any], int]:
     return dict(shard.delta or {}), shard.weight
 
 
-def _size(terms: Mapping[str, Tensor]) -> int:
+def _size(terms: Mapping[str, np.ndarray]) -> int:
     return sum(term.nbytes for term in terms.values())

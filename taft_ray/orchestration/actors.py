@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
-from ray.exceptions import RayActorError
 
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import StorageError
 from taft_ray.orchestration.calls import ask
 from taft_ray.orchestration.session import HEAD, NAMESPACE
+from taft_ray.orchestration.solver import RemoteSolver
+from taft_ray.orchestration.standing import Standing
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.run.record import Record
-from taft_ray.workers.shard_worker import ShardWorker
 from taft_ray.workers.warm import Warm, in_use
+
+if TYPE_CHECKING:
+    from taft_ray.workers.shard_worker import ShardWorker
 
 WORKER_IDLE_S = 600.0  # a retrain actor stays warm this long after its last call
 CROWDED_IDLE_S = 3.0  # … and only this long once another run wants its CPUs or GPU
 COMPOSER_IDLE_S = 180.0  # a composer without a call leaves; it is rebuilt from the ledger in a moment
-COMPOSER_MEMORY = 300 << 20  # bytes, of a small run (benchmarks/README.md)
-_TRIES, _PAUSE_S = 6, 0.25  # of a call whose composer has died or left; a pause doubles
+COMPOSER_MEMORY = 200 << 20  # bytes, of a small run (benchmarks/README.md)
 
 
 def actor_name(run: str, role: str) -> str:
@@ -38,42 +39,33 @@ class ComposerActor(Warm):
     """A composer in a process of its own, which leaves when nobody has called for a while."""
 
     def __init__(self, run: str, idle_s: float) -> None:
-        self.composer = Composer(run)
+        self.solver = RemoteSolver()
+        self.composer = Composer(run, self.solver)
         super().__init__(idle_s)
 
     @in_use
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the composer."""
+        if name == "begin":
+            self.solver.start()  # a training composes in the end
         return getattr(self.composer, name)(*args, **kwargs)
 
 
-class RemoteComposer:
-    """The methods of a run's `Composer`, as plain calls to its actor; a new one is made where that has died or left."""
+class RemoteComposer(Standing):
+    """The methods of a run's `Composer`, as plain calls to its actor. Every operation has an id and is done once."""
 
     def __init__(self, run: str) -> None:
+        super().__init__(partial(_composer_actor, run))
         self.run = run
-        self.actor = _composer_actor(run)
         self._record: Record | None = None
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
-        return partial(self._call, name)
+        return partial(self.ask, "call", name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteComposer, (self.run,)
-
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Every operation has an id and is done once, so that it may be asked for again."""
-        for attempt in range(_TRIES):
-            try:
-                return ask(self.actor.call, name, *args, **kwargs)
-            except StorageError as error:
-                if not isinstance(error.__cause__, RayActorError):
-                    raise
-            time.sleep(_PAUSE_S * 2**attempt)
-            self.actor = _composer_actor(self.run)
-        return ask(self.actor.call, name, *args, **kwargs)
 
     def snapshot(self) -> RunState:
         """The state, read from the ledger here: it may be large, and no process has to ask another for it."""
@@ -123,10 +115,14 @@ class Remote:
 
 def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ShardWorker:
     """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves after ten idle minutes."""
-    return cast(ShardWorker, Remote(_worker_actor(run, spec, classes, index)))
+    return cast("ShardWorker", Remote(_worker_actor(run, spec, classes, index)))
 
 
 def _worker_actor(run: str, spec: RunSpec, classes: int, index: int) -> Any:
+    from taft_ray.workers.shard_worker import (
+        ShardWorker,  # with torch and timm, which a composer's process can do without
+    )
+
     on_gpu, name = spec.device == "cuda", actor_name(run, f"worker-{index}")
     with suppress(ValueError):  # there is none yet
         return ray.get_actor(name, namespace=NAMESPACE)

@@ -32,7 +32,7 @@ def _versions() -> dict[str, str]:
     import timm
     import torch
 
-    return {"taft_ray": VERSION, "torch": torch.__version__, "timm": timm.__version__}
+    return {"taft_ray": VERSION, "torch": str(torch.__version__), "timm": timm.__version__}
 
 
 def fastest_precision(device: str) -> str:

@@ -30,7 +30,7 @@ def cell_environment(spec: RunSpec) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if spec.device == "cuda" else "cpu",
         "threads": spec.threads,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own class would bring torch to whoever unpickles it
     }
 
 

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.storage import Store, digest_tensors
 from taft_ray.storage import rundir as names
-from taft_ray.tangent import Delta
+
+if TYPE_CHECKING:
+    from taft_ray.tangent import Delta
+
+Composed = Mapping[str, Any]  # the composed model's values by name: tensors, or float32 arrays
 
 
-def snapshot_digest(delta: Delta) -> str:
+def snapshot_digest(delta: Composed) -> str:
     """The digest of a composed model: of its float32 values, by name."""
-    return digest_tensors({name: value.float().numpy() for name, value in delta.items()})
+    return digest_tensors(_arrays(delta))
 
 
-def snapshot_bytes(delta: Delta) -> bytes:
+def snapshot_bytes(delta: Composed) -> bytes:
     """The composed model as safetensors: equal models have equal bytes."""
-    return save({name: value.float().contiguous().numpy() for name, value in delta.items()})
+    return save(_arrays(delta))
 
 
-def save_snapshot(store: Store, delta: Delta) -> str:
+def _arrays(delta: Composed) -> dict[str, np.ndarray]:
+    return {
+        name: value if isinstance(value, np.ndarray) else value.float().contiguous().numpy()
+        for name, value in delta.items()
+    }
+
+
+def save_snapshot(store: Store, delta: Composed) -> str:
     """Write the composed model, named by its digest; returns the digest."""
     digest = snapshot_digest(delta)
     store.write(names.composed_key(digest), snapshot_bytes(delta))
     return digest
 
 
-def is_snapshot(store: Store, key: str, delta: Delta) -> bool:
+def is_snapshot(store: Store, key: str, delta: Composed) -> bool:
     """Whether the object is there and is, to the byte, this composed model."""
     try:
         return store.read(key) == snapshot_bytes(delta)
@@ -39,6 +53,10 @@ def is_snapshot(store: Store, key: str, delta: Delta) -> bool:
 
 def load_snapshot(store: Store, key: str) -> Delta:
     """A composed model, float32; IntegrityError when its bytes do not have the digest in its name."""
+    import torch
+
+    from taft_ray.tangent import Delta
+
     damaged = IntegrityError(f"{key} in {store.uri} is damaged: remove it, it is made again from the ledger")
     try:
         tensors = load(store.read(key))

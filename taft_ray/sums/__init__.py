@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from taft_ray.sums.composition import Sums, compose, shard_terms, statistics_for, terms_to_delta
     from taft_ray.sums.joint import check_joint
     from taft_ray.sums.options import COMPOSITIONS, DEFAULT_EPSILON, JOINT_PENALTY
+    from taft_ray.sums.totals import Totals
 
 __all__ = [
     "COMPOSITIONS",
     "DEFAULT_EPSILON",
     "JOINT_PENALTY",
     "Sums",
+    "Totals",
     "check_joint",
     "compose",
     "shard_terms",
@@ -37,6 +39,7 @@ _WHERE = {
         "terms_to_delta",
     ),
     "taft_ray.sums.joint": ("check_joint",),
+    "taft_ray.sums.totals": ("Totals",),
 }
 
 

@@ -11,27 +11,31 @@ exactly, and what is composed is a deterministic function of the sums.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from taft_ray.errors import DeltaMismatch, UsageError
-from taft_ray.sums.fixed_point import DELTA_BITS, GRAM_BITS, check_sum, from_grid, largest, reach, to_grid
-from taft_ray.sums.joint import joint_statistics, solve_joint
+from taft_ray.sums.fixed_point import DELTA_BITS, GRAM_BITS, from_grid, largest, reach, to_grid
 from taft_ray.sums.options import COMPOSITIONS, DEFAULT_EPSILON, JOINT_PENALTY
 from taft_ray.sums.packed import lower_triangle, pack
+from taft_ray.sums.totals import OF_DELTA, Totals
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.gram import GramLayer
-from taft_ray.tangent.model import TangentModel
-from taft_ray.tangent.prepared import Pictures
+
+if TYPE_CHECKING:
+    from taft_ray.tangent.model import TangentModel
+    from taft_ray.tangent.prepared import Pictures
 
 ROWS = 256  # of a layer's ΔW a solve: part of what fixes the last bits of a composition
-_DELTA, _GRAM, _CROSS, _JOINT = "delta/", "gram/", "cross/", "joint/"
+_DELTA, _GRAM, _CROSS, _JOINT = OF_DELTA, "gram/", "cross/", "joint/"
 
 
 def statistics_for(
@@ -44,6 +48,8 @@ def statistics_for(
     if compose == "gram":
         return {name: matrix.cpu() for name, matrix in tm.gram(pictures).items()}
     if compose == "joint":
+        from taft_ray.sums.joint import joint_statistics
+
         return {_JOINT + name: value for name, value in joint_statistics(tm, pictures, delta).items()}
     return None
 
@@ -93,53 +99,31 @@ def _augmented(tensors: Mapping[str, Tensor], layer: GramLayer) -> Tensor:
     return torch.cat([rows, tensors[layer.bias][layer.start : layer.stop, None]], dim=1)
 
 
-class Sums:
-    """The exact sums over the shards that are in the model.
+class Sums(Totals):
+    """`Totals` of tensors, on whatever device, and what they compose to."""
 
-    Guarantees: independent of the order of additions; ``subtract`` after ``add`` restores every bit; an overflow raises
-    FixedPointOverflow and changes nothing.
-    """
+    @classmethod
+    def of(cls, totals: Totals) -> Sums:
+        """These totals as tensors, without a copy: nothing may be added."""
+        sums = cls()
+        with warnings.catch_warnings():
+            # memory that processes share is read-only, and composing writes to no total
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            sums.totals = {name: torch.from_numpy(total) for name, total in totals.totals.items()}
+        sums.weight, sums.count = totals.weight, totals.count
+        return sums
 
-    def __init__(self) -> None:
-        self.totals: dict[str, Tensor] = {}
-        self.weight = 0
-        self.count = 0
-        self._bounds: dict[str, int] = {}  # no value of a total is larger: spares a pass over it for every shard
+    def _zeros_like(self, term: Tensor) -> Tensor:
+        return torch.zeros_like(term)
 
-    def add(self, terms: Mapping[str, Tensor], weight: int = 1) -> None:
-        """Add a shard's terms; deltas count ``weight`` times, Gram statistics once (they grow with the samples)."""
-        self._update(terms, weight, +1)
+    def _largest(self, term: Tensor) -> int:
+        return largest(term)
 
-    def subtract(self, terms: Mapping[str, Tensor], weight: int = 1) -> None:
-        """Take away what `add` put in with the same terms and weight."""
-        self._update(terms, weight, -1)
+    def _reach(self, total: Tensor, term: Tensor, factor: int) -> int:
+        return reach(total, term, factor)
 
-    def _update(self, terms: Mapping[str, Tensor], weight: int, sign: int) -> None:
-        if weight < 0 or int(weight) != weight:
-            raise UsageError(f"weight={weight}: expected a whole number >= 0")
-        if weight == 0:
-            return
-        totals = self.totals or {name: torch.zeros_like(term) for name, term in terms.items()}
-        if totals.keys() != terms.keys() or any(totals[n].shape != terms[n].shape for n in totals):
-            differing = sorted(totals.keys() ^ terms.keys()) or sorted(
-                n for n in totals if totals[n].shape != terms[n].shape
-            )
-            raise DeltaMismatch(f"shards of different linearisations: {differing[:4]} differ")
-        factors = {name: sign * (weight if name.startswith(_DELTA) else 1) for name in terms}
-        bounds = {}
-        for name, term in terms.items():
-            step = abs(factors[name]) * largest(term)
-            bounds[name] = self._bounds.get(name, 0) + step
-            if bounds[name] >= 2**63 > step:
-                bounds[name] = reach(totals[name], term, factors[name])
-            check_sum(bounds[name], what=name)
-        # nothing has changed so far; from here on nothing can fail
-        for name, term in terms.items():
-            if bounds[name]:  # else all is zero, and a factor of any size would do
-                totals[name].add_(term, alpha=factors[name])
-        self.totals, self._bounds = totals, bounds
-        self.weight += sign * weight
-        self.count += sign
+    def _add(self, total: Tensor, term: Tensor, factor: int) -> None:
+        total.add_(term, alpha=factor)
 
     def mean(self) -> Delta:
         """Σ wᵢΔwᵢ / Σ wᵢ in float64; DeltaMismatch when there is no shard."""
@@ -220,6 +204,10 @@ class Sums:
         found = {name[len(_JOINT) :]: total for name, total in self.totals.items() if name.startswith(_JOINT)}
         if not found:
             raise DeltaMismatch("the shards carry no joint statistics; compose by mean, or fit with --compose joint")
+        from taft_ray.sums.joint import (
+            solve_joint,  # with the network's passes, and so timm: no other composition needs them
+        )
+
         statistics = {name: from_grid(total, GRAM_BITS) for name, total in found.items()}
         with _single_threads(1) as pool:
             return pool.submit(solve_joint, statistics, composed, penalty).result()

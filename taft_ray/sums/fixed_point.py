@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from taft_ray.errors import FixedPointOverflow
+from taft_ray.sums.totals import rounded_up
 
 DELTA_BITS = 40  # a delta is a multiple of 2^-40; int64 holds sums up to ±8.4e6 in units of 1
 GRAM_BITS = 24  # Gram statistics are multiples of 2^-24; sums up to ±5.5e11
@@ -39,13 +40,4 @@ def largest(grid: Tensor) -> int:
 
 def reach(total: Tensor, term: Tensor, factor: int) -> int:
     """No value of total + factor·term is larger in size: value by value, rounded up by more than float64 errs."""
-    estimate = float((total.double() + float(factor) * term.double()).abs().max())
-    return int(estimate * (1 + 2**-40)) + 1
-
-
-def check_sum(bound: int, *, what: str) -> None:
-    """FixedPointOverflow when a sum that may reach ±``bound`` could leave int64."""
-    if bound >= 2**63:
-        raise FixedPointOverflow(
-            f"{what}: the sum would leave int64 (bound {bound:.3g}); use smaller weights or shards"
-        )
+    return rounded_up(float((total.double() + float(factor) * term.double()).abs().max()))

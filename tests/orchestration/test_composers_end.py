@@ -1,0 +1,111 @@
+"""A composer leaves when nobody asks, holds no torch, and may die at any time: what is asked of it is asked of the next."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import sample_id
+
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
+from taft_ray.storage import Ledger, Store
+
+
+@pytest.fixture
+def run(ridge: tuple[Path, dict[str, Any]], copy_of: Callable[..., Path]) -> str:
+    return str(copy_of(ridge[0]))
+
+
+def is_there(name: str) -> bool:
+    import ray
+
+    from taft_ray.orchestration import session
+
+    try:
+        ray.get_actor(name, namespace=session.NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def wait_until_gone(name: str) -> None:
+    until = time.monotonic() + 30
+    while is_there(name) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_there(name)
+
+
+def in_its_process(composer: Any, what: Callable[[Any], Any]) -> Any:
+    import ray
+
+    return ray.get(composer.actor.__ray_call__.remote(what))
+
+
+def test_a_composer_leaves_and_the_next_one_answers_the_same(
+    ridge: tuple[Path, dict[str, Any]], run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from taft_ray.orchestration import actors
+
+    monkeypatch.setattr(actors, "COMPOSER_IDLE_S", 0.5)
+    name = actors.actor_name(run, "composer")
+    composer = actors.composer_for(run)
+    assert composer.composed_digest() == ridge[1]["composed"]
+    wait_until_gone(name)
+    assert composer.composed_digest() == ridge[1]["composed"]  # who held the gone one
+    wait_until_gone(name)
+    assert actors.composer_for(run).composed_digest() == ridge[1]["composed"]
+
+
+def test_a_composer_that_dies_after_its_commit_loses_nothing(run: str, copy_of: Callable[..., Path]) -> None:
+    from taft_ray.orchestration import actors
+
+    undisturbed = Composer(str(copy_of(Path(run), "undisturbed")))
+    selection = Selection(ids=(sample_id(0),))
+    expected = undisturbed.request_forget(selection, "drop")
+
+    def die_after_the_next_commit(actor: Any) -> None:
+        import os
+
+        from taft_ray.storage import Ledger
+
+        append = Ledger.append
+
+        def last(self: Any, *arguments: Any) -> None:
+            append(self, *arguments)
+            os._exit(1)
+
+        Ledger.append = last  # type: ignore[method-assign]
+
+    composer = actors.composer_for(run)
+    died = composer.actor
+    in_its_process(composer, die_after_the_next_commit)
+    answer = composer.request_forget(selection, "drop")
+    assert composer.actor != died
+    assert answer == expected
+    assert composer.composed_digest() == undisturbed.composed_digest()
+    kinds = [entry.kind for entry in Ledger(Store(run)).entries()]
+    assert kinds.count("forget-requested") == kinds.count("dropped") == 1
+
+
+def test_composing_happens_elsewhere_and_survives_that_process(run: str, copy_of: Callable[..., Path]) -> None:
+    import ray
+
+    from taft_ray.orchestration import actors, session
+    from taft_ray.orchestration.solver import solver_name
+
+    alone = Composer(str(copy_of(Path(run), "alone")))
+    composer = actors.composer_for(run)
+    for number in (0, 1):
+        for one in (alone, composer):
+            one.request_forget(Selection(ids=(sample_id(number),)), "drop")
+        assert composer.compose()["digest"] == alone.compose()["digest"]
+        ray.kill(ray.get_actor(solver_name(), namespace=session.NAMESPACE))
+
+    def loaded(actor: Any) -> set[str]:
+        import sys
+
+        return {"torch", "timm", "torchvision"} & set(sys.modules)
+
+    assert in_its_process(composer, loaded) == set()
