@@ -63,7 +63,7 @@ try:
     train(run, spec, lanes=1)
     found = {"after": "train", **ask(held)}
     forget(run, Selection(ids=tuple(table["id"].to_pylist()[:20])), mode="drop")
-    print(json.dumps([found, {"after": "a drop", **ask(held), "modules": ask(modules)}]))
+    print(json.dumps([found, {"after": "a drop", **ask(held), "torch": "torch" in ask(modules)}]))
 finally:
     ray.shutdown()
 """

@@ -1,11 +1,11 @@
 """How long a command takes that only looks, against importing the libraries that all of them need.
 
-    python -m benchmarks.looking [--before COMMIT-OR-FOLDER] [--rounds 9] [--json]
+    python -m benchmarks.looking [--before COMMIT-OR-FOLDER] [--rounds 9] [--before-rounds 1] [--json]
 
 R is `python -c "import click, fsspec, numpy, pyarrow, rich.table, rich.progress"`. The demo's run is made once by each version.
 Then R and every command take turns, each in a process of its own. The medians of their wall clocks are compared. The CPU
-seconds of the process are beside them, for a machine that is busy with something else. Commands of an earlier version that
-start Ray take half a minute each and so run in the first three rounds only.
+seconds of the process are beside them, for a machine that is busy with something else. Commands of an earlier version may
+start Ray, which takes half a minute, and so take part in the first rounds only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import pyarrow.parquet as pq
 from benchmarks.earlier import ROOT, environment_of, files_of
 
 R = "import click, fsspec, numpy, pyarrow, rich.table, rich.progress"
-EARLIER_ROUNDS = 3
 
 
 class Took(NamedTuple):
@@ -88,14 +87,14 @@ def timed(line: list[str], root: Path, code: int = 0) -> Took:
     return Took(wall, used.ru_utime + used.ru_stime)
 
 
-def measure(now: Version, before: Version | None, rounds: int) -> list[dict[str, Any]]:
+def measure(now: Version, before: Version | None, rounds: int, before_rounds: int) -> list[dict[str, Any]]:
     versions = [version for version in (now, before) if version is not None]
     for version in versions:
         version.make()
     for turn in range(rounds):
         now.took.setdefault("R", []).append(timed([sys.executable, "-c", R], now.root))
         for what, (words, code) in COMMANDS.items():
-            for version in versions[: 2 if turn < EARLIER_ROUNDS else 1]:
+            for version in versions[: 2 if turn < before_rounds else 1]:
                 version.time(what, words(version, turn), code)
     unit = middle(now.took["R"])
     rows: list[dict[str, Any]] = [
@@ -121,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", help="an earlier version: a commit, or a folder with its files")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--before-rounds", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="taft-ray-looking-") as name:
@@ -128,7 +128,7 @@ def main() -> None:
         now, before = Version(ROOT, folder / "now"), None
         if options.before:
             before = Version(files_of(options.before, folder / "files"), folder / "before")
-        rows = measure(now, before, options.rounds)
+        rows = measure(now, before, options.rounds, options.before_rounds)
     for row in rows:
         row["load"] = os.getloadavg()[0]
     print(json.dumps(rows) if options.json else json.dumps(rows, indent=1))

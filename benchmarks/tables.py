@@ -118,6 +118,14 @@ def _forget(rows: Any) -> list[Row]:
     return found
 
 
+LOOKING_TARGETS = {"--help": 2.0, "a wrong option": 2.0, "status": 6.0, "estimate": 6.0, "a refused id": 6.0}
+COMPOSER_MB = 300.0
+
+
+def _times_r(row: Row | None) -> str:
+    return "" if row is None else f"{seconds(row['wall_s'])}, {row['ratio']:.3g} R (CPU: {row['cpu_ratio']:.3g})"
+
+
 def _orchestration(rows: Any) -> list[Row]:
     """What is measured, as text and as a part of what its target allows."""
     found: list[Row] = []
@@ -332,6 +340,36 @@ TABLES: tuple[Table, ...] = (
         columns={"measured": lambda row: row["what"], "is": lambda row: row["is"], "target": lambda row: row["target"]},
         bars=lambda row: [] if row["part"] is None else [Bar(row["what"], row["part"], 1.0, at_least=False)],
         axis="part of what the target allows",
+    ),
+    Table(
+        name="looking",
+        module="looking",
+        arguments=("--before", "c59a506"),
+        rows=lambda measured: measured,
+        columns={
+            "command": lambda row: row["what"],
+            "now": _times_r,
+            "target": lambda row: f"{LOOKING_TARGETS[row['what']]:g} R" if row["what"] in LOOKING_TARGETS else "",
+            "before": lambda row: _times_r(row.get("before")),
+        },
+        bars=lambda row: [Bar(row["what"], row["ratio"], LOOKING_TARGETS.get(row["what"]), at_least=False)],
+        axis="wall clock, as a multiple of R, log scale",
+        log=True,
+    ),
+    Table(
+        name="composer",
+        module="composer",
+        arguments=("--before", "c59a506"),
+        rows=lambda measured: measured,
+        columns={
+            "version": lambda row: row["version"],
+            "after": lambda row: row["after"],
+            "PSS": lambda row: f"{row['pss_mb']:.0f} MB",
+            "private": lambda row: f"{row['private_mb']:.0f} MB",
+            "holds torch": lambda row: {True: "yes", False: "no"}.get(row.get("torch"), ""),
+        },
+        bars=lambda row: [Bar(f"{row['version']}, after {row['after']}", row["pss_mb"], COMPOSER_MB, at_least=False)],
+        axis="MB of the composer's process (PSS)",
     ),
     Table(
         name="cache",

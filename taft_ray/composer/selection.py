@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.data import id_hash, owner_hash, sample_key
-from taft_ray.data.columns import is_kept, is_one_of
+from taft_ray.data.columns import has_key, has_number, is_kept
 from taft_ray.data.identical import check_known, twins
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.forget import MOST_IDS, Known
@@ -74,8 +74,8 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
 
 def _asked_rows(table: pa.Table, keys: Iterable[bytes], owners: Iterable[bytes], shards: Sequence[int]) -> pa.Table:
     """The kept rows of these samples, owners and shards."""
-    named = pc.or_(is_one_of(table["key"], keys), is_one_of(table["owner_key"], owners))  # type: ignore[attr-defined]  # made at import
-    asked = pc.or_(named, is_one_of(table["shard"], shards))  # type: ignore[attr-defined]
+    named = pc.or_(has_key(table["key"], keys), has_key(table["owner_key"], owners))  # type: ignore[attr-defined]  # made at import
+    asked = pc.or_(named, has_number(table["shard"], shards))  # type: ignore[attr-defined]
     return table.filter(pc.and_(is_kept(table), asked))  # type: ignore[attr-defined]
 
 

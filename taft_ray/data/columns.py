@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def is_one_of(column: pa.ChunkedArray, values: Iterable[bytes] | Iterable[int]) -> pa.ChunkedArray:
-    """Which rows of a column of keys, or of numbers, have one of these values."""
-    kind = column.type
-    listed: list[Any] = list(values)
-    if pa.types.is_fixed_size_binary(kind):
-        return pc.is_in(column, value_set=_fixed_width(b"".join(listed), kind))
-    return pc.is_in(column, value_set=_fixed_width(np.asarray(listed, kind.to_pandas_dtype()).tobytes(), kind))
+def has_key(column: pa.ChunkedArray, keys: Iterable[bytes]) -> pa.ChunkedArray:
+    """Which rows of a column of sample or owner keys have one of these."""
+    return pc.is_in(column, value_set=_fixed_width(b"".join(keys), column.type))
+
+
+def has_number(column: pa.ChunkedArray, numbers: Iterable[int]) -> pa.ChunkedArray:
+    """Which rows of a column of numbers have one of these."""
+    values = np.asarray(list(numbers), column.type.to_pandas_dtype())
+    return pc.is_in(column, value_set=_fixed_width(values.tobytes(), column.type))
 
 
 def is_kept(table: pa.Table) -> pa.ChunkedArray:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from taft_ray.data.columns import is_kept, is_one_of
+from taft_ray.data.columns import has_key, is_kept
 from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import UsageError
 
@@ -66,7 +66,7 @@ def twins(table: pa.Table, keys: Collection[bytes]) -> pa.Table:
     """The other kept rows whose bytes are those of one of these samples."""
     if CONTENT not in table.column_names:
         return table.slice(0, 0)
-    asked, kept = is_one_of(table["key"], keys), is_kept(table)
+    asked, kept = has_key(table["key"], keys), is_kept(table)
     contents = table.filter(pc.and_(asked, kept))[CONTENT].drop_null().unique()
     same = pc.is_in(table[CONTENT], value_set=contents)
     return table.filter(pc.and_(pc.and_(same, kept), pc.invert(asked)))
