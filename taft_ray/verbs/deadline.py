@@ -20,6 +20,8 @@ def unix_deadline(when: str | float | datetime | timedelta | None) -> float | No
         return time.time() + when.total_seconds()
     if isinstance(when, datetime):
         return when.astimezone().timestamp()
+    if isinstance(when, bool) or not isinstance(when, int | float | str):
+        raise UsageError(f"--deadline {when!r}: {_EXPECTED}, or a datetime")
     try:
         seconds = float(when) if isinstance(when, int | float) else _parsed(when)
         datetime.fromtimestamp(seconds)  # refuses nan, inf and what no calendar has

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from taft_ray.composer.composer import Composer
-from taft_ray.data import check_rejected, counts
+from taft_ray.data import check_rejected, counts, open_source
 from taft_ray.data.rejections import examples
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, UsageError
 from taft_ray.log import operation
@@ -29,6 +29,7 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
     run, data = run_address(run), data_address(data)
     store = Store(run)
     spec = run_spec(store)
+    open_source(data)  # a wrong path must not take the start of Ray to be told
     from taft_ray.orchestration import session
 
     with session.connected():

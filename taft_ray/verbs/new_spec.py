@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from taft_ray.embedded.names import EMBEDDED_NAME
 from taft_ray.errors import UsageError
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.run.address import run_address
@@ -34,7 +35,10 @@ def spec_of(run: str | None, given: Mapping[str, Any]) -> RunSpec:
     for name in ("classes", "milestones"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
-    return RunSpec(**values)
+    try:
+        return RunSpec(**{"model": EMBEDDED_NAME, **values})
+    except TypeError as error:  # a text where a number is expected, say; or no data
+        raise UsageError(f"the options of train do not make a spec: {error}") from error
 
 
 def _device() -> str:

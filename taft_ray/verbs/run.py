@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from taft_ray import answers
+from taft_ray.data.splits import with_split
 from taft_ray.errors import UsageError
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from taft_ray.privacy import PublicKey, SigningKey
 
 Deadline = str | float | datetime | timedelta
+T = TypeVar("T", str, int)
 
 
 class Run:
@@ -57,6 +59,7 @@ class Run:
         self,
         data: str | os.PathLike[str] | None = None,
         *,
+        split: str | None = None,
         monolithic: bool = False,
         lanes: int | None = None,
         **spec: Any,
@@ -64,6 +67,7 @@ class Run:
         """Train every shard that has no delta yet, and compose.
 
         data: a folder of class folders, Parquet or WebDataset, local or remote; the run's own where it exists already.
+        split: read this split of it.
         monolithic: also train one model over everything, for comparison. lanes: workers at once.
         spec: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed; they are fixed by the
         first call, and SpecMismatch names those that differ later.
@@ -72,7 +76,7 @@ class Run:
         from taft_ray.verbs.train import train
 
         if data is not None:
-            spec["data"] = os.fspath(data)
+            spec["data"] = with_split(os.fspath(data), split)
         made = spec_of(self.uri, spec) if "data" in spec else continued(self.uri, spec)
         return answers.Trained.from_json(
             train(self.uri, made, monolithic=monolithic, lanes=lanes, report=self._progress)
@@ -106,11 +110,12 @@ class Run:
 
         return answers.RejectedRows.from_json(rejected(self.uri))
 
-    def evaluate(self, data: str | os.PathLike[str]) -> answers.Evaluation:
-        """Accuracy of the composed model on data of the same classes."""
+    def evaluate(self, data: str | os.PathLike[str], *, split: str | None = None) -> answers.Evaluation:
+        """Accuracy of the composed model on data of the same classes. split: read this split of it."""
         from taft_ray.verbs.evaluate import evaluate
 
-        return answers.Evaluation.from_json(evaluate(self.uri, os.fspath(data), report=self._progress))
+        source = with_split(os.fspath(data), split)
+        return answers.Evaluation.from_json(evaluate(self.uri, source, report=self._progress))
 
     def report(self) -> answers.Reported:
         """Write the run's report: one HTML page, and report.json."""
@@ -139,6 +144,7 @@ class Run:
         """What a forget would touch and take; nothing happens."""
         from taft_ray.verbs.forget import estimate
 
+        _check_price(gpu_hour_price)
         asked = _selection(ids, owners, shards, with_identical)
         return answers.Estimate.from_json(estimate(self.uri, asked, mode, gpu_hour_price=gpu_hour_price))
 
@@ -152,42 +158,50 @@ class Run:
         with_identical: bool = False,
         deadline: Deadline | None = None,
         gpu_hour_price: float | None = None,
-        sign: SigningKey | None = None,
+        sign: SigningKey | str | os.PathLike[str] | None = None,
     ) -> answers.Certificate | answers.Promise:
         """Forget samples: drop at once, purge, fit again if asked; the certificate, or with a deadline the promise.
 
         mode: "drop" leaves their shards out of the model, "retrain" fits them again without the samples, "resolve" does so from
         where they were (ridge). deadline: "30d", "12h", an ISO time, a datetime or timedelta; `forget_due` carries it out.
-        UnknownSample where an id was never in the run.
+        UnknownSample where an id was never in the run. sign: an Ed25519 private key, or its PEM file.
         """
         from taft_ray.verbs.deadline import unix_deadline
         from taft_ray.verbs.forget import forget
 
+        key = _signing_key(sign)  # a wrong one must not be noticed after a forget
+        _check_price(gpu_hour_price)
         answer = forget(
             self.uri, _selection(ids, owners, shards, with_identical), mode=mode, deadline=unix_deadline(deadline),
             gpu_hour_price=gpu_hour_price, report=self._progress,
         )  # fmt: skip
         if answer.get("waiting"):
             return answers.Promise.from_json(answer)
-        if sign is not None:
-            answer |= self.sign(answer["request"], sign).to_json()
+        if key is not None:
+            answer |= self.sign(answer["request"], key).to_json()
         return answers.Certificate.from_json(answer)
 
-    def forget_due(self, *, gpu_hour_price: float | None = None, sign: SigningKey | None = None) -> answers.Due:
+    def forget_due(
+        self, *, gpu_hour_price: float | None = None, sign: SigningKey | str | os.PathLike[str] | None = None
+    ) -> answers.Due:
         """Carry out the requests whose time has come, and those that were interrupted."""
         from taft_ray.verbs.forget import forget_due
 
+        key = _signing_key(sign)
+        _check_price(gpu_hour_price)
         answer = forget_due(self.uri, gpu_hour_price=gpu_hour_price, report=self._progress)
-        if sign is not None:
-            signed = [one | self.sign(one["request"], sign).to_json() for one in answer["certificates"]]
+        if key is not None:
+            signed = [one | self.sign(one["request"], key).to_json() for one in answer["certificates"]]
             answer = {"certificates": signed}
         return answers.Due.from_json(answer)
 
-    def sign(self, request: str, key: SigningKey) -> answers.Certificate:
-        """Sign the certificate of a finished request."""
+    def sign(self, request: str, key: SigningKey | str | os.PathLike[str]) -> answers.Certificate:
+        """Sign the certificate of a finished request. key: an Ed25519 private key, or its PEM file."""
         from taft_ray.proof.signature import sign_certificate
 
-        return answers.Certificate.from_json(sign_certificate(self.uri, request, key))
+        signer = _signing_key(key)
+        assert signer is not None
+        return answers.Certificate.from_json(sign_certificate(self.uri, request, signer))
 
     # --- showing it
 
@@ -265,9 +279,37 @@ def verify_certificate(
 def _selection(ids: Iterable[str], owners: Iterable[str], shards: Iterable[int], with_identical: bool) -> Selection:
     from taft_ray.composer.selection import Selection
 
-    for name, given in (("ids", ids), ("owners", owners)):
-        if isinstance(given, str):
-            raise UsageError(f"{name}={given!r}: expected a list of texts; give [{given!r}]")
     return Selection(
-        ids=tuple(dict.fromkeys(ids)), owners=tuple(owners), shards=tuple(shards), with_identical=with_identical
+        ids=_listed("ids", ids, str),
+        owners=_listed("owners", owners, str),
+        shards=_listed("shards", shards, int),
+        with_identical=with_identical,
     )
+
+
+def _listed(name: str, given: Iterable[T], kind: type[T]) -> tuple[T, ...]:
+    """The values, each once; UsageError for one value in place of a list, and for values of another kind."""
+    what = "texts" if kind is str else "whole numbers"
+    if isinstance(given, str | bytes | int | os.PathLike) or not isinstance(given, Iterable):
+        raise UsageError(f"{name}={given!r}: expected a list of {what}, such as [{kind(1)!r}]")
+    values = tuple(dict.fromkeys(given))
+    wrong = next((value for value in values if not isinstance(value, kind) or isinstance(value, bool)), None)
+    if wrong is not None:
+        raise UsageError(f"{name} has {wrong!r}: expected {what} alone; a path is given as its text, str(path)")
+    return values
+
+
+def _signing_key(given: SigningKey | str | os.PathLike[str] | None) -> SigningKey | None:
+    """The key, read from its file where that is given."""
+    from taft_ray.privacy import SigningKey, read_signing_key
+
+    if given is None or isinstance(given, SigningKey):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return read_signing_key(os.fspath(given))
+    raise UsageError(f"sign={given!r}: expected a PEM file, or what taft_ray.read_signing_key gives")
+
+
+def _check_price(price: float | None) -> None:
+    if price is not None and (isinstance(price, bool) or not isinstance(price, int | float) or not price >= 0):
+        raise UsageError(f"gpu_hour_price={price!r}: expected a number >= 0, or None")

@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tiny import SAMPLES, SHARDS, sample_id
 
 import taft_ray as tr
 from taft_ray import answers
-from taft_ray.errors import SpecMismatch, StorageError, UnknownSample, UsageError
+from taft_ray.errors import DataError, SpecMismatch, StorageError, UnknownSample, UsageError
 from taft_ray.verbs.deadline import unix_deadline
 
 
@@ -148,8 +148,26 @@ def test_one_run_used_from_two_threads(folder: Path, outside: None) -> None:
 def test_requests_that_are_refused_change_nothing(folder: Path, outside: None) -> None:
     run = tr.Run(folder)
     before = {str(path): path.read_bytes() for path in files(folder)}
-    with pytest.raises(UsageError, match=r"ids='person-000': expected a list of texts; give \['person-000'\]"):
-        run.forget("person-000", mode="drop")
+    for ids in ("person-000", b"person-000", 5, None, Path("person-000")):
+        with pytest.raises(UsageError, match=r"ids=.*: expected a list of texts, such as \['1'\]"):
+            run.forget(ids, mode="drop")  # type: ignore[arg-type]
+    for ids in ([5], [Path("person-000")], [b"person-000"]):
+        with pytest.raises(UsageError, match=r"ids has .*: expected texts alone"):
+            run.forget(ids, mode="drop")  # type: ignore[arg-type]
+    for shards in (1, [True], [1.0]):
+        with pytest.raises(UsageError, match=r"shards.*expected .*whole numbers"):
+            run.forget(shards=shards, mode="drop")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"no-such\.pem"):
+        run.forget([sample_id(0)], mode="drop", sign=folder / "no-such.pem")
+    for price in ("2.5", -4, float("nan")):
+        with pytest.raises(UsageError, match=r"gpu_hour_price=.*expected a number >= 0"):
+            run.forget([sample_id(0)], mode="drop", gpu_hour_price=price)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"--deadline datetime.date.*or a datetime"):
+        run.forget([sample_id(0)], mode="retrain", deadline=date(2030, 1, 1))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no data at"):
+        run.evaluate(folder / "nowhere")
+    with pytest.raises(UsageError, match="do not make a spec"):
+        tr.Run(folder.parent / "new").train(data="x", shards="5")
     with pytest.raises(UnknownSample, match="nobody"):
         run.forget(["nobody"], mode="drop")
     with pytest.raises(UsageError, match="nothing to forget was given"):
