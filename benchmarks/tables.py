@@ -366,7 +366,7 @@ TABLES: tuple[Table, ...] = (
             "after": lambda row: row["after"],
             "PSS": lambda row: f"{row['pss_mb']:.0f} MB",
             "private": lambda row: f"{row['private_mb']:.0f} MB",
-            "holds torch": lambda row: {True: "yes", False: "no"}.get(row.get("torch"), ""),
+            "holds torch": lambda row: "" if row.get("torch") is None else "yes" if row["torch"] else "no",
         },
         bars=lambda row: [Bar(f"{row['version']}, after {row['after']}", row["pss_mb"], COMPOSER_MB, at_least=False)],
         axis="MB of the composer's process (PSS)",
