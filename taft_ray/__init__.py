@@ -17,15 +17,15 @@ on `Prepared` pictures as `FitConfig` says, `compose` composes several. Names ar
 process that only reads pictures must not wait seconds for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from taft_ray import answers
+from taft_ray.lazy import attributes
 from taft_ray.version import VERSION
 
 __version__ = VERSION
 
 if TYPE_CHECKING:
-    from taft_ray import answers
     from taft_ray.fitting import FitConfig, fit
     from taft_ray.plans.spec import RunSpec
     from taft_ray.privacy import read_public_key, read_signing_key
@@ -62,13 +62,7 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "answers":
-        return import_module("taft_ray.answers")
-    for module, names in _WHERE.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = attributes(__name__, _WHERE)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run answers, as types: frozen dataclasses whose JSON is what the commands print. Needs the standard library alone.
+"""A run's answers as types: frozen dataclasses whose JSON the commands print. They need neither torch nor ray.
 
 `schemas/` has a JSON Schema of each.
 """

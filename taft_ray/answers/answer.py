@@ -1,4 +1,4 @@
-"""What every answer has in common: a frozen dataclass, the JSON that a command prints, and a text for a person."""
+"""The base of all answers: a frozen dataclass, the JSON that a command prints, and a text for a person."""
 
 from __future__ import annotations
 

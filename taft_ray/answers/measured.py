@@ -77,7 +77,7 @@ class Trial(Answer):
 
 @dataclass(frozen=True)
 class Swept(Answer):
-    """What a sweep tried. best: number, settings and accuracy on the pictures that were held out.
+    """The trials of a sweep. best: number, settings and accuracy on the pictures that were held out.
 
     spec: where the best settings lie, for `train`. forgotten_since: samples forgotten since the trials saw them.
     """

@@ -10,7 +10,7 @@ from taft_ray.answers.answer import Answer
 
 @dataclass(frozen=True)
 class Verification(Answer):
-    """What storage alone says of a run. ok: nothing is wrong. checks: how much each check looked at.
+    """The checks of a run from storage alone. ok: nothing is wrong. checks: how much each check looked at.
 
     head: the digest of the newest ledger entry; kept elsewhere, it lets a later `verify` see that entries were cut off.
     """
@@ -25,7 +25,7 @@ class Verification(Answer):
 
 @dataclass(frozen=True)
 class CertificateVerification(Answer):
-    """What a certificate's file says by itself, and against its run. signed_by: the fingerprint of the key.
+    """The checks of a certificate's file, by itself and against its run. signed_by: the fingerprint of the key.
 
     run: the address that it was compared with, None where there was none.
     """

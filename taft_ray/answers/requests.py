@@ -11,7 +11,7 @@ from taft_ray.answers.answer import Answer, lines, optional
 
 @dataclass(frozen=True)
 class Estimate(Answer):
-    """What a forget would touch and take; or, with ``already_forgotten``, the request that answers it.
+    """The reach and cost of a forget; or, with ``already_forgotten``, the request that answers it.
 
     seconds: None where nothing was measured yet. cost: in the currency of ``gpu_hour_price``.
     identical_that_stay: samples of the same bytes that the request does not name.
@@ -88,7 +88,7 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class Certificate(Answer):
-    """What was forgotten, what was removed for it, and what the model is now; sealed by ``digest``.
+    """The samples forgotten, the objects removed for it, and the model after it; sealed by ``digest``.
 
     signature: Ed25519 over the certificate's bytes, where it was signed. repeated: nothing was left to forget, and this is
     the certificate of then. forgotten_before: the requests that answered for some of the ids before.
@@ -143,7 +143,7 @@ class Certificate(Answer):
         return f"{self.run['address']}/{certificate_key(self.request, digest_bytes(data))}"
 
     def __str__(self) -> str:
-        """What became of the request, and where the whole of the certificate is."""
+        """The outcome of the request, and where the whole certificate lies."""
         told = self.to_json()
         shown: dict[str, Any] = {}
         if self.repeated:

@@ -71,6 +71,7 @@ class Composer:
 
     def begin(self, environment: Mapping[str, Any], id_key_digest: str) -> None:
         """The run's first fact, and what a crash or an older copy of the folder left to do. Idempotent."""
+        self._check_folder()
         body = {
             "spec": digest_bytes(canonical_json(self.record.spec.to_json())),
             "id_key": id_key_digest,

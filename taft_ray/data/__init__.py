@@ -3,8 +3,9 @@
 Names are looked up when they are first used: a process that only asks for an option must not wait for what reads pictures.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
     from taft_ray.data.classes import label_column, label_index, resolve_classes
@@ -112,8 +113,4 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _WHERE.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = attributes(__name__, _WHERE)

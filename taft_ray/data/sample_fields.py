@@ -1,4 +1,4 @@
-"""What the ``.cls`` and the ``.json`` of a tar's sample say: its label, id, owner and split, and where they contradict."""
+"""The label, id, owner and split that the ``.cls`` and ``.json`` of a tar's sample give, and where they contradict."""
 
 import json
 from collections import defaultdict
@@ -103,7 +103,7 @@ def _kind(one: str, other: str) -> str:
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a field written twice with different values, one reader would take the first and another the last."""
+    """A field written twice with different values means the first to one reader and the last to another."""
     fields: dict[str, Any] = {}
     for name, value in pairs:
         if name in fields and fields[name] != value and (name in _ONE_VALUE or split_columns.may_tell(name)):

@@ -1,4 +1,4 @@
-"""What the columns of a Parquet file, or the JSON fields of a tar, say about the split of each row.
+"""The split of each row, told by columns of a Parquet file or JSON fields of a tar.
 
 A column has the splits' names (``split``), or yes and no (``is_test``), or numbers whose names nobody tells.
 """
@@ -62,7 +62,7 @@ def with_source(names: pa.Array, by: str | pa.Array) -> pa.Array:
 
 
 def told(columns: Mapping[str, pa.Array], chosen: str | None, where: str) -> Told | None:
-    """What the first column that tells says: one with names of splits, flags together, else numbers without names.
+    """The word of the first column that tells: one with names of splits, flags together, else numbers without names.
 
     columns: texts by name, see `texts_of`. Raises DataError where a split is chosen and flags of one row say two.
     """

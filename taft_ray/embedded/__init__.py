@@ -3,8 +3,9 @@
 Names are looked up when they are first used, as in `tangent`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
     from taft_ray.embedded.digits import write_digits
@@ -20,8 +21,4 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _WHERE.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = attributes(__name__, _WHERE)

@@ -13,7 +13,7 @@ import ray
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import StorageError
 from taft_ray.orchestration.calls import ask
-from taft_ray.orchestration.session import HEAD, NAMESPACE
+from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
 from taft_ray.orchestration.solver import RemoteSolver
 from taft_ray.orchestration.standing import Standing
 from taft_ray.plans.spec import RunSpec
@@ -93,7 +93,7 @@ def _composer_actor(run: str) -> Any:
             get_if_exists=True,
             lifetime="detached",
             num_cpus=0,
-            memory=COMPOSER_MEMORY,
+            memory=head_memory(COMPOSER_MEMORY) or None,
             resources=HEAD,
             max_restarts=0,
         )

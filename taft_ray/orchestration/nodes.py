@@ -1,4 +1,4 @@
-"""What is done on every node of a cluster."""
+"""Work that is done on every node of a cluster."""
 
 from __future__ import annotations
 

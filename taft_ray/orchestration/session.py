@@ -83,6 +83,20 @@ def resources() -> tuple[int, int]:
     return int(total.get("CPU", 0)), int(total.get("GPU", 0))
 
 
+def head_memory(asked: int) -> int:
+    """The memory in bytes that an actor on the head may reserve: what it asks for, or 0 where the head has too little.
+
+    Ray never starts an actor that asks for more than there is.
+    """
+    heads = [node["Resources"] for node in ray.nodes() if node["Alive"] and set(HEAD) <= set(node["Resources"])]
+    return reservable(asked, max((int(resources.get("memory", 0)) for resources in heads), default=0))
+
+
+def reservable(asked: int, there: int) -> int:
+    """As much as is asked of the memory that is there, up to half of it; else 0."""
+    return asked if 2 * asked <= there else 0
+
+
 def check_device(device: str) -> None:
     """NoDevice when the run wants GPUs and the cluster neither has one nor can start one."""
     if device != "cuda" or resources()[1] > 0 or os.environ.get("TAFT_RAY_AUTOSCALED_GPUS"):

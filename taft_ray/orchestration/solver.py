@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from taft_ray.orchestration.session import HEAD, NAMESPACE
+from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
 from taft_ray.orchestration.standing import Standing
 from taft_ray.run.solve import Model, solve
 from taft_ray.version import VERSION
@@ -64,7 +64,7 @@ def _solver() -> object:
             get_if_exists=True,
             lifetime="detached",
             num_cpus=0,
-            memory=SOLVER_MEMORY,
+            memory=head_memory(SOLVER_MEMORY) or None,
             resources=HEAD,
             max_restarts=0,
         )

@@ -1,1 +1,1 @@
-"""What shows that a run has forgotten: certificates, signatures, and checks from storage alone. No ray."""
+"""Proof that a run has forgotten: certificates, signatures, and checks from storage alone. No ray."""

@@ -24,7 +24,7 @@ def run_environment(*, cpus: int, gpus: int, lanes: int) -> dict[str, Any]:
 
 
 def cell_environment(spec: RunSpec) -> dict[str, Any]:
-    """What seconds and last bits of a cell depend on beside it."""
+    """The machine's part in the seconds and last bits of a cell."""
     return {
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -35,7 +35,7 @@ def cell_environment(spec: RunSpec) -> dict[str, Any]:
 
 
 def fit_environment(spec: RunSpec) -> dict[str, Any]:
-    """What the last bits of a fit depend on beside the spec."""
+    """The machine's part in the last bits of a fit."""
     return {**cell_environment(spec), "python": platform.python_version()}
 
 

@@ -1,4 +1,4 @@
-"""Who is held out of a sweep, and nobody who is forgotten."""
+"""The samples that are held out of a sweep, and those that no trial may read."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run can be asked and told, one file per verb. Ray is imported where a verb needs it, and not before."""
+"""The verbs of a run, one file each. Ray is imported where a verb needs it, and not before."""

@@ -37,7 +37,7 @@ _FITS = 5  # tries of one shard that other requests keep changing
 def estimate(
     run: str, selection: Selection, mode: str = "retrain", *, gpu_hour_price: float | None = None
 ) -> dict[str, Any]:
-    """What a forget would touch and take; nothing happens, and nothing is started."""
+    """Tell what a forget would touch and take; nothing happens, and nothing is started."""
     return Composer(run_address(run)).estimate(selection, mode, gpu_hour_price)
 
 

@@ -141,7 +141,7 @@ class Run:
         mode: str = "retrain",
         gpu_hour_price: float | None = None,
     ) -> answers.Estimate:
-        """What a forget would touch and take; nothing happens."""
+        """Tell what a forget would touch and take; nothing happens."""
         from taft_ray.verbs.forget import estimate
 
         _check_price(gpu_hour_price)

@@ -66,7 +66,7 @@ def rejected(run: str) -> dict[str, Any]:
 
 
 def _to_do(run: str, state: RunState) -> list[str]:
-    """What somebody has to run: requests whose time has come, or that an interruption or an older copy of the folder left unfinished."""
+    """The commands that somebody has to run: for requests that are due or unfinished, and for damage."""
     open_ones = due(state, time.time())
     requests = [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []
     ill = [shard.shard for shard in state.quarantined]

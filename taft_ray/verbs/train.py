@@ -125,7 +125,7 @@ class Training:
         return cls(run, spec, composer_for(run), Record(run), count, gpus, there, report)
 
     def state(self) -> RunState:
-        """What the ledger says now."""
+        """The ledger's state now."""
         self.record.refresh()
         return self.record.state
 

@@ -1,4 +1,4 @@
-"""What a worker measures with a run's model: accuracies, certified distances, and what models say of single samples."""
+"""Measurements with a run's model: accuracies, certified distances, and losses of single samples."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from folder import (
-    at,
     carry_out,
     composed_without,
     delta_digests,
@@ -60,21 +59,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, parquet: Path, test_parquet:
     with without_ray(run, worker):
         evaluate(str(run), str(test_parquet))
     return run
-
-
-@pytest.fixture(scope="module")
-def warm(whole: Path) -> ShardWorker:
-    return ShardWorker(str(whole), 3)
-
-
-@pytest.fixture
-def worker(warm: ShardWorker, whole: Path) -> ShardWorker:
-    return at(warm, whole)
-
-
-@pytest.fixture
-def run(whole: Path, copy_of: Callable[..., Path]) -> Path:
-    return copy_of(whole)
 
 
 @pytest.fixture(scope="module")

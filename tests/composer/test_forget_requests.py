@@ -47,21 +47,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Call
     return run
 
 
-@pytest.fixture(scope="module")
-def warm(whole: Path) -> ShardWorker:
-    return ShardWorker(str(whole), 3)
-
-
-@pytest.fixture
-def worker(warm: ShardWorker, whole: Path) -> ShardWorker:
-    return at(warm, whole)
-
-
-@pytest.fixture
-def run(whole: Path, copy_of: Callable[..., Path]) -> Path:
-    return copy_of(whole)
-
-
 def contents(run: Path) -> dict[str, bytes]:
     """Every file of the run and of what is kept beside it."""
     beside = run.with_name(f"{run.name}.tombstones")

@@ -17,7 +17,7 @@ from taft_ray.data import sample_key
 from taft_ray.errors import IntegrityError, TaftError
 from taft_ray.proof.signature import sign_certificate
 from taft_ray.proof.verify_run import verify
-from taft_ray.storage import Store, Tombstones, id_key
+from taft_ray.storage import Store, Tombstones, digest_bytes, id_key, write_spec
 from taft_ray.verbs.gc import gc
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -34,16 +34,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Call
     plain_train(run, spec_of(parquet))
     with_monolith(run, ShardWorker(str(run), 3))
     return run
-
-
-@pytest.fixture(scope="module")
-def warm(whole: Path) -> ShardWorker:
-    return ShardWorker(str(whole), 3)
-
-
-@pytest.fixture
-def worker(warm: ShardWorker, whole: Path) -> ShardWorker:
-    return at(warm, whole)
 
 
 @pytest.fixture(scope="module")
@@ -321,3 +311,19 @@ def test_certificate_that_the_ledger_does_not_know_is_no_garbage(whole: Path, co
     problems = verify(str(run))["problems"]
     assert any("newest entries may have been cut off" in problem for problem in problems)
     assert not any("gc removes" in problem and "certificates/" in problem for problem in problems)
+
+
+def test_warm_composer_begins_a_new_run_in_the_place_of_a_removed_one(
+    whole: Path, copy_of: Callable[..., Path], spec_of: Callable[..., Any], parquet: Path
+) -> None:
+    run = copy_of(whole)
+    warm = Composer(str(run))
+    assert warm.snapshot().created is not None
+    shutil.rmtree(run)
+    store = Store(str(run))
+    write_spec(store, spec_of(parquet, seed=1).to_json())
+    secret = digest_bytes(id_key(store, create=True))
+    warm.begin({}, secret)
+    assert kinds(run) == ["created"]
+    assert (state_of(run).created or {})["id_key"] == secret
+    assert warm.record.spec.seed == 1

@@ -1,5 +1,7 @@
 """A composer leaves when nobody asks, holds no torch, and may die at any time: what is asked of it is asked of the next."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -109,3 +111,24 @@ def test_composing_happens_elsewhere_and_survives_that_process(run: str, copy_of
         return {"torch", "timm", "torchvision"} & set(sys.modules)
 
     assert in_its_process(composer, loaded) == set()
+
+
+@pytest.mark.parametrize(("there", "expected"), [(0, 0), (599, 0), (600, 300), (10_000, 300)])
+def test_no_more_memory_is_reserved_than_the_head_can_spare(there: int, expected: int) -> None:
+    from taft_ray.orchestration.session import reservable
+
+    assert reservable(300, there) == expected
+
+
+@pytest.mark.slow
+def test_a_head_without_memory_to_reserve_composes_all_the_same(run: str, ridge: tuple[Path, dict[str, Any]]) -> None:
+    """Ray would let an actor that asks for more than there is wait for ever."""
+    code = (
+        "import sys, ray\n"
+        "from taft_ray.orchestration import actors, session\n"
+        "ray.init(address='local', namespace=session.NAMESPACE, include_dashboard=False, log_to_driver=False, "
+        "_memory=100 << 20)\n"
+        "print('composed', actors.composer_for(sys.argv[1]).compose()['digest'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True, timeout=240)
+    assert f"composed {ridge[1]['composed']}" in done.stdout, done.stderr
