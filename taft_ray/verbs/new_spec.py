@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -21,10 +22,7 @@ def spec_of(run: str | None, given: Mapping[str, Any]) -> RunSpec:
 
     A run may be continued on another kind of machine than it was begun on. UsageError for a field that is none.
     """
-    unknown = given.keys() - {field.name for field in fields(RunSpec)}
-    if unknown:
-        raise UsageError(f"train has no option {', '.join(sorted(unknown))}; see help(taft_ray.Run.train)")
-    values = {"device": AUTO, "precision": AUTO, **given}
+    values = {"device": AUTO, "precision": AUTO, **_known(given)}
     pinned: Mapping[str, Any] = {}
     if run is not None and AUTO in (values["device"], values["precision"]):
         pinned = read_spec(Store(run_address(run))) or {}
@@ -32,13 +30,8 @@ def spec_of(run: str | None, given: Mapping[str, Any]) -> RunSpec:
         values["device"] = pinned.get("device") or _device()
     if values["precision"] == AUTO:
         values["precision"] = pinned.get("precision") or fastest_precision(values["device"])
-    for name in ("classes", "milestones"):
-        if isinstance(values.get(name), list):
-            values[name] = tuple(values[name])
-    try:
+    with _as_usage():
         return RunSpec(**{"model": EMBEDDED_NAME, **values})
-    except TypeError as error:  # a text where a number is expected, say; or no data
-        raise UsageError(f"the options of train do not make a spec: {error}") from error
 
 
 def _device() -> str:
@@ -49,4 +42,22 @@ def _device() -> str:
 
 def continued(run: str, given: Mapping[str, Any]) -> RunSpec:
     """The spec of a run that exists, with these fields; `write_spec` refuses those that differ."""
-    return replace(run_spec(Store(run_address(run))), **given)
+    known = run_spec(Store(run_address(run)))
+    with _as_usage():
+        return replace(known, **_known(given))
+
+
+def _known(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, lists as tuples; UsageError for a field that is none."""
+    unknown = given.keys() - {field.name for field in fields(RunSpec)}
+    if unknown:
+        raise UsageError(f"train has no option {', '.join(sorted(unknown))}; see help(taft_ray.Run.train)")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+@contextmanager
+def _as_usage() -> Iterator[None]:
+    try:
+        yield
+    except TypeError as error:  # a text where a number is expected, say; or no data
+        raise UsageError(f"the options of train do not make a spec: {error}") from error

@@ -77,6 +77,8 @@ class Run:
 
         if data is not None:
             spec["data"] = with_split(os.fspath(data), split)
+        elif split is not None:
+            raise UsageError(f"split={split!r} is a split of data; give data, too")
         made = spec_of(self.uri, spec) if "data" in spec else continued(self.uri, spec)
         return answers.Trained.from_json(
             train(self.uri, made, monolithic=monolithic, lanes=lanes, report=self._progress)

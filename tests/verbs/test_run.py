@@ -174,8 +174,13 @@ def test_requests_that_are_refused_change_nothing(folder: Path, outside: None) -
         run.estimate()
     with pytest.raises(UsageError, match="--deadline 'soon'"):
         run.forget([sample_id(0)], mode="retrain", deadline="soon")
-    with pytest.raises(UsageError, match="train has no option colour"):
-        run.train(data="x", colour="red")
+    for options in ({"data": "x", "colour": "red"}, {"colour": "red"}):
+        with pytest.raises(UsageError, match="train has no option colour"):
+            run.train(**options)
+    with pytest.raises(UsageError, match="do not make a spec"):
+        run.train(shards="5")
+    with pytest.raises(UsageError, match="give data, too"):
+        run.train(split="test")
     assert {str(path): path.read_bytes() for path in files(folder)} == before
 
 
