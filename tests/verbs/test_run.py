@@ -174,7 +174,8 @@ def test_requests_that_are_refused_change_nothing(folder: Path, outside: None) -
         run.estimate()
     with pytest.raises(UsageError, match="--deadline 'soon'"):
         run.forget([sample_id(0)], mode="retrain", deadline="soon")
-    for options in ({"data": "x", "colour": "red"}, {"colour": "red"}):
+    wrong: list[dict[str, Any]] = [{"data": "x", "colour": "red"}, {"colour": "red"}]
+    for options in wrong:
         with pytest.raises(UsageError, match="train has no option colour"):
             run.train(**options)
     with pytest.raises(UsageError, match="do not make a spec"):
