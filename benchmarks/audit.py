@@ -25,12 +25,12 @@ from taft_ray.composer.selection import Selection
 from taft_ray.data import assign, index_files, open_source, sample_keys
 from taft_ray.embedded import EMBEDDED_NAME, write_digits
 from taft_ray.orchestration.prefix_pass import PASSES
+from taft_ray.plans.fold import replay
 from taft_ray.plans.spec import RunSpec, fastest_precision
-from taft_ray.plans.state import replay
 from taft_ray.proof.audit import examine
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.spec import run_spec
-from taft_ray.storage import DeltaRef, Ledger, Store, read_delta, write_delta
+from taft_ray.storage import Ledger, Store, read_delta, write_delta
 from taft_ray.verbs.train import train
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -49,8 +49,8 @@ def ids_of(data: str, shards: int, count: int) -> list[str]:
 def forget(run: Path, ids: list[str], mode: str, *, faked: bool) -> None:
     """Without Ray, on the plain classes; faked: what is committed as a retrained delta is the old one."""
     store = Store(str(run))
-    old = {shard.shard: shard.delta for shard in replay(Ledger(store).entries()).in_model}
-    kept = {shard: read_delta(store, DeltaRef.from_json(ref or {})) for shard, ref in old.items() if faked}
+    old = {shard.shard: shard.in_sums for shard in replay(Ledger(store).entries()).in_model}
+    kept = {shard: read_delta(store, ref) for shard, ref in old.items() if faked}
     composer = Composer(str(run))
     asked = composer.request_forget(Selection(ids=tuple(ids)), mode)
     asked = composer.resume_forget(asked["request"])
@@ -70,7 +70,7 @@ def forget(run: Path, ids: list[str], mode: str, *, faked: bool) -> None:
 def attacked(run: Path, data: str, never_seen: str) -> dict[str, Any]:
     store = Store(str(run))
     state = replay(Ledger(store).entries())
-    worker = ShardWorker(str(run), len((state.cached or {})["classes"]))
+    worker = ShardWorker(str(run), len(state.classes))
     began = time.perf_counter()
     answer = examine(
         PASSES, store, run_spec(store), state, worker.sample_values, data=data, never_seen=never_seen, ids=None,

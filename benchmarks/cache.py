@@ -48,6 +48,7 @@ from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
 from taft_ray.prefix.cache import CacheResult, build_cache
+from taft_ray.prefix.passes import index_source
 from taft_ray.prefix.tokens import PREFIX_BATCH, arithmetic
 from taft_ray.run.model import build_tangent
 from taft_ray.storage import Store, write_spec
@@ -135,7 +136,8 @@ def run_pass(run: Path, spec: RunSpec, workers: int) -> tuple[CacheResult, Timel
     write_spec(store, spec.to_json())
     timeline = Timeline()
     result = build_cache(
-        PASSES, store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment, classes=None,
+        PASSES, store, str(run), spec, source=index_source(PASSES, spec.data, None), shards=spec.shards,
+        assignment=spec.assignment,
         folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=RunState(), secret=None, workers=workers,
         report=timeline,
     )  # fmt: skip

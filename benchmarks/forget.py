@@ -37,6 +37,7 @@ from taft_ray.composer.selection import Selection
 from taft_ray.data import MANIFEST_SCHEMA, id_hash, sample_key
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import composer_for
+from taft_ray.plans.facts import Cached
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.storage import Store, digest_bytes, id_key, write_delta, write_part, write_rows, write_spec
 from taft_ray.storage import rundir as names
@@ -77,10 +78,9 @@ def synthetic_run(run: Path, shards: int, compose: str, model: str) -> RunSpec:
     hashes = [id_hash(shard_name(shard), secret) for shard in range(shards)]
     table = table.append_column("id_hash", pa.array(hashes, pa.string()))
     meta = {"parts": parts, "classes": [str(c) for c in range(CLASSES)], "fingerprint": "synthetic"}
-    described = write_rows(store, table, meta, version=0)
-    facts = {"manifest": described["digest"], "manifest_key": described["key"], "classes": meta["classes"]}
-    body = {**facts, "counts": {}, "samples": [1] * shards}
-    composer.commit("cached", body, "cached")
+    manifest = write_rows(store, table, meta, version=0)
+    classes = tuple(meta["classes"])
+    composer.commit(Cached(manifest.digest, (1,) * shards, classes, manifest.key), "cached")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tm = linearize(timm.create_model(model), num_classes=CLASSES)
@@ -152,7 +152,9 @@ def measure_retrain(assets: Path, shards: int, repetitions: int) -> dict[str, An
             fits += [shard["facts"]["seconds"] for shard in certificate["retrained"]]
             samples += [shard["facts"]["samples"] for shard in certificate["retrained"]]
         train(str(run), spec, monolithic=True)  # the forgets have removed the one model: its retrain
-        monolith = (composer_for(str(run)).snapshot().monolith or {})["facts"]
+        fitted = composer_for(str(run)).snapshot().monolith
+        assert fitted is not None, "train has fitted it"
+        monolith = fitted.fit.facts
         warm, fit = statistics.median(walls[1:]), statistics.median(fits[1:])  # the first one started the actor
         return {
             "data": data.name,

@@ -54,6 +54,7 @@ from taft_ray.data import MANIFEST_SCHEMA
 from taft_ray.data.manifest import key_array
 from taft_ray.orchestration import session
 from taft_ray.orchestration.actors import composer_for
+from taft_ray.plans.facts import Cached
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.run.record import Record
@@ -116,9 +117,9 @@ def measure_run(shards: int, samples: int) -> dict[str, Any]:
         began = time.perf_counter()
         again = Composer(str(run)).composition.computed_digest()
         composer_again_s = time.perf_counter() - began
-        if again != state.compositions[-1]["digest"]:
-            raise AssertionError(f"the composer made anew has {again}, the run {state.compositions[-1]['digest']}")
-        size = sum(shard.delta["bytes"] for shard in state.in_model if shard.delta) / len(state.in_model)
+        if again != state.compositions[-1].digest:
+            raise AssertionError(f"the composer made anew has {again}, the run {state.compositions[-1].digest}")
+        size = sum(shard.delta.bytes for shard in state.in_model if shard.delta) / len(state.in_model)
         return {
             "shards": shards,
             "samples_a_shard": samples,
@@ -134,14 +135,16 @@ def measure_run(shards: int, samples: int) -> dict[str, Any]:
 
 def phases(state: RunState, seconds: float) -> dict[str, float]:
     """How long each phase of `train` took."""
-    cached, training = state.cached or {}, state.trainings[-1]
-    start = max(training["lanes_ready"]) - training["lanes_started"]
+    cached, training = state.cached, state.trainings[-1]
+    assert cached is not None, "the run is trained"
+    assert training.lanes_started is not None, "by lanes"
+    start = max(training.lanes_ready) - training.lanes_started
     return {
         "lanes_start_s": start,
         "beyond_lanes_start_s": seconds - start,
-        "prefix_pass_s": cached["seconds"],
-        "training_s": training["wall_seconds"],
-        "compose_s": state.compositions[-1]["seconds"],
+        "prefix_pass_s": cached.seconds,
+        "training_s": training.wall_seconds,
+        "compose_s": state.compositions[-1].seconds,
     }
 
 
@@ -241,9 +244,9 @@ def measure_manifest(rows: int, shards: int) -> dict[str, Any]:
         write_spec(store, RunSpec(data="synthetic", model=MODEL, shards=shards).to_json())
         composer = Composer(folder)
         composer.begin({}, digest_bytes(id_key(store, create=True)))
-        described = write_rows(store, table, meta, version=0)
-        facts = {"manifest": described["digest"], "manifest_key": described["key"], "classes": meta["classes"]}
-        composer.commit("cached", {**facts, "counts": {}, "samples": [1] * shards}, "cached")
+        manifest = write_rows(store, table, meta, version=0)
+        classes = tuple(meta["classes"])
+        composer.commit(Cached(manifest.digest, (1,) * shards, classes, manifest.key), "cached")
         composer.record.manifest()
         began = time.perf_counter()
         find(composer.record, Selection(shards=(shards // 2,)))
@@ -253,7 +256,7 @@ def measure_manifest(rows: int, shards: int) -> dict[str, Any]:
         return {
             "manifest_rows": rows,
             "manifest_shards": shards,
-            "manifest_bytes": (Path(folder) / described["key"]).stat().st_size,
+            "manifest_bytes": (Path(folder) / manifest.key).stat().st_size,
             "find_s": find_s,
             "manifest_rewrite_s": time.perf_counter() - began,
         }

@@ -31,7 +31,7 @@ from taft_ray.plans.slices import after_loss, expected_visits, resume_from
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.tokens import prefix_tokens
 from taft_ray.run.model import build_tangent
-from taft_ray.storage import Store, write_part, write_spec
+from taft_ray.storage import CheckpointRef, Store, write_part, write_spec
 from taft_ray.storage import rundir as names
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -142,8 +142,9 @@ def measure(run: Run, retrains: int) -> Row:
         of_slice = members[run.slices[members] == lost]
         tries = of_slice[: max(1, retrains // slices)]
         for sample in tries:
-            resume = resume_from(after_loss(whole.get("checkpoints", []), {lost}).kept)
-            again, cpu = run.fit(chosen, {int(sample)}, resume)
+            written = map(CheckpointRef.from_json, whole.get("checkpoints", []))
+            resume = resume_from(after_loss(written, {lost}).kept)
+            again, cpu = run.fit(chosen, {int(sample)}, resume and resume.to_json())
             never, zero_cpu = run.fit(chosen, {int(sample)})
             if again["delta"]["digest"] != never["delta"]["digest"]:
                 raise AssertionError(f"{slices} slices: a retrain from stage {lost} is not the one from zero")

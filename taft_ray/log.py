@@ -82,6 +82,22 @@ def operation(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
+def level() -> int:
+    """The level from which on records of taft_ray are wanted in this process."""
+    return logging.getLogger("taft_ray").getEffectiveLevel()
+
+
+def write_from(wanted: int) -> None:
+    """In a process that nobody has configured: write records from this level on to stderr, with their fields."""
+    logger = logging.getLogger("taft_ray")
+    if wanted >= logging.WARNING or logger.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(WithContext("%(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(wanted)
+
+
 class WithContext(logging.Formatter):
     """A line for a person: the message, and the fields that are known."""
 

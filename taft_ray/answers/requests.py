@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taft_ray.answers.answer import Answer, lines, optional
+from taft_ray.answers.answer import Answer, lines
+from taft_ray.jsonable import optional
 
 
 @dataclass(frozen=True)

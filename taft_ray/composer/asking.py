@@ -6,15 +6,17 @@ Guarantees: the tombstone and the commit come before anything else, whatever is 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from taft_ray.composer.composition import Composition
 from taft_ray.composer.purge import keys_of
 from taft_ray.composer.selection import Selection, alike_there, find
 from taft_ray.data import assign, sample_keys
-from taft_ray.errors import IntegrityError, ObjectMissing, TaftError, UnknownSample, UsageError
+from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UnknownSample, UsageError
+from taft_ray.plans.facts import ForgetRequested, Placed
 from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
 from taft_ray.plans.gather import runs_at
 from taft_ray.plans.state import RequestState
@@ -22,6 +24,8 @@ from taft_ray.prefix.cached_parts import cached_parts
 from taft_ray.run.record import Record
 from taft_ray.run.secret import hashes_of
 from taft_ray.storage import Store, Tombstones, digest_bytes, id_key
+
+Clock = Callable[[], float]  # unix seconds
 
 
 def keep_beside(store: Store, ids: Sequence[str], mode: str) -> str | None:
@@ -44,8 +48,8 @@ def keep_beside(store: Store, ids: Sequence[str], mode: str) -> str | None:
 class Asking:
     """The requests of one run, as far as they are asked."""
 
-    def __init__(self, record: Record, composition: Composition) -> None:
-        self.record, self.composition = record, composition
+    def __init__(self, record: Record, composition: Composition, clock: Clock) -> None:
+        self.record, self.composition, self.clock = record, composition, clock
         self.store = record.store
         self._tombstones: Tombstones | None = None
 
@@ -82,46 +86,46 @@ class Asking:
             return self._request_unplaced(selection, mode, error)
         if isinstance(plan, str):
             return plan
-        started = time.time()
+        started = self.clock()
         seconds = estimate(self.record.state, plan, bytes_to_purge=0)["seconds"]
-        times = {} if deadline is None else {"deadline": deadline, "runs_at": runs_at(deadline, started, seconds)}
+        begins = None if deadline is None else runs_at(deadline, started, seconds)
+        times = {} if deadline is None else {"deadline": deadline, "runs_at": begins}
         self.tombstones().write(
             plan.request,
             {"mode": mode, "hashes": list(plan.hashes), "owners": list(plan.owners), "requested": started, **times},
         )
 
-        def decide() -> Mapping[str, Any] | None:
+        def decide() -> ForgetRequested | None:
             now = self.plan(selection, mode, deadline)  # another writer may have forgotten some of it meanwhile
             if isinstance(now, str):
                 return None
             # the name stays: of an owner or a shard less may be there to ask for by now
-            return {**self._asked(plan.request, mode, now.hashes, now.owners, now.shards, started), **times,
-                    "whole_shards": list(now.whole_shards)}  # fmt: skip
+            asked = self._asked(plan.request, mode, now.hashes, now.shards, started)
+            return replace(asked, owners=now.owners, whole_shards=now.whole_shards, deadline=deadline, runs_at=begins)
 
-        if self.record.commit("forget-requested", f"{plan.request}/requested", decide) is None:
+        if self._commit(plan.request, decide) is None:
             return self.request(selection, mode, deadline)  # answered by what another writer has committed
         return plan.request
 
+    def _commit(self, request: str, decide: Callable[[], ForgetRequested | None]) -> ForgetRequested | None:
+        """Commit a request that is kept beside the run already; where that fails, the error says that it is."""
+        try:
+            return self.record.commit(ForgetRequested, f"{request}/requested", decide)
+        except StorageError as error:
+            beside = self.tombstones().store
+            if beside is not None:
+                error.args = (
+                    f"{error}. The request is kept in {beside.uri}: the next command that can write to the run carries it out",
+                )
+            raise
+
     def _asked(
-        self,
-        request: str,
-        mode: str,
-        hashes: Sequence[str],
-        owners: Sequence[str],
-        shards: Sequence[int],
-        started: float,
-    ) -> dict[str, Any]:
+        self, request: str, mode: str, hashes: Sequence[str], shards: Sequence[int], started: float
+    ) -> ForgetRequested:
         before, unknown = self._composed_before()
-        return {
-            "request": request,
-            "mode": mode,
-            "hashes": list(hashes),
-            "owners": list(owners),
-            "shards": list(shards),
-            "composed_before": before,
-            **({} if unknown is None else {"composed_before_unknown": unknown}),
-            "started": started,
-        }
+        return ForgetRequested(
+            request, mode, tuple(hashes), tuple(shards), before, started, composed_before_unknown=unknown
+        )
 
     def _composed_before(self) -> tuple[str | None, str | None]:
         """The digest of the model before a request, or why nobody knows it: damage elsewhere must not hold a request up."""
@@ -150,15 +154,14 @@ class Asking:
             where = [int(shard) for shard in assign(keys, shards=spec.shards, method="hash")]
             self._check_in_cache(dict(zip(selection.ids, zip(keys, where, strict=True), strict=True)))
             shards = sorted(set(where))
-        started = time.time()
+        started = self.clock()
         facts = {"mode": mode, "hashes": hashes, "owners": [], "requested": started}
         self.tombstones().write(request, facts)
 
-        def decide() -> Mapping[str, Any] | None:
-            asked = self._asked(request, mode, hashes, [], shards, started)
-            return {**asked, "whole_shards": [], "unplaced": not shards}
+        def decide() -> ForgetRequested:
+            return replace(self._asked(request, mode, hashes, shards, started), unplaced=not shards)
 
-        self.record.commit("forget-requested", f"{request}/requested", decide)
+        self._commit(request, decide)
         return request
 
     def _check_in_cache(self, asked: Mapping[str, tuple[bytes, int]]) -> None:
@@ -177,35 +180,35 @@ class Asking:
     def place(self, request: str) -> None:
         """Say which shards a request touches that was made while nobody could tell."""
 
-        def decide() -> Mapping[str, Any] | None:
-            held = keys_of(self.record.manifest()[0], self._request(request).hashes)
-            return {"request": request, "shards": sorted({shard for shard in held.values() if shard >= 0})}
+        def decide() -> Placed:
+            held = keys_of(self.record.manifest().table, self._request(request).hashes)
+            return Placed(request, tuple(sorted({shard for shard in held.values() if shard >= 0})))
 
-        self.record.commit("placed", f"{request}/placed", decide)
+        self.record.commit(Placed, f"{request}/placed", decide)
 
     def request_again(self, request: str, facts: Mapping[str, Any]) -> None:
         """Commit a request that is kept beside the run and not in its ledger."""
 
-        def decide() -> Mapping[str, Any]:
+        def decide() -> ForgetRequested:
             shards: set[int] = set()
-            unplaced = {}
+            unplaced = False
             if self.record.state.cached is not None:
                 try:
-                    held = keys_of(self.record.manifest()[0], facts["hashes"])
+                    held = keys_of(self.record.manifest().table, facts["hashes"])
                     shards = {shard for shard in held.values() if shard >= 0}
                 except (IntegrityError, ObjectMissing):
-                    unplaced = {"unplaced": True}
+                    unplaced = True
             # at once, whatever its deadline: it may have been carried out already, and a certificate given; from now on, for
             # what is timed is this time's work
-            asked = self._asked(request, facts["mode"], facts["hashes"], facts["owners"], sorted(shards), time.time())
-            return {**asked, **unplaced, "whole_shards": [], "restored": True}
+            asked = self._asked(request, facts["mode"], facts["hashes"], sorted(shards), self.clock())
+            return replace(asked, owners=tuple(facts["owners"]), unplaced=unplaced, restored=True)
 
-        self.record.commit("forget-requested", f"{request}/requested", decide)
+        self.record.commit(ForgetRequested, f"{request}/requested", decide)
 
     def tombstones(self) -> Tombstones:
         """The requests kept beside the run."""
         if self._tombstones is None:
-            identity = (self.record.state.created or {}).get("id_key") or digest_bytes(id_key(self.store, create=False))
+            identity = self.record.state.identity or digest_bytes(id_key(self.store, create=False))
             self._tombstones = Tombstones(self.store, identity)
         return self._tombstones
 

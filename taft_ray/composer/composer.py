@@ -7,22 +7,25 @@ because Ray runs a method again after a crash. Should there be two, every commit
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from taft_ray.composer.asking import Clock
 from taft_ray.composer.composition import Composition
 from taft_ray.composer.forgetting import Forgetting
 from taft_ray.composer.mending import Mending
 from taft_ray.composer.queue import Queue
 from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
+from taft_ray.plans.facts import Cached, Created, Damage, F, Repaired
 from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.run.record import Record
 from taft_ray.run.solve import Solve, solve
-from taft_ray.storage import digest_bytes
+from taft_ray.storage import DeltaRef, digest_bytes
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
 
@@ -30,8 +33,9 @@ from taft_ray.storage.digest import canonical_json
 class Composer:
     """One a run. Methods are short; long work (fits, the prefix) is done by others, who report here."""
 
-    def __init__(self, run: str, solve: Solve = solve) -> None:
-        self._run, self._solve = run, solve
+    def __init__(self, run: str, solve: Solve = solve, clock: Clock = time.time) -> None:
+        """solve: composes sums. clock: unix seconds, by which requests are due and trainings are timed."""
+        self._run, self._solve, self._clock = run, solve, clock
         self._progress: dict[str, tuple[int, int]] = {}
 
     # Made when they are first asked for: a damaged ledger is the error of a call, not the death of an actor
@@ -46,11 +50,11 @@ class Composer:
 
     @cached_property
     def queue(self) -> Queue:
-        return Queue(self.record, self.composition)
+        return Queue(self.record, self.composition, self._clock)
 
     @cached_property
     def forgetting(self) -> Forgetting:
-        return Forgetting(self.record, self.composition)
+        return Forgetting(self.record, self.composition, self._clock)
 
     @cached_property
     def mending(self) -> Mending:
@@ -67,32 +71,31 @@ class Composer:
     def ready(self) -> bool:
         return True
 
+    def now(self) -> float:
+        """The time by which a training's times are told (unix seconds): clocks of machines differ."""
+        return self._clock()
+
     # --- facts
 
-    def begin(self, environment: Mapping[str, Any], id_key_digest: str) -> None:
+    def begin(self, environment: Mapping[str, Any], id_key_digest: str | None) -> None:
         """The run's first fact, and what a crash or an older copy of the folder left to do. Idempotent."""
         self._check_folder()
-        body = {
-            "spec": digest_bytes(canonical_json(self.record.spec.to_json())),
-            "id_key": id_key_digest,
-            "environment": dict(environment),
-            "host_python": platform.python_version(),
-        }
-        self.record.commit("created", "created", lambda: body)
-        self.queue.ready.clear()  # these lanes have not come yet
+        spec = digest_bytes(canonical_json(self.record.spec.to_json()))
+        fact = Created(spec, id_key_digest, dict(environment), platform.python_version())
+        self.record.commit(Created, "created", lambda: fact)
+        self.queue.begin()
         self.recover()
         self.forgetting.tidy()
 
-    def commit(self, kind: str, body: Mapping[str, Any], op: str) -> dict[str, Any]:
+    def commit(self, fact: F, op: str) -> F:
         """Commit a measurement or another fact that depends on nothing else, once."""
-        return self.record.commit(kind, op, lambda: body) or dict(body)
+        return self.record.commit(type(fact), op, lambda: fact) or fact
 
-    def admit_cache(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def admit_cache(self, fact: Cached) -> None:
         """Commit a finished prefix pass, once: should another have been first, what this one wrote since goes again."""
-        committed = self.commit("cached", facts, "cached")
+        self.commit(fact, "cached")
         self.record.publish()
         self.forgetting.tidy()
-        return committed
 
     def snapshot(self) -> RunState:
         """The state, for the driver's decisions and reports."""
@@ -105,7 +108,7 @@ class Composer:
         self.record.refresh()
         if self.record.state.cached is None:
             raise StorageError(f"{self.record.store.uri} has no manifest yet: train first")
-        return list(self.record.state.cached["classes"])
+        return list(self.record.state.cached.classes)
 
     def class_count(self) -> int:
         """K."""
@@ -134,7 +137,7 @@ class Composer:
     def task_for(self, shard: int, resolve: bool = False) -> dict[str, Any] | None:
         return self.queue.task_for(shard, resolve)
 
-    def finished(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def finished(self, result: Mapping[str, Any]) -> bool:
         return self.queue.finished(result)
 
     def progress(self, lane: str, done: int, total: int) -> None:
@@ -152,6 +155,7 @@ class Composer:
             "left": self.queue.waiting(),
             "lanes": dict(self._progress),
             "ready": dict(self.queue.ready),
+            "ended": self.queue.ended,
         }
 
     # --- composition
@@ -185,15 +189,15 @@ class Composer:
         """
         self.record.refresh()
         refs = [shard.delta for shard in self.record.state.in_model if shard.delta is not None]
-        if sum(int(ref["bytes"]) for ref in refs) <= budget:
+        if sum(ref.bytes for ref in refs) <= budget:
             return self.examine_these(damaged_objects(self.record.store, refs))
         there = {info.key: info.size for info in self.record.store.list(f"{names.DELTAS_FOLDER}/")}
-        return self.examine_these([ref for ref in refs if there.get(str(ref["key"])) != int(ref["bytes"])])
+        return self.examine_these([ref for ref in refs if there.get(ref.key) != ref.bytes])
 
-    def examine_these(self, objects: Sequence[Mapping[str, Any]]) -> list[int]:
+    def examine_these(self, objects: Iterable[Damage | DeltaRef]) -> list[int]:
         """Examine the shards whose deltas are among these objects."""
-        keys = {str(one["key"]) for one in objects}
-        shards = [s.shard for s in self.record.state.in_model if s.delta is not None and str(s.delta["key"]) in keys]
+        keys = {one.key for one in objects}
+        shards = [s.shard for s in self.record.state.in_model if s.delta is not None and s.delta.key in keys]
         return self.examine(shards) if shards else []
 
     def examine_everything(self) -> dict[str, Any]:
@@ -212,7 +216,7 @@ class Composer:
         self.record.refresh()
         return set_monolith_aside(self.record)
 
-    def repaired(self, made: Mapping[str, Any]) -> dict[str, Any]:
+    def repaired(self, made: Mapping[str, Any]) -> Repaired | None:
         """Commit what a repair has made again: see `Mending.repaired`."""
         return self.mending.repaired(made)
 

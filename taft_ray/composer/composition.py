@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from taft_ray.errors import IntegrityError, ObjectMissing, UsageError
+from taft_ray.plans.facts import Composed
 from taft_ray.plans.state import TRAINED, ShardState
 from taft_ray.run.quarantine import ShardUnreadable
 from taft_ray.run.record import Record
@@ -36,17 +37,17 @@ class Terms:
         self._kept: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
         self._bytes = 0
 
-    def read(self, ref: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def read(self, ref: DeltaRef) -> dict[str, np.ndarray]:
         """The int64 terms of a delta; IntegrityError when its bytes are not those of the ledger."""
-        key = str(ref["key"])
+        key = ref.key
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         return self._keep(key, self._load(ref))
 
-    def read_each(self, refs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, np.ndarray]]:
+    def read_each(self, refs: Sequence[DeltaRef]) -> Iterator[dict[str, np.ndarray]]:
         """What `read` gives for each, in order; read side by side, within the budget."""
-        ahead = min(_READERS, len(refs), max(1, self._budget // max((int(ref["bytes"]) for ref in refs), default=1)))
+        ahead = min(_READERS, len(refs), max(1, self._budget // max((ref.bytes for ref in refs), default=1)))
         if ahead < 2:
             yield from map(self.read, refs)
             return
@@ -57,13 +58,13 @@ class Terms:
                     terms = coming.popleft().result()
                     if position + ahead < len(refs):
                         coming.append(readers.submit(self._load, refs[position + ahead]))
-                    yield self._keep(str(ref["key"]), terms)
+                    yield self._keep(ref.key, terms)
             finally:
                 for reading in coming:
                     reading.cancel()
 
-    def _load(self, ref: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        return read_delta(self._store, DeltaRef.from_json(ref))[0]
+    def _load(self, ref: DeltaRef) -> dict[str, np.ndarray]:
+        return read_delta(self._store, ref)[0]
 
     def _keep(self, key: str, terms: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if key in self._kept:
@@ -93,7 +94,7 @@ class Composition:
         self.terms = Terms(record.store)
         self._solve = solve
         self._sums = Totals()
-        self._members: dict[int, tuple[Mapping[str, Any], int]] = {}  # shard: (delta, weight), as summed
+        self._members: dict[int, tuple[DeltaRef, int]] = {}  # shard: (delta, weight), as summed
         self._seen = 0  # of the state's moves: how many the sums have followed
         self._ahead: set[int] = set()  # shards in the sums whose commit had not come when they were last level
         self._composed: dict[str, Model] = {}  # by mode
@@ -117,7 +118,7 @@ class Composition:
                 return self.sums()
             self._sums.subtract(terms, weight)
             del self._members[shard]
-            self.terms.discard({str(ref["key"])})  # what has left does not come back: not even memory keeps it
+            self.terms.discard({ref.key})  # what has left does not come back: not even memory keeps it
         reading = self.terms.read_each([wanted[n][0] for n in entering])
         for shard in entering:
             try:
@@ -129,7 +130,7 @@ class Composition:
         self._seen, self._ahead = len(state.moves), set()
         return self._sums
 
-    def admit(self, shard: int, ref: Mapping[str, Any], weight: int) -> None:
+    def admit(self, shard: int, ref: DeltaRef, weight: int) -> None:
         """Add a delta that is about to be committed: an overflow must refuse the fact, not follow it.
 
         Should the commit fail, the next `sums` takes it out again.
@@ -137,7 +138,7 @@ class Composition:
         sums = self.sums()
         if shard not in self._members:
             sums.add(self.terms.read(ref), weight)
-            self._members[shard] = (dict(ref), weight)
+            self._members[shard] = (ref, weight)
             self._ahead.add(shard)
             self._composed, self._digests = {}, {}
 
@@ -177,12 +178,12 @@ class Composition:
     def _recorded(self, mode: str) -> str | None:
         """The digest that the ledger has of a composition of just these deltas; None where it has none, and they are summed."""
         of = self._of()
-        recorded = (one for one in reversed(self.record.state.compositions) if one["mode"] == mode)
-        return next((str(one["digest"]) for one in recorded if one.get("of") == of), None)
+        recorded = (one for one in reversed(self.record.state.compositions) if one.mode == mode)
+        return next((one.digest for one in recorded if one.of == of), None)
 
     def _of(self) -> str:
         """What a composition is of: a digest of the deltas in the model, each with its weight."""
-        return digest_json([[s.shard, (s.delta or {}).get("digest"), s.weight] for s in self.record.state.in_model])
+        return digest_json([[s.shard, s.in_sums.digest, s.weight] for s in self.record.state.in_model])
 
     def compose(self, mode: str | None = None) -> dict[str, Any]:
         """Compose and keep a snapshot: {"mode", "digest", "key", "seconds", "shards"}."""
@@ -195,8 +196,8 @@ class Composition:
             if self.record.known(lambda: self.computed_digest(mode)) == composed["digest"]:
                 break
         if composed["seconds"]:
-            body = {name: composed[name] for name in ("mode", "digest", "seconds", "shards")} | {"of": self._of()}
-            self.record.commit("composed", f"composed/{mode}/{composed['digest']}", lambda: body)
+            fact = Composed(mode, composed["digest"], composed["seconds"], composed["shards"], self._of())
+            self.record.commit(Composed, f"composed/{mode}/{composed['digest']}", lambda: fact)
         return composed
 
     def _snapshot(self, mode: str) -> dict[str, Any]:
@@ -224,8 +225,8 @@ class Composition:
             self.record.store.erase(old)
 
 
-def _member(shard: ShardState) -> tuple[Mapping[str, Any], int]:
-    return dict(shard.delta or {}), shard.weight
+def _member(shard: ShardState) -> tuple[DeltaRef, int]:
+    return shard.in_sums, shard.weight
 
 
 def _size(terms: Mapping[str, np.ndarray]) -> int:

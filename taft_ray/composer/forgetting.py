@@ -10,9 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from taft_ray.composer.asking import Asking
+from taft_ray.composer.asking import Asking, Clock
 from taft_ray.composer.composition import Composition
 from taft_ray.composer.purge import (
     Rewrite,
@@ -26,13 +27,14 @@ from taft_ray.composer.purge import (
 from taft_ray.composer.selection import Selection
 from taft_ray.data.identical import twins
 from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftError, UsageError
+from taft_ray.plans.facts import Dropped, Forgotten, ObjectRef, Purged, Rewritten, StartPurged
 from taft_ray.plans.forget import ForgetPlan, estimate
 from taft_ray.plans.gather import due, planned_start, together
 from taft_ray.plans.state import QUARANTINED, TRAINED
 from taft_ray.proof.certificate import certificate_of
 from taft_ray.run.record import Record
 from taft_ray.run.secret import hashes_of
-from taft_ray.storage import digest_bytes, json_object
+from taft_ray.storage import Manifest, digest_bytes, json_object
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
 
@@ -42,15 +44,17 @@ _REWRITES = 24  # tries of one purge that others keep overtaking
 class Forgetting(Asking):
     """The forget requests of one run."""
 
-    def __init__(self, record: Record, composition: Composition) -> None:
-        super().__init__(record, composition)
+    def __init__(self, record: Record, composition: Composition, clock: Clock) -> None:
+        super().__init__(record, composition, clock)
         self._drop_seconds: dict[str, float] = {}
 
     def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
         """What a forget would touch and cost; nothing happens."""
         plan = self.record.current(lambda: self.plan(selection, mode))
         if isinstance(plan, str):
-            return {"already_forgotten": not self._request(plan).waiting, "request": plan, "mode": mode}
+            asked = set(hashes_of(self.store, selection.ids)) or set(self._request(plan).hashes)
+            gone = asked <= self.record.state.forgotten()
+            return {"already_forgotten": gone, "request": plan, "mode": mode}
         touched = (
             *(f"{names.shard_prefix(shard)}/" for shard in plan.shards),
             *(f"{names.delta_folder(shard)}/" for shard in plan.shards),
@@ -65,7 +69,7 @@ class Forgetting(Asking):
 
     def _identical_that_stay(self, plan: ForgetPlan) -> int:
         """How many samples have the same bytes as one that the plan forgets, and are not among them."""
-        others = twins(self.record.manifest()[0], plan.keys)["id_hash"].to_pylist()
+        others = twins(self.record.manifest().table, plan.keys)["id_hash"].to_pylist()
         return sum(digest not in self.record.state.tombstones for digest in others)
 
     # --- the steps
@@ -117,7 +121,7 @@ class Forgetting(Asking):
     def due(self, first: Sequence[str] = ()) -> list[str]:
         """The requests to carry out now: see `plans.gather.due`."""
         self.record.refresh()
-        return due(self.record.state, time.time(), first)
+        return due(self.record.state, self.clock(), first)
 
     def finish_purges(self) -> None:
         """Finish the drops and purges that a crash cut off, so that their shards can be fitted again."""
@@ -135,24 +139,24 @@ class Forgetting(Asking):
         """Take the request's shards out of the model, and compose what is left, in memory."""
         began = time.perf_counter()
 
-        def decide() -> Mapping[str, Any]:
+        def decide() -> Dropped:
             state = self.record.state
             leaving = {
-                s: state.shards[s].delta for s in state.requests[request].shards if state.shards[s].state == TRAINED
+                s: state.shards[s].in_sums for s in state.requests[request].shards if state.shards[s].state == TRAINED
             }
-            monolith = (state.monolith or {}).get("delta")
-            gone = [*leaving.values(), *([monolith] if monolith else [])]
+            monolith = state.monolith_delta
+            gone = (*leaving.values(), *([monolith] if monolith else []))
             starts = {str(s): ref for s, ref in leaving.items()} if state.requests[request].mode == "resolve" else {}
-            body = {"request": request, "deltas": gone, "starts": starts}
+            slices = None
             if self.record.spec.slices > 1 and state.cached is not None:
                 # before the purge, which may be cut off with the manifest's rows gone and the checkpoints not
                 with suppress(IntegrityError, ObjectMissing):  # nobody can tell: then all checkpoints go
-                    body["slices"] = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
-            return body
+                    slices = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
+            return Dropped(request, gone, starts, slices)
 
         # of what is in the model until now: a drop is a subtraction, not a sum anew
         self.record.current(self.composition.sums)
-        self.record.commit("dropped", f"{request}/dropped", decide)
+        self.record.commit(Dropped, f"{request}/dropped", decide)
         self.record.current(self.composition.model)
         self._drop_seconds[request] = time.perf_counter() - began
 
@@ -161,16 +165,17 @@ class Forgetting(Asking):
         began = time.perf_counter()
         drop_seconds = self._drop_seconds.pop(request, None)  # None when a process that has died dropped it
         state = self._request(request)
-        self.composition.terms.discard({ref["key"] for ref in (state.dropped or {})["deltas"]})
+        assert state.dropped is not None
+        self.composition.terms.discard({ref.key for ref in state.dropped.deltas})
         self._rewrite(request)
         removed = self.record.current(
             lambda: purge_request(self.store, self.record.state, self._request(request), self._manifest())
         )
         self.record.publish()
-        body = {**removed, "request": request, "seconds": time.perf_counter() - began, "drop_seconds": drop_seconds}
-        self.record.commit("purged", f"{request}/purged", lambda: body)
+        fact = replace(removed, seconds=time.perf_counter() - began, drop_seconds=drop_seconds)
+        self.record.commit(Purged, f"{request}/purged", lambda: fact)
 
-    def _manifest(self) -> tuple[Any, Mapping[str, Any]] | None:
+    def _manifest(self) -> Manifest | None:
         return None if self.record.state.cached is None else self.record.manifest()
 
     def _rewrite(self, request: str) -> None:
@@ -182,10 +187,10 @@ class Forgetting(Asking):
                 lambda: rewrite(self.store, self.record.state, self._request(request), self._manifest())
             )
 
-            def decide(made: Rewrite = made) -> Mapping[str, Any] | None:
-                return {"request": request, **made.facts} if self.record.state.manifest_key == made.base else None
+            def decide(made: Rewrite = made) -> Rewritten | None:
+                return made.fact if self.record.state.manifest_key == made.base else None
 
-            self.record.commit("rewritten", f"{request}/rewritten", decide)
+            self.record.commit(Rewritten, f"{request}/rewritten", decide)
         raise CommitConflict(f"other writers rewrote the manifest {_REWRITES} times in a row; run the forget again")
 
     def conclude(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,22 +208,17 @@ class Forgetting(Asking):
                 f"request {request} is not finished: shards {where['retrain']} wait for a fit; run it again"
             )
         if state.mode == "resolve" and state.start_purged is None:
-            body = {**purge_starts(self.store, self.record.state, state), "request": request}
-            self.record.commit("start-purged", f"{request}/start-purged", lambda: body)
+            gone = purge_starts(self.store, self.record.state, state)
+            self.record.commit(StartPurged, f"{request}/start-purged", lambda: gone)
         after = self._composed()
         certificate = certificate_of(self.record.state, self.record.ledger, self.record.spec, request, after, told)
         data = canonical_json(certificate)
         digest = digest_bytes(data)
         key = names.certificate_key(request, digest)
         self.store.write(key, data)
-        body = {
-            "request": request,
-            "certificate": {"key": key, "digest": digest},
-            "composed_after": after,
-            "seconds": certificate["seconds"],
-        }
-        committed = self.record.commit("forgotten", f"{request}/forgotten", lambda: body) or body
-        if committed["certificate"]["key"] != key:  # another writer certified it first: that one stands
+        fact = Forgotten(request, ObjectRef(key, digest), after, certificate["seconds"])
+        committed = self.record.commit(Forgotten, f"{request}/forgotten", lambda: fact) or fact
+        if committed.certificate.key != key:  # another writer certified it first: that one stands
             self.store.delete(key)
         return self.certificate(request)
 
@@ -233,14 +233,16 @@ class Forgetting(Asking):
 
     def certificate(self, request: str) -> dict[str, Any]:
         """The certificate of a finished request, checked by digest."""
-        ref = (self._request(request).forgotten or {})["certificate"]
-        data = self.store.read(ref["key"])
-        if digest_bytes(data) != ref["digest"]:
+        finished = self._request(request).forgotten
+        assert finished is not None
+        ref = finished.certificate
+        data = self.store.read(ref.key)
+        if digest_bytes(data) != ref.digest:
             raise IntegrityError(
-                f"{ref['key']} in {self.store.uri} was changed: its digest is not the ledger's. The forget itself was done; "
+                f"{ref.key} in {self.store.uri} was changed: its digest is not the ledger's. The forget itself was done; "
                 "restore the certificate from a copy"
             )
-        return json_object(data, ref["key"])
+        return json_object(data, ref.key)
 
     # --- an older copy of the run's folder was put back
 

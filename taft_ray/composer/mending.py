@@ -15,13 +15,12 @@ import pyarrow.compute as pc
 from taft_ray.composer.composition import Composition
 from taft_ray.composer.purge import damaged_evaluation_caches, purge_leftovers
 from taft_ray.errors import IntegrityError
+from taft_ray.plans.facts import ObjectRef, Repaired, RepairedPart, RepairedShard
 from taft_ray.prefix.tokens_lost import lost_rows
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.run.record import Record
-from taft_ray.storage import digest_json, write_rows
+from taft_ray.storage import Manifest, digest_json, write_rows
 from taft_ray.storage import rundir as names
-
-STALE = {"stale": True}
 
 
 class Mending:
@@ -47,7 +46,7 @@ class Mending:
         set_monolith_aside(self.record)
         self._remove_damaged_copies()
         state = self.record.state
-        base = (state.cached or {}).get("base")
+        base = None if state.cached is None else state.cached.base
         return {
             "base": state.manifest_key,
             "shards": {
@@ -58,8 +57,8 @@ class Mending:
                 }
                 for shard in state.quarantined
             },
-            "monolith": bool((state.monolith or {}).get("lost")),
-            "linearisation_point": bool(base and damaged_objects(self.store, [base])),
+            "monolith": state.monolith is not None and state.monolith.lost,
+            "linearisation_point": base is not None and bool(damaged_objects(self.store, [base])),
         }
 
     def manifest_is_whole(self) -> bool:
@@ -69,14 +68,13 @@ class Mending:
         if state.manifest_key is None or not damaged_objects(self.store, [self._manifest_ref()]):
             return True
         if known is not None:
-            table, described = known
-            again = write_rows(self.store, table, described["meta"], names.manifest_version(state.manifest_key))
-            if again["key"] != state.manifest_key:
-                self.store.erase([again["key"]])
+            again = write_rows(self.store, known.table, known.meta, names.manifest_version(state.manifest_key))
+            if again.key != state.manifest_key:
+                self.store.erase([again.key])
         return not damaged_objects(self.store, [self._manifest_ref()])
 
-    def _manifest_ref(self) -> dict[str, Any]:
-        return {"key": self.record.state.manifest_key, "digest": self.record.state.manifest}
+    def _manifest_ref(self) -> ObjectRef:
+        return ObjectRef(str(self.record.state.manifest_key), str(self.record.state.manifest))
 
     def _remove_damaged_copies(self) -> None:
         """Damaged copies of what is elsewhere go: evaluation caches, made again when needed, and snapshots of another model."""
@@ -85,9 +83,9 @@ class Mending:
 
     def _to_read(self, shard: int) -> dict[str, Any]:
         """The manifest's rows of a shard whose part is damaged now, or went with a forget; the digests of the damaged ones."""
-        table = self.record.manifest()[0]
+        table = self.record.manifest().table
         refs = self.record.parts([shard])
-        bad = {one["key"] for one in damaged_objects(self.store, refs)}
+        bad = {one.key for one in damaged_objects(self.store, map(ObjectRef.from_json, refs))}
         digests = {ref["part"]: ref["digest"] for ref in refs if ref["key"] in bad}
         numbers = list(digests)
         mine = table.filter(pc.equal(table["shard"], shard))  # type: ignore[attr-defined]  # pyarrow makes its functions at import
@@ -95,28 +93,27 @@ class Mending:
         whole = damaged.filter(pc.is_valid(damaged["part_row"]))  # type: ignore[attr-defined]
         return {"rows": pa.concat_tables([whole, lost_rows(mine)]).combine_chunks(), "digests": digests}
 
-    def repaired(self, made: Mapping[str, Any]) -> dict[str, Any]:
+    def repaired(self, made: Mapping[str, Any]) -> Repaired | None:
         """Commit what was made again for shards in quarantine, and remove the damaged objects.
 
         made: {"base": as `examine` said, "shards": {shard: {"generation", "parts": [PartRef JSON with "part" and "keys", in
-        the part's order]}}}. Returns the commit's body, or {"stale": True} where another writer changed what it rests on:
-        then what was made is removed.
+        the part's order]}}}. None where another writer changed what it rests on: then what was made is removed.
         """
         begun = [[number, one["generation"]] for number, one in sorted(made["shards"].items())]
         op = f"repaired/{digest_json([made['base'], begun])[:32]}"
-        body = self.record.commit("repaired", op, lambda: self._decide(made))
+        committed = self.record.commit(Repaired, op, lambda: self._decide(made))
         keys = {part["key"] for one in made["shards"].values() for part in one["parts"]}
-        if body is None:
+        if committed is None:
             named = {
                 part["key"] for part in self.record.current(lambda: self.record.parts(sorted(self.record.state.shards)))
             }
             self.store.erase(sorted(keys - named))
-            return dict(STALE)
+            return None
         self.record.publish()
         self.record.current(lambda: purge_leftovers(self.store, self.record.state, self.record.manifest()))
-        return body
+        return committed
 
-    def _decide(self, made: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _decide(self, made: Mapping[str, Any]) -> Repaired | None:
         state = self.record.state
         if state.manifest_key != made["base"] or not made["shards"]:
             return None
@@ -128,31 +125,28 @@ class Mending:
                 return None
         new = [part for one in made["shards"].values() for part in one["parts"]]
         before = {part["key"]: part["digest"] for part in self.record.parts(sorted(made["shards"]))}
-        described = self._manifest_with(made["shards"]) if new else None
-        parts = (described or self.record.manifest()[1])["meta"]["parts"]
+        manifest = self._manifest_with(made["shards"]) if new else None
+        parts = (manifest or self.record.manifest()).parts
         refs = [ref for number in made["shards"] for ref in state.shards[number].checkpoints]
-        damaged = {one["key"] for one in damaged_objects(self.store, refs)}
-        return {
-            "shards": {
-                str(number): {
-                    "samples": sum(ref["rows"] for ref in parts.get(str(number), [])),
-                    "checkpoints": [c["key"] for c in state.shards[number].checkpoints if c["key"] in damaged],
-                }
-                for number in made["shards"]
-            },
-            "manifest": described and described["digest"],
-            "manifest_key": described and described["key"],
-            "parts": [
-                {"key": part["key"], "digest": part["digest"], "as_before": part["digest"] in before.values()}
-                for part in new
-            ],
+        damaged = {one.key for one in damaged_objects(self.store, refs)}
+        shards = {
+            str(number): RepairedShard(
+                sum(ref["rows"] for ref in parts.get(str(number), [])),
+                tuple(ref.key for ref in state.shards[number].checkpoints if ref.key in damaged),
+            )
+            for number in made["shards"]
         }
+        return Repaired(
+            shards,
+            None if manifest is None else manifest.digest,
+            None if manifest is None else manifest.key,
+            tuple(RepairedPart(part["key"], part["digest"], part["digest"] in before.values()) for part in new),
+        )
 
-    def _manifest_with(self, shards: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    def _manifest_with(self, shards: Mapping[int, Mapping[str, Any]]) -> Manifest:
         """Write the manifest that names the parts made again, for samples that had lost their tokens too."""
-        table, described = self.record.manifest()
-        meta = dict(described["meta"])
-        parts = {shard: list(refs) for shard, refs in meta["parts"].items()}
+        manifest = self.record.manifest()
+        table, parts = manifest.table, {shard: list(refs) for shard, refs in manifest.parts.items()}
         row_of: dict[bytes, int] = {}
         for number, one in shards.items():
             refs = {ref["part"]: ref for ref in parts.get(str(number), [])}
@@ -160,7 +154,7 @@ class Mending:
                 refs[part["part"]] = {name: part[name] for name in ("key", "digest", "rows", "bytes", "part")}
                 row_of |= {key: row for row, key in enumerate(part["keys"])}
             parts[str(number)] = [refs[part] for part in sorted(refs)]
-        meta["parts"] = parts
+        meta = {**manifest.meta, "parts": parts}
         at = table.schema.get_field_index("part_row")
         rows: Sequence[int | None] = [
             row_of.get(key, row)

@@ -11,23 +11,24 @@ only parts that exist; two purges at once, or one that wakes up late, remove not
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
+from taft_ray.plans.facts import Dropped, LostPart, ObjectRef, Purge, Purged, Removed, Rewritten, StartPurged
 from taft_ray.plans.slices import Survival, after_loss, lost_slices
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
 from taft_ray.prefix.rejections import remove_lists
 from taft_ray.prefix.tokens_lost import lost_rows, without_tokens
 from taft_ray.run.quarantine import ShardUnreadable, damaged_objects
-from taft_ray.storage import PartRef, Store, read_manifest, rewrite_part, write_rows
+from taft_ray.storage import Manifest, PartRef, Store, read_manifest, rewrite_part, write_rows
 from taft_ray.storage import rundir as names
 
-Manifest = tuple[pa.Table, Mapping[str, Any]]
+P = TypeVar("P", bound=Purge)
 
 _MORE_ERASURES = 2  # of what is listed after its deletion
 
@@ -39,9 +40,9 @@ def keys_of(table: pa.Table, hashes: Collection[str]) -> dict[bytes, int]:
     return dict(zip(rows["key"].to_pylist(), rows["shard"].to_pylist(), strict=True))
 
 
-def slices_lost(manifest: Manifest, request: RequestState, spec: RunSpec) -> dict[str, list[int]]:
+def slices_lost(manifest: Manifest, request: RequestState, spec: RunSpec) -> dict[str, tuple[int, ...]]:
     """The slices of each shard that lose a sample by this request."""
-    lost = {key: shard for key, shard in keys_of(manifest[0], request.hashes).items() if shard >= 0}
+    lost = {key: shard for key, shard in keys_of(manifest.table, request.hashes).items() if shard >= 0}
     return lost_slices(lost, slices=spec.slices, seed=spec.seed)
 
 
@@ -50,69 +51,71 @@ class Rewrite:
     """A manifest without a request's samples, written but named by nobody yet, and what goes once it is committed."""
 
     base: str | None  # the key of the manifest that it was made from
-    # {"manifest", "manifest_key": of the new one, "samples": {shard: how many are left},
-    # "checkpoints": {shard: the slice checkpoints that stay}, "removing"}, and where shards in quarantine are touched what
-    # `_rewrite_cache` says of the damage
-    facts: dict[str, Any]
+    fact: Rewritten
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Damage:
+    """The damage that a rewrite met in quarantined shards: see `Rewritten`."""
+
+    lost: Mapping[str, int] = field(default_factory=dict)
+    parts: tuple[LostPart, ...] = ()
+    whole: tuple[int, ...] = ()
 
 
 def rewrite(store: Store, state: RunState, request: RequestState, manifest: Manifest | None) -> Rewrite:
     """Write the touched shards' cache parts and the manifest anew, as their next generation; nothing is removed.
 
-    "removing" is what the commit dooms: [{"key", "digest"|None}], the deltas of the touched shards, but for those that a
-    resolve under way starts from, the parts and rows replaced, the monolith, snapshots, and evaluation caches.
+    ``removing`` is what the commit dooms: the deltas of the touched shards, but for those that a resolve under way starts
+    from, the parts and rows replaced, the monolith, snapshots, and evaluation caches.
     """
-    digests = {ref["key"]: ref["digest"] for ref in (request.dropped or {}).get("deltas", [])}
+    digests = {ref.key: ref.digest for ref in _dropped(request).deltas}
     parts: dict[str, list[dict[str, Any]]] = {}
     rows: str | None = None
     samples: dict[str, int] = {}
-    damage: dict[str, Any] = {}
-    described = None
+    damage: _Damage = _Damage()
+    made = None
     if manifest is not None:
-        keys = set(keys_of(manifest[0], request.hashes))
-        described, samples, damage = _rewrite_cache(store, state, manifest, request.shards, keys, digests)
-        parts, rows = described["meta"]["parts"], described["key"]
+        keys = set(keys_of(manifest.table, request.hashes))
+        made, samples, damage = _rewrite_cache(store, state, manifest, request.shards, keys, digests)
+        parts, rows = made.parts, made.key
     survivals = {
         shard: _survival(state, request, shard, samples.get(str(shard))) for shard in request.shards if state.shards
     }
-    digests |= {ref["key"]: ref["digest"] for survival in survivals.values() for ref in survival.purged}
-    stay = {ref["key"] for survival in survivals.values() for ref in survival.kept}
+    digests |= {ref.key: ref.digest for survival in survivals.values() for ref in survival.purged}
+    stay = {ref.key for survival in survivals.values() for ref in survival.kept}
     doomed = _dead(store, state, request, parts, rows, stay, ahead=1)
     if manifest is not None:
         doomed += evaluation_caches(store, request.hashes)
     return Rewrite(
-        base=None if manifest is None else manifest[1]["key"],
-        facts={
-            "manifest": described and described["digest"],
-            "manifest_key": rows,
-            "samples": samples,
-            **damage,
-            "checkpoints": {
-                str(shard): [dict(ref) for ref in survival.kept]
-                for shard, survival in survivals.items()
-                if survival.kept or survival.purged
-            },
-            "removing": [{"key": key, "digest": digests.get(key)} for key in sorted(set(doomed))],
-        },
+        base=None if manifest is None else manifest.key,
+        fact=Rewritten(
+            request.request,
+            None if made is None else made.digest,
+            rows,
+            samples,
+            tuple(Removed(key, digests.get(key)) for key in sorted(set(doomed))),
+            {str(shard): one.kept for shard, one in survivals.items() if one.kept or one.purged},
+            damage.lost,
+            damage.parts,
+            damage.whole,
+        ),
     )
 
 
-def purge_request(store: Store, state: RunState, request: RequestState, manifest: Manifest | None) -> dict[str, Any]:
-    """Remove what the request's rewrite doomed, and what a worker or a killed process has left there since.
-
-    Returns {"removed": [{"key", "digest"|None}], "still_listed": [], "older_versions": n, "beyond_reach": text|None,
-    "manifest": digest|None}.
-    """
-    rewritten = request.rewritten or {}
-    digests = {entry["key"]: entry["digest"] for entry in rewritten["removing"]}
-    parts = {} if manifest is None else manifest[1]["meta"]["parts"]
+def purge_request(store: Store, state: RunState, request: RequestState, manifest: Manifest | None) -> Purged:
+    """Remove what the request's rewrite doomed, and what a worker or a killed process has left there since."""
+    rewritten = request.rewritten
+    assert rewritten is not None
+    digests = {one.key: one.digest for one in rewritten.removing}
+    parts = {} if manifest is None else manifest.parts
     doomed = sorted({*digests, *_dead(store, state, request, parts, state.manifest_key, state.checkpoint_keys())})
-    body = remove(store, doomed, digests)
+    removed = remove(store, doomed, digests, Purged, request.request)
     remove_lists(store)
     store.sweep(
         older_than_s=60.0
     )  # what dead writers left; of remote uploads, younger ones may be another process at work
-    return {**body, "manifest": rewritten["manifest"]}
+    return replace(removed, manifest=rewritten.manifest)
 
 
 def _dead(
@@ -155,7 +158,7 @@ def purge_leftovers(store: Store, state: RunState, manifest: Manifest) -> list[s
 
     A prefix pass that went on while another committed the cache, and a worker that was killed, leave such.
     """
-    named = {part["key"] for refs in manifest[1]["meta"]["parts"].values() for part in refs} | {manifest[1]["key"]}
+    named = {part["key"] for part in manifest.refs} | {manifest.key}
     named |= state.delta_keys() | state.start_keys() | state.checkpoint_keys()
     current = {f"{number:05d}": shard.current for number, shard in state.shards.items()}
     dead = [key for key in store.traces(names.MANIFEST_ROWS) if names.manifest_version(key) <= state.rewrites]
@@ -177,21 +180,26 @@ def purge_leftovers(store: Store, state: RunState, manifest: Manifest) -> list[s
 
 def _survival(state: RunState, request: RequestState, shard: int, left: int | None) -> Survival:
     """What becomes of a shard's checkpoints; left: its samples after the purge."""
-    known = (request.dropped or {}).get("slices")
+    known = _dropped(request).slices
     # a shard that is empty, or of which nobody wrote down what it loses, keeps none: as if slice 0 had lost a sample
     lost = {0} if known is None or left == 0 else known.get(str(shard), ())
     return after_loss(state.shards[shard].checkpoints if shard in state.shards else (), lost)
 
 
-def purge_starts(store: Store, state: RunState, request: RequestState) -> dict[str, Any]:
+def purge_starts(store: Store, state: RunState, request: RequestState) -> StartPurged:
     """Remove the deltas that a resolve started from, and whatever else of its shards' earlier generations is left."""
-    digests = {ref["key"]: ref["digest"] for ref in (request.dropped or {}).get("starts", {}).values()}
+    digests = {ref.key: ref.digest for ref in _dropped(request).starts.values()}
     needed = state.delta_keys()
     old = [key for number in request.shards for key in _old_deltas(store, number, state.shards[number].current, needed)]
-    return remove(store, [*digests, *old], digests)
+    return remove(store, [*digests, *old], digests, StartPurged, request.request)
 
 
-def remove(store: Store, doomed: Sequence[str], digests: Mapping[str, str]) -> dict[str, Any]:
+def _dropped(request: RequestState) -> Dropped:
+    """The deltas that a request took out of the model; none where its purge was asked for without a drop."""
+    return request.dropped or Dropped(request.request, ())
+
+
+def remove(store: Store, doomed: Sequence[str], digests: Mapping[str, str | None], kind: type[P], request: str) -> P:
     """Remove objects with their older versions, and list them again; StorageError when one is still there.
 
     A prefix pass that began before the request may write a part once more, under the same name, while this goes on: so again.
@@ -205,12 +213,8 @@ def remove(store: Store, doomed: Sequence[str], digests: Mapping[str, str]) -> d
             still = store.remaining(doomed)
     if still and erased.beyond is None:
         raise StorageError(f"{still[:4]} are still listed after their deletion at {store.uri}; run the forget again")
-    return {
-        "removed": [{"key": key, "digest": digests.get(key)} for key in sorted(set(doomed))],
-        "still_listed": still,
-        "older_versions": erased.versions,
-        "beyond_reach": erased.beyond,
-    }
+    removed = tuple(Removed(key, digests.get(key)) for key in sorted(set(doomed)))
+    return kind(request, removed, tuple(still), erased.versions, erased.beyond)
 
 
 def _old_deltas(store: Store, shard: int, current: int, needed: Set[str]) -> list[str]:
@@ -222,7 +226,8 @@ def evaluation_caches(store: Store, hashes: Collection[str]) -> list[str]:
     """The objects of every evaluation cache that holds one of these samples; it is made again without them when needed."""
     # one without a manifest is the leftover of a killed pass, or damaged: nobody knows what it holds
     return _evaluation_caches(
-        store, lambda found: found is None or "id_hash" not in found[0].column_names or bool(keys_of(found[0], hashes))
+        store,
+        lambda found: found is None or "id_hash" not in found.table.column_names or bool(keys_of(found.table, hashes)),
     )
 
 
@@ -230,9 +235,7 @@ def damaged_evaluation_caches(store: Store) -> list[str]:
     """The objects of every evaluation cache that cannot be read whole."""
 
     def damaged(found: Manifest | None) -> bool:
-        return found is None or bool(
-            damaged_objects(store, (ref for refs in found[1]["meta"]["parts"].values() for ref in refs))
-        )
+        return found is None or bool(damaged_objects(store, map(ObjectRef.from_json, found.refs)))
 
     return _evaluation_caches(store, damaged)
 
@@ -257,17 +260,14 @@ def _rewrite_cache(
     shards: Sequence[int],
     keys: Set[bytes],
     digests: dict[str, str],
-) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+) -> tuple[Manifest, dict[str, int], _Damage]:
     """The parts and the manifest without ``keys``; fills ``digests`` with those of what is replaced.
 
     A damaged part, which cannot be rewritten, goes whole, and its other samples keep their rows without a ``part_row``: their
-    tokens are to be read again. For shards in quarantine {"lost": {shard: how many such samples}, "parts_lost", "whole":
-    shards of which every part is there} comes back too.
+    tokens are to be read again. The damage of quarantined shards comes back too.
     """
-    table, described = manifest
-    meta = dict(described["meta"])
-    parts = {shard: list(refs) for shard, refs in meta["parts"].items()}
-    parts_lost: list[dict[str, Any]] = []
+    table, parts = manifest.table, {shard: list(refs) for shard, refs in manifest.parts.items()}
+    parts_lost: list[LostPart] = []
     for shard in shards:
         renewed = []
         for ref in parts.get(str(shard), []):
@@ -278,38 +278,37 @@ def _rewrite_cache(
                     ref["part"],
                     PartRef.from_json(ref),
                     drop=keys,
-                    fingerprint=meta["fingerprint"],
+                    fingerprint=manifest.fingerprint,
                 )
             except (IntegrityError, ObjectMissing) as error:
                 if not _in_quarantine(state, shard, ref["key"]):
                     raise ShardUnreadable(str(error), shard) from error
                 new = None
-                parts_lost.append({"shard": shard, "part": ref["part"], "key": ref["key"], "samples": ref["rows"]})
+                parts_lost.append(LostPart(shard, ref["part"], ref["key"], ref["rows"]))
             if new is None or new.key != ref["key"]:
                 digests[ref["key"]] = ref["digest"]
             if new is not None:
                 renewed.append({**new.to_json(), "part": ref["part"]})
         parts[str(shard)] = renewed
-    meta["parts"] = parts
     gone = pc.is_in(table["key"], value_set=pa.array(sorted(keys), pa.binary(16)))  # type: ignore[attr-defined]
     table = table.filter(pc.invert(gone))  # type: ignore[attr-defined]  # pyarrow makes its functions at import
     for lost in parts_lost:
-        table = without_tokens(table, lost["shard"], lost["part"])
-    digests[described["key"]] = described["digest"]
-    described = write_rows(store, table, meta, version=state.rewrites + 1)
+        table = without_tokens(table, lost.shard, lost.part)
+    digests[manifest.key] = manifest.digest
+    made = write_rows(store, table, {**manifest.meta, "parts": parts}, version=state.rewrites + 1)
     samples = {str(shard): sum(ref["rows"] for ref in parts.get(str(shard), [])) for shard in shards}
     ill = [shard for shard in shards if state.shards[shard].quarantine is not None]
     if not ill:
-        return described, samples, {}
+        return made, samples, _Damage()
     waiting = {shard: lost_rows(table, shard).num_rows for shard in ill}
-    damage = {
-        "lost": {str(shard): count for shard, count in waiting.items() if count},
-        "parts_lost": parts_lost,
-        "whole": [shard for shard, count in waiting.items() if not count],
-    }
-    return described, samples, damage
+    damage = _Damage(
+        lost={str(shard): count for shard, count in waiting.items() if count},
+        parts=tuple(parts_lost),
+        whole=tuple(shard for shard, count in waiting.items() if not count),
+    )
+    return made, samples, damage
 
 
 def _in_quarantine(state: RunState, shard: int, key: str) -> bool:
     quarantine = state.shards[shard].quarantine
-    return quarantine is not None and any(one["key"] == key for one in quarantine.objects)
+    return quarantine is not None and any(one.key == key for one in quarantine.objects)

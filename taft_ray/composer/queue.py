@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from taft_ray.composer.asking import Clock
 from taft_ray.composer.composition import Composition
 from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.plans.facts import MonolithTrained, Trained, fact_of
 from taft_ray.plans.slices import resume_from
 from taft_ray.plans.state import QUARANTINED, TRAINED
 from taft_ray.run.quarantine import ShardUnreadable
 from taft_ray.run.record import Record
-from taft_ray.storage import DeltaRef, read_delta
-
-STALE = {"stale": True}
+from taft_ray.storage import CheckpointRef, DeltaRef, read_delta
 
 
 class Queue:
     """Tasks for workers. Who holds which shard is known in memory only: a lost lease costs a fit, never a fact."""
 
-    def __init__(self, record: Record, composition: Composition) -> None:
-        self.record, self.composition = record, composition
+    def __init__(self, record: Record, composition: Composition, clock: Clock) -> None:
+        self.record, self.composition, self.clock = record, composition, clock
         self._leases: dict[int | str, str] = {}
         self._monolith = False  # whether the comparison model is wanted
         self._closed = False
         self._compares = False
         self.ready: dict[str, float] = {}  # when a lane asked first (unix seconds)
+        self.ended: float | None = None  # when the last shard's fit was committed
+
+    def begin(self) -> None:
+        """A training begins: its lanes have not come yet."""
+        self.ready.clear()
+        self.ended = None
 
     def take(self, lane: str, together: int = 0) -> dict[str, Any] | None:
         """The next task for a lane, on the state as last read: a shard without a delta, largest first; None when nothing is left.
@@ -36,7 +41,7 @@ class Queue:
         A lane that asks again gives up what it held (it has finished it, or it died and was restarted). The comparison
         model comes after the last shard.
         """
-        self.ready.setdefault(lane, time.time())
+        self.ready.setdefault(lane, self.clock())
         self.give_up(lane)
         if self._closed:
             return None
@@ -88,7 +93,7 @@ class Queue:
     def want_monolith(self) -> bool:
         """Queue the comparison model, unless it has been trained and no forget has removed it since."""
         self.record.refresh()
-        self._monolith = (self.record.state.monolith or {}).get("delta") is None
+        self._monolith = self.record.state.monolith_delta is None
         self._compares = self._compares or self._monolith
         return self._monolith
 
@@ -104,14 +109,15 @@ class Queue:
             return None
         task = self.record.current(lambda: self._task(shard))
         if resolve:
-            task["resolve"] = {"start": self.record.state.warm_start(shard)}
+            start = self.record.state.warm_start(shard)
+            task["resolve"] = {"start": start and start.to_json()}
         return task
 
     def _task(self, shard: int) -> dict[str, Any]:
         state = self.record.state.shards[shard]
         task = {"shard": shard, "generation": state.current, "parts": self.record.parts([shard])}
         checkpoint = resume_from(state.checkpoints)
-        return task if checkpoint is None else {**task, "resume": dict(checkpoint)}
+        return task if checkpoint is None else {**task, "resume": checkpoint.to_json()}
 
     def monolith_task(self) -> dict[str, Any]:
         """The task of fitting the comparison model on all that the cache holds."""
@@ -126,82 +132,87 @@ class Queue:
         """The shards whose cache the comparison model is trained on: those in quarantine have damaged parts."""
         return [number for number, shard in sorted(self.record.state.shards.items()) if shard.quarantine is None]
 
-    def _is_stale(self, result: Mapping[str, Any], shards: Sequence[int]) -> bool:
+    def _is_stale(self, fit: Trained | MonolithTrained, shards: Sequence[int]) -> bool:
         """Whether a fit may have seen what is forgotten: it read parts that are no more, or a purge is under way."""
         state = self.record.state
         if any(state.being_purged(shard) for shard in shards):
             return True
-        return list(result["parts"]) != [part["digest"] for part in self.record.parts(shards)]
+        return list(fit.parts or ()) != [part["digest"] for part in self.record.parts(shards)]
 
-    def _throw_away(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def _throw_away(self, written: Iterable[DeltaRef | CheckpointRef]) -> None:
         """Delete a delta and checkpoints that will not be committed, unless they are, to the byte, ones that were."""
         state = self.record.state
         named = state.delta_keys() | state.start_keys() | state.checkpoint_keys()
-        written = [ref["key"] for ref in (result["delta"], *result.get("checkpoints", ()))]
-        self.record.store.erase([key for key in written if key not in named])
-        return dict(STALE)
+        self.record.store.erase([ref.key for ref in written if ref.key not in named])
 
-    def finished(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def finished(self, result: Mapping[str, Any]) -> bool:
         """Commit a fitted delta: its bytes are checked and it enters the sums. Idempotent by (shard, generation).
 
         A purge begins a new generation, and a delta of another one is never committed: so whatever of an earlier generation
         lies in storage is dead, whoever finds it when.
 
-        A delta fitted on data of which something was forgotten meanwhile is deleted: {"stale": True}; ask for the task again.
+        result: see `ShardWorker.fit`. A delta fitted on data of which something was forgotten meanwhile is deleted: False; ask
+        for the task again.
         """
         if result["shard"] == "monolith":
-            return self._finished_monolith(result)
-        shard, generation, ref = int(result["shard"]), int(result["generation"]), result["delta"]
+            return self._finished_monolith(
+                fact_of(MonolithTrained, {name: value for name, value in result.items() if name != "shard"})
+            )
         weight = self.record.spec.weight_of(int(result["samples"]))
+        fit = fact_of(Trained, {**result, "weight": weight})
+        shard, generation = fit.shard, fit.generation
         before: set[str] = set()
 
-        def decide() -> Mapping[str, Any] | None:
+        def decide() -> Trained | None:
             state = self.record.state.shards[shard]
             settled = state.state in (TRAINED, QUARANTINED)
-            if generation != state.current or settled or self._is_stale(result, [shard]):
+            if generation != state.current or settled or self._is_stale(fit, [shard]):
                 return None
             self.composition.sums()
-            before.update(str(kept["key"]) for kept in state.checkpoints)
+            before.update(kept.key for kept in state.checkpoints)
             try:
-                self.composition.admit(shard, ref, weight)
+                self.composition.admit(shard, fit.delta, weight)
             except ShardUnreadable:
                 raise  # another shard's
             except (ObjectMissing, IntegrityError):
                 return None  # a purge or gc took it for a leftover, or it is damaged already: it is fitted again
-            if not all(self.record.store.exists(kept["key"]) for kept in result.get("checkpoints", ())):
+            if not all(self.record.store.exists(kept.key) for kept in fit.checkpoints):
                 return None  # the same
-            return {**result, "weight": weight}
+            return fit
 
-        body = self.record.commit("trained", f"trained/{shard}/{generation}", decide)
-        if body is None:
-            return self._throw_away(result)
+        committed = self.record.commit(Trained, f"trained/{shard}/{generation}", decide)
+        if committed is None:
+            self._throw_away((fit.delta, *fit.checkpoints))
+            return False
+        self.ended = self.clock()
         # a checkpoint that could not be gone on from has been made again
-        replaced = before - {str(kept["key"]) for kept in self.record.state.shards[shard].checkpoints}
+        replaced = before - {kept.key for kept in self.record.state.shards[shard].checkpoints}
         if replaced:
             self.record.store.erase(sorted(replaced))
-        if body["delta"]["digest"] != ref["digest"]:  # another process was first; ours differs: another kind of machine
-            self._throw_away(result)
-        return body
+        if (
+            committed.delta.digest != fit.delta.digest
+        ):  # another process was first; ours differs: another kind of machine
+            self._throw_away((fit.delta, *fit.checkpoints))
+        return True
 
-    def _finished_monolith(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def _finished_monolith(self, fit: MonolithTrained) -> bool:
         self._monolith = False
 
-        def decide() -> Mapping[str, Any] | None:
-            state = self.record.state
-            if result["generation"] != state.rewrites + 1 or self._is_stale(result, self._readable()):
+        def decide() -> MonolithTrained | None:
+            if fit.generation != self.record.state.rewrites + 1 or self._is_stale(fit, self._readable()):
                 return None
             try:
-                read_delta(self.record.store, DeltaRef.from_json(result["delta"]))
+                read_delta(self.record.store, fit.delta)
             except (ObjectMissing, IntegrityError):
                 return None
-            return {name: value for name, value in result.items() if name != "shard"}
+            return fit
 
         losses = self.record.state.monolith_losses
-        op = f"monolith-trained/{result['generation']}" + (f"/{losses}" if losses else "")
-        body = self.record.commit("monolith-trained", op, decide)
+        op = f"monolith-trained/{fit.generation}" + (f"/{losses}" if losses else "")
+        committed = self.record.commit(MonolithTrained, op, decide)
         # dropped as soon as it was committed, or not committed at all
-        if body is None or (self.record.state.monolith or {}).get("delta") is None:
-            self._throw_away(result)
+        if committed is None or self.record.state.monolith_delta is None:
+            self._throw_away([fit.delta])
             self.want_monolith()
-            return dict(STALE)
-        return body
+            return False
+        return True

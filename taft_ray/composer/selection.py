@@ -50,7 +50,7 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
             f"the activation cache of {record.store.uri} is not finished, so it has no samples to forget yet; "
             "leave them out of the data, or ask again when `taft-ray status` shows its shards"
         )
-    table = record.manifest()[0]
+    table = record.manifest().table
     by_key = {sample_key(name, spec.seed): name for name in selection.ids}
     by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
     hashes: dict[str, str] = {}
@@ -102,7 +102,7 @@ def alike_there(record: Record, unknown: Sequence[str]) -> str:
         if form != name
     }
     keys = [sample_key(form, record.spec.seed) for form in forms]
-    there = set(_asked_rows(record.manifest()[0], keys, [], [])["key"].to_pylist())
+    there = set(_asked_rows(record.manifest().table, keys, [], [])["key"].to_pylist())
     for key, (form, name) in zip(keys, forms.items(), strict=True):
         if key in there:
             return f". {name!a} is not there, and {form!a}, which differs in blanks or Unicode form, is another id"

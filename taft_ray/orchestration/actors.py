@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -12,6 +13,7 @@ import ray
 
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import StorageError
+from taft_ray.log import level, write_from
 from taft_ray.orchestration.calls import ask
 from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
 from taft_ray.orchestration.solver import RemoteSolver
@@ -24,7 +26,7 @@ from taft_ray.workers.warm import Warm, in_use
 if TYPE_CHECKING:
     from taft_ray.workers.shard_worker import ShardWorker
 
-WORKER_IDLE_S = 600.0  # a retrain actor stays warm this long after its last call
+WORKER_IDLE_S = 180.0  # a retrain actor stays warm this long after its last call
 CROWDED_IDLE_S = 3.0  # … and only this long once another run wants its CPUs or GPU
 COMPOSER_IDLE_S = 180.0  # a composer without a call leaves; it is rebuilt from the ledger in a moment
 COMPOSER_MEMORY = 200 << 20  # bytes, of a small run (benchmarks/README.md)
@@ -85,7 +87,7 @@ def composer_for(run: str) -> RemoteComposer:
 
 
 def _composer_actor(run: str) -> Any:
-    return (
+    return _logging_as_here(
         ray.remote(ComposerActor)
         .options(
             name=actor_name(run, "composer"),
@@ -114,7 +116,7 @@ class Remote:
 
 
 def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ShardWorker:
-    """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves after ten idle minutes."""
+    """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves when it is idle."""
     return cast("ShardWorker", Remote(_worker_actor(run, spec, classes, index)))
 
 
@@ -127,7 +129,7 @@ def _worker_actor(run: str, spec: RunSpec, classes: int, index: int) -> Any:
     with suppress(ValueError):  # there is none yet
         return ray.get_actor(name, namespace=NAMESPACE)
     make_room(run, spec)
-    return (
+    return _logging_as_here(
         ray.remote(ShardWorker)
         .options(
             name=name,
@@ -140,6 +142,17 @@ def _worker_actor(run: str, spec: RunSpec, classes: int, index: int) -> Any:
         )
         .remote(run, classes, WORKER_IDLE_S)
     )
+
+
+def _logging_as_here(actor: Any) -> Any:
+    """The actor, which writes its records to Ray's worker logs from the level of this process on."""
+    if level() < logging.WARNING:
+        actor.__ray_call__.remote(_write_from, level())
+    return actor
+
+
+def _write_from(actor: Any, wanted: int) -> None:
+    write_from(wanted)
 
 
 def make_room(run: str, spec: RunSpec, workers: int = 1) -> None:

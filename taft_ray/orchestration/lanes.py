@@ -17,6 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
+from taft_ray.log import level, write_from
 from taft_ray.orchestration.actors import RemoteComposer, composer_for
 from taft_ray.orchestration.calls import own_error
 from taft_ray.plans.spec import RunSpec
@@ -34,6 +35,7 @@ _PROGRESS_S = 1.0
 
 def lane_loop(config: Mapping[str, Any]) -> None:
     """What a lane's worker runs."""
+    write_from(config["log"])
     composer = composer_for(config["run"])
     lane, worker, missed = config["lane"], None, None
     said = 0.0
@@ -81,8 +83,9 @@ class Lanes:
     composer: RemoteComposer
     threads: list[threading.Thread]
     errors: list[BaseException]
-    started: float
+    started: float  # by the composer's clock
     count: int
+    ended: float | None = None  # when the last shard was committed, by the same
 
     def wait(self, report: Report) -> list[float]:
         """When each lane asked for its first task (unix seconds); the first lane's error when work is left that no lane can do."""
@@ -92,6 +95,7 @@ class Lanes:
                 break
             self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
         status = self._say(report)
+        self.ended = status["ended"]
         if status["left"] and self.errors:
             raise own_error(self.errors[0]) or TaftError(f"a lane failed {MAX_FAILURES + 1} times: {self.errors[0]}")
         return sorted(status["ready"].values())
@@ -115,7 +119,7 @@ def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int) -
     """Start ``count`` lanes in the background: one GPU, or a share of ``threads`` cores, each."""
     # A spot notice is worth a watching actor only where nodes are pre-emptible; a CPU lane restarts in seconds
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if spec.device == "cuda" else "0")
-    lanes = Lanes(composer, [], [], time.time(), count)
+    lanes = Lanes(composer, [], [], composer.now(), count)
     for number in range(count):
         thread = threading.Thread(target=_run_lane, args=(run, spec, f"lane-{number}", lanes), daemon=True)
         thread.start()
@@ -129,7 +133,7 @@ def _run_lane(run: str, spec: RunSpec, lane: str, lanes: Lanes) -> None:
         with tempfile.TemporaryDirectory(prefix="taft-ray-lane-") as scratch:  # Train wants a folder; nothing is kept
             TorchTrainer(
                 lane_loop,
-                train_loop_config={"run": run, "lane": lane},
+                train_loop_config={"run": run, "lane": lane, "log": level()},
                 scaling_config=ScalingConfig(
                     num_workers=1,
                     use_gpu=on_gpu,

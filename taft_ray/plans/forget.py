@@ -74,7 +74,7 @@ def plan_forget(
     fresh = _fresh(state, hashes, found, deadline)
     before = sorted({state.tombstones[digest] for digest in hashes.values() if digest in state.tombstones})
     fits = mode != "drop"
-    waiting = _dropped_shards(state, before) if fits else set()
+    waiting = _dropped_shards(state, before) - _fitted_by(state, deadline) if fits else set()
     if not fresh and not waiting:
         return before[0]
     shards = tuple(sorted({sample.shard for sample in fresh.values()} | waiting))
@@ -124,6 +124,12 @@ def _dropped_shards(state: RunState, requests: Sequence[str]) -> set[int]:
     }
 
 
+def _fitted_by(state: RunState, deadline: float | None) -> set[int]:
+    """Shards that requests which wait will fit by this deadline anyway; none for a request at once."""
+    waiting = [r for r in state.unpurged.values() if r.waiting and r.mode != "drop"]
+    return {n for r in waiting if deadline is not None and not _sooner(deadline, r.deadline) for n in r.shards}
+
+
 def _is_dropped(shard: ShardState) -> bool:
     """Whether a forget took it out of the model: also one that was damaged then, or has been since."""
     return shard.state == DROPPED or (shard.quarantine is not None and shard.quarantine.was == DROPPED)
@@ -158,7 +164,7 @@ def estimate(
     left = max(0, sum(samples.values()) - len(plan.keys)) if plan.retrain else 0
     rate = _seconds_a_sample(state)
     fit_seconds = 0.0 if not left else None if rate is None else rate * left
-    purges = [request.purged["seconds"] for request in state.requests.values() if request.purged]
+    purges = [request.purged.seconds for request in state.requests.values() if request.purged]
     return {
         "mode": plan.mode,
         "samples_to_forget": len(plan.keys),

@@ -19,10 +19,10 @@ def referred_to(state: RunState, parts: Mapping[str, Any], composed: Collection[
     """Every key that the ledger or the manifest names. parts: the manifest's, by shard. composed: the current snapshots."""
     wanted: set[str] = {part["key"] for refs in parts.values() for part in refs} | set(composed) | {manifest_key}
     wanted |= state.delta_keys() | state.start_keys() | state.checkpoint_keys() | state.quarantined_keys()
-    wanted |= {request.forgotten["certificate"]["key"] for request in state.requests.values() if request.forgotten}
-    wanted |= {request.signed["key"] for request in state.requests.values() if request.signed}
-    if state.cached is not None and state.cached.get("base") is not None:
-        wanted.add(state.cached["base"]["key"])
+    wanted |= {request.forgotten.certificate.key for request in state.requests.values() if request.forgotten}
+    wanted |= {request.signed.key for request in state.requests.values() if request.signed}
+    if state.cached is not None and state.cached.base is not None:
+        wanted.add(state.cached.base.key)
     return wanted
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from taft_ray.errors import TaftError, UsageError
+from taft_ray.plans.fold import replay
 from taft_ray.plans.space import OF_COMPOSITION, Dimension
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import Fact, replay
+from taft_ray.plans.state import Entry
 from taft_ray.storage import digest_json
 
 OBJECTIVES = ("composed", "whole")
@@ -20,7 +21,7 @@ FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 Result = Mapping[str, Any]  # of a trial, as it is stored
 
 
-class Committed(Fact, Protocol):
+class Committed(Entry, Protocol):
     """A ledger entry with its place in the chain."""
 
     @property

@@ -26,10 +26,11 @@ from taft_ray.data import (
 )
 from taft_ray.data.identical import contents_of, identical_counts, with_contents
 from taft_ray.errors import IntegrityError, ObjectMissing, TooManyRejected
+from taft_ray.plans.facts import Cached, ObjectRef
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.part_writer import marker_key
-from taft_ray.prefix.passes import Passes, index_source
+from taft_ray.prefix.passes import Indexed, Passes
 from taft_ray.prefix.rejections import check_rows, list_key, remove_list
 from taft_ray.progress import Report
 from taft_ray.run.model import build_tangent
@@ -64,10 +65,9 @@ def build_cache(
     run: str,
     spec: RunSpec,
     *,
-    data: str,
+    source: Indexed,
     shards: int,
     assignment: str,
-    classes: Sequence[str] | None,
     folders: str,
     tombstones: RunState,
     secret: bytes | None,
@@ -75,12 +75,12 @@ def build_cache(
     report: Report,
     rows: int | None = None,
 ) -> CacheResult:
-    """Index the data, assign shards, run the prefix, write the parts; parts that a killed pass finished are not redone.
+    """Assign shards, run the prefix, write the parts; parts that a killed pass finished are not redone.
 
     rows: take at most so many of the source's rows, a random choice that is always the same; all by default.
     """
-    started = time.time()
-    files, index, names = index_source(passes, data, classes)
+    started = time.time() - source.seconds
+    files, index, names = source.files, source.rows, source.classes
     if rows is not None and rows < index.num_rows:
         drawn = sample_keys([f"{row}" for row in index["id"].to_pylist()], seed=0)
         index = index.take(pa.array(sorted(range(len(drawn)), key=drawn.__getitem__)[:rows]))
@@ -200,27 +200,27 @@ def _finished(
     return answers
 
 
-def cached_facts(store: Store, spec: RunSpec, result: CacheResult) -> dict[str, Any]:
+def cached_fact(store: Store, spec: RunSpec, result: CacheResult) -> Cached:
     """Write the manifest and the linearisation point of a finished pass; what the ledger says of them."""
     meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint}
-    described = write_rows(store, result.table, meta, version=0)
+    manifest = write_rows(store, result.table, meta, version=0)
     tm, _ = build_tangent(spec, len(result.classes))
     base = save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())})
     store.write(BASE_KEY, base)
     samples = [sum(ref["rows"] for ref in result.parts.get(str(shard), [])) for shard in range(spec.shards)]
-    return {
-        "manifest": described["digest"],
-        "manifest_key": described["key"],
-        "base": {"key": BASE_KEY, "digest": digest_bytes(base)},
-        "samples": samples,
-        "counts": {**counts(result.table), **identical_counts(result.table)},
-        "classes": list(result.classes),
-        "fingerprint": result.fingerprint,
-        "seconds": result.seconds,
-        "prefix_seconds": result.prefix_seconds,
-        "started": result.started,
-        "ended": result.ended,
-        "images": result.images,
-        "bytes": result.bytes,
-        "forgotten": result.forgotten,
-    }
+    return Cached(
+        manifest=manifest.digest,
+        manifest_key=manifest.key,
+        base=ObjectRef(BASE_KEY, digest_bytes(base)),
+        samples=tuple(samples),
+        counts={**counts(result.table), **identical_counts(result.table)},
+        classes=tuple(result.classes),
+        fingerprint=result.fingerprint,
+        seconds=result.seconds,
+        prefix_seconds=result.prefix_seconds,
+        started=result.started,
+        ended=result.ended,
+        images=result.images,
+        bytes=result.bytes,
+        forgotten=result.forgotten,
+    )

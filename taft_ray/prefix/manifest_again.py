@@ -30,12 +30,13 @@ def manifest_again(
     passes: Passes, store: Store, spec: RunSpec, state: RunState, *, data: str, secret: bytes | None
 ) -> None:
     """Write the manifest again; IntegrityError where what comes out is not the one that the ledger commits to."""
-    key, cached = str(state.manifest_key), state.cached or {}
+    key, cached = str(state.manifest_key), state.cached
+    assert cached is not None  # the ledger names a manifest
     parts = cached_parts(store, state)
     held = {sample for several in parts.values() for part in several for sample in part["keys"]}
     try:
-        files, index, _ = index_source(passes, data, cached["classes"])
-        table, pieces = _table(spec, state, files, index, cached["classes"], held, secret)
+        source = index_source(passes, data, cached.classes)
+        table, pieces = _table(spec, state, source.files, source.rows, cached.classes, held, secret)
         tables = [table if secret is None else with_contents(table, _contents(pieces, secret)), table]
     except DataError as error:
         raise _not_the_same(store, key, f"the source cannot be read as it was: {error}") from error
@@ -43,12 +44,12 @@ def manifest_again(
         str(shard): [{name: value for name, value in part.items() if name != "keys"} for part in several]
         for shard, several in parts.items()
     }
-    meta = {"parts": refs, "classes": list(cached["classes"]), "fingerprint": cached["fingerprint"]}
+    meta = {"parts": refs, "classes": list(cached.classes), "fingerprint": cached.fingerprint}
     for one in tables:  # the second as earlier versions wrote it, without hashes of the pictures
-        described = write_rows(store, one, meta, names.manifest_version(key))
-        if described["key"] == key:
+        made = write_rows(store, one, meta, names.manifest_version(key))
+        if made.key == key:
             return
-        store.erase([described["key"]])
+        store.erase([made.key])
     raise _not_the_same(store, key, "made again from the source and the cache it is another one")
 
 

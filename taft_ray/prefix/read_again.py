@@ -231,7 +231,7 @@ def _other_pictures(
 
 def _same_machine(spec: RunSpec, state: RunState) -> bool:
     """Whether tokens made here have the bits of those that the run was made with."""
-    made_on = (state.created or {}).get("environment", {})
+    made_on = state.environment
     here = {"machine": platform.machine(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
     same = all(made_on.get(name, value) == value for name, value in here.items())
     return same and spec.device == "cpu" and dict(spec.versions).get("torch", torch.__version__) == torch.__version__

@@ -55,11 +55,12 @@ def rejected(run: str) -> dict[str, Any]:
     """
     record = Record(run)
     if record.state.cached is not None:
-        table, described = record.current(record.manifest)
+        manifest = record.current(record.manifest)
+        table = manifest.table
         if "id_hash" in table.column_names:  # an older copy of the run may hold what was forgotten since
             gone = pa.array(sorted(record.state.tombstones), pa.string())
             table = table.filter(pc.invert(pc.is_in(table["id_hash"], value_set=gone)))  # type: ignore[attr-defined]
-        rows, where = rejected_rows(table), described["key"]
+        rows, where = rejected_rows(table), manifest.key
     else:
         where = f"{names.REJECTED_LISTS}.jsonl"
         try:

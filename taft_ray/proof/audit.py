@@ -48,12 +48,12 @@ def examine(
 ) -> dict[str, Any]:
     """The audit, with the pictures' values from any worker: `judge`'s answer, what was examined and what was left out."""
     check_state(store, state, level)
-    classes = list((state.cached or {})["classes"])
+    classes = list(state.classes)
     secret = id_key(store, create=False)
     found = read_manifest(store)
     if found is None:
         raise StorageError(f"{store.uri} has no manifest; restore it from a copy")
-    table, described = found
+    table = found.table
     trained_on = set(table.filter(pc.equal(table["status"], KEPT))["key"].to_pylist())  # type: ignore[attr-defined]  # made at import
     asked = _forgotten(_index(passes, data, classes), state, secret, ids, spec, trained_on)
     others, known = _never_seen(_index(passes, never_seen, classes), state, secret, spec, trained_on)
@@ -62,7 +62,7 @@ def examine(
     targets = [shard for shard, _ in Counter(homes.values()).most_common() if shard in present][:MOST_MODELS]
     shadows = [shard for shard in present if shard not in targets]
     columns = sorted(targets + _some(shadows, MOST_MODELS - len(targets), spec.seed))
-    models = [present[shard].delta for shard in columns] + [_composed(store, spec, state)]
+    models = [present[shard].in_sums.to_json() for shard in columns] + [_composed(store, spec, state)]
     column = {shard: at for at, shard in enumerate(columns)}
     examined = {key for key, shard in homes.items() if shard in column or shard not in present}
 
@@ -76,7 +76,7 @@ def examine(
 
     forgotten, lost = measured("forgotten", asked, examined)
     reference, lost_too = measured("never-seen", others, None)
-    parts, member_of = _member_parts(described["meta"]["parts"], targets or columns, spec.seed)
+    parts, member_of = _member_parts(found.parts, targets or columns, spec.seed)
     _, labels, phi = values(models, parts=parts)
     members = _samples(phi, labels, np.array([column[shard] for shard in member_of], np.int64))
     answer = judge(forgotten=forgotten, never_seen=reference, members=members, level=level)
@@ -131,7 +131,8 @@ class _Index:
 
 
 def _index(passes: Passes, uri: str, classes: list[str]) -> _Index:
-    files, table, _ = index_source(passes, uri, classes)
+    source = index_source(passes, uri, classes)
+    files, table = source.files, source.rows
     return _Index(files=files, table=table, classes=classes, uri=uri)
 
 
@@ -227,9 +228,9 @@ def _homes(asked: _Source, state: RunState, spec: RunSpec) -> dict[bytes, int]:
 def _composed(store: Store, spec: RunSpec, state: RunState) -> str:
     """The key of the composed model that is served: the last recorded one that is there."""
     there = {info.key for info in store.list(f"{names.COMPOSED_FOLDER}/")}
-    recorded = [names.composed_key(c["digest"]) for c in state.compositions if c["mode"] == spec.compose]
-    recorded += [names.composed_key(r.forgotten["composed_after"]) for r in state.requests.values()
-                 if r.forgotten and r.forgotten.get("composed_after")]  # fmt: skip
+    recorded = [names.composed_key(c.digest) for c in state.compositions if c.mode == spec.compose]
+    recorded += [names.composed_key(r.forgotten.composed_after) for r in state.requests.values()
+                 if r.forgotten and r.forgotten.composed_after]  # fmt: skip
     found = [key for key in recorded if key in there]
     if not found:
         raise StorageError(f"{store.uri} has no composed model; taft-ray train composes it again")

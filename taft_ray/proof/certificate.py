@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from taft_ray.errors import IntegrityError
+from taft_ray.plans.facts import Purge, Removed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, QUARANTINED, RequestState, RunState
 from taft_ray.run.quarantine import quarantines
-from taft_ray.storage import MALFORMED, Entry, Ledger, canonical_json, digest_json, parse_json
+from taft_ray.storage import MALFORMED, DeltaRef, Entry, Ledger, canonical_json, digest_json, parse_json
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import seal, unseal
 
@@ -86,15 +87,16 @@ def _asked(state: RequestState) -> dict[str, Any]:
 
 def _removals(state: RequestState, entries: Sequence[Entry], told: Mapping[str, Any]) -> dict[str, Any]:
     """The objects that were removed, and those that a removal could not reach."""
-    dropped, purged, starts = state.dropped or {}, state.purged or {}, state.start_purged or {}
+    dropped, purges = state.dropped, [one for one in (state.purged, state.start_purged) if one is not None]
+    deltas = () if dropped is None else dropped.deltas
     return {
         "manifest_before": _manifest_before(state.request, entries),
-        "manifest_after": purged.get("manifest"),
-        "deltas_removed": list(dropped.get("deltas", [])),
-        "objects_removed": _removed(dropped.get("deltas", []), purged.get("removed", []), starts.get("removed", [])),
-        "older_versions_removed": purged.get("older_versions", 0) + starts.get("older_versions", 0),
-        "still_listed_after_purge": [*purged.get("still_listed", []), *starts.get("still_listed", [])],
-        "beyond_reach": [text for text in (purged.get("beyond_reach"), starts.get("beyond_reach")) if text],
+        "manifest_after": None if state.purged is None else state.purged.manifest,
+        "deltas_removed": [ref.to_json() for ref in deltas],
+        "objects_removed": _removed(deltas, purges),
+        "older_versions_removed": sum(one.older_versions for one in purges),
+        "still_listed_after_purge": [key for one in purges for key in one.still_listed],
+        "beyond_reach": [one.beyond_reach for one in purges if one.beyond_reach],
         "local_copies_removed": told.get("local_copies"),
     }
 
@@ -116,12 +118,12 @@ def _what_came_after(run: RunState, state: RequestState, fits: Mapping[int, Entr
 
 def _cost(state: RequestState, fits: Mapping[int, Entry], told: Mapping[str, Any]) -> dict[str, Any]:
     """Seconds of the steps, and of workers; money where an hour has a price."""
-    purged, price = state.purged or {}, told.get("gpu_hour_price")
+    purged, price = state.purged, told.get("gpu_hour_price")
     worker_seconds = sum(float(fit.body["facts"].get("seconds", 0.0)) for fit in fits.values())
     return {
         "seconds": {
-            "drop": purged.get("drop_seconds"),
-            "purge": purged.get("seconds"),
+            "drop": purged and purged.drop_seconds,
+            "purge": purged and purged.seconds,
             "retrain": told.get("retrain_seconds"),
             "total": time.time() - state.started,
         },
@@ -140,7 +142,7 @@ def _environment(run: RunState, spec: RunSpec) -> dict[str, Any]:
         "machine": platform.machine(),
         "device": spec.device,
         "threads": spec.threads,
-        "run_made_on": dict((run.created or {}).get("environment", {})),
+        "run_made_on": dict(run.environment),
         "spec": spec.to_json(),
     }
 
@@ -151,7 +153,7 @@ def _damage(run: RunState, state: RequestState) -> dict[str, Any]:
     Such a shard is out of the model, whatever the mode; it comes back, without the samples, by a repair.
     """
     return {
-        "parts_removed_whole": list((state.rewritten or {}).get("parts_lost", [])),
+        "parts_removed_whole": [part.to_json() for part in (state.rewritten.parts_lost if state.rewritten else ())],
         "quarantined": [one for one in quarantines(run) if one["shard"] in state.shards],
     }
 
@@ -168,11 +170,11 @@ def _step(entry: Entry) -> dict[str, Any]:
     return {"step": what, "number": entry.number, "digest": entry.digest, "time": entry.time}
 
 
-def _removed(deltas: Sequence[Mapping[str, Any]], *purges: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _removed(deltas: Sequence[DeltaRef], purges: Sequence[Purge]) -> list[dict[str, Any]]:
     """What the purges listed, and the deltas that an interrupted purge of the same request had removed already."""
-    removed = {delta["key"]: {"key": delta["key"], "digest": delta["digest"]} for delta in deltas}
-    removed |= {entry["key"]: dict(entry) for purge in purges for entry in purge}
-    return [entry for _, entry in sorted(removed.items())]
+    removed = {delta.key: Removed(delta.key, delta.digest) for delta in deltas}
+    removed |= {one.key: one for purge in purges for one in purge.removed}
+    return [one.to_json() for _, one in sorted(removed.items())]
 
 
 def _manifest_before(request: str, entries: Sequence[Entry]) -> str | None:

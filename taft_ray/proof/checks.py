@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
 from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.plans.fold import replay
 from taft_ray.plans.orphans import orphans, strangers
-from taft_ray.plans.state import RunState, replay
+from taft_ray.plans.state import RunState
 from taft_ray.proof.certificate import contradictions, inconsistencies, open_certificate
 from taft_ray.proof.check_quarantine import quarantine
 from taft_ray.proof.evidence import Evidence
 from taft_ray.proof.signature import check_signature
 from taft_ray.run.sums import read_terms, snapshots_of
 from taft_ray.storage import (
-    CheckpointRef,
     Ledger,
+    Manifest,
     PartRef,
     Tombstones,
     digest_bytes,
@@ -50,7 +50,7 @@ def chain(run: Evidence) -> bool:
         run.state = replay(run.entries)
         run.checks["ledger entries"] = len(run.entries)
         created = run.state.created
-        if created is not None and created["spec"] != digest_json(run.spec.to_json()):
+        if created is not None and created.spec != digest_json(run.spec.to_json()):
             raise IntegrityError(f"{names.SPEC_KEY} is not the spec that {names.LEDGER_FOLDER} began with")
     return len(run.problems) == before
 
@@ -66,8 +66,8 @@ def secret(run: Evidence) -> None:
             return
         if run.state.key_destroyed:
             raise IntegrityError(f"{names.ID_KEY} was destroyed and is there again; remove it")
-        expected = (run.state.created or {}).get("id_key")
-        if expected is not None and digest_bytes(key) != expected:
+        expected = run.state.identity
+        if expected and digest_bytes(key) != expected:
             raise IntegrityError(f"{names.ID_KEY} is not the key that the run began with; restore it from a copy")
         run.checks["id key"] = 1
 
@@ -80,19 +80,16 @@ def manifest(run: Evidence) -> None:
             if run.state.cached is not None:
                 raise IntegrityError(f"the manifest {MANIFEST_KEY} is gone; restore it from a copy")
             return
-        table, described = found
         committed = _committed_manifest(run.state)
-        if committed is not None and described["digest"] != committed:
-            raise IntegrityError(f"the manifest {described['key']} is not the one that the ledger committed")
-        run.table, run.described = table, described
-        _no_forgotten(run, table, described["key"])
+        if committed is not None and found.digest != committed:
+            raise IntegrityError(f"the manifest {found.key} is not the one that the ledger committed")
+        run.manifest = found
+        _no_forgotten(run, found.table, found.key)
         for number, shard in run.state.shards.items() if committed is not None else ():
             rows = sum(ref["rows"] for ref in run.parts.get(str(number), []))
             if rows != shard.samples:
-                raise IntegrityError(
-                    f"{described['key']} has {rows} samples in shard {number}, the ledger {shard.samples}"
-                )
-        run.checks["manifest rows"] = table.num_rows
+                raise IntegrityError(f"{found.key} has {rows} samples in shard {number}, the ledger {shard.samples}")
+        run.checks["manifest rows"] = found.table.num_rows
 
 
 def _committed_manifest(state: RunState) -> str | None:
@@ -105,20 +102,17 @@ def _committed_manifest(state: RunState) -> str | None:
 def _no_forgotten(run: Evidence, table: pa.Table, where: str) -> None:
     if "id_hash" not in table.column_names:
         return
-    promised = {digest for request in run.state.requests.values() if request.waiting for digest in request.hashes}
-    forgotten = set(table["id_hash"].to_pylist()) & (run.state.tombstones.keys() - promised)
+    forgotten = set(table["id_hash"].to_pylist()) & run.state.forgotten()
     if forgotten:
         raise IntegrityError(f"{len(forgotten)} forgotten samples are still in {where}")
 
 
 def cache(run: Evidence) -> None:
     """Every cached sample is where the manifest places it, once; the deltas in the model were fitted on just these parts."""
-    if run.described is None or run.table is None:
+    if run.manifest is None:
         return
-    run.checks["cached samples"] = _parts(
-        run, "cached samples", run.parts, run.table, run.described["meta"]["fingerprint"]
-    )
-    fitted = {(fit["shard"], fit["generation"]): fit.get("parts") for fit in run.state.fits}
+    run.checks["cached samples"] = _parts(run, "cached samples", run.manifest)
+    fitted = {(fit.shard, fit.generation): fit.parts for fit in run.state.fits}
     with run.examining("cached samples"):
         for shard in run.state.in_model:
             saw = fitted.get((shard.shard, shard.generation))
@@ -129,11 +123,9 @@ def cache(run: Evidence) -> None:
                 )
 
 
-def _parts(
-    run: Evidence, what: str, parts: Mapping[str, Sequence[Mapping[str, Any]]], table: pa.Table, fingerprint: str
-) -> int:
+def _parts(run: Evidence, what: str, manifest: Manifest) -> int:
     """Read every part, one at a time; returns how many samples they hold."""
-    columns = [table[name].to_pylist() for name in ("key", "shard", "label", "status", "part_row")]
+    columns = [manifest.table[name].to_pylist() for name in ("key", "shard", "label", "status", "part_row")]
     # a kept sample at no row lost its tokens with a damaged part, and its shard is in quarantine
     expected = {
         key: (shard, label)
@@ -141,12 +133,12 @@ def _parts(
         if status == "kept" and row is not None
     }
     held: set[bytes] = set()
-    refs = [(int(shard), ref) for shard, several in parts.items() for ref in several]
+    refs = [(int(shard), ref) for shard, several in manifest.parts.items() for ref in several]
     before = len(run.problems)
     for done, (shard, ref) in enumerate(refs):
         run.report("verify cache", done, len(refs))
-        with run.examining(what, shard if table is run.table else None):
-            part = read_part(run.store, PartRef.from_json(ref), fingerprint=fingerprint)
+        with run.examining(what, shard if manifest is run.manifest else None):
+            part = read_part(run.store, PartRef.from_json(ref), fingerprint=manifest.fingerprint)
             for key, label in zip(part.keys, part.labels.tolist(), strict=True):
                 if expected.get(key) != (shard, label):
                     raise IntegrityError(f"{ref['key']} holds a sample that the manifest does not place there")
@@ -161,11 +153,11 @@ def _parts(
 
 def base(run: Evidence) -> None:
     """The linearisation point is the one committed."""
-    ref = (run.state.cached or {}).get("base")
+    ref = None if run.state.cached is None else run.state.cached.base
     if ref is None:
         return
     with run.examining("linearisation point"):
-        check_digest(run.store.read(ref["key"]), ref["digest"], f"{ref['key']} in {run.store.uri}")
+        check_digest(run.store.read(ref.key), ref.digest, f"{ref.key} in {run.store.uri}")
         run.checks["linearisation point"] = 1
 
 
@@ -176,10 +168,10 @@ def deltas(run: Evidence) -> None:
     for done, shard in enumerate(shards):
         run.report("verify deltas", done, len(shards))
         with run.examining("deltas", shard.shard):
-            sums.add(read_terms(run.store, shard.delta or {}), shard.weight)
+            sums.add(read_terms(run.store, shard.in_sums), shard.weight)
     run.report("verify deltas", len(shards), len(shards))
     run.checks["deltas"] = len(shards)
-    monolith = (run.state.monolith or {}).get("delta")
+    monolith = run.state.monolith_delta
     if monolith is not None:
         with run.examining("deltas"):
             read_terms(run.store, monolith)
@@ -191,7 +183,7 @@ def deltas(run: Evidence) -> None:
 
 def checkpoints(run: Evidence) -> None:
     """Every slice checkpoint that a fit may go on from has its digest."""
-    refs = [CheckpointRef.from_json(ref) for shard in run.state.shards.values() for ref in shard.checkpoints]
+    refs = [ref for shard in run.state.shards.values() for ref in shard.checkpoints]
     for ref in refs:
         with run.examining("slice checkpoints"):
             read_checkpoint(run.store, ref)
@@ -215,18 +207,18 @@ def snapshots(run: Evidence) -> None:
 
 def certificates(run: Evidence) -> None:
     """Every certificate and signature is the one committed, agrees with itself, and stands in the chain as it says."""
-    done = [request for request in run.state.requests.values() if request.forgotten is not None]
-    for request in done:
-        ref = (request.forgotten or {})["certificate"]
+    done = [(request, request.forgotten) for request in run.state.requests.values() if request.forgotten is not None]
+    for _, finished in done:
+        ref = finished.certificate
         with run.examining("certificates"):
-            data = run.store.read(ref["key"])
-            if digest_bytes(data) != ref["digest"]:
-                raise IntegrityError(f"{ref['key']} was changed: its digest is not the ledger's")
-            certificate, _ = open_certificate(data, ref["key"])
+            data = run.store.read(ref.key)
+            if digest_bytes(data) != ref.digest:
+                raise IntegrityError(f"{ref.key} was changed: its digest is not the ledger's")
+            certificate, _ = open_certificate(data, ref.key)
             for wrong in [*inconsistencies(certificate), *contradictions(certificate, run.entries)]:
-                run.problems.append(f"certificates: {ref['key']}: {wrong}")
+                run.problems.append(f"certificates: {ref.key}: {wrong}")
     run.checks["certificates"] = len(done)
-    signed = [request for request in done if request.signed is not None]
+    signed = [request for request, _ in done if request.signed is not None]
     for request in signed:
         with run.examining("signatures"):
             check_signature(run.store, request)
@@ -253,15 +245,13 @@ def _evaluation_cache(run: Evidence, folder: str) -> int:
         raise IntegrityError(
             f"{folder}/{MANIFEST_KEY} is missing: an evaluation was cut off; evaluate again, or remove the folder"
         )
-    table, described = found
-    _no_forgotten(run, table, f"{folder}/{described['key']}")
-    parts = described["meta"]["parts"]
-    known = {ref["key"] for refs in parts.values() for ref in refs}
-    known |= {f"{folder}/{key}" for key in (described["key"], MANIFEST_KEY)}
+    _no_forgotten(run, found.table, f"{folder}/{found.key}")
+    known = {ref["key"] for ref in found.refs}
+    known |= {f"{folder}/{key}" for key in (found.key, MANIFEST_KEY)}
     unknown = [key for key in run.sizes if key.startswith(f"{folder}/") and key not in known]
     if unknown:
         run.problems.append(f"evaluation caches: nothing refers to {_named(unknown)}; remove the folder {folder}")
-    return _parts(run, "evaluation caches", parts, table, described["meta"]["fingerprint"])
+    return _parts(run, "evaluation caches", found)
 
 
 def forgotten_hashes(run: Evidence) -> None:
@@ -292,7 +282,7 @@ def _windows(text: bytes) -> Iterator[bytes]:
 
 def tombstones(run: Evidence) -> None:
     """Every request kept beside the run is in its ledger: else an older copy of the folder was put back."""
-    identity = (run.state.created or {}).get("id_key")
+    identity = run.state.identity
     if not identity:
         return
     with run.examining("tombstones beside the run"):
@@ -314,14 +304,14 @@ def tombstones(run: Evidence) -> None:
 
 def unknown_objects(run: Evidence) -> None:
     """Nothing lies about that no record names."""
-    unread = () if run.described is not None else (f"{names.CACHE_FOLDER}/", f"{names.MANIFEST_FOLDER}/")
+    unread = () if run.manifest is not None else (f"{names.CACHE_FOLDER}/", f"{names.MANIFEST_FOLDER}/")
     if run.state.cached is None:
         unread = ()
     if run.snapshots is None:
         unread = (*unread, f"{names.COMPOSED_FOLDER}/")
     # what could not be read is a problem already; and a snapshot was named as one
     keys = [key for key in run.sizes if not key.startswith((*unread, f"{names.COMPOSED_FOLDER}/"))]
-    about = (run.state, run.parts, {*(run.snapshots or ())}, "" if run.described is None else run.described["key"])
+    about = (run.state, run.parts, {*(run.snapshots or ())}, "" if run.manifest is None else run.manifest.key)
     left, strange = orphans(keys, *about), strangers(keys, *about)
     run.checks["objects nothing refers to"] = len(left) + len(strange)
     proofs = [key for key in left if key.startswith(f"{names.CERTIFICATES_FOLDER}/")]

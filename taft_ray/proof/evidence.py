@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.progress import Report, silent
-from taft_ray.storage import MALFORMED, Entry, Store
+from taft_ray.storage import MALFORMED, Entry, Manifest, Store
 
 
 @dataclass(kw_only=True)
@@ -54,11 +52,10 @@ class Evidence(Findings):
     entries: Sequence[Entry] = ()
     state: RunState = field(default_factory=RunState)
     sizes: Mapping[str, int] = field(default_factory=dict)  # every object listed: key -> bytes
-    table: pa.Table | None = None  # the manifest's rows
-    described: Mapping[str, Any] | None = None  # and the JSON that names them
+    manifest: Manifest | None = None
     snapshots: Mapping[str, str] | None = None  # what the deltas compose to: key -> digest; None while it is not known
 
     @property
     def parts(self) -> dict[str, list[dict[str, Any]]]:
         """The manifest's cache parts, by shard."""
-        return {} if self.described is None else self.described["meta"]["parts"]
+        return {} if self.manifest is None else self.manifest.parts

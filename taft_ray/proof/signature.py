@@ -10,7 +10,9 @@ from typing import Any
 
 from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.log import operation
-from taft_ray.plans.state import RequestState, replay
+from taft_ray.plans.facts import Signed
+from taft_ray.plans.fold import replay
+from taft_ray.plans.state import RequestState
 from taft_ray.privacy import Signature, SigningKey
 from taft_ray.proof.certificate import certificate_bytes, open_certificate
 from taft_ray.run.record import Record
@@ -30,21 +32,15 @@ def sign_certificate(run: str, request: str, key: SigningKey) -> dict[str, Any]:
     certificate = finished_certificate(store, ledger, request)
     signature = key.sign(certificate_bytes(certificate))
     data = _document(request, signature)
-    body = {
-        "request": request,
-        "public_key": signature.public_key,
-        "signature": signature.signature,
-        "key": names.signature_key(request),
-        "digest": digest_bytes(data),
-    }
+    fact = Signed(request, signature.public_key, signature.signature, names.signature_key(request), digest_bytes(data))
     op = f"{request}/signed"
     if ledger.find(op) is None:
-        store.write(body["key"], data)
-    committed = record.commit("signed", op, lambda: body) or body
+        store.write(fact.key, data)
+    committed = record.commit(Signed, op, lambda: fact) or fact
     kept = _committed(committed)
-    if committed != body or not store.exists(body["key"]):
-        store.write(body["key"], _document(request, kept))
-    if committed != body:
+    if committed != fact or not store.exists(fact.key):
+        store.write(fact.key, _document(request, kept))
+    if committed != fact:
         raise UsageError(
             f"request {request} is signed already, by {kept.check(certificate_bytes(certificate), request).fingerprint}; "
             f"this key is {key.public.fingerprint}"
@@ -62,11 +58,11 @@ def finished_certificate(store: Store, ledger: Ledger, request: str) -> dict[str
             else "is not one of this run's; see taft-ray status"
         )
         raise UsageError(f"request {request!r} {what}")
-    ref = state.forgotten["certificate"]
-    data = store.read(ref["key"])
-    if digest_bytes(data) != ref["digest"]:
-        raise IntegrityError(f"{ref['key']} in {store.uri} was changed: its digest is not the ledger's")
-    return open_certificate(data, ref["key"])[0]
+    ref = state.forgotten.certificate
+    data = store.read(ref.key)
+    if digest_bytes(data) != ref.digest:
+        raise IntegrityError(f"{ref.key} in {store.uri} was changed: its digest is not the ledger's")
+    return open_certificate(data, ref.key)[0]
 
 
 def with_signature(certificate: Mapping[str, Any], request: RequestState) -> dict[str, Any]:
@@ -78,19 +74,21 @@ def with_signature(certificate: Mapping[str, Any], request: RequestState) -> dic
     )
 
 
-def _committed(body: Mapping[str, Any]) -> Signature:
-    return Signature(public_key=body["public_key"], signature=body["signature"])
+def _committed(fact: Signed) -> Signature:
+    return Signature(public_key=fact.public_key, signature=fact.signature)
 
 
 def check_signature(store: Store, request: RequestState) -> None:
     """IntegrityError naming the object unless a request's signature is the one committed, and is one of its certificate."""
-    signed = request.signed or {}
-    where = signed["key"]
+    signed, finished = request.signed, request.forgotten
+    assert signed is not None
+    assert finished is not None
+    where = signed.key
     kept = _committed(signed)
     data = store.read(where)
-    if data != _document(request.request, kept) or digest_bytes(data) != signed["digest"]:
+    if data != _document(request.request, kept) or digest_bytes(data) != signed.digest:
         raise IntegrityError(f"{where} was changed: it is not the signature in the ledger; sign again to restore it")
-    kept.check(store.read((request.forgotten or {})["certificate"]["key"]), where)
+    kept.check(store.read(finished.certificate.key), where)
 
 
 def _document(request: str, signature: Signature) -> bytes:

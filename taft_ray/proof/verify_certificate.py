@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UsageError
+from taft_ray.log import operation
+from taft_ray.plans.fold import replay
 from taft_ray.plans.orphans import referred_to
-from taft_ray.plans.state import RequestState, RunState, replay
+from taft_ray.plans.state import RequestState, RunState
 from taft_ray.privacy import PublicKey, Signature
 from taft_ray.proof.certificate import certificate_bytes, contradictions, inconsistencies, open_certificate
 from taft_ray.proof.evidence import Findings
@@ -25,6 +27,7 @@ def is_certificate(target: str) -> bool:
     return target.endswith(_SUFFIX) if "://" in target else Path(target).expanduser().is_file()
 
 
+@operation("verify certificate")
 def verify_certificate(target: str, *, public_key: PublicKey | None = None, run: str | None = None) -> dict[str, Any]:
     """Check a certificate: {"ok", "request", "digest", "signed_by", "run", "checks", "problems", "notes"}.
 
@@ -126,7 +129,7 @@ def _against_run(
     request = state.requests.get(certificate["request"])
     if request is None or request.forgotten is None:
         raise IntegrityError(f"the ledger of {store.uri} knows no finished request {certificate['request']!r}")
-    committed = request.forgotten["certificate"]["digest"]
+    committed = request.forgotten.certificate.digest
     if digest_bytes(certificate_bytes(certificate)) != committed:
         raise IntegrityError(
             f"the ledger of {store.uri} has another certificate of this request: digest {committed[:16]}"
@@ -143,7 +146,7 @@ def _against_run(
 def _compare_signatures(findings: Findings, request: RequestState, signature: Signature | None) -> None:
     if request.signed is None:
         return
-    signer = PublicKey.from_hex(request.signed["public_key"])
+    signer = PublicKey.from_hex(request.signed.public_key)
     if signature is None:
         findings.notes.append(f"this copy is not signed, and the run's ledger has a signature of {signer.fingerprint}")
     elif signature.public_key != signer.hex:
@@ -156,10 +159,9 @@ def _samples_back(store: Store, state: RunState, certificate: dict[str, Any]) ->
     if hashes - state.tombstones.keys():
         found.append(f"{len(hashes - state.tombstones.keys())} of its samples are not among the run's forgotten ones")
     manifest = read_manifest(store)
-    if manifest is not None and hashes & set(manifest[0]["id_hash"].to_pylist()):
-        found.append(
-            f"{len(hashes & set(manifest[0]['id_hash'].to_pylist()))} of its samples are in the manifest again"
-        )
+    back = set() if manifest is None else hashes & set(manifest.table["id_hash"].to_pylist())
+    if back:
+        found.append(f"{len(back)} of its samples are in the manifest again")
     return found
 
 
@@ -174,7 +176,7 @@ def _objects_back(store: Store, spec: Any, state: RunState, certificate: dict[st
         return []
     try:
         manifest = read_manifest(store)
-        parts, rows = ({}, "") if manifest is None else (manifest[1]["meta"]["parts"], manifest[1]["key"])
+        parts, rows = ({}, "") if manifest is None else (manifest.parts, manifest.key)
         composed = (
             snapshots_of(spec, sums_of(store, state))
             if any(k.startswith(f"{names.COMPOSED_FOLDER}/") for k in back)

@@ -7,15 +7,11 @@ claim is another one, the certified distance to the optimum, and that is compute
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.state import ShardState
 from taft_ray.proof.evidence import Evidence
-from taft_ray.run.environment import fit_environment
+from taft_ray.run.environment import fit_environment, torch_settings_kept
 from taft_ray.storage import Store
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -28,28 +24,28 @@ def retrained_again(run: Evidence) -> None:
     """Every retrained shard in the model is, bit for bit, what its cache gives; or as near its optimum as certified."""
     shards = [shard for shard in run.state.in_model if shard.generation > 1]
     run.checks["shards trained again"] = 0
-    if not shards or run.described is None:
+    if not shards or run.manifest is None:
         return
-    with tempfile.TemporaryDirectory(prefix="taft-ray-verify-") as folder, _torch_settings():
+    with tempfile.TemporaryDirectory(prefix="taft-ray-verify-") as folder, torch_settings_kept():
         worker = None
         for done, shard in enumerate(shards):
             run.report("verify retrain", done, len(shards))
             with run.examining("shards trained again"):
                 if worker is None:
-                    worker = ShardWorker(run.address, len(run.state.cached["classes"]), into=Store(folder))  # type: ignore[index]
+                    worker = ShardWorker(run.address, len(run.state.cached.classes), into=Store(folder))  # type: ignore[union-attr]
                 (_near if shard.facts.get("resolved") else _equal)(run, worker, shard)
                 run.checks["shards trained again"] += 1
         run.report("verify retrain", len(shards), len(shards))
 
 
 def _equal(run: Evidence, worker: ShardWorker, shard: ShardState) -> None:
-    recorded = shard.delta or {}
+    recorded = shard.in_sums
     task = {"shard": shard.shard, "generation": shard.generation, "parts": run.parts.get(str(shard.shard), [])}
     result = worker.fit(task)  # from zero, whatever checkpoint the recorded fit went on from
     again = {ref["stage"]: ref["digest"] for ref in result.get("checkpoints", ())}
-    other = [ref["key"] for ref in shard.checkpoints if again.get(ref["stage"]) != ref["digest"]]
+    other = [ref.key for ref in shard.checkpoints if again.get(ref.stage) != ref.digest]
     got = result["delta"]["digest"]
-    if got == recorded["digest"]:
+    if got == recorded.digest:
         if other:
             raise IntegrityError(f"the checkpoints {other[:4]} are not what the cache gives; the delta is")
         return
@@ -58,27 +54,16 @@ def _equal(run: Evidence, worker: ShardWorker, shard: ShardState) -> None:
         f"{name} {then.get(name)!r} then and {now[name]!r} now" for name in now if then.get(name) != now[name]
     )
     raise IntegrityError(
-        f"{recorded['key']} is not what its cache gives: digest {got[:16]}, recorded {recorded['digest'][:16]}"
+        f"{recorded.key} is not what its cache gives: digest {got[:16]}, recorded {recorded.digest[:16]}"
         + (f"; but bits are only the same on the same kind of machine: {differs}" if differs else "")
     )
 
 
 def _near(run: Evidence, worker: ShardWorker, shard: ShardState) -> None:
-    recorded = shard.delta or {}
-    distance, scale = worker.certified_distance(run.parts.get(str(shard.shard), []), dict(recorded))
+    recorded = shard.in_sums
+    distance, scale = worker.certified_distance(run.parts.get(str(shard.shard), []), recorded.to_json())
     bound = float(shard.facts["distance_bound"])
     if not distance <= bound * (1 + RELATIVE) + scale * ABSOLUTE:
         raise IntegrityError(
-            f"{recorded['key']} is {distance:.3g} from its optimum at most, and was certified to be within {bound:.3g}"
+            f"{recorded.key} is {distance:.3g} from its optimum at most, and was certified to be within {bound:.3g}"
         )
-
-
-@contextmanager
-def _torch_settings() -> Iterator[None]:
-    """A worker sets its own; they are put back."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +39,17 @@ def cell_environment(spec: RunSpec) -> dict[str, Any]:
 def fit_environment(spec: RunSpec) -> dict[str, Any]:
     """The machine's part in the last bits of a fit."""
     return {**cell_environment(spec), "python": platform.python_version()}
+
+
+@contextmanager
+def torch_settings_kept() -> Iterator[None]:
+    """PyTorch's settings of this process, which `settle` changes, are as before when the block ends."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def settle(spec: RunSpec) -> None:

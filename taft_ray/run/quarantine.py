@@ -6,11 +6,12 @@ access, is never taken for damage; what another writer replaced or purged meanwh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.plans.facts import Damage, ObjectRef, Quarantined
 from taft_ray.plans.state import EMPTY, MONOLITH, RunState
 from taft_ray.storage import Store, digest_bytes
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from taft_ray.run.record import Record
 
 MISSING = "missing"
+
+
+class Ref(Protocol):
+    """An object of storage, and what it must be."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
 
 
 class ShardUnreadable(IntegrityError):
@@ -28,23 +38,23 @@ class ShardUnreadable(IntegrityError):
         self.shard = shard
 
 
-def damaged_objects(store: Store, refs: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Which of these objects ({"key", "digest"}) are damaged or gone: {"key", "problem"}. StorageError when storage fails."""
+def damaged_objects(store: Store, refs: Iterable[Ref]) -> list[Damage]:
+    """Which of these objects are damaged or gone. StorageError when storage fails."""
     found = []
     for ref in refs:
         problem = _problem(store, ref)
         if problem is not None and _problem(store, ref) is not None:
-            found.append({"key": str(ref["key"]), "problem": problem})
+            found.append(Damage(ref.key, problem))
     return found
 
 
-def _problem(store: Store, ref: Mapping[str, Any]) -> str | None:
+def _problem(store: Store, ref: Ref) -> str | None:
     try:
-        data = store.read(str(ref["key"]))
+        data = store.read(ref.key)
     except ObjectMissing:
         return MISSING
     digest = digest_bytes(data)
-    return None if digest == ref["digest"] else f"damaged: {len(data)} bytes with digest {digest[:16]}"
+    return None if digest == ref.digest else f"damaged: {len(data)} bytes with digest {digest[:16]}"
 
 
 def set_aside(record: Record, shards: Iterable[int], *, checkpoints: bool = False) -> list[int]:
@@ -60,48 +70,47 @@ def _set_one_aside(record: Record, number: int, checkpoints: bool) -> bool:
     if shard is None or shard.state == EMPTY:
         return False
     damaged = damaged_objects(record.store, _objects_of(record, number, checkpoints))
-    known = {one["key"] for one in shard.quarantine.objects} if shard.quarantine is not None else set()
-    fresh = [one for one in damaged if one["key"] not in known]
+    known = {one.key for one in shard.quarantine.objects} if shard.quarantine is not None else set()
+    fresh = tuple(one for one in damaged if one.key not in known)
     if not fresh or record.was_exchanged():  # another copy of the folder, or nothing at all, lies there: no damage
         return False
 
-    def decide() -> Mapping[str, Any] | None:
+    def decide() -> Quarantined | None:
         now = record.state.shards[number]
-        named = {str(ref["key"]) for ref in _objects_of(record, number, checkpoints)}
-        still = [one for one in fresh if one["key"] in named]  # another writer may have replaced it
+        named = {ref.key for ref in _objects_of(record, number, checkpoints)}
+        still = tuple(one for one in fresh if one.key in named)  # another writer may have replaced it
         if not still or now.state == EMPTY:
             return None
-        return {"shard": number, "generation": now.current, "objects": still}
+        return Quarantined(number, still, now.current)
 
     # an object is put aside once a generation: its key tells which
-    op = f"quarantined/{number}/{shard.current}/{fresh[0]['key']}"
-    return record.commit("quarantined", op, decide) is not None
+    op = f"quarantined/{number}/{shard.current}/{fresh[0].key}"
+    return record.commit(Quarantined, op, decide) is not None
 
 
 def set_monolith_aside(record: Record) -> bool:
     """The comparison model goes when its delta is damaged or gone: whether it did."""
-    ref = (record.state.monolith or {}).get("delta")
+    ref = record.state.monolith_delta
     damaged = damaged_objects(record.store, [ref]) if ref else []
     if not damaged or record.was_exchanged():
         return False
 
-    def decide() -> Mapping[str, Any] | None:
-        now = (record.state.monolith or {}).get("delta")
-        return {"shard": MONOLITH, "objects": damaged} if now == ref else None
+    def decide() -> Quarantined | None:
+        return Quarantined(MONOLITH, tuple(damaged)) if record.state.monolith_delta == ref else None
 
-    done = record.commit("quarantined", f"quarantined/{MONOLITH}/{record.state.monolith_losses}", decide) is not None
+    done = record.commit(Quarantined, f"quarantined/{MONOLITH}/{record.state.monolith_losses}", decide) is not None
     if done:
-        record.store.erase([damaged[0]["key"]])  # its key is that of the one which is trained in its place
+        record.store.erase([damaged[0].key])  # its key is that of the one which is trained in its place
     return done
 
 
-def _objects_of(record: Record, number: int, checkpoints: bool) -> list[Mapping[str, Any]]:
+def _objects_of(record: Record, number: int, checkpoints: bool) -> list[Ref]:
     """What the ledger and the manifest name of a shard: its delta, the parts with its tokens, perhaps its checkpoints."""
     shard = record.state.shards[number]
-    refs: list[Mapping[str, Any]] = [] if shard.delta is None else [shard.delta]
+    refs: list[Ref] = [] if shard.delta is None else [shard.delta]
     if record.state.cached is not None:
         with suppress(IntegrityError, ObjectMissing):  # a damaged manifest is no shard's fault
-            refs += record.parts([number])
+            refs += map(ObjectRef.from_json, record.parts([number]))
     return [*refs, *(shard.checkpoints if checkpoints else ())]
 
 
@@ -111,7 +120,7 @@ def quarantines(state: RunState) -> list[dict[str, Any]]:
         {
             "shard": shard.shard,
             "since": shard.quarantine.since,
-            "objects": [dict(one) for one in shard.quarantine.objects],
+            "objects": [one.to_json() for one in shard.quarantine.objects],
             "samples_without_tokens": shard.lost,
         }
         for shard in state.quarantined

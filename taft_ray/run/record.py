@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-
-import pyarrow as pa
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError, TaftError
 from taft_ray.log import context, in_operation, logger_of
+from taft_ray.plans.facts import F, Fact, fact_of
+from taft_ray.plans.fold import apply
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import ShardUnreadable, set_aside
 from taft_ray.run.spec import run_spec
-from taft_ray.storage import Ledger, Store, point_manifest, read_pointer, read_rows
+from taft_ray.storage import Ledger, Manifest, Store, point_manifest, read_pointer, read_rows
 
 _log = logger_of(__name__)
 
@@ -27,13 +27,12 @@ _TRIES = 24  # lost races in a row before a commit gives up: with 32 writers one
 _PAUSE_S = 0.05
 
 T = TypeVar("T")
-Decision = Callable[[], Mapping[str, Any] | None]
 
 
 class Record:
     """The run's facts, for one writer.
 
-    Guarantees: an operation (``op``) is committed once, whoever repeats it; the body of a commit was decided on exactly
+    Guarantees: an operation (``op``) is committed once, whoever repeats it; the fact of a commit was decided on exactly
     the entries before it.
     """
 
@@ -43,7 +42,7 @@ class Record:
         self.ledger = Ledger(self.store)
         self.state = RunState()
         self._applied = 0
-        self._manifest: tuple[pa.Table, Mapping[str, Any]] | None = None
+        self._manifest: Manifest | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -78,7 +77,7 @@ class Record:
 
     def _apply(self) -> None:
         for entry in self.ledger.since(self._applied):
-            self.state.apply(entry)
+            apply(self.state, entry)
             self._applied += 1
             if entry.kind in ("cached", "rewritten", "repaired"):
                 self._manifest = None
@@ -91,8 +90,8 @@ class Record:
         there = self.ledger.at(known[-1].number)
         return there is None or there.digest != known[-1].digest
 
-    def commit(self, kind: str, op: str, decide: Decision) -> dict[str, Any] | None:
-        """Commit what ``decide`` says, once: the body of the entry of ``op`` when there is one already.
+    def commit(self, kind: type[F], op: str, decide: Callable[[], F | None]) -> F | None:
+        """Commit what ``decide`` says, once: the fact of the entry of ``op`` when there is one already.
 
         ``decide`` looks at the state as it is then, and is asked again after a lost race; None (nothing to commit) comes back
         as None, and what it raises is raised.
@@ -103,9 +102,9 @@ class Record:
             self.refresh()
             done = self.ledger.known_op(op)
             if done is not None:
-                return done.body
+                return fact_of(kind, done.body)
             try:
-                body = decide()
+                fact = decide()
             except ShardUnreadable as error:
                 found = set_aside(self, [error.shard])
                 attempt, fault = attempt + (not found), error
@@ -115,31 +114,31 @@ class Record:
                     raise
                 attempt, fault = attempt + 1, error
                 continue
-            if body is None:
+            if fact is None:
                 return None
             try:
-                entry = self.ledger.append(kind, dict(body), op)
+                self.ledger.append(kind.KIND, fact.to_json(), op)
             except (CommitConflict, CommitUnknown) as error:
                 # another writer has the number, or nobody knows: read, decide again
                 time.sleep(random.uniform(0, _PAUSE_S) * min(attempt, 8))
                 attempt, fault = attempt + 1, error
                 continue
             self._apply()
-            self._log_commit(kind, op, entry.body)
-            return entry.body
+            self._log_commit(fact, op)
+            return fact
         if isinstance(fault, ShardUnreadable):
             raise fault
         raise CommitConflict(
             f"{_TRIES} commits in a row were lost to other writers on {self.store.uri}; run it again"
         ) from fault
 
-    def _log_commit(self, kind: str, op: str, body: Mapping[str, Any]) -> None:
-        shard, generation = body.get("shard"), body.get("generation")
+    def _log_commit(self, fact: Fact, op: str) -> None:
+        shard, generation = getattr(fact, "shard", None), getattr(fact, "generation", None)
         with context(run=self.store.uri, shard=shard, generation=generation, operation=None if in_operation() else op):
-            _log.info("committed %s (%s)", kind, op)
+            _log.info("committed %s (%s)", fact.KIND, op)
 
-    def manifest(self) -> tuple[pa.Table, Mapping[str, Any]]:
-        """The rows and description of the manifest that the ledger commits to; StorageError when there is none yet.
+    def manifest(self) -> Manifest:
+        """The manifest that the ledger commits to; StorageError when there is none yet.
 
         ObjectMissing when another writer has replaced it since the ledger was read.
         """
@@ -153,14 +152,14 @@ class Record:
         return self._manifest
 
     @property
-    def manifest_in_memory(self) -> tuple[pa.Table, Mapping[str, Any]] | None:
+    def manifest_in_memory(self) -> Manifest | None:
         """The manifest that the ledger, as last read, commits to, where this process has read it."""
         return self._manifest
 
     def publish(self) -> None:
         """Let the manifest's pointer, for readers without a ledger, name what the ledger commits to."""
         while not self.is_published():
-            point_manifest(self.store, self.current(self.manifest)[1])
+            point_manifest(self.store, self.current(self.manifest))
             self.refresh()  # another writer may have gone on, and pointed before us
 
     def is_published(self) -> bool:
@@ -173,5 +172,5 @@ class Record:
 
     def parts(self, shards: Sequence[int]) -> list[dict[str, Any]]:
         """The cache parts of these shards, as the manifest lists them."""
-        known = self.manifest()[1]["meta"]["parts"]
+        known = self.manifest().parts
         return [part for shard in shards for part in known.get(str(shard), [])]

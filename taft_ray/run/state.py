@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from taft_ray.errors import IntegrityError
-from taft_ray.plans.state import RunState, replay
+from taft_ray.plans.fold import replay
+from taft_ray.plans.state import RunState
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, Store, Tombstones
 
@@ -22,9 +23,9 @@ def damage_of(run: str) -> IntegrityError | None:
 def read_state(store: Store) -> RunState:
     """The ledger's state; IntegrityError when the folder is an older copy, which has not forgotten all that it must."""
     state = replay(Ledger(store).entries())
-    if missing := Tombstones(store, (state.created or {}).get("id_key", "")).missing(state.requests):
+    if missing := Tombstones(store, state.identity).missing(state.requests):
         raise IntegrityError(
             f"forget requests {missing} are kept beside {store.uri} and not in its ledger: an older copy of the folder was "
-            "put back, and what it says is not the run's; run taft-ray forget --due first"
+            "put back, or it could not be written when they were made; run taft-ray forget --due first"
         )
     return state

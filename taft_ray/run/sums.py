@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -16,9 +15,9 @@ from taft_ray.storage import rundir as names
 from taft_ray.sums import Sums
 
 
-def read_terms(store: Store, ref: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def read_terms(store: Store, ref: DeltaRef) -> dict[str, torch.Tensor]:
     """A delta's int64 terms; IntegrityError naming the object when a byte differs."""
-    tensors, _ = read_delta(store, DeltaRef.from_json(ref))
+    tensors, _ = read_delta(store, ref)
     return {name: torch.from_numpy(value) for name, value in tensors.items()}
 
 
@@ -26,7 +25,7 @@ def sums_of(store: Store, state: RunState) -> Sums:
     """The exact sums over the shards in the model."""
     sums = Sums()
     for shard in state.in_model:
-        sums.add(read_terms(store, shard.delta or {}), shard.weight)
+        sums.add(read_terms(store, shard.in_sums), shard.weight)
     return sums
 
 

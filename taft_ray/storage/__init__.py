@@ -8,6 +8,7 @@ from taft_ray.storage.digest import canonical_json, digest_bytes, digest_json, d
 from taft_ray.storage.json_text import MALFORMED, json_object, parse_json
 from taft_ray.storage.ledger import Entry, Ledger, entry_key
 from taft_ray.storage.manifest import (
+    Manifest,
     point_manifest,
     read_manifest,
     read_pointer,
@@ -28,6 +29,7 @@ __all__ = [
     "Entry",
     "Erasure",
     "Ledger",
+    "Manifest",
     "ObjectInfo",
     "PartRef",
     "Store",

@@ -6,6 +6,7 @@ Which manifest holds is said by whoever commits to its digest: for a run the led
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +27,33 @@ _META = b"taft_ray"
 _ATTEMPTS = 3
 
 
-def write_rows(store: Store, rows: pa.Table, meta: Mapping[str, Any], version: int | None = None) -> dict[str, Any]:
-    """Write a manifest that nobody names yet: {"key", "digest", "rows": their number, "meta"}; others are untouched.
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The rows, the object that holds them, and what is in it beside them: `meta`."""
+
+    table: pa.Table
+    key: str
+    digest: str
+    meta: Mapping[str, Any]
+
+    @property
+    def parts(self) -> dict[str, list[dict[str, Any]]]:
+        """The cache parts of each shard: `PartRef` as JSON, with the number of the "part"."""
+        return self.meta["parts"]
+
+    @property
+    def refs(self) -> list[dict[str, Any]]:
+        """The cache parts of all shards."""
+        return [ref for several in self.parts.values() for ref in several]
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of the frozen prefix that made the tokens."""
+        return self.meta["fingerprint"]
+
+
+def write_rows(store: Store, rows: pa.Table, meta: Mapping[str, Any], version: int | None = None) -> Manifest:
+    """Write a manifest that nobody names yet; others are untouched.
 
     `meta` is in the file, under its digest. `version` goes into the key, so that two versions never share an object.
     """
@@ -37,37 +63,38 @@ def write_rows(store: Store, rows: pa.Table, meta: Mapping[str, Any], version: i
     digest = digest_bytes(data)
     key = f"{ROWS}{'' if version is None else f'{version:06d}-'}{digest[:16]}.parquet"
     store.write(key, data)
-    return {"key": key, "digest": digest, "rows": rows.num_rows, "meta": dict(meta)}
+    return Manifest(rows, key, digest, dict(meta))
 
 
-def point_manifest(store: Store, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the JSON name this manifest; returns the JSON, which holds `self`, its own digest, too."""
-    document = seal({name: described[name] for name in ("key", "digest", "rows", "meta")}, _SEAL)
-    store.write(MANIFEST_KEY, document)
-    return unseal(document, _SEAL, MANIFEST_KEY)
-
-
-def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the rows, then the JSON that makes them the manifest, then delete every other rows file; returns the JSON.
+def point_manifest(store: Store, manifest: Manifest) -> None:
+    """Make the JSON name this manifest.
 
     The JSON holds `key`, `digest` and `rows` (their number) of the rows file, `meta`, and `self`, its own digest.
+    """
+    fields = {"key": manifest.key, "digest": manifest.digest, "rows": manifest.table.num_rows, "meta": manifest.meta}
+    store.write(MANIFEST_KEY, seal(fields, _SEAL))
+
+
+def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> Manifest:
+    """Write the rows, then the JSON that makes them the manifest, then delete every other rows file.
 
     Guarantees: a reader, also after a crash at any instant, finds the old manifest or the new one. When this returns,
     no rows of an earlier manifest are left, older versions included as far as they can be erased (a crash just before
     leaves them until the next call).
     """
-    described = point_manifest(store, write_rows(store, rows, meta))
-    store.erase([trace for trace in store.traces(ROWS) if trace != described["key"]])
-    return described
+    manifest = write_rows(store, rows, meta)
+    point_manifest(store, manifest)
+    store.erase([trace for trace in store.traces(ROWS) if trace != manifest.key])
+    return manifest
 
 
-def read_rows(store: Store, key: str, digest: str) -> tuple[pa.Table, dict[str, Any]]:
-    """The manifest of this digest, as `write_rows` described it; `ObjectMissing` when it is not there."""
+def read_rows(store: Store, key: str, digest: str) -> Manifest:
+    """The manifest of this digest; `ObjectMissing` when it is not there."""
     where = f"{key} in {store.uri}"
     data = store.read(key)
     check_digest(data, digest, where)
     table, meta = _table(data, where)
-    return table, {"key": key, "digest": digest, "rows": table.num_rows, "meta": meta}
+    return Manifest(table, key, digest, meta)
 
 
 def read_pointer(store: Store) -> dict[str, Any] | None:
@@ -79,8 +106,8 @@ def read_pointer(store: Store) -> dict[str, Any] | None:
     return unseal(document, _SEAL, f"{MANIFEST_KEY} in {store.uri}")
 
 
-def read_manifest(store: Store) -> tuple[pa.Table, dict[str, Any]] | None:
-    """The rows and the JSON of the manifest that the JSON names, None when there is none.
+def read_manifest(store: Store) -> Manifest | None:
+    """The manifest that the JSON names, None when there is none.
 
     Raises `IntegrityError` naming the object if a byte of either differs or the rows file is gone.
     """
@@ -109,7 +136,7 @@ def read_manifest(store: Store) -> tuple[pa.Table, dict[str, Any]] | None:
             raise IntegrityError(
                 f"{where}: expected {described['rows']} rows, got {table.num_rows}; shard the data again"
             )
-        return table, described
+        return Manifest(table, described["key"], described["digest"], meta)
     raise IntegrityError(f"{MANIFEST_KEY} in {store.uri} is rewritten again and again; stop the other writers")
 
 

@@ -16,8 +16,8 @@ from taft_ray.plans.state import RunState
 from taft_ray.plans.sweep import Sweep
 from taft_ray.prefix.tokens import PREFIX_BATCH
 from taft_ray.run.model import load_for
-from taft_ray.storage import PartRef, Store
-from taft_ray.studies.held_out import Manifest, gone
+from taft_ray.storage import Manifest, PartRef, Store
+from taft_ray.studies.held_out import gone
 from taft_ray.studies.trial import Bench
 from taft_ray.tangent import between
 
@@ -35,16 +35,15 @@ def lay_bench(
 
     blocks: every ``last_blocks`` that a trial asks for; the tokens are carried on to the later cuts once.
     """
-    meta = manifest[1]["meta"]
     ill = {shard.shard for shard in state.quarantined}  # their parts are damaged
     parts = {
         int(shard): [PartRef.from_json(ref) for ref in several]
-        for shard, several in meta["parts"].items()
+        for shard, several in manifest.parts.items()
         if int(shard) not in ill
     }
     refs = [(shard, ref) for shard in sorted(parts) for ref in parts[shard]]
     copies = len({spec.last_blocks, *blocks})
-    gathered = gather(store, refs, meta["fingerprint"], gone=gone(manifest[0], state), copies=copies)
+    gathered = gather(store, refs, manifest.fingerprint, gone=gone(manifest.table, state), copies=copies)
     tokens = gathered.tokens
     keys, labels, shards = (fetch(ref) for ref in (gathered.keys, gathered.labels, gathered.shards))
     held = held_out([key.tobytes() for key in keys], fraction=sweep.held_out, seed=spec.seed)
@@ -53,7 +52,7 @@ def lay_bench(
     for ref in carried.values():
         ray.wait([ref], fetch_local=False)
     return Bench(
-        name=name, spec=spec, classes=len(meta["classes"]), objective=sweep.objective, tokens=carried,
+        name=name, spec=spec, classes=len(manifest.meta["classes"]), objective=sweep.objective, tokens=carried,
         keys=keys, labels=labels, shards=shards, held=held,
     )  # fmt: skip
 

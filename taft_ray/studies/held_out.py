@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,13 +10,12 @@ from taft_ray.data.manifest import KEPT
 from taft_ray.errors import DataError
 from taft_ray.plans.state import RunState
 from taft_ray.plans.sweep import Sweep
-
-Manifest = tuple[pa.Table, Mapping[str, Any]]
+from taft_ray.storage import Manifest
 
 
 def check_held_out(manifest: Manifest, state: RunState, sweep: Sweep, seed: int) -> None:
     """DataError when nobody is held out, or nobody is left to fit on."""
-    table, left_out = manifest[0], gone(manifest[0], state)
+    table, left_out = manifest.table, gone(manifest.table, state)
     kept = table.filter(pc.equal(table["status"], KEPT))["key"].to_pylist()  # type: ignore[attr-defined]
     keys = [key for key in kept if key not in left_out]
     held = held_out(keys, fraction=sweep.held_out, seed=seed)

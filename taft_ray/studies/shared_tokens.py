@@ -20,6 +20,7 @@ from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
 from taft_ray.prefix.cache import build_cache
 from taft_ray.prefix.part_writer import remove_markers
+from taft_ray.prefix.passes import index_source
 from taft_ray.progress import Report
 from taft_ray.run.address import data_stamp
 from taft_ray.storage import PartRef, Store, digest_json, read_manifest, write_manifest, write_spec
@@ -63,7 +64,7 @@ def shared_tokens(
         cpus, gpus = session.resources()
         workers = gpus if spec.device == "cuda" else lanes_for(cpus, gpus=0, cpus=cpus, threads=spec.threads)
         result = build_cache(
-            PASSES, store, folder, prefix, data=data, shards=1, assignment="hash", classes=classes,
+            PASSES, store, folder, prefix, source=index_source(PASSES, data, classes), shards=1, assignment="hash",
             folders=f"{name}/shard={{shard:05d}}", tombstones=RunState(), secret=None, workers=workers, report=report,
             rows=rows,
         )  # fmt: skip
@@ -73,12 +74,11 @@ def shared_tokens(
         found = read_manifest(there)
         if found is None:
             raise StorageError(f"{there.uri}: the manifest vanished; run it again")
-    check_rejected(counts(found[0]), spec.max_rejected)
-    meta = found[1]["meta"]
-    refs = [PartRef.from_json(ref) for refs in meta["parts"].values() for ref in refs]
-    gathered = gather(store, [(0, ref) for ref in refs], meta["fingerprint"])
+    check_rejected(counts(found.table), spec.max_rejected)
+    refs = [PartRef.from_json(ref) for ref in found.refs]
+    gathered = gather(store, [(0, ref) for ref in refs], found.fingerprint)
     count = len(fetch(gathered.labels))  # to be there before actors take the CPUs
-    return Tokens(gathered=gathered, classes=tuple(meta["classes"]), count=count, stamp=stamp)
+    return Tokens(gathered=gathered, classes=tuple(found.meta["classes"]), count=count, stamp=stamp)
 
 
 def token_set(arrays: Sequence[np.ndarray], cache_dtype: str) -> TokenSet:

@@ -7,7 +7,7 @@ from typing import Any
 
 from taft_ray.data import open_source
 from taft_ray.log import operation
-from taft_ray.plans.state import replay
+from taft_ray.plans.fold import replay
 from taft_ray.progress import Report, silent
 from taft_ray.proof.audit import check_state, examine
 from taft_ray.run.address import data_address, run_address
@@ -39,7 +39,7 @@ def audit(
     from taft_ray.orchestration.prefix_pass import PASSES
 
     with session.connected():
-        worker = worker_for(run, spec, len((state.cached or {})["classes"]))
+        worker = worker_for(run, spec, len(state.classes))
         return examine(
             PASSES, store, spec, state, worker.sample_values, data=data, never_seen=never_seen, ids=ids, level=level,
             report=report,

@@ -6,7 +6,7 @@ from typing import Any
 
 from taft_ray.errors import IntegrityError, StorageError
 from taft_ray.log import operation
-from taft_ray.plans.state import replay
+from taft_ray.plans.fold import replay
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import is_run
 from taft_ray.storage import Ledger, Store, Tombstones
@@ -57,7 +57,7 @@ def destroy(run: str) -> dict[str, Any]:
 def _tombstones(store: Store) -> str | None:
     """Where the run's tombstones are kept; None where there are none, or nobody can tell any more."""
     try:
-        identity = (replay(Ledger(store).entries()).created or {}).get("id_key", "")
+        identity = replay(Ledger(store).entries()).identity
     except IntegrityError:
         return None
     beside = Tombstones(store, str(identity))

@@ -6,6 +6,7 @@ from typing import Any
 
 from taft_ray.errors import StorageError
 from taft_ray.log import operation
+from taft_ray.plans.facts import KeyDestroyed
 from taft_ray.run.record import Record
 from taft_ray.storage import rundir as names
 
@@ -19,7 +20,7 @@ def destroy_key(run: str) -> dict[str, Any]:
     """
     record = Record(run)
     # committed first: a crash after it is finished by the next call, and `verify` names a key that is still there
-    record.commit("key-destroyed", "key-destroyed", dict)
+    record.commit(KeyDestroyed, "key-destroyed", KeyDestroyed)
     erased = record.store.erase([names.ID_KEY])
     if record.store.remaining([names.ID_KEY]) and erased.beyond is None:
         raise StorageError(f"{names.ID_KEY} is still listed after its deletion at {record.store.uri}; run it again")

@@ -10,6 +10,7 @@ from taft_ray.data import check_rejected, counts, open_source
 from taft_ray.data.rejections import examples
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, UsageError
 from taft_ray.log import operation
+from taft_ray.plans.facts import Evaluated, ObjectRef
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
@@ -63,18 +64,19 @@ def _eval_parts(
         found = read_manifest(eval_store)
     except IntegrityError:
         found = None  # damaged: made again
-    if found is None or found[1]["meta"]["stamp"] != stamp:
+    if found is None or found.meta["stamp"] != stamp:
         from taft_ray.orchestration import session
         from taft_ray.orchestration.prefix_pass import PASSES
         from taft_ray.prefix.cache import build_cache
         from taft_ray.prefix.part_writer import remove_markers
+        from taft_ray.prefix.passes import index_source
 
         cpus, gpus = session.resources()
         workers = (gpus if spec.device == "cuda" else 0) or lanes_for(
             spec.shards, gpus=0, cpus=cpus, threads=spec.threads
         )
         result = build_cache(
-            PASSES, store, run, spec, data=data, shards=1, assignment="hash", classes=classes,
+            PASSES, store, run, spec, source=index_source(PASSES, data, classes), shards=1, assignment="hash",
             folders=f"{prefix}/shard={{shard:05d}}", tombstones=state, workers=workers, secret=secret_to_read_in(store, state, reading=True),
             report=report,
         )  # fmt: skip
@@ -89,14 +91,14 @@ def _eval_parts(
         found = read_manifest(eval_store)
         if found is None:
             raise StorageError(f"{eval_store.uri}: the evaluation manifest vanished; run it again")
-    total = counts(found[0])
-    check_rejected(total, spec.max_rejected, examples(found[0]))
-    return [part for refs in found[1]["meta"]["parts"].values() for part in refs], total["rejected"]
+    total = counts(found.table)
+    check_rejected(total, spec.max_rejected, examples(found.table))
+    return found.refs, total["rejected"]
 
 
 def _remove_damaged(store: Store, prefix: str, parts: Sequence[dict[str, Any]]) -> bool:
     """Remove a cache of evaluation data of which a part is damaged: whether it was."""
-    damaged = damaged_objects(store, parts)
+    damaged = damaged_objects(store, map(ObjectRef.from_json, parts))
     if damaged:
         store.erase([info.key for info in store.list(f"{prefix}/")])
     return bool(damaged)
@@ -126,16 +128,16 @@ def _measured(
             answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
     answer["by_composition"] = by_mode
     state = composer.snapshot()  # after composing, which may have put a damaged shard aside
-    monolith = (state.monolith or {}).get("delta")
-    answer["monolith"] = None if monolith is None else worker.evaluate(None, parts, monolith)["accuracy"]
+    monolith = state.monolith_delta
+    answer["monolith"] = None if monolith is None else worker.evaluate(None, parts, monolith.to_json())["accuracy"]
     shards = state.in_model
     answer["by_shards"] = worker.accuracy_by_shards(
-        [dict(shard.delta or {}) for shard in shards],
+        [shard.in_sums.to_json() for shard in shards],
         [shard.weight for shard in shards],
         parts,
         _milestones(len(shards)),
     )
-    composer.commit("evaluated", answer, f"evaluated/{digest_json(answer)}")
+    composer.commit(Evaluated.from_json(answer), f"evaluated/{digest_json(answer)}")
     return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}
 
 

@@ -45,7 +45,7 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
     state = read_state(store)
     if state.cached is None or not state.in_model:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
-    classes = list(state.cached["classes"])
+    classes = list(state.cached.classes)
     with one_thread():
         delta = spec.composed(sums_of(store, state), compose or spec.compose)
     tm, _ = build_tangent(spec, len(classes))

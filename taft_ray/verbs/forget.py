@@ -187,7 +187,7 @@ def fit_again(composer: Composer, worker: ShardWorker, shard: int, resolve: bool
         if task is None:
             return
         try:
-            if "stale" not in composer.finished(worker.fit(task, None, "retrain")):
+            if composer.finished(worker.fit(task, None, "retrain")):
                 return
         except (ObjectMissing, IntegrityError) as error:
             if composer.examine([shard]):

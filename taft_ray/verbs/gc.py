@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from taft_ray.log import operation
@@ -24,11 +23,9 @@ def gc(run: str) -> dict[str, Any]:
     held = store.traces()  # also what lies only in older versions: a deleted delta's, say
     record.refresh()
     record.publish()
-    described: Mapping[str, Any] = {"key": "", "meta": {"parts": {}}}
-    if record.state.cached is not None:
-        described = record.current(record.manifest)[1]
+    manifest = None if record.state.cached is None else record.current(record.manifest)
     current = record.current(lambda: snapshots_of(spec, sums_of(store, record.state)))
-    left = orphans(held, record.state, described["meta"]["parts"], current, described["key"])
+    left = orphans(held, record.state, manifest.parts if manifest else {}, current, manifest.key if manifest else "")
     store.erase(left)
     store.sweep()
     return {"removed": left, "bytes": sum(listed.get(name, 0) for name in left)}

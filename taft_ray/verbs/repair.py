@@ -94,7 +94,7 @@ def _shards(
             workers=_workers(spec),
             report=report,
         )
-        if not made["shards"] or "stale" not in composer.repaired(made):
+        if not made["shards"] or composer.repaired(made) is not None:
             return set(made["shards"]), problems, found
     raise TaftError(f"other writers changed {run} under {_TRIES} repairs in a row; run the same command again")
 
@@ -117,9 +117,10 @@ def _linearisation_point(store: Store, spec: RunSpec, state: RunState) -> None:
 
     from taft_ray.run.model import build_tangent
 
-    cached = state.cached or {}
-    tm, _ = build_tangent(spec, len(cached["classes"]))
+    base = None if state.cached is None else state.cached.base
+    assert base is not None  # it was found damaged
+    tm, _ = build_tangent(spec, len(state.classes))
     data = save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())})
-    if digest_bytes(data) != cached["base"]["digest"]:
-        raise TaftError(f"{cached['base']['key']} made again is not the one committed; restore it from a copy")
-    store.write(cached["base"]["key"], data)
+    if digest_bytes(data) != base.digest:
+        raise TaftError(f"{base.key} made again is not the one committed; restore it from a copy")
+    store.write(base.key, data)

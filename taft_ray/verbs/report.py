@@ -9,6 +9,7 @@ from typing import Any
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.evaluation import certificate_page, render, summarise
 from taft_ray.log import operation
+from taft_ray.plans.facts import Composed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
 from taft_ray.proof.certificate import open_certificate
@@ -33,7 +34,7 @@ def report(run: str) -> dict[str, Any]:
     damaged: list[str] = []
     for request in state.requests.values():
         if request.forgotten is not None:
-            key = request.forgotten["certificate"]["key"]
+            key = request.forgotten.certificate.key
             try:
                 certificate = with_signature(open_certificate(store.read(key), key)[0], request)
             except (IntegrityError, ObjectMissing) as error:
@@ -42,11 +43,10 @@ def report(run: str) -> dict[str, Any]:
             written = certificate_page(certificate, key).encode()
             store.write(names.report_key(f"certificate-{request.request}.html"), written)
     values = {name: number["value"] for name, number in summary["derived"].items()}
-    where = str(store.fetch(page)) if store.local else f"{store.uri}/{page}"
     ill = quarantines(state)
     return {
-        "page": where,
-        "json": data,
+        "page": _address(store, page),
+        "json": _address(store, data),
         "derived": values,
         "not_measured": summary["not_measured"],
         "ok": not ill and not damaged,
@@ -55,21 +55,24 @@ def report(run: str) -> dict[str, Any]:
     }
 
 
+def _address(store: Store, key: str) -> str:
+    return str(store.fetch(key)) if store.local else f"{store.uri}/{key}"
+
+
 def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict[str, Any]:
     """The facts that `evaluation.report.summarise` takes, all of them from the ledger."""
     latest = state.evaluations[-1] if state.evaluations else None
     latest_of = _of_the_present_model(state)
-    created = (state.created or {}).get("environment", {})
     facts: dict[str, Any] = {
         "run": {
             "uri": store.uri,
             "spec": spec.to_json(),
             "spec_digest": digest_json(spec.to_json()),
-            "composed": latest_of[spec.compose]["digest"] if spec.compose in latest_of else None,
+            "composed": latest_of[spec.compose].digest if spec.compose in latest_of else None,
             "created": state.created_time,
         },
         "environment": {
-            **created, "device": spec.device, "threads": spec.threads, "versions": dict(spec.versions),
+            **state.environment, "device": spec.device, "threads": spec.threads, "versions": dict(spec.versions),
         },
         "shards": _shards(state),
     }  # fmt: skip
@@ -77,58 +80,57 @@ def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict
         facts["quarantine"] = quarantines(state)
     if state.cached is not None:
         cached = state.cached
-        facts["data"] = {**cached["counts"], "classes": cached["classes"]}
-        facts["cache"] = {name: cached[name] for name in ("seconds", "images", "bytes", "started", "ended")}
+        facts["data"] = {**cached.counts, "classes": list(cached.classes)}
+        facts["cache"] = {name: getattr(cached, name) for name in ("seconds", "images", "bytes", "started", "ended")}
     if state.trainings:
-        facts["training"] = state.trainings[0]
+        facts["training"] = state.trainings[0].to_json()
     if state.monolith is not None:
-        monolith = state.monolith
         facts["monolith"] = {
-            **monolith["facts"],
-            "accuracy": next((e["monolith"] for e in reversed(state.evaluations) if e["monolith"] is not None), None),
+            **state.monolith.fit.facts,
+            "accuracy": next((e.monolith for e in reversed(state.evaluations) if e.monolith is not None), None),
         }
     accuracy = {
         measured["composed"]: measured["accuracy"]
         for evaluation in state.evaluations
-        for measured in evaluation["by_composition"].values()
+        for measured in evaluation.by_composition.values()
     }
     facts["composition"] = [
-        {**{k: c[k] for k in ("mode", "seconds", "digest")}, "accuracy": accuracy.get(c["digest"])}
+        {"mode": c.mode, "seconds": c.seconds, "digest": c.digest, "accuracy": accuracy.get(c.digest)}
         for c in latest_of.values()
     ]
     if latest is not None:
-        facts["evaluation"] = {name: latest[name] for name in ("data", "n", "accuracy", "composed")}
-        facts["accuracy_by_shards"] = latest["by_shards"]
+        facts["evaluation"] = {name: getattr(latest, name) for name in ("data", "n", "accuracy", "composed")}
+        facts["accuracy_by_shards"] = list(latest.by_shards)
     facts["forgets"] = [_forget(request, accuracy) for request in state.requests.values() if request.forgotten]
     return facts
 
 
-def _of_the_present_model(state: RunState) -> dict[str, Mapping[str, Any]]:
+def _of_the_present_model(state: RunState) -> dict[str, Composed]:
     """The latest composition of each mode. A forget makes one; those of other modes from before it are of another model."""
-    after = {request.forgotten["composed_after"] for request in state.requests.values() if request.forgotten}
-    latest: dict[str, Mapping[str, Any]] = {}
+    after = {request.forgotten.composed_after for request in state.requests.values() if request.forgotten}
+    latest: dict[str, Composed] = {}
     for composition in state.compositions:
-        if composition["digest"] in after:
-            after.remove(composition["digest"])
+        if composition.digest in after:
+            after.remove(composition.digest)
             latest.clear()
-        latest[composition["mode"]] = composition
+        latest[composition.mode] = composition
     return latest
 
 
 def _shards(state: RunState) -> list[dict[str, Any]]:
     rows = []
     for fit in state.fits:
-        shard = state.shards[fit["shard"]]
+        shard = state.shards[fit.shard]
         rows.append(
             {
-                "shard": fit["shard"],
-                "generation": fit["generation"],
-                "samples": fit["samples"],
-                "state": shard.state if fit["generation"] == shard.generation else "trained",
-                **fit["facts"],
+                "shard": fit.shard,
+                "generation": fit.generation,
+                "samples": fit.samples,
+                "state": shard.state if fit.generation == shard.generation else "trained",
+                **fit.facts,
             }
         )
-    fitted = {fit["shard"] for fit in state.fits}
+    fitted = {fit.shard for fit in state.fits}
     rows += [
         {"shard": s.shard, "generation": 0, "samples": s.samples, "state": s.state}
         for s in state.shards.values()
@@ -138,17 +140,18 @@ def _shards(state: RunState) -> list[dict[str, Any]]:
 
 
 def _forget(request: RequestState, accuracy: Mapping[str, float]) -> dict[str, Any]:
-    finished = request.forgotten or {}
-    after = finished["composed_after"]
+    finished = request.forgotten
+    assert finished is not None
+    after = finished.composed_after
     return {
         "request": request.request,
         "mode": request.mode,
         "samples": len(request.hashes),
         "shards": list(request.shards),
-        "seconds": finished["seconds"],
+        "seconds": dict(finished.seconds),
         "composed_before": request.composed_before,
         "composed_after": after,
         "accuracy_before": accuracy.get(str(request.composed_before)),
-        "accuracy_after": accuracy.get(after),
+        "accuracy_after": accuracy.get(str(after)),
         "time": request.time,
     }

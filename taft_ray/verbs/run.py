@@ -37,7 +37,8 @@ class Run:
     progress: called as progress(what, done, total) while a verb is at work.
 
     A Run holds its address alone, so that threads and processes may share it. Every verb may be repeated: what is
-    committed is not done twice. Errors are those of `taft_ray.errors`; `StorageError` where there is no run.
+    committed is not done twice. Errors are those of `taft_ray.errors`; `StorageError` where there is no run. They name
+    options as the commands do: --max-rejected is max_rejected.
     """
 
     def __init__(self, uri: str | os.PathLike[str], *, progress: Report = silent) -> None:
@@ -118,6 +119,18 @@ class Run:
 
         source = with_split(os.fspath(data), split)
         return answers.Evaluation.from_json(evaluate(self.uri, source, report=self._progress))
+
+    def predict(self, pictures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> answers.Predictions:
+        """The class of each picture by the composed model, with the probability of every class.
+
+        pictures: files, folders, Parquet or tars, local or remote; labels are not read. Pictures that cannot be read are in
+        ``unreadable``, with the reason. `Predictions.to_pandas` makes a table.
+        """
+        from taft_ray.verbs.predict import predict
+
+        places = [pictures] if isinstance(pictures, str | os.PathLike) else list(pictures)
+        given = [os.fspath(place) for place in places]
+        return answers.Predictions.from_json(predict(self.uri, given, report=self._progress))
 
     def report(self) -> answers.Reported:
         """Write the run's report: one HTML page, and report.json."""
@@ -256,11 +269,11 @@ def ray_session() -> AbstractContextManager[None]:
     return session.connected()
 
 
-def runs(uri: str | os.PathLike[str]) -> list[answers.RunSummary]:
+def runs(uri: str | os.PathLike[str]) -> answers.Runs:
     """Every run at a place: that place itself, and the folders right under it."""
     from taft_ray.verbs.list import runs
 
-    return [answers.RunSummary.from_json(one) for one in runs(os.fspath(uri))]
+    return answers.Runs.from_json(runs(os.fspath(uri)))
 
 
 def verify_certificate(

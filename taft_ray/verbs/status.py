@@ -36,7 +36,7 @@ def status(run: str) -> dict[str, Any]:
                 "generation": shard.generation,
                 "samples": shard.samples,
                 "state": shard.state,
-                "delta": shard.delta["digest"] if shard.delta else None,
+                "delta": shard.delta.digest if shard.delta else None,
             }
             for _, shard in sorted(state.shards.items())
         ],
@@ -51,8 +51,8 @@ def status(run: str) -> dict[str, Any]:
             }
             for r in state.requests.values()
         ],
-        "monolith": None if state.monolith is None else {"purged": state.monolith.get("delta") is None},
-        "data": (state.cached or {}).get("counts"),  # as it was read in
+        "monolith": None if state.monolith is None else {"purged": state.monolith.delta is None},
+        "data": None if state.cached is None else dict(state.cached.counts),  # as it was read in
         "samples": sum(shard.samples for shard in state.shards.values()),
         "to_do": _to_do(run, state),
         "quarantined": ill,
@@ -70,5 +70,9 @@ def _to_do(run: str, state: RunState) -> list[str]:
     open_ones = due(state, time.time())
     requests = [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []
     ill = [shard.shard for shard in state.quarantined]
-    lost = [f"the comparison model was damaged: taft-ray repair {run}"] if (state.monolith or {}).get("lost") else []
+    lost = (
+        [f"the comparison model was damaged: taft-ray repair {run}"]
+        if state.monolith is not None and state.monolith.lost
+        else []
+    )
     return [*requests, *([way_out(run, ill)] if ill else []), *lost]

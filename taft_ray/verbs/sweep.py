@@ -50,7 +50,7 @@ def sweep(run: str, asked: Sweep, *, mlflow: str | None = None, report: Report =
     if mlflow is not None:
         check_mlflow()  # before anything is read
     asked = replace(asked, space=asked.space or default_space(base))
-    admit = _admission(base, len(state.cached["classes"]))
+    admit = _admission(base, len(state.cached.classes))
     trials, refused = draw(asked.space, base, trials=asked.trials, seed=asked.seed, admit=admit)
     name = asked.name(base)
     folder = f"{FOLDER}/{name}"

@@ -15,6 +15,7 @@ from taft_ray.data import open_source
 from taft_ray.data.identical import say
 from taft_ray.errors import DataError, TaftError, UsageError
 from taft_ray.log import operation
+from taft_ray.plans.facts import TrainingFinished
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, pending_shards
@@ -31,6 +32,7 @@ from taft_ray.verbs.status import status
 if TYPE_CHECKING:
     from taft_ray.orchestration.actors import RemoteComposer
     from taft_ray.orchestration.lanes import Lanes
+    from taft_ray.prefix.passes import Indexed
 
 
 @operation("train")
@@ -49,14 +51,19 @@ def train(
     store = Store(run)
     spec, notes = _pinned(store, _with_addresses(spec))
     from taft_ray.orchestration import session
+    from taft_ray.orchestration.prefix_pass import PASSES
+    from taft_ray.prefix.passes import index_source
 
     with session.connected():
         session.check_device(spec.device)
+        # data that cannot be understood leaves no run behind
+        source = None if is_run(store) else index_source(PASSES, spec.data, spec.classes)
         write_spec(store, spec.to_json())
-        training = Training.of(run, spec, lanes, report)
+        training = replace(Training.of(run, spec, lanes, report), source=source)
         training.begin()
         composed = training.finish(monolithic=monolithic)
-        notes = (*notes, *say((training.state().cached or {}).get("counts")))
+        cached = training.state().cached
+        notes = (*notes, *say(None if cached is None else cached.counts))
         said = {"notes": list(notes)} if notes else {}
         return {**status(run), "compose": composed, "seconds": time.time() - began, **said}
 
@@ -80,7 +87,9 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
         begun = run_spec(store)
         # another version of this package goes on with a run: its bits are the same
         versions = {**spec.versions, **{name: begun.versions[name] for name in ("taft_ray",) if name in begun.versions}}
-        return replace(spec, weights_digest=begun.weights_digest, versions=versions), ()
+        spec = replace(spec, weights_digest=begun.weights_digest, versions=versions)
+        write_spec(store, spec.to_json())  # compares
+        return spec, ()
     open_source(spec.data)
     import torch
 
@@ -109,6 +118,7 @@ class Training:
     there: tuple[int, int]  # CPUs and GPUs of the cluster
     report: Report
     secret: bytes | None = None
+    source: Indexed | None = None  # the data, where this call has read it already
     running: Lanes | None = None
     ready: Sequence[float] = field(default_factory=list)
     trained_from: float = 0.0
@@ -160,7 +170,7 @@ class Training:
         make_room(self.run, self.spec, self.gpus or self.lanes)
         if work and not self.gpus:
             self.running = self._started(self.lanes)
-        self.trained_from = time.time()
+        self.trained_from = self.composer.now()
         if self.record.state.cached is not None:
             return
         try:
@@ -171,19 +181,20 @@ class Training:
             raise
 
     def _cache(self) -> float:
-        """Make the activation cache and commit it; returns when the lanes could begin (unix seconds)."""
+        """Make the activation cache and commit it; returns when the lanes could begin, by the composer's clock."""
         from taft_ray.orchestration.prefix_pass import PASSES
-        from taft_ray.prefix.cache import build_cache, cached_facts
+        from taft_ray.prefix.cache import build_cache, cached_fact
+        from taft_ray.prefix.passes import index_source
 
         store, spec = self.record.store, self.spec
         result = build_cache(
-            PASSES, store, self.run, spec, data=spec.data, shards=spec.shards, assignment=spec.assignment,
-            classes=spec.classes, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=self.record.state,
+            PASSES, store, self.run, spec, source=self.source or index_source(PASSES, spec.data, spec.classes),
+            shards=spec.shards, assignment=spec.assignment, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=self.record.state,
             secret=self.secret, workers=self.gpus or self.lanes, report=self.report,
         )  # fmt: skip
-        body = cached_facts(store, spec, result)
-        committing = time.time()
-        self.composer.admit_cache(body)  # which removes the marks of the pass, too
+        fact = cached_fact(store, spec, result)
+        committing = self.composer.now()
+        self.composer.admit_cache(fact)  # which removes the marks of the pass, too
         return committing
 
     def _started(self, count: int) -> Lanes:
@@ -198,25 +209,20 @@ class Training:
 
     def _say_finished(self) -> None:
         """Commit the wall clock of the fits; the comparison model, trained after the shards, is not in it."""
-        fits = self.record.state.fits
-        fitted = [fit["facts"]["ended"] for fit in fits if fit["facts"]["ended"] >= self.trained_from]
-        ended = max(fitted, default=time.time())
-        body = {
-            "wall_seconds": ended - self.trained_from,
-            "lanes": self.lanes,
-            "started": self.trained_from,
-            "ended": ended,
-            "lanes_started": self.running and self.running.started,
-            "lanes_ready": list(self.ready),
-        }
-        self.composer.commit("training-finished", body, f"training-finished/{self.trained_from}")
+        # a composer that died meanwhile does not know when the last shard was committed
+        ended = (self.running and self.running.ended) or self.composer.now()
+        fact = TrainingFinished(
+            ended - self.trained_from, self.lanes, self.trained_from, ended,
+            self.running and self.running.started, tuple(self.ready),
+        )  # fmt: skip
+        self.composer.commit(fact, f"training-finished/{self.trained_from}")
 
     def _compared(self) -> None:
         """A composer that was killed meanwhile has forgotten the queue, not the ledger."""
         if not self.composer.want_monolith():
             return
         self._started(1).wait(self.report)
-        if (self.state().monolith or {}).get("delta") is None:
+        if self.state().monolith_delta is None:
             raise TaftError("the comparison model was not finished; run the same command again")
 
 

@@ -78,7 +78,7 @@ def forget(run: Path, worker: ShardWorker, mode: str, ids: list[str], **selectio
 def part_digests(run: Path) -> list[str]:
     found = read_manifest(Store(str(run)))
     assert found is not None
-    return sorted(ref["digest"] for refs in found[1]["meta"]["parts"].values() for ref in refs)
+    return sorted(ref["digest"] for ref in found.refs)
 
 
 def mended(run: Path, worker: ShardWorker, **options: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tiny import SHARDS, sample_id, write_parquet
 
 from taft_ray.composer.composer import Composer
 from taft_ray.proof.verify_run import verify
-from taft_ray.storage import DeltaRef, PartRef, Store, read_delta, read_part
+from taft_ray.storage import PartRef, Store, read_delta, read_part
 from taft_ray.workers.shard_worker import ShardWorker
 
 PICTURES = 300
@@ -35,7 +35,7 @@ def substance(run: Path | str) -> Substance:
     store, composer = Store(str(run)), Composer(str(run))
     found: Substance = {}
     for shard in composer.snapshot().in_model:
-        tensors, meta = read_delta(store, DeltaRef.from_json(shard.delta or {}))
+        tensors, meta = read_delta(store, shard.in_sums)
         found |= {f"{shard.shard} {name}": tensor.tobytes() for name, tensor in tensors.items()}
         refs = [PartRef.from_json(part) for part in composer.record.parts([shard.shard])]
         parts = [read_part(store, ref, fingerprint=meta["fingerprint"]) for ref in refs]
@@ -44,7 +44,7 @@ def substance(run: Path | str) -> Substance:
             np.concatenate([part.labels for part in parts]).tobytes(),
             np.concatenate([part.tokens for part in parts]).tobytes(),
         )
-        found[f"{shard.shard} delta"] = ((shard.delta or {})["digest"], shard.samples, shard.weight, meta)
+        found[f"{shard.shard} delta"] = (shard.in_sums.digest, shard.samples, shard.weight, meta)
     for mode in ("gram", "mean"):
         composed = composer.compose(mode)
         found[f"composed {mode}"] = (composed["digest"], store.read(composed["key"]))
@@ -177,7 +177,7 @@ def test_delta_does_not_depend_on_what_its_worker_did_before(runs: Runs, tmp_pat
     run = tmp_path / "run"
     copy_run(runs.trained(solver, 1, "local"), run)
     composer = Composer(str(run))
-    expected = {shard.shard: (shard.delta or {})["digest"] for shard in composer.snapshot().in_model}
+    expected = {shard.shard: shard.in_sums.digest for shard in composer.snapshot().in_model}
     everything = composer.record.parts(range(SHARDS))
 
     def task(shard: int | str) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def test_delta_does_not_depend_on_what_its_worker_did_before(runs: Runs, tmp_pat
     worker.evaluate(composer.compose("mean")["key"], everything[:1])
     worker.fit(task("monolith"))
     if solver == "ridge":
-        worker.fit({**task(0), "generation": 9, "resolve": {"start": composer.snapshot().shards[1].delta}})
+        worker.fit({**task(0), "generation": 9, "resolve": {"start": composer.snapshot().shards[1].in_sums.to_json()}})
     second = {n: worker.fit(task(n))["delta"]["digest"] for n in (3, 1, 0, 2)}
     fresh = {n: ShardWorker(str(run), 3).fit(task(n))["delta"]["digest"] for n in (2, 0)}
     assert first == second == expected

@@ -11,6 +11,7 @@ from tiny import MODEL
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import assign, id_hash, sample_keys
+from taft_ray.plans.facts import Cached
 from taft_ray.plans.forget import MOST_IDS
 from taft_ray.plans.spec import RunSpec
 from taft_ray.proof.verify_run import verify
@@ -54,17 +55,9 @@ def synthetic_run(run: Path, samples: int) -> Composer:
         }
     )
     meta = {"parts": parts, "classes": ["a", "b"], "fingerprint": "none"}
-    described = write_rows(store, rows, meta, version=0)
+    manifest = write_rows(store, rows, meta, version=0)
     counts = [parts[str(number)][0]["rows"] for number in range(SHARDS)]
-    composer.admit_cache(
-        {
-            "manifest": described["digest"],
-            "manifest_key": described["key"],
-            "samples": counts,
-            "classes": ["a", "b"],
-            "fingerprint": "none",
-        }
-    )
+    composer.admit_cache(Cached(manifest.digest, tuple(counts), ("a", "b"), manifest.key, fingerprint="none"))
     for number in range(SHARDS):
         task = composer.take("lane")
         assert task is not None

@@ -291,15 +291,12 @@ def test_waiting_requests_cost_a_shard_one_fit(run: Path, whole: Path, worker: S
     assert verify(str(run))["problems"] == []
 
 
-def test_requests_whose_time_has_come_run_together_in_one_fit_a_shard(
-    run: Path, worker: ShardWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_whose_time_has_come_run_together_in_one_fit_a_shard(run: Path, worker: ShardWorker) -> None:
     composer = Composer(str(run))
     asked = [wait_for(composer, [in_shard(shard)[n]], within=FAR + n) for n in range(3) for shard in (0, 3)]
     fits = kinds(run).count("trained")
     later = now() + FAR
-    monkeypatch.setattr("taft_ray.composer.forgetting.time.time", lambda: later)
-    certificates = carry_out(Composer(str(run)), worker=worker)
+    certificates = carry_out(Composer(str(run), clock=lambda: later), worker=worker)
     assert set(certificates) == {answer["request"] for answer in asked}
     assert kinds(run).count("trained") == fits + 2
     assert carry_out(composer, worker=worker) == {}, "and then nothing is due"
@@ -376,6 +373,25 @@ def test_estimate_of_waiting_samples_is_of_what_an_urgent_request_would_do(run: 
     selection = Selection(ids=(in_shard(0)[0], in_shard(1)[0]))
     assert composer.estimate(selection, "retrain")["shards"] == [0, 1]
     assert composer.estimate(Selection(ids=(in_shard(0)[0],)), "retrain")["already_forgotten"] is False
+
+
+def test_sample_that_waits_and_is_dropped_is_forgotten(run: Path, worker: ShardWorker) -> None:
+    """Its shard comes back when the request that waits is carried out, and the sample does not."""
+    name = in_shard(0)[0]
+    composer = Composer(str(run))
+    waiting = wait_for(composer, [name])["request"]
+    dropped = composer.request_forget(Selection(ids=(name,)), "drop")["request"]
+    assert set(carry_out(composer, [dropped], worker)) == {dropped}
+    assert composer.estimate(Selection(ids=(name,)), "retrain")["already_forgotten"] is True
+    state = composer.snapshot()
+    assert state.promised() == {}
+    assert state.forgotten() == set(state.requests[dropped].hashes)
+    assert state.requests[waiting].waiting
+    later = now() + FAR
+    assert set(carry_out(Composer(str(run), clock=lambda: later), worker=worker)) == {waiting}
+    assert composer.snapshot().shards[0].state == "trained"
+    assert holders(run, sample_key(name, 0)) == []
+    assert verify(str(run))["problems"] == []
 
 
 # --- deadlines and modes that make no sense

@@ -216,7 +216,9 @@ def test_later_ingest_leaves_forgotten_samples_and_owners_out(
         assert verify(str(run))["ok"] is True, "there is nothing yet, and so nothing forgotten is in it"
     plain_train(run, spec_of(parquet), [worker])
     assert state_of(run).cached is not None
-    assert (state_of(run).cached or {})["forgotten"] == len(FORGOTTEN)
+    cached = state_of(run).cached
+    assert cached is not None
+    assert cached.forgotten == len(FORGOTTEN)
     carry_out(Composer(str(run)), worker=worker)
     assert_as_never_seen(run, never_seen)
 
@@ -325,5 +327,5 @@ def test_warm_composer_begins_a_new_run_in_the_place_of_a_removed_one(
     secret = digest_bytes(id_key(store, create=True))
     warm.begin({}, secret)
     assert kinds(run) == ["created"]
-    assert (state_of(run).created or {})["id_key"] == secret
+    assert state_of(run).identity == secret
     assert warm.record.spec.seed == 1

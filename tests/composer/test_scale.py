@@ -18,6 +18,7 @@ from taft_ray.composer.composition import TERMS_KEPT, Terms
 from taft_ray.composer.selection import Selection, find
 from taft_ray.data import MANIFEST_SCHEMA, id_hash, owner_hash
 from taft_ray.errors import ObjectMissing
+from taft_ray.plans.facts import Cached
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import Ledger, Store, digest_bytes, id_key, write_delta, write_rows, write_spec
 from taft_ray.storage import rundir as names
@@ -32,9 +33,8 @@ def run_of(folder: Path, shards: int) -> Composer:
     composer.begin({}, digest_bytes(id_key(store, create=True)))
     schema = MANIFEST_SCHEMA.append(pa.field("id_hash", pa.string()))
     meta = {"parts": {}, "classes": ["a"], "fingerprint": "toy"}
-    described = write_rows(store, schema.empty_table(), meta, version=0)
-    facts = {"manifest": described["digest"], "manifest_key": described["key"], "classes": ["a"]}
-    composer.commit("cached", {**facts, "counts": {}, "samples": [4] * shards}, "cached")
+    manifest = write_rows(store, schema.empty_table(), meta, version=0)
+    composer.commit(Cached(manifest.digest, (4,) * shards, ("a",), manifest.key), "cached")
     return composer
 
 
@@ -101,7 +101,7 @@ def test_small_shards_fitted_together_have_the_bits_of_shards_fitted_alone(
     spec, deltas = spec_of(parquet, shards=30), []  # about four pictures each
     for most in (0, 16):
         state = plain_train(tmp_path / str(most), spec, together=most).snapshot()
-        deltas.append({shard.shard: (shard.delta or {})["digest"] for shard in state.in_model})
+        deltas.append({shard.shard: shard.in_sums.digest for shard in state.in_model})
         assert bool(bundles) == bool(most)
     assert max(bundles) > 1
     assert len({shard.samples for shard in state.in_model}) > 1
@@ -136,14 +136,12 @@ def test_call_that_ray_makes_again_commits_its_fit_once(tmp_path: Path) -> None:
 
 def test_composer_keeps_the_latest_deltas_and_no_more(tmp_path: Path) -> None:
     store, count = Store(str(tmp_path)), TERMS_KEPT + 4
-    refs = [
-        write_delta(store, names.delta_folder(n), 1, {"delta/w": np.full(3, n)}, {}).to_json() for n in range(count)
-    ]
+    refs = [write_delta(store, names.delta_folder(n), 1, {"delta/w": np.full(3, n)}, {}) for n in range(count)]
     terms = Terms(store)
     for ref in refs:
         terms.read(ref)
     for ref in refs:
-        store.delete(str(ref["key"]))
+        store.delete(ref.key)
     for number in range(4, count):
         assert terms.read(refs[number])["delta/w"].tolist() == [number] * 3
     with pytest.raises(ObjectMissing):
@@ -153,9 +151,9 @@ def test_composer_keeps_the_latest_deltas_and_no_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("budget", [1, 1 << 30])
 def test_deltas_read_side_by_side_come_in_order_up_to_the_one_that_is_missing(tmp_path: Path, budget: int) -> None:
     store = Store(str(tmp_path))
-    refs = [write_delta(store, names.delta_folder(n), 1, {"delta/w": np.full(3, n)}, {}).to_json() for n in range(30)]
+    refs = [write_delta(store, names.delta_folder(n), 1, {"delta/w": np.full(3, n)}, {}) for n in range(30)]
     assert [terms["delta/w"].tolist() for terms in Terms(store, budget).read_each(refs)] == [[n] * 3 for n in range(30)]
-    store.delete(str(refs[20]["key"]))
+    store.delete(refs[20].key)
     reading = Terms(store, budget).read_each(refs)
     assert [next(reading)["delta/w"][0].item() for _ in range(20)] == list(range(20))
     with pytest.raises(ObjectMissing):

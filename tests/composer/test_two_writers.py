@@ -138,7 +138,7 @@ def test_fit_from_before_a_purge_is_not_admitted_after_it(run: Path) -> None:
     late = fit(Store(str(run)), composer.task_for(0) or {})
     again = composer.request_forget(Selection(ids=(one_of(0), one_of(1))), "retrain")
     composer.resume_forget(again["request"])
-    assert composer.finished(late) == {"stale": True}
+    assert composer.finished(late) is False
     assert not (run / late["delta"]["key"]).exists()
 
 
@@ -173,7 +173,7 @@ def test_fit_that_ends_between_a_drop_and_its_purge_is_stale(run: Path) -> None:
     late = fit(Store(str(run)), composer.task_for(0) or {})
     request = composer.request_forget(Selection(ids=(one_of(0, 1),)), "retrain")["request"]
     assert composer.snapshot().requests[request].purged is None
-    assert composer.finished(late) == {"stale": True}
+    assert composer.finished(late) is False
     assert not (run / late["delta"]["key"]).exists()
     assert state_of(run).shards[0].state != "trained"
 
@@ -184,7 +184,7 @@ def test_fit_of_other_parts_than_the_shard_has_is_stale(run: Path) -> None:
     request = composer.request_forget(Selection(ids=(one_of(0),)), "retrain")["request"]
     composer.resume_forget(request)
     fitted = fit(Store(str(run)), composer.task_for(0) or {})
-    assert composer.finished({**fitted, "parts": ["0" * 64]}) == {"stale": True}
+    assert composer.finished({**fitted, "parts": ["0" * 64]}) is False
 
 
 def test_purge_leaves_what_another_process_may_be_about_to_commit(run: Path) -> None:
@@ -207,13 +207,13 @@ def test_purge_leaves_what_another_process_may_be_about_to_commit(run: Path) -> 
 def test_first_fit_reported_again_does_not_take_the_start_of_a_resolve(run: Path) -> None:
     """A lane whose answer was lost reports twice; its delta has become what a resolve starts from."""
     state = state_of(run)
-    first = next(fit for fit in state.fits if fit["shard"] == 0)
+    first = next(fit for fit in state.fits if fit.shard == 0)
     composer = Composer(str(run))
     request = composer.request_forget(Selection(ids=(one_of(0),)), "resolve")["request"]
     composer.resume_forget(request)
-    composer.finished(first)
+    composer.finished(first.to_json())
     start = (composer.task_for(0, resolve=True) or {})["resolve"]["start"]
-    assert start["key"] == first["delta"]["key"]
+    assert start["key"] == first.delta.key
     assert (run / start["key"]).exists()
 
 

@@ -14,9 +14,10 @@ import torch
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import assign, sample_keys
-from taft_ray.plans.state import RunState, replay
+from taft_ray.plans.fold import replay
+from taft_ray.plans.state import RunState
 from taft_ray.run.snapshots import snapshot_digest
-from taft_ray.storage import DeltaRef, Ledger, Store, read_delta
+from taft_ray.storage import Ledger, Store, read_delta
 from taft_ray.sums import Sums
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -34,7 +35,7 @@ def kinds(run: Path | str) -> list[str]:
 
 
 def delta_digests(run: Path | str) -> dict[int, str]:
-    return {shard.shard: str((shard.delta or {})["digest"]) for shard in state_of(run).in_model}
+    return {shard.shard: str(shard.in_sums.digest) for shard in state_of(run).in_model}
 
 
 def files(run: Path, folder: str = "") -> list[Path]:
@@ -57,7 +58,7 @@ def composed_without(run: Path | str, missing: set[int], mode: str) -> str:
     sums, store, state = Sums(), Store(str(run)), state_of(run)
     for shard in reversed(state.in_model):
         if shard.shard not in missing:
-            tensors, _ = read_delta(store, DeltaRef.from_json(shard.delta or {}))
+            tensors, _ = read_delta(store, shard.in_sums)
             sums.add({name: torch.from_numpy(value) for name, value in tensors.items()}, shard.weight)
     return snapshot_digest(sums.compose(mode, 0.02))
 

@@ -11,8 +11,9 @@ from folder import at
 from taft_ray.composer.composer import Composer
 from taft_ray.data import SourceFile, Stripe, index_files
 from taft_ray.plans.spec import RunSpec
-from taft_ray.prefix.cache import build_cache, cached_facts
+from taft_ray.prefix.cache import build_cache, cached_fact
 from taft_ray.prefix.part_writer import PartWriter
+from taft_ray.prefix.passes import index_source
 from taft_ray.prefix.pictures import Decode, read_parts
 from taft_ray.progress import silent
 from taft_ray.storage import Store, digest_bytes, id_key, write_spec
@@ -42,11 +43,11 @@ def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
     if state.cached is not None:
         return
     result = build_cache(
-        InlinePasses(), store, str(run), spec, data=spec.data, shards=spec.shards, assignment=spec.assignment,
-        classes=spec.classes, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state, secret=secret,
+        InlinePasses(), store, str(run), spec, source=index_source(InlinePasses(), spec.data, spec.classes),
+        shards=spec.shards, assignment=spec.assignment, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=state, secret=secret,
         workers=1, report=silent,
     )  # fmt: skip
-    composer.admit_cache(cached_facts(store, spec, result))
+    composer.admit_cache(cached_fact(store, spec, result))
 
 
 def plain_train(

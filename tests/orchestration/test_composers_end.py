@@ -132,3 +132,18 @@ def test_a_head_without_memory_to_reserve_composes_all_the_same(run: str, ridge:
     )
     done = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True, timeout=240)
     assert f"composed {ridge[1]['composed']}" in done.stdout, done.stderr
+
+
+def test_an_actor_logs_as_the_process_that_started_it(run: str, caplog: pytest.LogCaptureFixture) -> None:
+    import logging
+
+    from taft_ray.orchestration import actors
+
+    def handlers(actor: Any) -> list[str]:
+        logger = logging.getLogger("taft_ray")
+        return [f"{type(handler.formatter).__name__} {logger.level}" for handler in logger.handlers]
+
+    assert in_its_process(actors.composer_for(run), handlers) == []
+    with caplog.at_level(logging.INFO, "taft_ray"):
+        another = actors.composer_for(f"{run}-another")
+        assert in_its_process(another, handlers) == [f"WithContext {logging.INFO}"]

@@ -102,5 +102,5 @@ def test_composer_killed_at_rest_comes_back_right(ridge: Trained, copy_of: Any) 
 def test_monolith_saw_everything(ridge: Trained) -> None:
     monolith = state_of(ridge[0]).monolith
     assert monolith is not None
-    assert monolith["samples"] == SAMPLES
+    assert monolith.fit.samples == SAMPLES
     assert len(files(ridge[0], "deltas/monolith")) == 1

@@ -6,44 +6,48 @@ from typing import Any
 
 
 @dataclass
-class Fact:
+class Entry:
     kind: str
     body: dict[str, Any] = field(default_factory=dict)
     time: str = "2026-01-01T00:00:00+00:00"
 
 
 def delta_ref(shard: int, generation: int) -> dict[str, Any]:
-    return {"key": f"deltas/shard={shard:05d}/{generation}-d.safetensors", "digest": f"d{shard}.{generation}"}
+    return {
+        "key": f"deltas/shard={shard:05d}/{generation}-d.safetensors",
+        "digest": f"d{shard}.{generation}",
+        "bytes": 8,
+    }
 
 
-def created() -> Fact:
-    return Fact("created", {"spec": "s", "environment": {}})
+def created() -> Entry:
+    return Entry("created", {"spec": "s", "environment": {}})
 
 
-def cached(samples: Sequence[int]) -> Fact:
-    return Fact(
+def cached(samples: Sequence[int]) -> Entry:
+    return Entry(
         "cached",
         {"samples": list(samples), "manifest": "m", "manifest_key": "manifest/rows-m.parquet", "classes": ["a", "b"]},
     )
 
 
-def trained(shard: int, samples: int, generation: int = 1, seconds: float = 2.0) -> Fact:
+def trained(shard: int, samples: int, generation: int = 1, seconds: float = 2.0) -> Entry:
     facts = {"seconds": seconds, "samples": samples}
     body = {"shard": shard, "generation": generation, "samples": samples, "weight": 1, "facts": facts}
-    return Fact("trained", {**body, "delta": delta_ref(shard, generation)})
+    return Entry("trained", {**body, "delta": delta_ref(shard, generation)})
 
 
-def requested(request: str, mode: str, hashes: Sequence[str], shards: Sequence[int]) -> Fact:
+def requested(request: str, mode: str, hashes: Sequence[str], shards: Sequence[int]) -> Entry:
     body = {"request": request, "mode": mode, "hashes": list(hashes), "shards": list(shards)}
-    return Fact("forget-requested", {**body, "composed_before": "before", "started": 1.0})
+    return Entry("forget-requested", {**body, "composed_before": "before", "started": 1.0})
 
 
-def forget_entries(request: str, mode: str, hashes: Sequence[str], left: Mapping[int, int]) -> list[Fact]:
+def forget_entries(request: str, mode: str, hashes: Sequence[str], left: Mapping[int, int]) -> list[Entry]:
     """A forget up to its purge; left: samples that remain in each touched shard."""
     return [
         requested(request, mode, hashes, list(left)),
-        Fact("dropped", {"request": request, "deltas": [], "seconds": 0.0}),
-        Fact(
+        Entry("dropped", {"request": request, "deltas": [], "seconds": 0.0}),
+        Entry(
             "rewritten",
             {
                 "request": request,
@@ -53,10 +57,10 @@ def forget_entries(request: str, mode: str, hashes: Sequence[str], left: Mapping
                 "removing": [],
             },
         ),
-        Fact("purged", {"request": request, "removed": [], "manifest": "m2"}),
+        Entry("purged", {"request": request, "removed": [], "manifest": "m2"}),
     ]
 
 
-def forgotten(request: str) -> Fact:
+def forgotten(request: str) -> Entry:
     key = f"certificates/{request}.json"
-    return Fact("forgotten", {"request": request, "certificate": {"key": key, "digest": "c"}, "composed_after": "a"})
+    return Entry("forgotten", {"request": request, "certificate": {"key": key, "digest": "c"}, "composed_after": "a"})

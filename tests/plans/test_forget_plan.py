@@ -1,11 +1,12 @@
 """Whom a forget touches, and what it is estimated to take."""
 
 import pytest
-from history import Fact, cached, forget_entries, forgotten, trained
+from history import Entry, cached, delta_ref, forget_entries, forgotten, requested, trained
 
 from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.plans.fold import apply, replay
 from taft_ray.plans.forget import ForgetPlan, Known, estimate, plan_forget, request_id
-from taft_ray.plans.state import RunState, replay
+from taft_ray.plans.state import RunState
 
 HASHES = {"a": "ha", "b": "hb", "c": "hc"}
 FOUND = {"a": Known(key=b"a" * 16, shard=0), "b": Known(key=b"b" * 16, shard=1), "c": Known(key=b"c" * 16, shard=1)}
@@ -105,10 +106,26 @@ def test_mixed_retrain_brings_back_the_dropped_shard_too(a_dropped: RunState) ->
     assert plan_of(a_dropped, "ab", "retrain", gone="a").retrain == (0, 1)
 
 
+def test_deadline_said_again_asks_for_nothing_new(a_dropped: RunState) -> None:
+    """A relative one is a little later each time."""
+
+    def asked(deadline: float) -> ForgetPlan | str:
+        return plan_forget(a_dropped, mode="retrain", hashes={"b": "hb"}, found={"b": other}, deadline=deadline)
+
+    other = Known(key=b"b" * 16, shard=0)  # of a shard that a drop took out
+    for deadline, later in ((1000.0, 1001.0), (500.0, 501.0)):
+        plan = asked(deadline)
+        assert isinstance(plan, ForgetPlan), deadline
+        assert plan.hashes == ("hb",)
+        entry = requested(plan.request, "retrain", plan.hashes, plan.shards)
+        apply(a_dropped, Entry(entry.kind, {**entry.body, "deadline": deadline, "runs_at": deadline}))
+        assert asked(later) == plan.request
+
+
 def test_subset_of_a_finished_request_is_answered_by_it(two_shards: RunState) -> None:
     request = request_id("retrain", ["hb", "hc"])
     for entry in [*forget_entries(request, "retrain", ["hb", "hc"], {1: 3}), trained(1, 3, 2), forgotten(request)]:
-        two_shards.apply(entry)
+        apply(two_shards, entry)
     assert plan(two_shards, "b", "retrain", gone="bc") == request
     assert plan(two_shards, "b", "drop", gone="bc") == request
 
@@ -131,7 +148,8 @@ def test_estimate_counts_what_a_fit_from_a_checkpoint_left_out() -> None:
     """Two slices of 4 and 2 samples: stage 2 makes 6 of the 10 visits, so 3 s for it are 5 s for all."""
     facts = {"seconds": 3.0, "samples": 6, "slice_samples": [4, 2], "resumed_stage": 1}
     state = replay([cached([6, 5])])
-    state.apply(Fact("trained", {"shard": 0, "generation": 1, "samples": 6, "weight": 1, "facts": facts, "delta": {}}))
+    body = {"shard": 0, "generation": 1, "samples": 6, "weight": 1, "facts": facts, "delta": delta_ref(0, 1)}
+    apply(state, Entry("trained", body))
     answer = estimate(state, plan_of(state, "b", "retrain"), bytes_to_purge=0)
     assert answer["seconds"] == pytest.approx(4 * 5.0 / 6)
 

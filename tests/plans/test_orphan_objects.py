@@ -1,9 +1,9 @@
 """Orphans: what nothing refers to, and nothing else."""
 
-from history import Fact, cached, delta_ref, forget_entries, forgotten, trained
+from history import Entry, cached, delta_ref, forget_entries, forgotten, trained
 
+from taft_ray.plans.fold import replay
 from taft_ray.plans.orphans import orphans
-from taft_ray.plans.state import replay
 
 PARTS = {"0": [{"key": "cache/shard=00000/part-000-x.arrow"}]}
 MANIFEST = "manifest/rows-m.parquet"
@@ -22,7 +22,7 @@ WANTED = [
 ]
 
 
-def left(keys: list[str], *entries: Fact, composed: tuple[str, ...] = ("composed/now.safetensors",)) -> list[str]:
+def left(keys: list[str], *entries: Entry, composed: tuple[str, ...] = ("composed/now.safetensors",)) -> list[str]:
     return orphans(keys, replay([cached([5, 5]), trained(0, 5), *entries]), PARTS, composed, MANIFEST)
 
 
@@ -49,7 +49,8 @@ def test_parts_of_an_unfinished_pass_are_kept_for_the_next_one() -> None:
 
 def test_monolith_is_wanted_until_a_forget() -> None:
     key = "deltas/monolith/1-m.safetensors"
-    monolith = Fact("monolith-trained", {"generation": 1, "delta": {"key": key}, "facts": {}})
+    fit = {"generation": 1, "samples": 10, "facts": {}}
+    monolith = Entry("monolith-trained", {**fit, "delta": {"key": key, "digest": "d", "bytes": 8}})
     assert left([key], monolith) == []
     assert left([key], monolith, *forget_entries("r", "drop", ["h"], {0: 4})) == [key]
 

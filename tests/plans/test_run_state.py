@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import pytest
-from history import Fact, cached, created, delta_ref, forget_entries, requested, trained
+from history import Entry, cached, created, delta_ref, forget_entries, requested, trained
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taft_ray.errors import IntegrityError
-from taft_ray.plans.state import DROPPED, EMPTY, PENDING, TRAINED, replay
+from taft_ray.plans.fold import apply, replay
+from taft_ray.plans.state import DROPPED, EMPTY, PENDING, TRAINED
 from taft_ray.plans.train import lanes_for, pending_shards
 
 
@@ -24,7 +25,7 @@ def test_fold_in_steps_equals_fold_at_once() -> None:
     entries = [created(), cached([5, 3]), trained(0, 5), trained(1, 3), *forget_entries("r", "retrain", ["h"], {0: 4})]
     state = replay(entries[:3])
     for entry in entries[3:]:
-        state.apply(entry)
+        apply(state, entry)
     assert state == replay(entries)
 
 
@@ -42,7 +43,7 @@ def test_trained_shards_are_in_the_model_and_not_pending() -> None:
     state = replay([cached([3, 9]), trained(1, 9)])
     assert pending_shards(state) == [0]
     assert [shard.shard for shard in state.in_model] == [1]
-    assert state.shards[1].delta == delta_ref(1, 1)
+    assert state.shards[1].in_sums.to_json() == delta_ref(1, 1)
 
 
 def test_dropped_shard_leaves_the_model_and_stays_away() -> None:
@@ -59,7 +60,7 @@ def test_retrained_shard_returns_with_the_next_generation() -> None:
     state = replay(entries)
     assert state.shards[1].state == TRAINED
     assert (state.shards[1].generation, state.shards[1].samples) == (2, 8)
-    assert [fit["generation"] for fit in state.fits] == [1, 2]
+    assert [fit.generation for fit in state.fits] == [1, 2]
 
 
 def test_shard_that_loses_its_last_sample_is_empty() -> None:
@@ -69,10 +70,10 @@ def test_shard_that_loses_its_last_sample_is_empty() -> None:
 
 
 def test_any_drop_takes_the_monolith_with_it() -> None:
-    monolith = Fact("monolith-trained", {"generation": 1, "delta": {"key": "deltas/monolith/1"}, "facts": {}})
+    monolith = Entry("monolith-trained", {"generation": 1, "samples": 4, "delta": delta_ref(0, 1), "facts": {}})
     state = replay([cached([2, 2]), trained(0, 2), monolith, *forget_entries("r", "drop", ["h"], {0: 1})])
     assert state.monolith is not None
-    assert state.monolith["delta"] is None
+    assert state.monolith.delta is None
 
 
 def test_tombstone_belongs_to_the_first_request() -> None:
@@ -82,7 +83,7 @@ def test_tombstone_belongs_to_the_first_request() -> None:
 
 def test_unknown_entry_is_refused() -> None:
     with pytest.raises(IntegrityError, match="newer taft_ray"):
-        replay([Fact("invented", {})])
+        replay([Entry("invented", {})])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_lanes_fit_the_machine_and_never_exceed_the_shards(
     assert lanes_for(shards, gpus=gpus, cpus=cpus, threads=threads, asked=asked) == lanes
 
 
-def _history(choices: Sequence[tuple[int, int]], samples: Sequence[int]) -> list[Fact]:
+def _history(choices: Sequence[tuple[int, int]], samples: Sequence[int]) -> list[Entry]:
     """Fits and forgets, one after the other, as a composer would commit them; choices: (what, shard)."""
     entries, left, purges = [cached(samples)], dict(enumerate(samples)), dict.fromkeys(range(len(samples)), 0)
     for number, (what, shard) in enumerate(choices):
@@ -121,7 +122,7 @@ def test_what_the_state_keeps_is_what_a_search_would_find(choices: list[tuple[in
     entries = _history(choices, samples)
     state, members, seen = replay([]), dict[int, object](), 0
     for entry in entries:
-        state.apply(entry)
+        apply(state, entry)
         waiting = [shard for shard in state.shards.values() if shard.state == PENDING]
         expected = [shard.shard for shard in sorted(waiting, key=lambda shard: (-shard.samples, shard.shard))]
         assert pending_shards(state) == expected

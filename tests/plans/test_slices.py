@@ -1,21 +1,22 @@
 """Slice checkpoints: which survive a loss, where the next fit starts, and what it costs."""
 
 from fractions import Fraction
-from typing import Any
 
 import pytest
-from history import Fact, cached, delta_ref
+from history import Entry, cached, delta_ref
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taft_ray.data import sample_keys, slice_of
+from taft_ray.plans.fold import replay
 from taft_ray.plans.orphans import orphans
 from taft_ray.plans.slices import after_fit, after_loss, expected_visits, lost_slices, resume_from, visits_left
-from taft_ray.plans.state import RunState, replay
+from taft_ray.plans.state import RunState
+from taft_ray.storage import CheckpointRef
 
 
-def ref(stage: int, of: str = "a") -> dict[str, Any]:
-    return {"stage": stage, "key": f"checkpoints/shard=00000/{stage:03d}-{of}", "digest": f"{of}{stage}", "bytes": 8}
+def ref(stage: int, of: str = "a") -> CheckpointRef:
+    return CheckpointRef(stage, f"checkpoints/shard=00000/{stage:03d}-{of}", f"{of}{stage}", 8)
 
 
 stages = st.sets(st.integers(1, 12)).map(lambda found: [ref(stage) for stage in found])
@@ -23,27 +24,29 @@ losses = st.sets(st.integers(0, 12))
 
 
 @given(stages, losses)
-def test_checkpoint_survives_just_if_it_saw_no_slice_that_lost_a_sample(refs: list[dict], lost: set[int]) -> None:
+def test_checkpoint_survives_just_if_it_saw_no_slice_that_lost_a_sample(
+    refs: list[CheckpointRef], lost: set[int]
+) -> None:
     survival = after_loss(refs, lost)
     for one in refs:
-        saw = set(range(one["stage"]))
+        saw = set(range(one.stage))
         assert (one in survival.purged) == bool(saw & lost)
         assert (one in survival.kept) == (one not in survival.purged)
     assert len(survival.kept) + len(survival.purged) == len(refs)
 
 
 @given(stages, losses, losses)
-def test_two_losses_are_one(refs: list[dict], first: set[int], second: set[int]) -> None:
+def test_two_losses_are_one(refs: list[CheckpointRef], first: set[int], second: set[int]) -> None:
     assert after_loss(after_loss(refs, first).kept, second).kept == after_loss(refs, first | second).kept
 
 
 @given(stages, losses)
-def test_fit_starts_from_the_latest_survivor(refs: list[dict], lost: set[int]) -> None:
+def test_fit_starts_from_the_latest_survivor(refs: list[CheckpointRef], lost: set[int]) -> None:
     kept = after_loss(refs, lost).kept
     chosen = resume_from(kept)
-    assert chosen == (max(kept, key=lambda one: one["stage"]) if kept else None)
+    assert chosen == (max(kept, key=lambda one: one.stage) if kept else None)
     if chosen is not None:
-        assert not set(range(chosen["stage"])) & lost
+        assert not set(range(chosen.stage)) & lost
 
 
 @given(st.integers(2, 8), losses)
@@ -51,11 +54,11 @@ def test_loss_and_fit_leave_every_checkpoint_of_the_shard(slices: int, lost: set
     refs = [ref(stage) for stage in range(1, slices)]
     kept = after_loss(refs, lost).kept
     start = resume_from(kept)
-    done = start["stage"] if start else 0
+    done = start.stage if start else 0
     written = [ref(stage, "b") for stage in range(done + 1, slices)]
     merged = after_fit(kept, written)
-    assert [one["stage"] for one in merged] == list(range(1, slices))
-    assert [one["digest"][0] for one in merged] == ["a"] * done + ["b"] * (slices - 1 - done)
+    assert [one.stage for one in merged] == list(range(1, slices))
+    assert [one.digest[0] for one in merged] == ["a"] * done + ["b"] * (slices - 1 - done)
 
 
 def test_what_a_fit_from_zero_writes_replaces_what_was_kept() -> None:
@@ -95,36 +98,40 @@ def test_lost_slices_are_those_of_the_lost_samples(names: list[str], slices: int
 
 
 def test_state_keeps_checkpoints_through_training_a_loss_and_a_retrain() -> None:
-    def fitted(generation: int, *checkpoints: dict[str, Any]) -> Fact:
+    def fitted(generation: int, *checkpoints: CheckpointRef) -> Entry:
         body = {"shard": 0, "generation": generation, "samples": 9, "weight": 1, "facts": {}}
-        return Fact("trained", {**body, "delta": delta_ref(0, generation), "checkpoints": list(checkpoints)})
+        return Entry(
+            "trained",
+            {**body, "delta": delta_ref(0, generation), "checkpoints": [ref.to_json() for ref in checkpoints]},
+        )
 
     asked = {"request": "r", "mode": "retrain", "hashes": ["h"], "shards": [0]}
     entries = [
         cached([9, 0]),
         fitted(1, ref(1), ref(2), ref(3)),
-        Fact("forget-requested", asked),
-        Fact("dropped", {"request": "r", "deltas": [], "slices": {"0": [2]}}),
-        Fact(
+        Entry("forget-requested", asked),
+        Entry("dropped", {"request": "r", "deltas": [], "slices": {"0": [2]}}),
+        Entry(
             "rewritten",
             {
                 "request": "r",
                 "manifest": "m2",
                 "manifest_key": "m2",
                 "samples": {"0": 8},
-                "checkpoints": {"0": [ref(1), ref(2)]},
+                "checkpoints": {"0": [ref(1).to_json(), ref(2).to_json()]},
+                "removing": [],
             },
         ),
         fitted(2, ref(3, "b")),
     ]
 
     def kept(state: RunState) -> list[str]:
-        return [one["digest"] for one in state.shards[0].checkpoints]
+        return [one.digest for one in state.shards[0].checkpoints]
 
     assert [kept(replay(entries[:n])) for n in range(1, 7)] == [
         [], ["a1", "a2", "a3"], ["a1", "a2", "a3"], ["a1", "a2", "a3"], ["a1", "a2"], ["a1", "a2", "b3"],
     ]  # fmt: skip
     state = replay(entries)
-    named = [ref(1)["key"], ref(2)["key"], ref(3, "b")["key"]]
+    named = [ref(1).key, ref(2).key, ref(3, "b").key]
     assert state.checkpoint_keys() == set(named)
-    assert orphans([*named, ref(3)["key"], "eval/x"], state, {}, (), "m") == [ref(3)["key"]]
+    assert orphans([*named, ref(3).key, "eval/x"], state, {}, (), "m") == [ref(3).key]

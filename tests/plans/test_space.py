@@ -199,7 +199,7 @@ def test_what_was_forgotten_since():
     def request(number: int, *hashes: str) -> Entry:
         return Entry(number, "forget-requested", request=f"r{number}", mode="drop", hashes=list(hashes), shards=[0])
 
-    entries = [Entry(0, "created"), request(1, "a"), request(2, "a", "b", "c"), Entry(3, "key-destroyed")]
+    entries = [Entry(0, "created", spec="s"), request(1, "a"), request(2, "a", "b", "c"), Entry(3, "key-destroyed")]
     assert forgotten_since(entries, 0, "digest-0") == 3
     assert forgotten_since(entries, 1, "digest-1") == 2
     assert forgotten_since(entries, 2, "digest-2") == 0

@@ -70,7 +70,7 @@ def test_a_forget_reaches_the_ids_it_names_unless_told_otherwise(run: Path) -> N
 
     certificate = plain_forget(run, TWINS[:1], "drop")
     assert certificate["samples"] == 1
-    table = Record(str(run)).manifest()[0]
+    table = Record(str(run)).manifest().table
     assert identical_counts(table)["identical"] == {"pictures": 2, "samples": len(TWINS) - 1 + len(PAIR)}
 
 
@@ -79,7 +79,7 @@ def test_twins_go_along_with_nothing_left_of_them(run: Path) -> None:
     secret = id_key(Store(str(run)), create=False)
     content = content_hash(picture_digest(picture(5)), secret)
     keys = {sample_key(name, 0) for name in TWINS}
-    rows = Record(str(run)).manifest()[0]
+    rows = Record(str(run)).manifest().table
     assert {
         key for key, value in zip(rows["key"].to_pylist(), rows["content"].to_pylist(), strict=True) if value == content
     } == keys
@@ -89,7 +89,7 @@ def test_twins_go_along_with_nothing_left_of_them(run: Path) -> None:
     composer.resume_forget(asked["request"])
     certificate = composer.conclude_forget(asked["request"], {"retrain_seconds": None})
     assert certificate["samples"] == len(TWINS)
-    left = Record(str(run)).manifest()[0]
+    left = Record(str(run)).manifest().table
     assert not keys & set(left["key"].to_pylist())
     assert content not in left["content"].to_pylist()
     assert not holders(run, content), "the hash of the bytes goes with the rows"
@@ -107,7 +107,7 @@ def test_a_run_of_an_earlier_version_goes_on(
     monkeypatch.setattr(cache, "with_contents", lambda table, contents: table)
     run = tmp_path / "run"
     plain_train(run, spec_of(source, shards=SHARDS, compose="mean"))
-    table = Record(str(run)).manifest()[0]
+    table = Record(str(run)).manifest().table
     assert "content" not in table.column_names
     assert identical_counts(table) == {}
     composer = Composer(str(run))
@@ -132,7 +132,7 @@ def test_other_runs_call_the_same_bytes_otherwise(
     here, there = (read_manifest(Store(str(path))) for path in (run, tmp_path / "other"))
     assert here is not None
     assert there is not None
-    contents = [set(found[0]["content"].drop_null().to_pylist()) for found in (here, there)]
+    contents = [set(found.table["content"].drop_null().to_pylist()) for found in (here, there)]
     assert len(contents[0]) == len(contents[1])
     assert not contents[0] & contents[1]
     plain = picture_digest(picture(5))

@@ -10,7 +10,7 @@ from folder import state_of
 from PIL import Image
 from plain import plain_train
 
-from taft_ray.storage import DeltaRef, Store, read_delta
+from taft_ray.storage import Store, read_delta
 
 LIES_ON_ITS_SIDE = 6
 
@@ -38,7 +38,7 @@ def _deltas(run: Path) -> dict[tuple[int, str], bytes]:
     """The bits of what each shard trained; a delta's own digest also has what tokens were made with."""
     found = {}
     for shard in state_of(run).in_model:
-        tensors, _ = read_delta(Store(str(run)), DeltaRef.from_json(shard.delta or {}))
+        tensors, _ = read_delta(Store(str(run)), shard.in_sums)
         found |= {(shard.shard, name): np.asarray(value).tobytes() for name, value in tensors.items()}
     return found
 

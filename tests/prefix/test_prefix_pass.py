@@ -16,6 +16,7 @@ from taft_ray.data import Stripe, decode_image
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.prefix import cache
+from taft_ray.prefix.passes import index_source
 from taft_ray.prefix.pictures import Decode, pictures_of, pixels_of
 from taft_ray.progress import silent
 from taft_ray.storage import Store, write_spec
@@ -51,8 +52,8 @@ class Pass:
 
         with mock.patch.object(cache, "PART_ROWS", ROWS):
             return cache.build_cache(
-                UntilKilled(), self.store, self.run, self.spec, data=self.spec.data, shards=self.spec.shards, assignment="hash",
-                classes=None, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=RunState(), secret=None,
+                UntilKilled(), self.store, self.run, self.spec, source=index_source(UntilKilled(), self.spec.data, None),
+                shards=self.spec.shards, assignment="hash", folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=RunState(), secret=None,
                 workers=1, report=silent,
             )  # fmt: skip
 

@@ -17,7 +17,7 @@ from taft_ray.errors import DataError, ObjectMissing, UnknownSample, UsageError
 from taft_ray.proof.audit import examine
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.spec import run_spec
-from taft_ray.storage import DeltaRef, Store, read_delta, read_manifest, write_delta
+from taft_ray.storage import Store, read_delta, read_manifest, write_delta
 from taft_ray.storage import rundir as names
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -86,7 +86,7 @@ class Hoarder(ShardWorker):
 def forget_falsely(run: Path, ids: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Request, drop, purge and certificate are in order; the retrained deltas are the old ones."""
     store = Store(str(run))
-    old = {s.shard: read_delta(store, DeltaRef.from_json(s.delta or {}))[0] for s in state_of(run).in_model}
+    old = {s.shard: read_delta(store, s.in_sums)[0] for s in state_of(run).in_model}
     monkeypatch.setattr(Hoarder, "old", old, raising=False)
     monkeypatch.setattr(folder, "ShardWorker", Hoarder)
     plain_forget(run, ids, "retrain")
@@ -223,7 +223,9 @@ def test_assignment_that_depends_on_other_samples_needs_requests_of_one_shard(
     found = read_manifest(Store(str(run)))
     assert found is not None
     names_of = dict(zip(sample_keys(map(sample_id, range(SAMPLES)), 0), map(sample_id, range(SAMPLES)), strict=True))
-    shard = dict(zip((names_of[k] for k in found[0]["key"].to_pylist()), found[0]["shard"].to_pylist(), strict=True))
+    shard = dict(
+        zip((names_of[k] for k in found.table["key"].to_pylist()), found.table["shard"].to_pylist(), strict=True)
+    )
     of = [[name for name, where in shard.items() if where == number] for number in (0, 1, 2)]
     plain_forget(run, of[0][:8], "retrain")
     plain_forget(run, of[1][:4] + of[2][:4], "retrain")

@@ -17,6 +17,7 @@ from taft_ray.composer.selection import Selection
 from taft_ray.data import id_hash
 from taft_ray.errors import UsageError
 from taft_ray.evaluation import certificate_page
+from taft_ray.plans.facts import Evaluated
 from taft_ray.proof.certificate import certificate_bytes, inconsistencies
 from taft_ray.proof.signature import sign_certificate
 from taft_ray.proof.verify_certificate import is_certificate, verify_certificate
@@ -29,6 +30,7 @@ from taft_ray.storage import (
     canonical_json,
     digest_bytes,
     id_key,
+    point_manifest,
     read_delta,
     read_manifest,
     read_part,
@@ -359,20 +361,18 @@ def test_cache_that_the_deltas_were_not_fitted_on_is_found(proved: Proved, copy_
     store = Store(str(run))
     found = read_manifest(store)
     assert found is not None
-    described = found[1]
     shard = str(proved[1]["retrain"]["shards"][0])
-    ref = described["meta"]["parts"][shard][0]
-    part = read_part(store, PartRef.from_json(ref), fingerprint=described["meta"]["fingerprint"])
+    ref = found.parts[shard][0]
+    part = read_part(store, PartRef.from_json(ref), fingerprint=found.fingerprint)
     tokens = part.tokens.copy()
     tokens[0] = 0
     new = write_part(
         store, f"cache/shard={int(shard):05d}", ref["part"], keys=part.keys, labels=part.labels, tokens=tokens,
-        dtype=part.dtype, fingerprint=described["meta"]["fingerprint"],
+        dtype=part.dtype, fingerprint=found.fingerprint,
     )  # fmt: skip
     (run / ref["key"]).unlink()
-    described["meta"]["parts"][shard][0] = {**new.to_json(), "part": ref["part"]}
-    body = {name: value for name, value in described.items() if name != "self"}
-    store.write("manifest/_MANIFEST.json", seal(body, "self"))
+    found.parts[shard][0] = {**new.to_json(), "part": ref["part"]}
+    point_manifest(store, found)
     assert any("says other things than" in problem for problem in verify(str(run))["problems"])
 
 
@@ -391,7 +391,7 @@ def test_another_key_or_spec_with_a_right_digest_is_found(proved: Proved, copy_o
 def test_cut_off_entries_are_found_by_an_earlier_head(proved: Proved, copy_of: Copy) -> None:
     run = copy_of(proved[0])
     composer = Composer(str(run))
-    composer.commit("evaluated", {"data": "x", "accuracy": 1.0, "composed": ""}, "evaluated/x")
+    composer.commit(Evaluated("x", 1.0, 1, "", {}, None, ()), "evaluated/x")
     head = verify(str(run))["head"]
     sorted((run / "ledger").iterdir())[-1].unlink()
     assert verify(str(run))["ok"], "a measurement at the end of the chain has nothing behind it that would miss it"

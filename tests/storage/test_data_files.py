@@ -19,6 +19,7 @@ from taft_ray.storage import (
     Store,
     digest_bytes,
     id_key,
+    parse_json,
     point_manifest,
     read_checkpoint,
     read_delta,
@@ -285,23 +286,22 @@ def test_manifest_comes_back(store: Store) -> None:
     written = write_manifest(store, ROWS, {"rejected": {"corrupt": 2}})
     back = read_manifest(store)
     assert back is not None
-    table, described = back
-    assert table.equals(ROWS)
-    assert described == written
-    assert described["rows"] == 6
-    assert described["meta"] == {"rejected": {"corrupt": 2}}
-    assert described["key"] == f"manifest/rows-{described['digest'][:16]}.parquet"
+    assert back.table.equals(ROWS)
+    assert (back.key, back.digest) == (written.key, written.digest)
+    assert back.meta == written.meta == {"rejected": {"corrupt": 2}}
+    assert back.key == f"manifest/rows-{back.digest[:16]}.parquet"
+    assert parse_json(store.read("manifest/_MANIFEST.json"))["rows"] == 6
 
 
 def test_rewritten_manifest_leaves_no_old_rows(store: Store) -> None:
     write_manifest(store, ROWS, {})
     store.write("manifest/rows-0123456789abcdef.parquet", b"left by a crash")
     new = write_manifest(store, ROWS.slice(0, 4), {})
-    assert [info.key for info in store.list("manifest/")] == ["manifest/_MANIFEST.json", new["key"]]
-    assert write_manifest(store, ROWS.slice(0, 4), {}) == new
+    assert [info.key for info in store.list("manifest/")] == ["manifest/_MANIFEST.json", new.key]
+    assert write_manifest(store, ROWS.slice(0, 4), {}).digest == new.digest
     back = read_manifest(store)
     assert back is not None
-    assert back[0].num_rows == 4
+    assert back.table.num_rows == 4
 
 
 def test_a_crash_between_the_two_writes_keeps_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,11 +318,11 @@ def test_a_crash_between_the_two_writes_keeps_the_old_manifest(tmp_path: Path, m
         write_manifest(store, ROWS.slice(0, 4), {})
     back = read_manifest(Store(str(tmp_path)))
     assert back is not None
-    assert back[1] == old
+    assert back.key == old.key
 
 
 def test_missing_rows_file_is_found_and_named(store: Store) -> None:
-    key = write_manifest(store, ROWS, {})["key"]
+    key = write_manifest(store, ROWS, {}).key
     store.delete(key)
     with pytest.raises(IntegrityError, match=key):
         read_manifest(store)
@@ -331,8 +331,8 @@ def test_missing_rows_file_is_found_and_named(store: Store) -> None:
 def test_manifest_that_says_other_things_than_its_rows_is_found(store: Store) -> None:
     """Whoever can seal a JSON can seal another; the rows' digest is what others commit to."""
     rows = pa.table({"key": [b"k" * 16]})
-    described = write_manifest(store, rows, {"parts": {"0": [{"key": "cache/a"}]}})
-    point_manifest(store, {**described, "meta": {"parts": {"0": [{"key": "cache/b"}]}}})
+    written = write_manifest(store, rows, {"parts": {"0": [{"key": "cache/a"}]}})
+    point_manifest(store, replace(written, meta={"parts": {"0": [{"key": "cache/b"}]}}))
     with pytest.raises(IntegrityError, match=r"_MANIFEST\.json .* says other things"):
         read_manifest(store)
 
@@ -395,7 +395,7 @@ def _manifest(store: Store) -> tuple[str, Callable[[], object]]:
 
 
 def _rows(store: Store) -> tuple[str, Callable[[], object]]:
-    return write_manifest(store, ROWS, {})["key"], lambda: read_manifest(store)
+    return write_manifest(store, ROWS, {}).key, lambda: read_manifest(store)
 
 
 def _spec(store: Store) -> tuple[str, Callable[[], object]]:

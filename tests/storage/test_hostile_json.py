@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from taft_ray.errors import IntegrityError, TaftError, UsageError
+from taft_ray.plans.fold import replay
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spec_file import parse_spec_file
-from taft_ray.plans.state import replay
 from taft_ray.proof.signature import read_signature
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, Store, Tombstones, json_object, parse_json, read_manifest, read_spec, write_spec

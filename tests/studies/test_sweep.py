@@ -48,7 +48,7 @@ def bench_of(run: Path, **asked: Any) -> Bench:
     assert found is not None
     worker = ShardWorker(str(run), 3)
     keys, labels, shards, tokens = [], [], [], []
-    for shard, refs in sorted(found[1]["meta"]["parts"].items()):
+    for shard, refs in sorted(found.parts.items()):
         some, of, arrays = worker.read(refs)
         keys += some
         labels.append(of.numpy())

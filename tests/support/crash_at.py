@@ -74,7 +74,8 @@ def facts(run: Path, phase: str) -> dict[str, Any]:
     state, store = state_of(run), Store(str(run))
     certificates = {}
     for name, request in state.requests.items():
-        told = json.loads(store.read((request.forgotten or {})["certificate"]["key"]))
+        assert request.forgotten is not None, name
+        told = json.loads(store.read(request.forgotten.certificate.key))
         same = ("mode", "samples", "shards", "composed_before", "composed_after", "deltas_removed", "manifest_after")
         fits = [(fit["shard"], fit["generation"], fit["delta"]) for fit in told["retrained"]]
         certificates[name] = {

@@ -17,6 +17,7 @@ from taft_ray.errors import ObjectMissing
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.cache import build_cache
 from taft_ray.prefix.part_writer import remove_markers
+from taft_ray.prefix.passes import index_source
 from taft_ray.privacy import SigningKey
 from taft_ray.progress import silent
 from taft_ray.proof.checks import chain
@@ -54,8 +55,8 @@ def plain_evaluation_cache(run: Path, data: Path) -> None:
     chain(ledger_state)
     state = ledger_state.state
     result = build_cache(
-        InlinePasses(), store, str(run), spec, data=str(data), shards=1, assignment="hash",
-        classes=(state.cached or {})["classes"], folders=f"{prefix}/shard={{shard:05d}}", tombstones=state,
+        InlinePasses(), store, str(run), spec, source=index_source(InlinePasses(), str(data), state.classes), shards=1,
+        assignment="hash", folders=f"{prefix}/shard={{shard:05d}}", tombstones=state,
         secret=id_key(store, create=False), workers=1, report=silent,
     )  # fmt: skip
     meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint, "stamp": ""}

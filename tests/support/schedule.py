@@ -209,7 +209,7 @@ class Schedule(RuleBasedStateMachine):
         def begin(composer: Composer) -> None:
             created = composer.snapshot().created
             assert created is not None
-            composer.begin({}, created["id_key"])
+            composer.begin({}, created.id_key)
 
         self.call(which, begin, planned)
 
@@ -304,10 +304,10 @@ class Schedule(RuleBasedStateMachine):
         store, state = Store(str(self.run)), state_of(self.run)
         assert state.manifest_key is not None
         assert state.manifest is not None
-        _, described = read_rows(store, state.manifest_key, state.manifest)
-        wanted = {ref["key"] for refs in described["meta"]["parts"].values() for ref in refs}
-        wanted |= {str((shard.delta or {})["key"]) for shard in state.in_model}
-        wanted |= {r.forgotten["certificate"]["key"] for r in state.requests.values() if r.forgotten}
+        manifest = read_rows(store, state.manifest_key, state.manifest)
+        wanted = {ref["key"] for ref in manifest.refs}
+        wanted |= {str(shard.in_sums.key) for shard in state.in_model}
+        wanted |= {r.forgotten.certificate.key for r in state.requests.values() if r.forgotten}
         assert store.remaining(sorted(wanted)) == sorted(wanted)
 
     def teardown(self) -> None:
@@ -338,7 +338,7 @@ class Schedule(RuleBasedStateMachine):
         assert problems == [], problems
         assert state.manifest_key is not None
         assert state.manifest is not None
-        rows, _ = read_rows(store, state.manifest_key, state.manifest)
+        rows = read_rows(store, state.manifest_key, state.manifest).table
         left = {NAME_OF[key] for key in rows["key"].to_pylist()}
         gone = set(EVERYONE) - left
         assert self.asked <= gone <= self.perhaps
@@ -371,7 +371,7 @@ class Schedule(RuleBasedStateMachine):
 def fit_and_hand_in(composer: Composer, task: dict[str, Any]) -> bool:
     """What a lane does with a task: whether it was committed. A shard that is damaged goes into quarantine."""
     try:
-        return "stale" not in composer.finished(fit(composer.record.store, task))
+        return composer.finished(fit(composer.record.store, task))
     except (ObjectMissing, IntegrityError) as error:
         if not composer.examine([task["shard"]]) and isinstance(error, IntegrityError):
             raise

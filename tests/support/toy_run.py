@@ -11,6 +11,7 @@ import pyarrow as pa
 from taft_ray.composer.composer import Composer
 from taft_ray.data import id_hash, sample_key
 from taft_ray.data.manifest import MANIFEST_SCHEMA
+from taft_ray.plans.facts import Cached
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import (
     PartRef,
@@ -59,7 +60,7 @@ def make_run(run: Path) -> None:
     composer.admit_cache(prefix_pass(store))
 
 
-def prefix_pass(store: Store) -> dict[str, Any]:
+def prefix_pass(store: Store) -> Cached:
     """Write all parts and rows as they were at first, as a pass does that knows of no forget; what it would commit."""
     secret, parts, rows = id_key(store, create=False), {}, []
     for shard in range(SHARDS):
@@ -87,14 +88,9 @@ def prefix_pass(store: Store) -> dict[str, Any]:
             ]  # fmt: skip
     schema = MANIFEST_SCHEMA.append(pa.field("id_hash", pa.string()))
     meta = {"parts": parts, "classes": ["a", "b"], "fingerprint": FINGERPRINT}
-    described = write_rows(store, pa.Table.from_pylist(rows, schema), meta, version=0)
-    return {
-        "manifest": described["digest"],
-        "manifest_key": described["key"],
-        "samples": [A_SHARD] * SHARDS,
-        "classes": ["a", "b"],
-        "counts": {"rows": len(rows), "kept": len(rows), "rejected": 0, "reasons": {}},
-    }
+    manifest = write_rows(store, pa.Table.from_pylist(rows, schema), meta, version=0)
+    counts = {"rows": len(rows), "kept": len(rows), "rejected": 0, "reasons": {}}
+    return Cached(manifest.digest, (A_SHARD,) * SHARDS, ("a", "b"), manifest.key, counts=counts)
 
 
 def term(held: Iterable[str]) -> np.ndarray:

@@ -18,6 +18,7 @@ from taft_ray import answers, log
 from taft_ray.composer.composer import Composer
 from taft_ray.data import id_hash
 from taft_ray.errors import UnknownSample
+from taft_ray.plans.facts import Evaluated
 from taft_ray.storage import Store, id_key
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -72,7 +73,7 @@ def test_fits_and_their_commits_have_shard_and_generation(run: Path, caplog: pyt
 
 def test_outside_a_verb_the_operation_is_the_ledgers_own(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As in a composer's actor."""
-    Composer(str(run)).commit("evaluated", {"accuracy": 1.0}, "evaluated/x")
+    Composer(str(run)).commit(Evaluated("x", 1.0, 1, "", {}, None, ()), "evaluated/x")
     assert fields(caplog.records[-1]) == (str(run), "evaluated/x", None, None)
 
 

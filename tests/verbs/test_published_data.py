@@ -36,7 +36,7 @@ def test_a_split_is_trained_on_with_the_data_sets_classes(
     assert composer.class_names() == list(CLASSES)
     found = read_manifest(Store(str(run)))
     assert found is not None
-    rows = found[0].to_pylist()
+    rows = found.table.to_pylist()
     assert sorted((row["uri_relative"], CLASSES[row["label"]]) for row in rows) == sorted(
         (f"images/{CLASSES[number % 3]}_{number}.jpg", CLASSES[number % 3]) for number in range(24)
     )

@@ -8,15 +8,18 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command import here
 from folder import files
 from plain import plain_train
-from tiny import SAMPLES, SHARDS, sample_id
+from tiny import SAMPLES, SHARDS, picture, sample_id
 
 import taft_ray as tr
 from taft_ray import answers
-from taft_ray.errors import DataError, SpecMismatch, StorageError, UnknownSample, UsageError
+from taft_ray.errors import DataError, IntegrityError, SpecMismatch, StorageError, UnknownSample, UsageError
+from taft_ray.storage import Store
 from taft_ray.verbs.deadline import unix_deadline
 
 
@@ -80,6 +83,47 @@ def test_train_evaluate_forget_verify(
     assert certificate.composed_after == run.status().composed
     assert run.verify().problems == ()
     assert ray.is_initialized(), "the Ray of this process stays"
+
+
+def test_data_that_cannot_be_understood_leaves_no_run_behind(tmp_path: Path, ray_session: None, weights: Path) -> None:
+    data = tmp_path / "data.parquet"
+    pictures = [picture(n) for n in range(6)]
+    pq.write_table(pa.table({"image": pictures, "label": ["1", "01", "2"] * 2}), data)
+    options: dict[str, Any] = {
+        "model": "test_vit",
+        "weights": str(weights),
+        "image_size": 32,
+        "trainable": "head",
+        "device": "cpu",
+    }
+    run = tr.Run(tmp_path / "run")
+    with pytest.raises(DataError, match="one number"):
+        run.train(data=data, shards=2, **options)
+    assert not (tmp_path / "run").exists()
+    pq.write_table(pa.table({"image": pictures, "label": ["1", "3", "2"] * 2}), data)
+    assert run.train(data=data, shards=1, **options).samples == 6
+
+
+def test_request_on_a_run_that_cannot_be_written_is_kept_and_says_so(
+    folder: Path, outside: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tr.Run(folder)
+    create = Store.create
+
+    def read_only(store: Store, key: str, data: bytes) -> None:
+        if store.uri == run.uri:
+            raise StorageError(f"{key} in {store.uri}: the file system is read-only")
+        create(store, key, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "create", read_only)
+        with pytest.raises(StorageError, match=r"read-only.*The request is kept in .*tombstones"):
+            run.forget([sample_id(0)], mode="drop")
+        with pytest.raises(IntegrityError, match="could not be written when they were made"):
+            run.report()
+    assert run.status().samples == SAMPLES - 1, "the next command drops it"
+    assert len(run.forget_due().certificates) == 1
+    assert run.verify().problems == ()
 
 
 def test_a_run_goes_on_with_another_version_of_the_package(
@@ -180,6 +224,8 @@ def test_requests_that_are_refused_change_nothing(folder: Path, outside: None) -
             run.train(**options)
     with pytest.raises(UsageError, match="do not make a spec"):
         run.train(shards="5")
+    with pytest.raises(SpecMismatch, match="shards"):
+        run.train(shards=SHARDS + 1)
     with pytest.raises(UsageError, match="give data, too"):
         run.train(split="test")
     assert {str(path): path.read_bytes() for path in files(folder)} == before

@@ -52,8 +52,11 @@ class Shard:
                 refs.append(ref.to_json())
         return refs
 
-    def fit(self, gone: Collection[int] = (), resume: Any = None, shard: int | str = 0) -> dict[str, Any]:
-        return self.worker.fit({"shard": shard, "generation": 1, "parts": self.parts(gone), "resume": resume})
+    def fit(
+        self, gone: Collection[int] = (), resume: CheckpointRef | None = None, shard: int | str = 0
+    ) -> dict[str, Any]:
+        task = {"shard": shard, "generation": 1, "parts": self.parts(gone), "resume": resume and resume.to_json()}
+        return self.worker.fit(task)
 
     def of_slice(self, number: int) -> list[int]:
         return np.flatnonzero(self.slices == number).tolist()
@@ -73,15 +76,19 @@ def shard(shard_of_spec: Callable[..., Shard]) -> Shard:
     return shard_of_spec()
 
 
-def digests(refs: Sequence[Any]) -> dict[int, str]:
-    return {ref["stage"]: ref["digest"] for ref in refs}
+def written(result: dict[str, Any]) -> list[CheckpointRef]:
+    return [CheckpointRef.from_json(ref) for ref in result["checkpoints"]]
+
+
+def digests(refs: Sequence[CheckpointRef]) -> dict[int, str]:
+    return {ref.stage: ref.digest for ref in refs}
 
 
 @pytest.mark.parametrize("lost", range(SLICES))
 def test_going_on_equals_never_having_had_the_sample(shard: Shard, lost: int) -> None:
     before = shard.fit()
     gone = shard.of_slice(lost)[:1]
-    survival = after_loss(before["checkpoints"], {lost})
+    survival = after_loss(written(before), {lost})
     again = shard.fit(gone, resume_from(survival.kept))
     never = shard.fit(gone)
     assert again["facts"]["resumed_stage"] == lost
@@ -90,7 +97,7 @@ def test_going_on_equals_never_having_had_the_sample(shard: Shard, lost: int) ->
     assert again["facts"]["resume_refused"] is None
     assert again["facts"]["slice_samples"] == [len(shard.of_slice(j)) - (j == lost) for j in range(SLICES)]
     assert again["delta"] == never["delta"] != before["delta"]
-    assert digests(after_fit(survival.kept, again["checkpoints"])) == digests(never["checkpoints"])
+    assert digests(after_fit(survival.kept, written(again))) == digests(written(never))
     assert [ref["stage"] for ref in again["checkpoints"]] == list(range(lost + 1, SLICES))
     assert again["facts"]["iterations"] < never["facts"]["iterations"] or lost == 0
 
@@ -98,8 +105,8 @@ def test_going_on_equals_never_having_had_the_sample(shard: Shard, lost: int) ->
 def test_batch_of_losses_and_slices_that_run_empty(shard: Shard) -> None:
     before = shard.fit()
     gone = [*shard.of_slice(1), *shard.of_slice(3)[:2], *shard.of_slice(2)]
-    survival = after_loss(before["checkpoints"], {1, 2, 3})
-    assert [ref["stage"] for ref in survival.kept] == [1]
+    survival = after_loss(written(before), {1, 2, 3})
+    assert [ref.stage for ref in survival.kept] == [1]
     assert shard.fit(gone, resume_from(survival.kept))["delta"] == shard.fit(gone)["delta"]
     everything_early = [*shard.of_slice(0), *shard.of_slice(1)]
     never = shard.fit(everything_early)
@@ -108,17 +115,17 @@ def test_batch_of_losses_and_slices_that_run_empty(shard: Shard) -> None:
 
 
 def test_second_forget_goes_on_from_what_the_first_left(shard: Shard) -> None:
-    refs: Sequence[Any] = shard.fit()["checkpoints"]
+    refs: Sequence[CheckpointRef] = written(shard.fit())
     gone: list[int] = []
     for lost in (2, 3, 0, 1):
         gone += shard.of_slice(lost)[:1]
         kept = after_loss(refs, {lost}).kept
         again = shard.fit(gone, resume_from(kept))
         assert again["facts"]["resumed_stage"] == lost
-        refs = after_fit(kept, again["checkpoints"])
+        refs = after_fit(kept, written(again))
         never = shard.fit(gone)
         assert again["delta"] == never["delta"]
-        assert digests(refs) == digests(never["checkpoints"])
+        assert digests(refs) == digests(written(never))
 
 
 @pytest.mark.parametrize("how", ["flipped", "gone", "of another shard", "of other constants", "around fewer layers"])
@@ -127,34 +134,34 @@ def test_checkpoint_that_cannot_be_used_costs_time_and_not_bits(
 ) -> None:
     before = shard.fit()
     gone = shard.of_slice(3)[:1]
-    resume = before["checkpoints"][2]
-    path = shard.folder / resume["key"]
+    resume = written(before)[2]
+    path = shard.folder / resume.key
     if how == "flipped":
         flip_a_byte(path)
     elif how == "gone":
         path.unlink()
     elif how == "of another shard":
-        resume = shard.fit(shard=1)["checkpoints"][2]
+        resume = written(shard.fit(shard=1))[2]
     elif how == "around fewer layers":  # without the sample the outputs of one more layer fit into the budget
         monkeypatch.setattr(model_module, "_WORTH", 1.0)
         tm = shard.worker.tm
         sizes = [value.nbytes * SAMPLES for value in tm.layer_outputs(torch.from_numpy(shard.tokens[:1])).values()]
         shard.worker.spec = replace(shard.worker.spec, constants_gib=sizes[0] / 2**30)
-        resume = shard.fit()["checkpoints"][2]
+        resume = written(shard.fit())[2]
         shard.worker.spec = replace(shard.worker.spec, constants_gib=(sizes[0] + sizes[1]) / 2**30)
     else:  # the shard was just above the budget, and is just below it without the sample
         enough = shard.worker.spec
         shard.worker.spec = replace(enough, constants_gib=0.0)
-        resume = shard.fit()["checkpoints"][2]
+        resume = written(shard.fit())[2]
         shard.worker.spec = enough
     again = shard.fit(gone, resume)
     assert again["facts"]["resumed_stage"] == 0
-    assert resume["key"] in again["facts"]["resume_refused"]
+    assert resume.key in again["facts"]["resume_refused"]
     never = shard.fit(gone)
     assert again["delta"] == never["delta"]
     assert again["checkpoints"] == never["checkpoints"]
     if how in ("flipped", "gone"):  # its stage saw none of what is gone: what is written again is what was there
-        read_checkpoint(shard.store, CheckpointRef.from_json(resume))
+        read_checkpoint(shard.store, resume)
 
 
 def test_checkpoints_are_in_the_shards_folder_and_nowhere_else(shard: Shard) -> None:

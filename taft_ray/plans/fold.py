@@ -1,0 +1,217 @@
+"""The state of a run is the fold of its ledger's facts, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from taft_ray.plans import facts
+from taft_ray.plans.facts import malformed, read_fact
+from taft_ray.plans.slices import after_fit
+from taft_ray.plans.state import (
+    DROPPED,
+    EMPTY,
+    PENDING,
+    QUARANTINED,
+    TRAINED,
+    Entry,
+    MonolithState,
+    Quarantine,
+    RequestState,
+    RunState,
+    ShardState,
+)
+from taft_ray.storage import MALFORMED
+
+
+def apply(state: RunState, entry: Entry) -> None:
+    """Fold one more entry in; IntegrityError for one that no taft_ray of this version writes."""
+    fact = read_fact(entry.kind, entry.body)
+    try:
+        _fold(state, fact, entry.time)
+    except MALFORMED as error:
+        raise malformed(entry.kind, error) from error
+
+
+def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
+    match fact:
+        case facts.Created():
+            state.created, state.created_time = fact, time
+        case facts.Cached():
+            state.cached, state.manifest, state.manifest_key = fact, fact.manifest, fact.manifest_key
+            for number, samples in enumerate(fact.samples):
+                state.shards[number] = ShardState(number, samples, state=PENDING if samples else EMPTY)
+            _order_pending(state, state.shards)
+        case facts.Trained():
+            _train(state, fact)
+        case facts.MonolithTrained():
+            state.monolith = MonolithState(fact, fact.delta)
+        case facts.Quarantined(shard="monolith"):
+            state.monolith_losses += 1
+            if state.monolith is not None:
+                state.monolith.delta, state.monolith.lost = None, True
+        case facts.Quarantined():
+            _quarantine(state, fact, time)
+        case facts.Repaired():
+            _repair(state, fact)
+        case facts.ForgetRequested():
+            _request(state, fact, time)
+        case facts.Placed():
+            request = state.requests[fact.request]
+            request.shards, request.unplaced = fact.shards, False
+        case facts.Dropped():
+            _drop(state, fact)
+        case facts.Rewritten():
+            _rewrite(state, fact)
+        case facts.Purged():
+            state.requests[fact.request].purged = fact
+            state.unpurged.pop(fact.request, None)
+        case facts.StartPurged():
+            state.requests[fact.request].start_purged = fact
+        case facts.KeyDestroyed():
+            state.key_destroyed = True
+        case facts.Forgotten():
+            state.requests[fact.request].forgotten = fact
+        case facts.Signed():
+            state.requests[fact.request].signed = fact
+        case facts.TrainingFinished():
+            state.trainings.append(fact)
+        case facts.Evaluated():
+            state.evaluations.append(fact)
+        case facts.Composed():
+            state.compositions.append(fact)
+
+
+def _order_pending(state: RunState, numbers: Iterable[int]) -> None:
+    waiting = [shard for shard in map(state.shards.__getitem__, numbers) if shard.state == PENDING]
+    waiting.sort(key=lambda shard: (-shard.samples, shard.shard))
+    state.pending = dict.fromkeys(shard.shard for shard in waiting)
+
+
+def _train(state: RunState, fact: facts.Trained) -> None:
+    shard = state.shards[fact.shard]
+    state.pending.pop(shard.shard, None)
+    state.moves.append(shard.shard)
+    shard.generation, shard.samples, shard.weight = fact.generation, fact.samples, fact.weight
+    shard.delta, shard.facts, shard.state = fact.delta, fact.facts, TRAINED
+    shard.returning = False
+    shard.checkpoints = after_fit(shard.checkpoints, fact.checkpoints)
+    state.fits.append(fact)
+
+
+def _quarantine(state: RunState, fact: facts.Quarantined, time: str) -> None:
+    shard = state.shards[int(fact.shard)]
+    before = shard.quarantine
+    if before is not None:
+        known = {one.key for one in before.objects}
+        more = tuple(one for one in fact.objects if one.key not in known)
+        shard.quarantine = replace(before, objects=before.objects + more)
+        return
+    was = TRAINED if shard.returning else shard.state
+    if was == DROPPED and any(
+        r.mode != "drop" and r.forgotten is None and r.dropped is not None and shard.shard in r.shards
+        for r in state.requests.values()
+    ):
+        was = TRAINED  # a retrain was under way
+    shard.quarantine = Quarantine(time, fact.objects, was, shard.delta)
+    if shard.state == TRAINED:
+        state.moves.append(shard.shard)
+    shard.state, shard.delta, shard.returning = QUARANTINED, None, False
+    state.pending.pop(shard.shard, None)
+
+
+def _repair(state: RunState, fact: facts.Repaired) -> None:
+    if fact.manifest is not None:
+        state.rewrites += 1
+        state.manifest, state.manifest_key = fact.manifest, fact.manifest_key
+    for number, made in fact.shards.items():
+        shard = state.shards[int(number)]
+        shard.purges += 1
+        shard.samples, shard.lost = made.samples, 0
+        shard.checkpoints = tuple(ref for ref in shard.checkpoints if ref.key not in made.checkpoints)
+        if shard.quarantine is not None:
+            shard.state = DROPPED if shard.quarantine.was == DROPPED else PENDING
+            shard.returning = shard.quarantine.was == TRAINED
+            shard.quarantine = None
+    _order_pending(state, [*state.pending, *(int(number) for number in fact.shards)])
+
+
+def _drop(state: RunState, fact: facts.Dropped) -> None:
+    request = state.requests[fact.request]
+    request.dropped = fact
+    for number in request.shards:
+        shard = state.shards[number]
+        if shard.state == TRAINED:
+            shard.state, shard.delta = DROPPED, None
+            state.moves.append(number)
+        elif shard.returning:
+            shard.state, shard.returning = DROPPED, False
+            state.pending.pop(number, None)
+        elif shard.quarantine is not None:
+            shard.quarantine = _asked_of(shard.quarantine, request.mode)
+    if state.monolith is not None:
+        state.monolith.delta, state.monolith.lost = None, False
+
+
+def _rewrite(state: RunState, fact: facts.Rewritten) -> None:
+    request = state.requests[fact.request]
+    request.rewritten = fact
+    state.rewrites += 1
+    if fact.manifest is not None:
+        state.manifest, state.manifest_key = fact.manifest, fact.manifest_key
+    for number in request.shards:
+        state.shards[number].purges += 1
+    for number, samples in fact.samples.items():
+        shard = state.shards[int(number)]
+        shard.samples, shard.lost = samples, fact.lost.get(number, 0)
+        if not samples and not shard.lost:
+            if shard.state == TRAINED:
+                state.moves.append(shard.shard)
+            shard.state, shard.quarantine, shard.returning = EMPTY, None, False
+        elif shard.quarantine is not None and int(number) in fact.whole:
+            # what is left of it was read whole, and its delta goes with the purge
+            shard.state = PENDING if shard.quarantine.was == PENDING else DROPPED
+            shard.quarantine = None
+    _order_pending(state, [*state.pending, *request.shards])
+    for number, refs in fact.checkpoints.items():
+        state.shards[int(number)].checkpoints = refs
+
+
+def _request(state: RunState, fact: facts.ForgetRequested, time: str) -> None:
+    request = RequestState(
+        request=fact.request,
+        mode=fact.mode,
+        hashes=fact.hashes,
+        shards=fact.shards,
+        time=time,
+        composed_before=fact.composed_before,
+        started=fact.started,
+        owners=fact.owners,
+        whole_shards=fact.whole_shards,
+        deadline=fact.deadline,
+        runs_at=fact.runs_at,
+        unplaced=fact.unplaced,
+        composed_before_unknown=fact.composed_before_unknown,
+    )
+    for digest in request.hashes:
+        first = state.tombstones.get(digest)
+        if first is None or state.requests[first].waiting:  # a sooner one takes over what waits
+            state.tombstones[digest] = request.request
+    state.requests[request.request] = state.unpurged[request.request] = request
+    for digest in request.owners:
+        state.owner_tombstones.setdefault(digest, request.request)
+
+
+def _asked_of(quarantine: Quarantine, mode: str) -> Quarantine:
+    """A quarantined shard after a forget that touches it: the state that it would be in without the damage."""
+    if mode != "drop":
+        return replace(quarantine, was=TRAINED) if quarantine.was == DROPPED else quarantine
+    return replace(quarantine, was=DROPPED) if quarantine.was == TRAINED else quarantine
+
+
+def replay(entries: Iterable[Entry]) -> RunState:
+    """The state after all entries."""
+    state = RunState()
+    for entry in entries:
+        apply(state, entry)
+    return state
