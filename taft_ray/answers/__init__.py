@@ -4,8 +4,18 @@
 """
 
 from taft_ray.answers.answer import Answer
-from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, RunSummary
-from taft_ray.answers.measured import Audit, ByComposition, Evaluation, Reproduced, Swept, Trial
+from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, Runs, RunSummary
+from taft_ray.answers.measured import (
+    Audit,
+    ByComposition,
+    Evaluation,
+    Prediction,
+    Predictions,
+    Reproduced,
+    Swept,
+    Trial,
+    Unreadable,
+)
 from taft_ray.answers.proof import CertificateVerification, Verification
 from taft_ray.answers.requests import Certificate, Due, EarlierRequest, Estimate, Promise, Refitted, Step
 from taft_ray.answers.state import (
@@ -40,7 +50,8 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "report": (Reported,),
     "reproduce": (Reproduced,),
     "demo": (Demonstrated,),
-    "list": (RunSummary,),
+    "list": (Runs,),
+    "predict": (Predictions,),
 }
 
 __all__ = [
@@ -61,6 +72,8 @@ __all__ = [
     "Evaluation",
     "Exported",
     "KeyDestroyed",
+    "Prediction",
+    "Predictions",
     "Promise",
     "Quarantined",
     "Refitted",
@@ -71,11 +84,13 @@ __all__ = [
     "Reproduced",
     "RequestStatus",
     "RunSummary",
+    "Runs",
     "ShardStatus",
     "Status",
     "Step",
     "Swept",
     "Trained",
     "Trial",
+    "Unreadable",
     "Verification",
 ]

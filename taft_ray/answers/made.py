@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from taft_ray.answers.answer import Answer
+from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
 
 
@@ -87,7 +88,7 @@ class Demonstrated(Answer):
 
 @dataclass(frozen=True)
 class RunSummary(Answer):
-    """A run that was found. samples: in the model. open_requests: forgets that are not finished.
+    """A run that was found. samples: in its shards. open_requests: forgets that are not finished.
 
     problem: why nothing more is known of it.
     """
@@ -99,3 +100,22 @@ class RunSummary(Answer):
     open_requests: int | None
     composed: str | None
     problem: str | None
+
+
+@dataclass(frozen=True)
+class Runs(Answer, HasRows):
+    """The runs at a place; a sequence of them."""
+
+    ROWS: ClassVar[tuple[str, ...]] = ("runs",)
+
+    place: str
+    runs: tuple[RunSummary, ...]
+
+    def __iter__(self) -> Iterator[RunSummary]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, number: int) -> RunSummary:
+        return self.runs[number]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from taft_ray.answers.answer import Answer, optional
+from taft_ray.answers.answer import Answer
+from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
+from taft_ray.jsonable import optional
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,52 @@ class Evaluation(Answer):
     by_shards: tuple[Mapping[str, Any], ...]
     ok: bool
     quarantined: tuple[Quarantined, ...]
+
+
+@dataclass(frozen=True)
+class Prediction(Answer):
+    """A picture's most probable class. probabilities: of each class, in the order of the answer's ``classes``."""
+
+    picture: str
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Unreadable(Answer):
+    """A picture that could not be read."""
+
+    picture: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Predictions(Answer, HasRows):
+    """The classes of ``n`` pictures by the model with the digest ``composed``; and the pictures that could not be read."""
+
+    ROWS: ClassVar[tuple[str, ...]] = ("predictions", "unreadable")
+
+    run: str
+    composed: str
+    classes: tuple[str, ...]
+    n: int
+    predictions: tuple[Prediction, ...]
+    unreadable: tuple[Unreadable, ...]
+
+    def _row(self, one: object) -> dict[str, object]:
+        """A prediction with a column per class, named p(class), and the model's digest."""
+        if not isinstance(one, Prediction):
+            return super()._row(one)
+        each = {f"p({name})": value for name, value in zip(self.classes, one.probabilities, strict=True)}
+        row = {"picture": one.picture, "label": one.label, "probability": one.probability}
+        return {**row, **each, "composed": self.composed}
+
+    def __str__(self) -> str:
+        told = [f"{one.picture}: {one.label} ({one.probability:.1%})" for one in self.predictions]
+        bad = [f"{one.picture}: not read, {one.reason}" for one in self.unreadable]
+        end = f"{self.n} pictures by the model {self.composed[:16]}"
+        return "\n".join([*told, *bad, end + (f"; {len(bad)} could not be read" if bad else "")])
 
 
 @dataclass(frozen=True)
@@ -76,11 +124,13 @@ class Trial(Answer):
 
 
 @dataclass(frozen=True)
-class Swept(Answer):
+class Swept(Answer, HasRows):
     """The trials of a sweep. best: number, settings and accuracy on the pictures that were held out.
 
     spec: where the best settings lie, for `train`. forgotten_since: samples forgotten since the trials saw them.
     """
+
+    ROWS: ClassVar[tuple[str, ...]] = ("trials", "refused")
 
     sweep: str
     objective: str

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from taft_ray.answers.answer import Answer, optional
+from taft_ray.answers.answer import Answer
+from taft_ray.answers.rows import HasRows
+from taft_ray.jsonable import optional
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,14 @@ class Composed(Answer):
 
 
 @dataclass(frozen=True)
-class Status(Answer):
+class Status(Answer, HasRows):
     """Where a run stands. ok: no shard is in quarantine, and nothing damaged is in the way.
 
     composed: the digest of the composed model, None while no shard is in it. data: counts of the rows as they were read in.
     to_do: what somebody has to run, a sentence each.
     """
+
+    ROWS: ClassVar[tuple[str, ...]] = ("shards", "requests", "quarantined")
 
     run: str
     ok: bool
@@ -109,8 +113,10 @@ class RejectedRow(Answer):
 
 
 @dataclass(frozen=True)
-class RejectedRows(Answer):
+class RejectedRows(Answer, HasRows):
     """Every row that was not taken. listed_in: the object that has the list, None where no row was read in yet."""
+
+    ROWS: ClassVar[tuple[str, ...]] = ("rejected_rows",)
 
     run: str
     rejected: int

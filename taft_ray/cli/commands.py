@@ -27,6 +27,7 @@ LINES = {
     "demo": Line(
         "run", "demo", "Train, compose, forget, verify and report on digits, offline, with the embedded model."
     ),
+    "destroy": Line("run", "destroy", "Remove RUN, older versions too; tombstones beside it stay."),
     "destroy-key": Line(
         "proof",
         "destroy_key",
@@ -37,6 +38,10 @@ LINES = {
     "export": Line("run", "export_command", "Write RUN's composed model as one file that runs without taft_ray."),
     "forget": Line("forgetting", "forget", "Forget samples of RUN; answers with the certificate."),
     "gc": Line("run", "gc", "Remove what killed processes left in RUN and nothing refers to."),
+    "list": Line("run", "list_command", "The runs at URI: that place itself, and the folders right under it."),
+    "predict": Line(
+        "pictures", "predict", "The classes of PICTURES (files, folders, Parquet, tars) by RUN's composed model."
+    ),
     "repair": Line(
         "repair", "repair", "Make again what is damaged or missing in RUN; exits 1 while a shard stays in quarantine."
     ),

@@ -8,6 +8,7 @@ import click
 
 from taft_ray.cli.answers import answers
 from taft_ray.cli.spec import spec_from, spec_options
+from taft_ray.errors import UsageError
 from taft_ray.progress import ProgressReport
 from taft_ray.sums.options import COMPOSITIONS
 
@@ -59,6 +60,36 @@ def gc(run: str, report: ProgressReport) -> Any:
     from taft_ray.verbs.run import Run
 
     return Run(run).gc()
+
+
+@click.command("list")
+@click.argument("uri")
+@answers
+def list_command(uri: str, report: ProgressReport) -> Any:
+    """The runs at URI: that place itself, and the folders right under it."""
+    from taft_ray.verbs.run import runs
+
+    return runs(uri)
+
+
+@click.command()
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="It cannot be undone; without this nothing is removed.")
+@answers
+def destroy(run: str, yes: bool, report: ProgressReport) -> Any:
+    """Remove RUN, older versions too; tombstones beside it stay.
+
+    It cannot be undone. Without --yes nothing is removed.
+    """
+    from taft_ray.verbs.run import Run
+
+    if not yes:
+        known = Run(run).status()
+        raise UsageError(
+            f"{known.run} has {known.samples} samples in {len(known.shards)} shards, and what is removed cannot be brought "
+            "back. Nothing was removed; add --yes to destroy it"
+        )
+    return Run(run).destroy()
 
 
 @click.command("export")

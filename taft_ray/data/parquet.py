@@ -125,6 +125,21 @@ def read(file: SourceFile, rows: Sequence[int]) -> list[bytes | None]:
     return images
 
 
+def pictures(file: SourceFile) -> Iterator[tuple[list[str], list[bytes | None]]]:
+    """Ids and pictures of all rows, some at a time; labels need not be there."""
+    with _opened(file) as parquet:
+        schema = parquet.schema_arrow
+        _check_one(file, schema, "image")
+        wanted = [_image_leaf(file, schema), *(["id"] if schema.names.count("id") == 1 else [])]
+        done = 0
+        for batch in parquet.iter_batches(_READ_ROWS, columns=wanted, use_threads=False):
+            ids = row_ids(file.relative, done + batch.num_rows).slice(done)
+            if "id" in batch.schema.names:
+                ids = pc.coalesce(texts(pa.chunked_array([batch["id"]]), "id", file.uri), ids)
+            yield ids.to_pylist(), _binary(batch["image"]).to_pylist()
+            done += batch.num_rows
+
+
 def classes_of(file: SourceFile) -> tuple[str, ...] | None:
     """Check that the file holds pictures and labels, and read the names of the classes if it brings them."""
     with _opened(file) as parquet:
@@ -175,12 +190,9 @@ def _opened(file: SourceFile) -> Iterator[pq.ParquetFile]:
 
 
 def _check(file: SourceFile, schema: pa.Schema) -> str:
-    """The name of the Parquet column that holds the encoded pictures."""
-    for name in ("image", "label"):
-        if schema.names.count(name) != 1:
-            raise DataError(
-                f"{file.uri} needs one column {name!r} and has the columns {schema.names}; rename or add it"
-            )
+    """The name of the Parquet column that holds the encoded pictures; DataError unless labels are there, too."""
+    _check_one(file, schema, "image")
+    _check_one(file, schema, "label")
     twice = [name for name in ("id", "owner", *columns_of_split(schema)) if schema.names.count(name) > 1]
     if twice:
         raise DataError(f"{file.uri} has several columns {twice[0]!r}; rename all but one")
@@ -189,6 +201,15 @@ def _check(file: SourceFile, schema: pa.Schema) -> str:
         label = label.value_type
     if not (pa.types.is_integer(label) or _is_text(label)):
         raise DataError(f"the column 'label' of {file.uri} holds {label}; it must hold integers or strings")
+    return _image_leaf(file, schema)
+
+
+def _check_one(file: SourceFile, schema: pa.Schema, name: str) -> None:
+    if schema.names.count(name) != 1:
+        raise DataError(f"{file.uri} needs one column {name!r} and has the columns {schema.names}; rename or add it")
+
+
+def _image_leaf(file: SourceFile, schema: pa.Schema) -> str:
     image = schema.field("image").type
     if _is_binary(image):
         return "image"

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from taft_ray.errors import TaftError
-from taft_ray.plans.state import replay
+from taft_ray.log import operation
+from taft_ray.plans.fold import replay
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import is_run, run_spec
 from taft_ray.storage import Ledger, Store
 
 
-def runs(uri: str) -> list[dict[str, Any]]:
-    """The runs at this place: the place itself where it is one, and each folder right under it that is."""
+@operation("runs")
+def runs(uri: str) -> dict[str, Any]:
+    """The runs at this place: the place itself where it is one, and each folder right under it that is. {"place", "runs"}"""
     place = Store(run_address(uri))
     there = [place] if is_run(place) else []
     there += [run for run in map(place.inside, place.folders()) if is_run(run)]
-    return [_summary(run) for run in there]
+    return {"place": place.uri, "runs": [_summary(run) for run in there]}
 
 
 def _summary(store: Store) -> dict[str, Any]:
@@ -28,10 +30,10 @@ def _summary(store: Store) -> dict[str, Any]:
         state = replay(Ledger(store).entries())
     except TaftError as error:  # damaged, or made by a newer version: the others are listed all the same
         return {**told, "problem": str(error)}
-    composed = [one["digest"] for one in state.compositions if one["mode"] == spec.compose]
+    composed = [one.digest for one in state.compositions if one.mode == spec.compose]
     return {
         **told,
-        "samples": sum(shard.samples for shard in state.in_model),
+        "samples": sum(shard.samples for shard in state.shards.values()),
         "open_requests": sum(request.forgotten is None for request in state.requests.values()),
         "composed": composed[-1] if composed else None,
     }

@@ -1,0 +1,74 @@
+"""Class probabilities of pictures by a run's composed model. Nothing of the pictures is kept or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from taft_ray.data import Undecodable, decode_image
+from taft_ray.data.unlabelled import Named
+from taft_ray.models import Preprocess
+from taft_ray.plans.spec import RunSpec
+from taft_ray.prefix.tokens import prefix_tokens
+from taft_ray.run.environment import settle, torch_settings_kept
+from taft_ray.run.model import build_tangent
+from taft_ray.run.snapshots import load_snapshot
+from taft_ray.storage import Store
+from taft_ray.tangent import Delta, TangentModel
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A picture's class, as its number, and the probabilities (K,) of all; or the reason why it has none."""
+
+    name: str
+    label: int = -1
+    probabilities: Sequence[float] = ()
+    reason: str = ""
+
+
+def predictions(
+    store: Store, spec: RunSpec, classes: int, composed: str, pictures: Iterable[Sequence[Named]]
+) -> Iterator[list[Predicted]]:
+    """Probabilities of pictures, as many at a time as come together.
+
+    composed: the key of the composed model's snapshot. Without a GPU, a run that was made on one predicts on the CPU.
+    """
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        spec = replace(spec, device="cpu")
+    with torch_settings_kept():
+        settle(spec)
+        tm, _ = build_tangent(spec, classes)
+        preprocess = Preprocess.of(tm.network)
+        delta = load_snapshot(store, composed).to(tm.device)
+        for some in pictures:
+            yield _predicted(tm, preprocess, spec, delta, some)
+
+
+@torch.no_grad()
+def _predicted(
+    tm: TangentModel, preprocess: Preprocess, spec: RunSpec, delta: Delta, pictures: Sequence[Named]
+) -> list[Predicted]:
+    found: list[Predicted] = []
+    pixels: list[np.ndarray] = []
+    rows: list[int] = []
+    for row, (name, picture) in enumerate(pictures):
+        try:
+            if picture is None:
+                raise Undecodable("no image")
+            pixels.append(decode_image(picture, preprocess.size, spec.exif_orientation))
+            rows.append(row)
+            found.append(Predicted(name))
+        except Undecodable as error:
+            found.append(Predicted(name, reason=error.reason))
+    if rows:
+        tokens = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec).view(np.int16))
+        batch = tm.prepare(tokens.view(torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16))
+        logits = (batch.primal + tm.tangent(batch, delta)).cpu().double()
+        each = spec.fit_config().as_loss().probabilities(logits).tolist()
+        for row, label, values in zip(rows, logits.argmax(1).tolist(), each, strict=True):
+            found[row] = Predicted(found[row].name, label, values)
+    return found
