@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 # a role is what its processes' command lines hold; Ray writes there what a worker is running
-ROLES: Mapping[str, str] = {"actors": "PrefixActor", "tasks": "ray::MapBatches"}
+ROLES: Mapping[str, str] = {"actors": "PartWriter", "tasks": "ray::MapBatches"}
 
 
 class Held(NamedTuple):

@@ -11,6 +11,8 @@ from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
 from taft_ray.jsonable import optional
 
+_SHOWN = 5  # classes and mistakes that a person is shown
+
 
 @dataclass(frozen=True)
 class ByComposition(Answer):
@@ -22,11 +24,43 @@ class ByComposition(Answer):
 
 
 @dataclass(frozen=True)
-class Evaluation(Answer):
+class OfClass(Answer):
+    """The accuracy on the ``n`` pictures of a class; None where there are none."""
+
+    label: str
+    n: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Confusion(Answer):
+    """How many pictures of the class ``true`` were said to be ``predicted``."""
+
+    true: str
+    predicted: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Confident(Answer):
+    """The ``n`` pictures predicted with about this confidence, and how many of them are right."""
+
+    confidence: float
+    accuracy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation(Answer, HasRows):
     """Accuracy of the composed model on ``n`` pictures of ``data``. monolith: that of the comparison model.
 
     by_composition: mean, and gram or joint. by_shards: of the first m shards, {"shards": m, mode: accuracy}.
+    confusion: a row per true class, a column per predicted one; None for more than 100 classes. confused: the most frequent
+    mistakes. top5: the part whose class is among the best five; None for five classes or fewer. calibration_error: expected, of
+    15 bins of confidence, which are in ``calibration``.
     """
+
+    ROWS: ClassVar[tuple[str, ...]] = ("per_class", "confused", "calibration", "by_shards")
 
     data: str
     rejected: int
@@ -38,6 +72,32 @@ class Evaluation(Answer):
     by_shards: tuple[Mapping[str, Any], ...]
     ok: bool
     quarantined: tuple[Quarantined, ...]
+    per_class: tuple[OfClass, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    confused: tuple[Confusion, ...] = ()
+    top5: float | None = None
+    calibration_error: float | None = None
+    calibration: tuple[Confident, ...] = ()
+
+    def __str__(self) -> str:
+        ways = ", ".join(f"by {mode} {one.accuracy:.1%}" for mode, one in self.by_composition.items())
+        told = [
+            f"accuracy {self.accuracy:.1%} on {self.n:,} pictures of {self.data} (model {self.composed[:16]})",
+            f"composed {ways}" + ("" if self.monolith is None else f"; one model over everything {self.monolith:.1%}"),
+        ]
+        sure = [f"among the best five {self.top5:.1%}"] if self.top5 is not None else []
+        sure += (
+            [f"expected calibration error {self.calibration_error:.1%}"] if self.calibration_error is not None else []
+        )
+        told += ["; ".join(sure)] if sure else []
+        known = sorted((one for one in self.per_class if one.accuracy is not None), key=lambda one: one.accuracy or 0)
+        told += [f"  {one.label}: {one.accuracy or 0:.1%} of {one.n:,}" for one in known[:_SHOWN]]
+        told += [f"  and {len(known) - _SHOWN} classes that are recognised better"] if len(known) > _SHOWN else []
+        mistakes = [f"{one.true} as {one.predicted} ({one.n})" for one in self.confused[:_SHOWN]]
+        told += [f"most frequent mistakes: {', '.join(mistakes)}"] if mistakes else []
+        told += [f"{self.rejected:,} rows were not read"] if self.rejected else []
+        told += [f"shard {one.shard} is in quarantine, out of the model" for one in self.quarantined]
+        return "\n".join(told)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from taft_ray.progress import ProgressReport
 @answers
 def predict(run: str, pictures: tuple[str, ...], output: str | None, report: ProgressReport) -> Any:
     """The classes of PICTURES (files, folders, Parquet, tars) by RUN's composed model."""
-    from taft_ray.cli.table_file import check_suffix, write_table
     from taft_ray.verbs.run import Run
+    from taft_ray.verbs.table_file import check_suffix, write_table
 
-    check_suffix(output)
+    check_suffix("output", output)
     answer = Run(run, progress=report).predict(pictures)
-    write_table(answer.to_pandas(), output)
+    if output is not None:
+        write_table(answer.to_pandas(), output)
     return answer

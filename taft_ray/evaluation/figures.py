@@ -158,7 +158,7 @@ def timeline(report: dict[str, Any], *, width: int) -> str | None:
                 annotation_clip=False,
             )
         step = max(1, -(-len(rows) * 14 // 420))
-        axes.set_yticks(range(0, len(rows), step), [_label(row) for row in rows[::step]])
+        axes.set_yticks(range(0, len(rows), step), [short_label(row) for row in rows[::step]])
         axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(0, busy)
@@ -350,7 +350,7 @@ def _inline(svg: str) -> str:
     return svg.strip()
 
 
-def _label(name: str) -> str:
+def short_label(name: str) -> str:
     """A row's name as far as the figure's font surely has it; the table beside it has it in full."""
     name = name.encode("ascii", "replace").decode()
     name = "".join(letter if letter.isprintable() else "?" for letter in name)

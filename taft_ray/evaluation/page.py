@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from taft_ray.evaluation import figures
-from taft_ray.evaluation.figures import NARROW, WIDE
+from taft_ray.evaluation.class_section import class_section
+from taft_ray.evaluation.drawing import drawn
 from taft_ray.evaluation.markup import Raw, code, document, esc, moment, nested, pairs, plain, table, title
 from taft_ray.evaluation.measured import lookup
 from taft_ray.evaluation.notation import ABSENT, percent, recorded, seconds, value_of
@@ -18,6 +19,7 @@ def render(report: dict[str, Any]) -> str:
         _cards(report),
         _notes(report),
         _accuracy(report),
+        class_section(report),
         _timeline(report),
         _speed(report),
         _forgets(report),
@@ -96,7 +98,7 @@ def _accuracy(report: dict[str, Any]) -> Raw:
     alt = f"Line chart of accuracy against the number of shards composed, {len(rows)} points; see the table."
     caption = "Accuracy of the first m shards composed; dashed, the monolith trained on everything."
     parts = [
-        _figure(figures.accuracy_by_shards, report, alt, caption, f"Accuracy against shards: {ABSENT}."),
+        drawn(figures.accuracy_by_shards, report, alt, caption, f"Accuracy against shards: {ABSENT}."),
     ]
     if rows:
         shown = [mode for mode in figures.COMPOSED if any(row[mode] is not None for row in rows)]
@@ -158,7 +160,7 @@ def _timeline(report: dict[str, Any]) -> Raw:
         ("Monolith", seconds(lookup(measurements, "monolith.seconds"), NO_MONOLITH)),
     ]
     missing = f"Timeline: {ABSENT}; no start and end times are recorded."
-    return Raw(f"<h2>Timeline</h2>\n{_figure(figures.timeline, report, alt, caption, missing)}\n{pairs(lines)}")
+    return Raw(f"<h2>Timeline</h2>\n{drawn(figures.timeline, report, alt, caption, missing)}\n{pairs(lines)}")
 
 
 def _speed(report: dict[str, Any]) -> Raw:
@@ -174,7 +176,7 @@ def _speed(report: dict[str, Any]) -> Raw:
     told = "; ".join(f"{row[0]}: {row[1]}" for row in rows)
     caption = "Dashed: the monolith's speed. Hatched: critical path, no clock showed it. Dots: single forgets."
     missing = f"Speed-up: {derived['speedup_wall']['reason']}."
-    picture = _figure(figures.speedups, report, f"Bar chart. {told}.", caption, missing)
+    picture = drawn(figures.speedups, report, f"Bar chart. {told}.", caption, missing)
     return Raw(
         f"<h2>Speed-up against the monolith</h2>\n{picture}\n"
         + table(
@@ -321,19 +323,6 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{path}[{index}]")
     else:
         yield path, value
-
-
-def _figure(draw: Callable[..., str | None], report: dict[str, Any], alt: str, caption: str, missing: str) -> Raw:
-    """A picture drawn twice, for a wide and a narrow page; of the two only one is ever shown or read out."""
-    wide = draw(report, width=WIDE)
-    narrow = draw(report, width=NARROW)
-    if wide is None or narrow is None:
-        return Raw(f"<p><strong>{esc(missing)}</strong></p>")
-    return Raw(
-        f'<figure><div class="wide" role="img" aria-label="{esc(alt)}">{wide}</div>'
-        f'<div class="narrow" role="img" aria-label="{esc(alt)}">{narrow}</div>'
-        f"<figcaption>{esc(caption)}</figcaption></figure>"
-    )
 
 
 def _sources(number: dict[str, Any]) -> Raw:

@@ -293,6 +293,12 @@ class Evaluated(Fact):
     monolith: float | None
     by_shards: tuple[Mapping[str, Any], ...]
     rejected: int = 0
+    per_class: tuple[Mapping[str, Any], ...] = optional(())
+    confusion: tuple[tuple[int, ...], ...] | None = optional()  # a row per true class
+    confused: tuple[Mapping[str, Any], ...] = optional(())
+    top5: float | None = optional()
+    calibration_error: float | None = optional()
+    calibration: tuple[Mapping[str, Any], ...] = optional(())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
 
 from taft_ray.composer.composer import Composer
 from taft_ray.data import check_rejected, counts, open_source
@@ -19,14 +23,22 @@ from taft_ray.run.address import data_address, data_stamp, run_address
 from taft_ray.run.quarantine import damaged_objects, quarantines
 from taft_ray.run.secret import secret_to_read_in
 from taft_ray.run.spec import run_spec
-from taft_ray.storage import Store, digest_json, read_manifest, write_manifest
+from taft_ray.storage import Manifest, Store, digest_json, read_manifest, write_manifest
 from taft_ray.storage import rundir as names
 from taft_ray.verbs.composer import composer_of
+from taft_ray.verbs.table_file import check_suffix, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @operation("evaluate")
-def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
-    """Accuracy of the composed model (both ways), of the monolith if there is one, and by number of shards."""
+def evaluate(run: str, data: str, *, predictions: str | None = None, report: Report = silent) -> dict[str, Any]:
+    """Accuracy of the composed model (both ways), of the monolith if there is one, and by number of shards.
+
+    predictions: a .parquet or .csv file to write a row per picture to: its file and row, its label, and what is predicted.
+    """
+    check_suffix("predictions", predictions)
     run, data = run_address(run), data_address(data)
     store = Store(run)
     spec = run_spec(store)
@@ -37,25 +49,25 @@ def evaluate(run: str, data: str, *, report: Report = silent) -> dict[str, Any]:
         composer = composer_of(run)
         composer.recover_what_can_be()
         state = composer.snapshot()
-        parts, n_rejected = _eval_parts(store, run, spec, data, state, composer.class_names(), report)
+        manifest = _eval_cache(store, run, spec, data, state, composer.class_names(), report)
         try:
-            return _measured(run, spec, data, composer, parts, n_rejected)
+            return _measured(run, spec, data, composer, manifest, predictions)
         except (IntegrityError, ObjectMissing) as error:
             # damage: its shard leaves the model, a damaged cache of evaluation data is made again; anything else stays an error
             found = (
                 composer.examine(),
                 composer.examine_monolith(),
-                _remove_damaged(store, names.eval_prefix(data), parts),
+                _remove_damaged(store, names.eval_prefix(data), manifest.refs),
             )
             if not any(found):
                 raise error
-        parts, n_rejected = _eval_parts(store, run, spec, data, state, composer.class_names(), report)
-        return _measured(run, spec, data, composer, parts, n_rejected)
+        manifest = _eval_cache(store, run, spec, data, state, composer.class_names(), report)
+        return _measured(run, spec, data, composer, manifest, predictions)
 
 
-def _eval_parts(
+def _eval_cache(
     store: Store, run: str, spec: RunSpec, data: str, state: RunState, classes: Sequence[str], report: Report
-) -> tuple[list[dict[str, Any]], int]:
+) -> Manifest:
     """Cached tokens of evaluation data; made once for a data set of this name and content."""
     prefix = names.eval_prefix(data)
     eval_store = Store(f"{run.rstrip('/')}/{prefix}")
@@ -91,9 +103,8 @@ def _eval_parts(
         found = read_manifest(eval_store)
         if found is None:
             raise StorageError(f"{eval_store.uri}: the evaluation manifest vanished; run it again")
-    total = counts(found.table)
-    check_rejected(total, spec.max_rejected, examples(found.table))
-    return found.refs, total["rejected"]
+    check_rejected(counts(found.table), spec.max_rejected, examples(found.table))
+    return found
 
 
 def _remove_damaged(store: Store, prefix: str, parts: Sequence[dict[str, Any]]) -> bool:
@@ -105,16 +116,19 @@ def _remove_damaged(store: Store, prefix: str, parts: Sequence[dict[str, Any]]) 
 
 
 def _measured(
-    run: str, spec: RunSpec, data: str, composer: Composer, parts: Sequence[dict[str, Any]], n_rejected: int
+    run: str, spec: RunSpec, data: str, composer: Composer, manifest: Manifest, predictions: str | None
 ) -> dict[str, Any]:
     """Accuracy of the composed model (each way), the comparison model, and by number of shards; committed."""
+    parts = manifest.refs
     state = composer.snapshot()
     if not state.in_model:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
+    from taft_ray.evaluation.classification import classification
     from taft_ray.orchestration.actors import worker_for
 
-    worker = worker_for(run, spec, composer.class_count())
-    answer: dict[str, Any] = {"data": data, "rejected": n_rejected}
+    classes = composer.class_names()
+    worker = worker_for(run, spec, len(classes))
+    answer: dict[str, Any] = {"data": data, "rejected": counts(manifest.table)["rejected"]}
     by_mode: dict[str, Any] = {}
     for mode in reversed(spec.modes):
         composed = composer.compose(mode)
@@ -126,6 +140,10 @@ def _measured(
         }
         if mode == spec.compose:
             answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
+            said = Said.of(spec, *worker.outputs(composed["key"], parts))
+            answer |= classification(said.labels, said.predicted, said.probabilities, classes)
+            if predictions is not None:
+                write_table(said.table(manifest.table, classes), predictions)
     answer["by_composition"] = by_mode
     state = composer.snapshot()  # after composing, which may have put a damaged shard aside
     monolith = state.monolith_delta
@@ -139,6 +157,43 @@ def _measured(
     )
     composer.commit(Evaluated.from_json(answer), f"evaluated/{digest_json(answer)}")
     return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Said:
+    """What the composed model says of the n pictures with these sample keys. probabilities: (n, K)."""
+
+    keys: Sequence[bytes]
+    labels: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+
+    @classmethod
+    def of(cls, spec: RunSpec, keys: Sequence[bytes], labels: np.ndarray, logits: np.ndarray) -> Said:
+        """From logits (n, K)."""
+        import torch
+
+        probabilities = spec.fit_config().as_loss().probabilities(torch.from_numpy(logits).double()).numpy()
+        return cls(keys=keys, labels=labels, predicted=logits.argmax(1), probabilities=probabilities)
+
+    def table(self, rows: pa.Table, classes: Sequence[str]) -> pd.DataFrame:
+        """A line per picture, in the order of the data. rows: those of its manifest."""
+        import pandas as pd
+
+        columns = (rows[name].to_pylist() for name in ("key", "uri_relative", "row"))
+        place = {key: (file, row) for key, file, row in zip(*columns, strict=True)}
+        names = np.array(classes, object)
+        table = pd.DataFrame(
+            {
+                "file": [place[key][0] for key in self.keys],
+                "row": [place[key][1] for key in self.keys],
+                "label": names[self.labels],
+                "predicted": names[self.predicted],
+                "probability": np.take_along_axis(self.probabilities, self.predicted[:, None], 1)[:, 0],
+                **{f"p({name})": self.probabilities[:, number] for number, name in enumerate(classes)},
+            }
+        )
+        return table.sort_values(["file", "row"], ignore_index=True)
 
 
 def _milestones(shards: int) -> list[int]:

@@ -99,7 +99,8 @@ def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict
         for c in latest_of.values()
     ]
     if latest is not None:
-        facts["evaluation"] = {name: getattr(latest, name) for name in ("data", "n", "accuracy", "composed")}
+        elsewhere = {"by_shards", "by_composition", "monolith", "rejected"}
+        facts["evaluation"] = {name: value for name, value in latest.to_json().items() if name not in elsewhere}
         facts["accuracy_by_shards"] = list(latest.by_shards)
     facts["forgets"] = [_forget(request, accuracy) for request in state.requests.values() if request.forgotten]
     return facts

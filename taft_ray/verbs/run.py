@@ -113,12 +113,22 @@ class Run:
 
         return answers.RejectedRows.from_json(rejected(self.uri))
 
-    def evaluate(self, data: str | os.PathLike[str], *, split: str | None = None) -> answers.Evaluation:
-        """Accuracy of the composed model on data of the same classes. split: read this split of it."""
+    def evaluate(
+        self,
+        data: str | os.PathLike[str],
+        *,
+        split: str | None = None,
+        predictions: str | os.PathLike[str] | None = None,
+    ) -> answers.Evaluation:
+        """Accuracy of the composed model on data of the same classes: in all, per class, and by confidence.
+
+        split: read this split of it. predictions: a .parquet or .csv file for a line per picture.
+        """
         from taft_ray.verbs.evaluate import evaluate
 
         source = with_split(os.fspath(data), split)
-        return answers.Evaluation.from_json(evaluate(self.uri, source, report=self._progress))
+        file = None if predictions is None else os.fspath(predictions)
+        return answers.Evaluation.from_json(evaluate(self.uri, source, predictions=file, report=self._progress))
 
     def predict(self, pictures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> answers.Predictions:
         """The class of each picture by the composed model, with the probability of every class.

@@ -16,7 +16,7 @@ from taft_ray.run.snapshots import load_snapshot
 from taft_ray.storage import DeltaRef, digest_json, read_delta
 from taft_ray.sums import Sums
 from taft_ray.tangent import Delta, Pictures, Recomputed
-from taft_ray.tangent.accuracy import count_correct
+from taft_ray.tangent.accuracy import count_correct, logits_of
 from taft_ray.workers.probe import minus_log_loss, picture_values
 from taft_ray.workers.run_model import RunModel
 from taft_ray.workers.warm import Warm, in_use
@@ -25,7 +25,7 @@ from taft_ray.workers.warm import Warm, in_use
 class Measuring(RunModel, Warm):
     """Measurements; the pictures of the last evaluation stay in memory until `release`."""
 
-    _prepared_eval: tuple[str, Pictures, Tensor] | None = None
+    _prepared_eval: tuple[str, Pictures, Tensor, list[bytes]] | None = None
 
     def release(self) -> None:
         """Drop the pictures that are kept between calls: some of them may have to be forgotten."""
@@ -46,10 +46,18 @@ class Measuring(RunModel, Warm):
     def evaluate(self, delta_key: str | None, parts: Sequence[dict[str, Any]], delta_ref: dict | None = None) -> dict:
         """Accuracy on the parts of the composed snapshot at ``delta_key``, or of one shard's (or the monolith's) delta."""
         began = time.perf_counter()
-        pictures, labels = self._eval_set(parts)
+        pictures, labels, _ = self._eval_set(parts)
         delta = self._model(delta_ref if delta_ref is not None else str(delta_key))
         correct = self._correct(pictures, labels, delta)
         return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
+
+    @in_use
+    def outputs(self, delta_key: str, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+        """Sample keys, labels (n,) and logits (n, K) float32 of the parts, by the composed snapshot at ``delta_key``."""
+        pictures, labels, keys = self._eval_set(parts)
+        delta = self._model(delta_key)
+        self.tm.zero_delta().check_like(delta, what="composed delta")
+        return keys, labels.numpy(), logits_of(self.tm, pictures, delta).numpy()
 
     @in_use
     def accuracy_by_shards(
@@ -60,7 +68,7 @@ class Measuring(RunModel, Warm):
         counts: Sequence[int],
     ) -> list[dict[str, Any]]:
         """Accuracy of the first m shards composed, for each m in ``counts``, by every composition the deltas allow."""
-        pictures, labels = self._eval_set(parts)
+        pictures, labels, _ = self._eval_set(parts)
         sums, rows = Sums(), []
         for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
             tensors, _ = read_delta(self.store, DeltaRef.from_json(ref))
@@ -97,11 +105,11 @@ class Measuring(RunModel, Warm):
             return load_snapshot(self.store, model)
         return self.delta(model)
 
-    def _eval_set(self, parts: Sequence[dict[str, Any]]) -> tuple[Pictures, Tensor]:
+    def _eval_set(self, parts: Sequence[dict[str, Any]]) -> tuple[Pictures, Tensor, list[bytes]]:
         name = digest_json([part["digest"] for part in parts])
         if self._prepared_eval is None or self._prepared_eval[0] != name:
-            _, labels, arrays = self.read(parts)
-            self._prepared_eval = (name, self._prepare(self._tokens(arrays)), labels)
+            keys, labels, arrays = self.read(parts)
+            self._prepared_eval = (name, self._prepare(self._tokens(arrays)), labels, keys)
         return self._prepared_eval[1:]
 
     def _correct(self, pictures: Pictures, labels: Tensor, delta: Delta) -> int:

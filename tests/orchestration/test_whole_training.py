@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 from folder import delta_digests, files, kinds, shard_of, state_of
-from tiny import SAMPLES, SHARDS, sample_id
+from tiny import CLASSES, SAMPLES, SHARDS, sample_id
 
+import taft_ray as tr
 from taft_ray.data import sample_key
 from taft_ray.proof.verify_run import verify
 from taft_ray.verbs.evaluate import evaluate
@@ -64,10 +68,25 @@ def test_lanes_and_machines_do_not_change_a_bit(ridge: Trained, train_once: Any,
     assert status(str(run))["composed"] == status(str(ridge[0]))["composed"]
 
 
-def test_evaluate_reports_compositions_shards_and_monolith(ridge: Trained, test_parquet: Path, copy_of: Any) -> None:
+def test_evaluate_reports_classes_compositions_shards_and_monolith(
+    ridge: Trained, test_parquet: Path, copy_of: Any, tmp_path: Path
+) -> None:
     run = copy_of(ridge[0])
-    answer = evaluate(str(run), str(test_parquet))
+    file = tmp_path / "predictions.parquet"
+    answer = evaluate(str(run), str(test_parquet), predictions=str(file))
     assert answer["n"] == 48
+    table = pd.read_parquet(file)
+    right = table["label"] == table["predicted"]
+    assert right.mean() == answer["accuracy"]
+    assert np.diagonal(answer["confusion"]).sum() == right.sum()
+    assert [(one["label"], one["n"]) for one in answer["per_class"]] == [(name, 16) for name in CLASSES]
+    assert sorted(table["row"].tolist()) == sorted([*range(24), *range(24)])
+    shares = table[[f"p({name})" for name in CLASSES]].to_numpy()
+    assert shares.sum(1) == pytest.approx(np.ones(48))
+    assert table["probability"].to_numpy() == pytest.approx(shares.max(1))
+    assert 0 <= answer["calibration_error"] <= 1
+    said = np.array([one.probabilities for one in tr.Run(run).predict(test_parquet).predictions])
+    assert shares == pytest.approx(said, abs=1e-5), "as predict says, in the order of the files"
     assert answer["composed"] == ridge[1]["composed"]
     assert set(answer["by_composition"]) == {"gram", "mean"}
     assert answer["by_composition"]["gram"]["accuracy"] == answer["accuracy"]

@@ -18,7 +18,7 @@ from typing import Any
 
 WATCHED = "taft_ray.storage.local"
 CHANGES = ("write", "create", "upload", "delete")
-_ROLES = {"Composer": "composer", "PrefixActor": "prefix actor"}
+_ROLES = {"Composer": "composer", "PartWriter": "prefix actor"}
 _made: Counter[str] = Counter()
 
 

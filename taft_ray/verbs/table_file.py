@@ -1,4 +1,4 @@
-"""Tables that a command writes into a file: CSV or Parquet, through pandas."""
+"""Tables that a verb writes into a file: CSV or Parquet, through pandas."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ if TYPE_CHECKING:
 SUFFIXES = (".parquet", ".csv")
 
 
-def check_suffix(output: str | None) -> None:
+def check_suffix(option: str, output: str | None) -> None:
     """UsageError for a file of another kind, before any work is done."""
     if output is not None and Path(output).suffix not in SUFFIXES:
-        raise UsageError(f"--output {output}: expected a file ending in {' or '.join(SUFFIXES)}")
+        raise UsageError(f"--{option} {output}: expected a file ending in {' or '.join(SUFFIXES)}")
 
 
-def write_table(table: pd.DataFrame, output: str | None) -> None:
-    """Write the table; nothing without a file. StorageError where the file cannot be written."""
-    if output is None:
-        return
+def write_table(table: pd.DataFrame, output: str) -> None:
+    """Write the table. StorageError where the file cannot be written."""
     path = Path(output).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
