@@ -55,9 +55,12 @@ class Evaluation(Answer, HasRows):
     """Accuracy of the composed model on ``n`` pictures of ``data``. monolith: that of the comparison model.
 
     by_composition: mean, and gram or joint. by_shards: of the first m shards, {"shards": m, mode: accuracy}.
-    confusion: a row per true class, a column per predicted one; None for more than 100 classes. confused: the most frequent
-    mistakes. top5: the part whose class is among the best five; None for five classes or fewer. calibration_error: expected, of
-    15 bins of confidence, which are in ``calibration``.
+
+    confusion: a row per true class, a column per predicted one; None for more than 100 classes.
+
+    confused: the most frequent mistakes. top5: the part whose class is among the best five, None for five classes or fewer.
+
+    calibration_error: the expected one, of 15 bins of confidence. calibration: those bins.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("per_class", "confused", "calibration", "by_shards")

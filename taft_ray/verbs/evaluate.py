@@ -161,7 +161,7 @@ def _measured(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Said:
-    """What the composed model says of the n pictures with these sample keys. probabilities: (n, K)."""
+    """The composed model's word on the n pictures with these sample keys. probabilities: (n, K)."""
 
     keys: Sequence[bytes]
     labels: np.ndarray

@@ -477,7 +477,7 @@ def test_destroyed_key_stays_destroyed(run: Path) -> None:
 
 def test_without_the_key_nothing_is_read_in(run: Path, test_parquet: Path, ray_session: None) -> None:
     from taft_ray.errors import TaftError
-    from taft_ray.verbs.evaluate import _eval_parts
+    from taft_ray.verbs.evaluate import _eval_cache
 
     store = Store(str(run))
     assert len(id_key(store, create=False)) == 32
@@ -485,7 +485,7 @@ def test_without_the_key_nothing_is_read_in(run: Path, test_parquet: Path, ray_s
     composer = Composer(str(run))
     before = contents(run)
     with pytest.raises(TaftError, match="nothing may be read into this run any more"):
-        _eval_parts(
+        _eval_cache(
             store, str(run), composer.record.spec, str(test_parquet), composer.snapshot(), composer.class_names(), print
         )
     assert contents(run) == before
