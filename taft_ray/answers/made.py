@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
+from taft_ray.answers.text import columns, plural, short
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,35 @@ class Reported(Answer):
     ok: bool
     quarantined: tuple[Quarantined, ...]
     damaged: tuple[str, ...]
+
+    def __str__(self) -> str:
+        known = self.derived.get
+        models = [
+            f"{what} {accuracy:.1%}"
+            for what, accuracy in (
+                ("composed", known("accuracy")),
+                ("one model over everything", known("accuracy_monolith")),
+            )
+            if accuracy is not None
+        ]
+        speeds = [
+            f"{what} {ratio:.3g} times"
+            for what, ratio in (
+                ("training on shards", known("speedup_wall")),
+                ("a retrain (median)", known("speedup_retrain_median")),
+            )
+            if ratio is not None
+        ]
+        forgets = len({name.partition(".")[0] for name in self.derived if name.startswith("forgets[")})
+        told = [
+            f"page: {self.page}",
+            f"forgotten: {plural(forgets, 'request')}",
+            f"accuracy: {', '.join(models) or 'not measured; taft-ray evaluate measures it'}",
+            f"as fast as one model over everything: {', '.join(speeds) or 'not measured; train --monolithic measures it'}",
+            f"every number: {self.json}",
+        ]
+        ill = [f"shard {one.shard} is in quarantine, out of the model" for one in self.quarantined]
+        return "\n".join([*told, *ill, *(f"damaged: {one}" for one in self.damaged)])
 
 
 @dataclass(frozen=True)
@@ -85,6 +115,27 @@ class Demonstrated(Answer):
     report: str
     run: str
 
+    def __str__(self) -> str:
+        accuracy, drop, retrain = self.accuracy, self.forget["drop"], self.forget["retrain"]
+        wall = self.speedup.get("speedup_wall")
+        told = [
+            f"Trained {plural(self.shards, 'shard')} of scikit-learn's digits and composed them.",
+            f"Accuracy: {_percent(accuracy.get('composed'))} composed, {_percent(accuracy.get('monolith'))} by one model over "
+            "everything.",
+            f"Forgot 3 pictures by drop, which took shard {_listed(drop['shards'])} out of the model: "
+            f"{_seconds(drop['seconds'])}, accuracy then {_percent(accuracy.get('after drop'))}.",
+            f"Forgot 3 more by retrain, which fitted shard {_listed(retrain['shards'])} again without them: "
+            f"{_seconds(retrain['seconds'])}, accuracy then {_percent(accuracy.get('after retrain'))}.",
+            f"Checked the run from storage alone: {len(self.problems)} problems in {plural(sum(self.verify.values()), 'check')}."
+            if self.problems
+            else "Checked the run from storage alone: every object is as the ledger says, and nothing forgotten is left.",
+            f"The report: {self.report} (the run: {self.run})",
+        ]
+        if wall is not None and wall < 1:
+            told.insert(2, f"Training on shards was {wall:.2f} times as fast: at this size starting workers takes longer than the "
+                        "fits, and lanes share this machine's cores.")  # fmt: skip
+        return "\n".join([*told, *self.problems])
+
 
 @dataclass(frozen=True)
 class RunSummary(Answer):
@@ -119,3 +170,25 @@ class Runs(Answer, HasRows):
 
     def __getitem__(self, number: int) -> RunSummary:
         return self.runs[number]
+
+    def __str__(self) -> str:
+        if not self.runs:
+            return f"there are no runs at {self.place}"
+        head = ["run", "model", "shards", "samples", "open requests", "composed"]
+        rows = [
+            [one.run, one.model, one.shards, one.samples, one.open_requests, short(one.composed)] for one in self.runs
+        ]
+        problems = [f"{one.run}: {one.problem}" for one in self.runs if one.problem]
+        return "\n\n".join([columns(head, rows, (2, 3, 4)), *problems])
+
+
+def _percent(accuracy: float | None) -> str:
+    return "not measured" if accuracy is None else f"{accuracy:.1%}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "in a time that was not measured" if seconds is None else f"{seconds:.2f} s"
+
+
+def _listed(shards: Sequence[int]) -> str:
+    return ", ".join(map(str, shards))

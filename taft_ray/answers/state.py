@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
+from taft_ray.answers.text import columns, moment, plural, short, some
 from taft_ray.jsonable import optional
+
+_SHARDS, _REQUESTS = 20, 10  # that a person is shown
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class RequestStatus(Answer):
     done: bool
     deadline: float | None
     runs_at: float | None
+
+    def state(self) -> str:
+        """A word or two on how far it is."""
+        return "done" if self.done else f"waits until {moment(self.runs_at)}" if self.runs_at else "under way"
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class Status(Answer, HasRows):
 
     composed: the digest of the composed model, None while no shard is in it. data: counts of the rows as they were read in.
     to_do: what somebody has to run, a sentence each.
+
+    accuracy: the latest that was measured of the composed model, on the data ``measured_on``; None where none was.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("shards", "requests", "quarantined")
@@ -84,6 +94,56 @@ class Status(Answer, HasRows):
     to_do: tuple[str, ...]
     quarantined: tuple[Quarantined, ...]
     damaged: str | None
+    model: str | None = None
+    classes: tuple[str, ...] = ()
+    accuracy: float | None = None
+    measured_on: str | None = None
+
+    def __str__(self) -> str:
+        parts = [self._facts(), self._shards(), self._requests(), *(f"to do: {one}" for one in self.to_do)]
+        parts += [f"damaged: {self.damaged}"] if self.damaged else []
+        return "\n\n".join(part for part in parts if part)
+
+    def _facts(self) -> str:
+        states = Counter(shard.state for shard in self.shards)
+        counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items(), key=lambda one: -one[1]))
+        facts = [
+            ("run", self.run),
+            ("model", self.model),
+            ("classes", f"{len(self.classes)}: {some(self.classes)}" if self.classes else None),
+            (
+                "shards",
+                f"{len(self.shards)} ({counted}) with {plural(self.samples, 'sample')}" if self.shards else None,
+            ),
+            ("composed", self.composed or "no shard is in the model"),
+            ("accuracy", None if self.accuracy is None else f"{self.accuracy:.1%} on {self.measured_on}"),
+            ("rejected", self._rejected()),
+        ]
+        return "\n".join(f"{name:<10}{value}" for name, value in facts if value is not None)
+
+    def _rejected(self) -> str | None:
+        count = (self.data or {}).get("rejected")
+        return (
+            f"{plural(count, 'row')} of the data; taft-ray status {self.run} --rejected lists them" if count else None
+        )
+
+    def _shards(self) -> str:
+        """All shards, or of many those that are not simply trained."""
+        shown = list(self.shards)
+        if len(shown) > _SHARDS:
+            shown = [shard for shard in shown if (shard.state, shard.generation) != ("trained", 1)][:_SHARDS]
+        rows = [[shard.shard, shard.state, shard.generation, shard.samples, short(shard.delta)] for shard in shown]
+        table = columns(["shard", "state", "generation", "samples", "delta"], rows, (0, 2, 3)) if rows else ""
+        left = len(self.shards) - len(shown)
+        return "\n".join(filter(None, [table, f"and {plural(left, 'shard')} more; --json has all" if left else ""]))
+
+    def _requests(self) -> str:
+        head = ["request", "mode", "samples", "state", "deadline"]
+        shown = self.requests[-_REQUESTS:]
+        rows = [[one.request, one.mode, one.samples, one.state(), moment(one.deadline)] for one in shown]
+        more = len(self.requests) - len(shown)
+        table = columns(head, rows, (2,)) if rows else ""
+        return "\n".join(filter(None, [table, f"after {plural(more, 'request')} more; --json has all" if more else ""]))
 
 
 @dataclass(frozen=True)
@@ -94,6 +154,10 @@ class Trained(Status):
     seconds: float = 0.0
     notes: tuple[str, ...] | None = optional()
 
+    def __str__(self) -> str:
+        notes = [f"note: {one}" for one in self.notes or ()]
+        return "\n\n".join([super().__str__(), *notes, f"took {self.seconds:,.1f} s"])
+
 
 @dataclass(frozen=True)
 class Repaired(Status):
@@ -101,6 +165,10 @@ class Repaired(Status):
 
     repaired: tuple[int, ...] = ()
     not_repaired: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        made = f"made again: shards {list(self.repaired)}" if self.repaired else "no shard had to be made again"
+        return "\n\n".join([super().__str__(), made, *(f"not repaired: {why}" for why in self.not_repaired)])
 
 
 @dataclass(frozen=True)

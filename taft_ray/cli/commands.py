@@ -67,6 +67,39 @@ LINES = {
 }
 
 
+GROUPS = {
+    "Make a run": ("train", "repair", "sweep"),
+    "Use it": ("predict", "evaluate", "export"),
+    "Look at it": ("status", "list", "report"),
+    "Forget": ("estimate", "forget", "sign", "audit", "verify"),
+    "End it": ("gc", "destroy-key", "destroy"),
+    "Try it, and the paper's tables": ("demo", "reproduce"),
+}
+
+
+EXAMPLES = {
+    "audit": "audit runs/pets --data pets/train --never-seen pets/other",
+    "demo": "demo --folder /tmp/demo",
+    "destroy": "destroy runs/pets --yes",
+    "destroy-key": "destroy-key runs/pets --yes",
+    "estimate": "estimate runs/pets --ids cats/17.jpg --mode retrain",
+    "evaluate": "evaluate runs/pets --data pets/test --predictions pets.csv",
+    "export": "export runs/pets --output pets.pt2",
+    "forget": "forget runs/pets --ids cats/17.jpg --mode retrain",
+    "gc": "gc runs/pets",
+    "list": "list runs",
+    "predict": "predict runs/pets new/ --output predictions.csv",
+    "repair": "repair runs/pets --data pets/train",
+    "report": "report runs/pets",
+    "reproduce": "reproduce table1 tables --data pets/train --eval pets/test",
+    "sign": "sign runs/pets --request 3f3983c977fe8608 --key key.pem",
+    "status": "status runs/pets",
+    "sweep": "sweep runs/pets --vary penalty=0.001,0.01,0.1",
+    "train": "train runs/pets --data pets/train --model deit_tiny_patch16_224 --shards 50",
+    "verify": "verify runs/pets",
+}
+
+
 class Commands(UserDict[str, Any]):
     """The commands of LINES, each imported when it is asked for."""
 
@@ -75,12 +108,17 @@ class Commands(UserDict[str, Any]):
 
     def __getitem__(self, name: str) -> click.Command:
         line: Line = self.data[name]
-        return getattr(import_module(f"taft_ray.cli.{line.module}"), line.function)
+        command: click.Command = getattr(import_module(f"taft_ray.cli.{line.module}"), line.function)
+        command.epilog = f"\b\nExample:\n  taft-ray {EXAMPLES[name]}"
+        return command
 
 
 class Program(click.Group):
     """A group whose list of commands is made of LINES alone."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        listed = [click.Command(name, help=line.help) for name, line in LINES.items()]
-        click.Group(commands=listed).format_commands(ctx, formatter)
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, LINES[name].help) for name in names])
+        formatter.write_paragraph()
+        formatter.write_text("taft-ray COMMAND --help has the options of each, and an example.")

@@ -15,11 +15,17 @@ from taft_ray.progress import ProgressReport
 if TYPE_CHECKING:
     from taft_ray.composer.selection import Selection
 
+MODE_HELP = (
+    "drop: at once, and the whole shard (of N shards, a part of 1/N of the data) leaves the model until it is retrained. "
+    "retrain: the shard is fitted again without the samples, from nothing. "
+    "resolve: it is fitted again from where it was, to a certified distance of its optimum (ridge only)."
+)
+
 
 @click.command()
 @click.argument("run")
 @selection_options
-@click.option("--mode", type=click.Choice(MODES), default="retrain", show_default=True)
+@click.option("--mode", type=click.Choice(MODES), default="retrain", show_default=True, help=MODE_HELP)
 @answers
 def estimate(
     run: str,
@@ -38,7 +44,7 @@ def estimate(
 @click.command()
 @click.argument("run")
 @selection_options
-@click.option("--mode", type=click.Choice(MODES), help="drop, retrain or resolve.")
+@click.option("--mode", type=click.Choice(MODES), help=MODE_HELP)
 @click.option("--dry-run", is_flag=True, help="Only estimate.")
 @click.option(
     "--deadline",

@@ -115,7 +115,7 @@ def report_command(run: str, report: ProgressReport) -> Any:
 
 
 @click.command()
-@click.option("--folder", metavar="PATH", help="Where the data and the run go; a temporary folder by default.")
+@click.option("--folder", metavar="PATH", help="Where the data and the run go; runs/demo by default.")
 @click.option("--model", default="taft_vit_cifar", show_default=True, help="The embedded model, or any timm name.")
 @click.option(
     "--weights", metavar="URI", help="A safetensors file for --model; else the embedded or the hub's weights."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,25 @@ from taft_ray.verbs.report import report as write_report
 from taft_ray.verbs.train import train
 
 SHARDS = 10
+FOLDER = "runs/demo"  # from where it is called
 
 
 def demo(
     folder: str | None = None, *, model: str = EMBEDDED_NAME, weights: str | None = None, report: Report = silent
 ) -> dict[str, Any]:
     """Train 10 shards of scikit-learn's digits and a monolith, compose, evaluate, forget three samples by drop and
-    three by retrain, verify, and draw the report."""
+    three by retrain, verify, and draw the report.
+
+    folder: where the data and the run go; `FOLDER` by default. An earlier demo's run there is replaced.
+    """
     import torch
 
     from taft_ray.embedded import write_digits
     from taft_ray.orchestration import session
 
-    root = Path(folder or tempfile.mkdtemp(prefix="taft-ray-demo-")).expanduser().absolute()
+    root = Path(folder or FOLDER).expanduser().absolute()
     run = root / "run"
-    if run.exists():
+    if run.exists():  # an earlier demo's
         shutil.rmtree(run)
     train_uri, test_uri = write_digits(root / "data")
     device = "cuda" if torch.cuda.is_available() else "cpu"

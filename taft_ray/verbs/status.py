@@ -24,8 +24,9 @@ def status(run: str) -> dict[str, Any]:
     in_the_way = composer.recover_what_can_be()
     composer.examine_deltas(READ_BYTES)
     composed = composer.composed_digest()
-    state = composer.snapshot()
+    state, spec = composer.snapshot(), composer.record.spec
     ill = quarantines(state)
+    latest = next((one for one in reversed(state.evaluations) if one.composed == composed), None)
     return {
         "run": run,
         "ok": not ill and in_the_way is None,
@@ -57,6 +58,10 @@ def status(run: str) -> dict[str, Any]:
         "to_do": _to_do(run, state),
         "quarantined": ill,
         "damaged": in_the_way,
+        "model": spec.model,
+        "classes": list(state.classes),
+        "accuracy": latest and latest.accuracy,
+        "measured_on": latest and latest.data,
     }
 
 

@@ -30,6 +30,10 @@ STATUS: dict[str, Any] = {
         }
     ],
     "damaged": None,
+    "model": "vit",
+    "classes": ["ant"],
+    "accuracy": None,
+    "measured_on": None,
 }
 
 
@@ -74,10 +78,8 @@ def test_an_answer_cannot_be_changed() -> None:
 
 
 def test_text_is_for_a_person() -> None:
-    many = {**STATUS, "shards": STATUS["shards"] * 9, "samples": 1234567}
-    told = str(answers.Status.from_json(many))
-    assert "shards: 9 entries (--json shows them)" in told
-    assert "to_do:\n  shards [0] are in quarantine" in told
+    told = str(answers.Collected(removed=tuple(f"deltas/{n}" for n in range(9)), bytes=1234567))
+    assert told == "removed: 9 entries (--json shows them)\nbytes: 1234567"
 
 
 @pytest.mark.parametrize("kind", KINDS)

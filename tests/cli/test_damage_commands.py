@@ -58,10 +58,10 @@ def test_damaged_delta_and_lost_part_can_be_given_up_and_repaired(run: Path, tra
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["run.json", "ledger/00000000000000000002.json"])
-def test_nested_json_is_one_line_and_keeps_the_request(run: Path, key: str) -> None:
+def test_nested_json_is_one_line_and_keeps_the_request(run: Path, key: str, parquet: Path) -> None:
     good = (run / key).read_bytes()
     (run / key).write_bytes(NESTED)
-    for command in (("status",), ("repair",), ("evaluate", "--data", "x")):
+    for command in (("status",), ("repair",), ("evaluate", "--data", parquet)):
         here(command[0], run, *command[1:]).complains(1, key)
     here("forget", run, "--ids", OF[ILL][0], "--mode", "drop").complains(1, key, "The request is kept in")
     assert here("verify", run, "--json").code == 1

@@ -25,6 +25,10 @@ STATUS = {
     "ok",
     "quarantined",
     "damaged",
+    "model",
+    "classes",
+    "accuracy",
+    "measured_on",
 }
 
 
