@@ -9,6 +9,9 @@ from typing import Any
 from taft_ray.answers.answer import Answer, lines
 from taft_ray.jsonable import optional
 
+ADDED = ("signature", "repeated", "forgotten_before", "signed_too")
+"""Fields of an answer that are not part of the certificate, its digest and its signature."""
+
 
 @dataclass(frozen=True)
 class Estimate(Answer):
@@ -93,6 +96,10 @@ class Certificate(Answer):
 
     signature: Ed25519 over the certificate's bytes, where it was signed. repeated: nothing was left to forget, and this is
     the certificate of then. forgotten_before: the requests that answered for some of the ids before.
+
+    carried_out_with: other requests whose time came with this one, each with a certificate of its own.
+
+    signed_too: those of them that were signed with this one's key.
     """
 
     schema: str
@@ -132,6 +139,8 @@ class Certificate(Answer):
     signature: Mapping[str, Any] | None = optional()
     repeated: bool | None = optional()
     forgotten_before: tuple[EarlierRequest, ...] | None = optional()
+    carried_out_with: tuple[str, ...] = optional(())
+    signed_too: tuple[str, ...] | None = optional()
 
     @property
     def address(self) -> str:
@@ -139,8 +148,7 @@ class Certificate(Answer):
         from taft_ray.storage import canonical_json, digest_bytes
         from taft_ray.storage.rundir import certificate_key
 
-        added = ("signature", "repeated", "forgotten_before")
-        data = canonical_json({name: value for name, value in self.to_json().items() if name not in added})
+        data = canonical_json({name: value for name, value in self.to_json().items() if name not in ADDED})
         return f"{self.run['address']}/{certificate_key(self.request, digest_bytes(data))}"
 
     def __str__(self) -> str:
@@ -151,6 +159,12 @@ class Certificate(Answer):
             shown["done_before"] = f"nothing was left to forget; this is what was certified then, by mode {self.mode}"
         if self.forgotten_before:
             shown["forgotten_before"] = told["forgotten_before"]
+        if self.carried_out_with:
+            shown["carried_out_with"] = list(self.carried_out_with)
+        if self.signed_too is not None:
+            unsigned = sorted(set(self.carried_out_with) - set(self.signed_too))
+            shown["signed_too"] = list(self.signed_too)
+            shown |= {"not_signed": unsigned} if unsigned else {}
         shown |= {name: told[name] for name in _SHOWN}
         return "\n".join(lines({**shown, "certificate": self.address}))
 

@@ -196,7 +196,7 @@ class Forgetting(Asking):
     def conclude(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
         """Write the certificate and commit its digest; the certificate is returned. Idempotent.
 
-        told: what the driver measured: "retrain_seconds", "local_copies", "gpu_hour_price".
+        told: what the driver knows: "retrain_seconds", "local_copies", "gpu_hour_price", "carried_out_with": the other requests.
         """
         self.record.refresh()
         state = self._request(request)

@@ -30,21 +30,26 @@ _SPKI = bytes.fromhex("302a300506032b6570032100")  # what an Ed25519 key has bef
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
-def certificate_page(certificate: Mapping[str, Any], key: str | None = None) -> str:
+def certificate_page(
+    certificate: Mapping[str, Any], key: str | None = None, checked: tuple[str, Sequence[str]] | None = None
+) -> str:
     """One self-contained HTML page; every field of ``certificate`` is on it, whatever fields it has.
 
     key: where in the run's folder the certificate lies. With a `signature` beside its fields it says whose it is, unchecked.
-    The page proves nothing by itself: the
-    JSON it was made of is the certificate, and ``verify`` checks it.
+
+    checked: when it was compared with its run (ISO 8601), and what was wrong.
+
+    The page proves nothing by itself. The JSON it was made of is the certificate, and ``verify`` checks it.
     """
     request = certificate.get("request")
     named = isinstance(request, str | int)
     name = f"Certificate of forgetting {request}" if named else "Certificate of forgetting"
     heading = "<h1>Certificate of forgetting</h1>" + (f"\n<p>Request {code(request)}</p>" if named else "")
-    note = esc("A copy for reading. The certificate is the JSON in the run folder, which `taft-ray verify` checks.")
+    note = esc("A copy for reading. The certificate is the JSON in the run's folder; taft-ray verify checks it.")
     file = f"{certificate['run']['address']}/{key}" if key and isinstance(certificate.get("run"), dict) else "FILE"
     body = [Raw(f'<header>{heading}\n<p class="quiet">{note}</p></header>')]
     try:
+        body.append(_verdict(certificate, checked))
         body += [section(certificate) for section in _SECTIONS]
         body.append(_checked(certificate, file))
         every = folded("Every field of the certificate", nested(dict(certificate), level=3))
@@ -54,21 +59,60 @@ def certificate_page(certificate: Mapping[str, Any], key: str | None = None) -> 
     return document(name, "\n".join(body))
 
 
+def _verdict(certificate: Mapping[str, Any], checked: tuple[str, Sequence[str]] | None) -> Raw:
+    """One line: what was done when, and whether it was checked."""
+    count, last = int(certificate["samples"]), certificate["steps"][-1]["time"]
+    what = "1 sample is" if count == 1 else f"{count:,} samples are"
+    told = f"Done on {_moment(last)}: {what} in no model, delta, cache or checkpoint of this run."
+    if checked is None:
+        return Raw(f'<p class="verdict">{esc(told)} Not verified when this page was made.</p>')
+    when, problems = checked
+    if not problems:
+        return Raw(
+            f'<p class="verdict">{esc(told)} {esc(f"Verified on {_moment(when)} against the ledger of its run.")}</p>'
+        )
+    items = "".join(f"<li>{esc(problem)}</li>" for problem in problems)
+    wrong = f"Compared with its run on {_moment(when)}, it does not hold:"
+    return Raw(f'<p class="verdict wrong">{esc(wrong)}</p>\n<ul>{items}</ul>')
+
+
+def _how(certificate: Mapping[str, Any]) -> str:
+    """The meaning of the mode; for a resolve also which shards were not solved again from where they were, and why."""
+    mode = certificate["mode"]
+    if mode != "resolve":
+        return _MODES[mode]
+    fitted = [one["shard"] for one in certificate["retrained"] if not one["facts"].get("resolved")]
+    cold = [one["shard"] for one in certificate["retrained"] if one["facts"].get("warm") is False]
+    told = _MODES[mode] if len(fitted) < len(certificate["retrained"]) or not fitted else ""
+    if fitted:
+        others = ", ".join(certificate.get("carried_out_with", ())) or "another request"
+        told += f" {_shards(fitted)} trained again from the start, as by retrain, because {others} asked for that at the same time."
+    if cold:
+        told += f" {_shards(cold)} solved from nothing, for what it had started from was gone; the distance holds all the same."
+    return told.strip()
+
+
+def _shards(numbers: Sequence[int]) -> str:
+    return f"Shard {numbers[0]} was" if len(numbers) == 1 else f"Shards {', '.join(map(str, numbers))} were"
+
+
 def _asked(certificate: Mapping[str, Any]) -> Raw:
     count = int(certificate["samples"])
     rows = [
         ("Asked on", _moment(certificate["requested"])),
         ("To be forgotten", f"{count:,} {'sample' if count == 1 else 'samples'}"),
-        ("How", Raw(f"{code(certificate['mode'])} {esc(_MODES[certificate['mode']])}")),
+        ("How", Raw(f"{code(certificate['mode'])} {esc(_how(certificate))}")),
         ("In the run", code(certificate["run"]["address"])),
         ("Parts of the model touched", ", ".join(f"shard {number}" for number in certificate["shards"]) or "none"),
     ]
+    if certificate.get("carried_out_with"):
+        rows.append(("Carried out together with the requests", ", ".join(certificate["carried_out_with"])))
     hashes = "\n".join(f"<li>{code(digest)}</li>" for digest in certificate["id_hashes"])
     why = (
         "A sample is named by a keyed hash of its identifier. With the run's key it can be shown that a given identifier was "
         "meant; without the key the hash tells nothing, and destroying the key makes that final."
     )
-    listed = folded(f"The {count:,} keyed hashes", Raw(f"<ul>\n{hashes}\n</ul>"))
+    listed = folded("The keyed hash" if count == 1 else f"The {count:,} keyed hashes", Raw(f"<ul>\n{hashes}\n</ul>"))
     return Raw(f'<h2>What was asked</h2>\n{pairs(rows)}\n<p class="quiet">{esc(why)}</p>\n{listed}')
 
 
@@ -108,10 +152,10 @@ def _removed(certificate: Mapping[str, Any]) -> Raw:
     listed = table(
         "Objects removed", ("Object", "Digest"), [(code(e["key"]), code(e["digest"] or "not known")) for e in removed]
     )
-    return Raw(
-        f"<h2>What was removed</h2>\n{table('Objects by kind', ('Kind', 'Objects'), rows, numeric=(1,), prose=(0,))}\n"
-        f"<p>The storage was listed again afterwards: {esc(found)}.</p>\n{beyond}\n{folded(f'The {len(removed):,} objects', listed)}"
-    )
+    kinds = table("Objects by kind", ("Kind", "Objects"), rows, numeric=(1,), prose=(0,))
+    every = folded("The object" if len(removed) == 1 else f"The {len(removed):,} objects", listed)
+    told = f"<p>The storage was listed again afterwards: {esc(found)}.</p>"
+    return Raw(f"<h2>What was removed</h2>\n{kinds}\n{told}\n{beyond}\n{every}")
 
 
 def _now(certificate: Mapping[str, Any]) -> Raw:

@@ -23,7 +23,8 @@ font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,s
 h1{font-size:1.6rem;line-height:1.2;margin:0 0 .25rem}
 h2{font-size:1.2rem;margin:2.5rem 0 .5rem;padding-top:.75rem;border-top:1px solid var(--rule)}
 h3{font-size:1rem;margin:1.5rem 0 .25rem} h4,h5,h6{font-size:.95rem;margin:1rem 0 .25rem;color:var(--quiet)}
-p{margin:.4rem 0;max-width:46rem} .quiet,caption,figcaption{color:var(--quiet);font-size:.875rem}
+p{margin:.4rem 0;max-width:46rem} .verdict{font-weight:600;font-size:1.1rem} .verdict.wrong{text-decoration:underline}
+.quiet,caption,figcaption{color:var(--quiet);font-size:.875rem}
 code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:.75rem;margin:1.25rem 0;padding:0}
 .cards div{background:var(--card);border-radius:.5rem;padding:.75rem .9rem;break-inside:avoid}

@@ -1,5 +1,6 @@
 """A report as one HTML page: pictures, the tables beside them, and the raw measurement behind every figure."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from taft_ray.evaluation.measured import lookup
 from taft_ray.evaluation.notation import ABSENT, percent, recorded, seconds, value_of
 from taft_ray.evaluation.report import NO_MONOLITH
 
+_REQUEST = re.compile(r"[0-9a-f]{8,64}")
+
 
 def render(report: dict[str, Any]) -> str:
     """The page of a report made by ``summarise`` (or read back from report.json)."""
@@ -18,11 +21,11 @@ def render(report: dict[str, Any]) -> str:
         _header(report),
         _cards(report),
         _notes(report),
+        _forgets(report),
         _accuracy(report),
         class_section(report),
-        _timeline(report),
         _speed(report),
-        _forgets(report),
+        _timeline(report),
         _shards(report),
         _run(report),
         _measurements(report),
@@ -219,7 +222,7 @@ def _forgets(report: dict[str, Any]) -> Raw:
         shards = forget.get("shards")
         rows.append(
             [
-                code(forget.get("request", "")),
+                _certificate_link(forget.get("request", "")),
                 forget.get("mode", ""),
                 recorded(forget.get("samples")),
                 ", ".join(map(str, shards)) if isinstance(shards, list) else recorded(shards),
@@ -233,6 +236,12 @@ def _forgets(report: dict[str, Any]) -> Raw:
         )
     caption = "Every forget: seconds of each step, times the monolith's speed, accuracy before and after"
     return Raw(f"<h2>Forgets</h2>\n{table(caption, head, rows, numeric=(2, *range(4, len(head))))}")
+
+
+def _certificate_link(request: Any) -> Raw:
+    """The request, linked to the page of its certificate beside this one."""
+    name = str(request)
+    return Raw(f'<a href="certificate-{name}.html">{code(name)}</a>') if _REQUEST.fullmatch(name) else code(name)
 
 
 def _shards(report: dict[str, Any]) -> Raw:

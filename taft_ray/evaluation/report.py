@@ -53,6 +53,14 @@ def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def no_monolith(measured: Measured) -> str:
+    """Why nothing is known of the one model over everything."""
+    removed_by = lookup(measured.facts, "monolith.removed_by")
+    if not removed_by:
+        return NO_MONOLITH
+    return f"not measured: request {removed_by} removed that model before it was evaluated; train --monolithic makes it again"
+
+
 def _number(
     label: str,
     unit: str,
@@ -228,7 +236,7 @@ def _accuracy(measured: Measured, notes: list[str]) -> dict[str, Any]:
         served = f"composition[{modes[wanted]}].accuracy"
     paths = {
         "accuracy": ("accuracy of the composed model", served, NO_EVALUATION),
-        "accuracy_monolith": ("accuracy of the monolith", "monolith.accuracy", NO_MONOLITH),
+        "accuracy_monolith": ("accuracy of the monolith", "monolith.accuracy", no_monolith(measured)),
     } | {
         f"accuracy_{mode}": (f"accuracy composed by {mode}", f"composition[{i}].accuracy", NO_EVALUATION)
         for mode, i in modes.items()
@@ -255,7 +263,7 @@ def _accuracy(measured: Measured, notes: list[str]) -> dict[str, Any]:
                 f"({path} − monolith.accuracy) × 100",
                 sources,
                 gap,
-                reason=missing if path not in sources else NO_MONOLITH,
+                reason=missing if path not in sources else no_monolith(measured),
             )
     evaluated, current = lookup(measured.facts, "evaluation.composed"), lookup(measured.facts, "run.composed")
     if evaluated and current and evaluated != current:

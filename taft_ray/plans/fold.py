@@ -150,6 +150,8 @@ def _drop(state: RunState, fact: facts.Dropped) -> None:
         elif shard.quarantine is not None:
             shard.quarantine = _asked_of(shard.quarantine, request.mode)
     if state.monolith is not None:
+        if state.monolith.removed_by is None:
+            state.monolith.removed_by = fact.request
         state.monolith.delta, state.monolith.lost = None, False
 
 

@@ -78,11 +78,12 @@ class ShardState:
 
 @dataclass
 class MonolithState:
-    """The comparison model last trained. delta: None once it was purged or lost."""
+    """The comparison model last trained. delta: None once it was purged or lost. removed_by: the request that purged it."""
 
     fit: MonolithTrained
     delta: DeltaRef | None
     lost: bool = False
+    removed_by: str | None = None
 
 
 @dataclass

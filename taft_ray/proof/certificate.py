@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from taft_ray.answers.requests import ADDED
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.facts import Purge, Removed
 from taft_ray.plans.spec import RunSpec
@@ -22,7 +23,6 @@ from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import seal, unseal
 
 SCHEMA = "taft_ray.certificate/1"
-ADDED = ("signature", "repeated", "forgotten_before")
 _SEAL = "digest"
 _STEPS = {
     "forget-requested": "requested",
@@ -59,9 +59,10 @@ def certificate_of(
         "composed_after": after,
         "composition": spec.compose,
         **_asked(state),
+        "carried_out_with": sorted(set(told.get("carried_out_with", ())) - {request}),
         **_removals(state, entries, told),
         **_what_came_after(run, state, fits),
-        **_cost(state, fits, told),
+        **_cost(state, steps, fits, told),
         "environment": _environment(run, spec),
         "does_not_cover": list(_DOES_NOT_COVER),
     }
@@ -116,7 +117,18 @@ def _what_came_after(run: RunState, state: RequestState, fits: Mapping[int, Entr
     }
 
 
-def _cost(state: RequestState, fits: Mapping[int, Entry], told: Mapping[str, Any]) -> dict[str, Any]:
+def _began(state: RequestState, steps: Sequence[Entry]) -> float:
+    """When the work of a request began (unix seconds): one that was gathered with others waited before."""
+    dropped = next((entry.time for entry in steps if entry.kind == "dropped"), None)
+    if state.deadline is None or dropped is None:
+        return state.started
+    seconds = 0.0 if state.purged is None else state.purged.drop_seconds or 0.0
+    return datetime.fromisoformat(dropped).timestamp() - seconds
+
+
+def _cost(
+    state: RequestState, steps: Sequence[Entry], fits: Mapping[int, Entry], told: Mapping[str, Any]
+) -> dict[str, Any]:
     """Seconds of the steps, and of workers; money where an hour has a price."""
     purged, price = state.purged, told.get("gpu_hour_price")
     worker_seconds = sum(float(fit.body["facts"].get("seconds", 0.0)) for fit in fits.values())
@@ -125,7 +137,7 @@ def _cost(state: RequestState, fits: Mapping[int, Entry], told: Mapping[str, Any
             "drop": purged and purged.drop_seconds,
             "purge": purged and purged.seconds,
             "retrain": told.get("retrain_seconds"),
-            "total": time.time() - state.started,
+            "total": time.time() - _began(state, steps),
         },
         "cost": {
             "worker_seconds": worker_seconds,

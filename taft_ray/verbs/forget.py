@@ -153,6 +153,7 @@ def _carry_out(
         "retrain_seconds": _fit_each(run, spec, composer, to_fit, report) if to_fit else None,
         "local_copies": copies,
         "gpu_hour_price": price,
+        "carried_out_with": [asked["request"] for asked in standing],
     }
     done = {asked["request"]: composer.conclude_forget(asked["request"], told) for asked in standing}
     for request in requests:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from taft_ray.errors import IntegrityError, ObjectMissing
@@ -12,12 +13,12 @@ from taft_ray.log import operation
 from taft_ray.plans.facts import Composed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
-from taft_ray.proof.certificate import open_certificate
+from taft_ray.proof.certificate import contradictions, inconsistencies, open_certificate
 from taft_ray.proof.signature import with_signature
 from taft_ray.run.quarantine import quarantines
 from taft_ray.run.spec import run_spec
 from taft_ray.run.state import read_state
-from taft_ray.storage import Ledger, Store, digest_json
+from taft_ray.storage import Ledger, Store, digest_json, read_manifest
 from taft_ray.storage import rundir as names
 
 
@@ -27,11 +28,15 @@ def report(run: str) -> dict[str, Any]:
     store = Store(run)
     spec = run_spec(store)
     state = read_state(store)
-    summary = summarise(gather(store, spec, state, Ledger(store)))
+    entries = Ledger(store).entries()
+    summary = summarise(gather(store, spec, state))
+    now = datetime.now(UTC).isoformat()
     page, data = names.report_key("report.html"), names.report_key("report.json")
     store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
     store.write(page, render(summary).encode())
     damaged: list[str] = []
+    manifest = read_manifest(store) if any(request.forgotten for request in state.requests.values()) else None
+    held = set() if manifest is None else set(manifest.table["id_hash"].to_pylist())
     for request in state.requests.values():
         if request.forgotten is not None:
             key = request.forgotten.certificate.key
@@ -40,7 +45,11 @@ def report(run: str) -> dict[str, Any]:
             except (IntegrityError, ObjectMissing) as error:
                 damaged.append(str(error))
                 continue
-            written = certificate_page(certificate, key).encode()
+            wrong = [*inconsistencies(certificate), *contradictions(certificate, entries)]
+            if back := held & set(certificate["id_hashes"]):
+                wrong.append(f"{len(back)} of its samples are in the manifest again")
+            damaged += [f"{key}: {one}" for one in wrong]
+            written = certificate_page(certificate, key, (now, wrong)).encode()
             store.write(names.report_key(f"certificate-{request.request}.html"), written)
     values = {name: number["value"] for name, number in summary["derived"].items()}
     ill = quarantines(state)
@@ -59,7 +68,7 @@ def _address(store: Store, key: str) -> str:
     return str(store.fetch(key)) if store.local else f"{store.uri}/{key}"
 
 
-def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict[str, Any]:
+def gather(store: Store, spec: RunSpec, state: RunState) -> dict[str, Any]:
     """The facts that `evaluation.report.summarise` takes, all of them from the ledger."""
     latest = state.evaluations[-1] if state.evaluations else None
     latest_of = _of_the_present_model(state)
@@ -87,6 +96,7 @@ def gather(store: Store, spec: RunSpec, state: RunState, ledger: Ledger) -> dict
     if state.monolith is not None:
         facts["monolith"] = {
             **state.monolith.fit.facts,
+            "removed_by": state.monolith.removed_by,
             "accuracy": next((e.monolith for e in reversed(state.evaluations) if e.monolith is not None), None),
         }
     accuracy = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -203,7 +203,7 @@ class Run:
         if answer.get("waiting"):
             return answers.Promise.from_json(answer)
         if key is not None:
-            answer |= self.sign(answer["request"], key).to_json()
+            answer |= self._signed_all(answer, key)
         return answers.Certificate.from_json(answer)
 
     def forget_due(
@@ -219,6 +219,17 @@ class Run:
             signed = [one | self.sign(one["request"], key).to_json() for one in answer["certificates"]]
             answer = {"certificates": signed}
         return answers.Due.from_json(answer)
+
+    def _signed_all(self, certificate: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
+        """Sign a certificate, and those of the requests that were carried out with it; one that has another signature keeps it."""
+        signed = self.sign(certificate["request"], key).to_json()
+        others = certificate.get("carried_out_with", ())
+        signed_too: list[str] = []
+        for request in others:
+            with suppress(UsageError):  # signed before, by another key
+                self.sign(request, key)
+                signed_too.append(request)
+        return {**signed, "signed_too": signed_too} if others else signed
 
     def sign(self, request: str, key: SigningKey | str | os.PathLike[str]) -> answers.Certificate:
         """Sign the certificate of a finished request. key: an Ed25519 private key, or its PEM file."""

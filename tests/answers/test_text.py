@@ -1,4 +1,4 @@
-"""What answers say to a person: dates and not seconds, tables, and what there is to do."""
+"""Answers as text: dates and not seconds, tables, and what there is to do."""
 
 import re
 

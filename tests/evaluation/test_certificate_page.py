@@ -1,8 +1,16 @@
 """A certificate as a page: every field is there, as text, whatever the fields are."""
 
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
 from run_facts import run_facts
 from test_report_page import Page
+from toy_run import SHARDS, fit, make_run
 
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.evaluation.certificate_page import certificate_page
 
 CERTIFICATE = {
@@ -56,3 +64,80 @@ def test_any_shape_is_a_page():
     ):
         Page(certificate_page(odd))
     Page(certificate_page(run_facts(30)))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, Any]:
+    """A drop of everything in shard 1."""
+    make_run(tmp_path / "run")
+    composer = Composer(str(tmp_path / "run"))
+    for _ in range(SHARDS):
+        task = composer.take("lane")
+        assert task is not None
+        composer.finished(fit(composer.record.store, task))
+    request = composer.request_forget(Selection(shards=(1,)), "drop")["request"]
+    composer.resume_forget(request)
+    return composer.conclude_forget(request, {"retrain_seconds": None, "carried_out_with": [request, "ffff0000"]})
+
+
+def test_one_line_on_top_says_when_it_was_done_and_whether_it_was_verified(certificate: dict[str, Any]) -> None:
+    count = certificate["samples"]
+    text = Page(certificate_page(certificate, checked=("2026-11-29T10:00:00+00:00", []))).text
+    assert re.search(
+        rf"Done on \d+ \w+ \d{{4}}, [\d:]+ UTC: {count} samples are in no model, delta, cache or checkpoint", text
+    )
+    assert "Verified on 29 November 2026, 10:00:00 UTC against the ledger of its run." in text
+    assert text.index("Verified on") < text.index("What was asked")
+    assert "Not verified when this page was made" in Page(certificate_page(certificate)).text
+    wrong = Page(certificate_page(certificate, checked=("2026-11-29T10:00:00+00:00", ["2 samples are back"]))).text
+    assert "it does not hold: 2 samples are back" in wrong
+    assert "Done on" not in wrong
+
+
+def test_requests_that_were_carried_out_with_it_are_named(certificate: dict[str, Any]) -> None:
+    assert certificate["carried_out_with"] == ["ffff0000"]
+    assert "Carried out together with the requests ffff0000" in Page(certificate_page(certificate)).text
+
+
+def test_words_agree_with_their_numbers_and_no_markup_of_other_kinds_is_shown(certificate: dict[str, Any]) -> None:
+    one = {**certificate, "samples": 1, "id_hashes": certificate["id_hashes"][:1]}
+    text = Page(certificate_page(one)).text
+    assert "1 sample is in no model" in text
+    assert "The keyed hash " in text
+    assert "`" not in text
+    assert not re.search(r"\d{2}:\d{2}:\d{2}\.\d{3,}", text.partition("Every field of the certificate")[0])
+
+
+def fitted(shard: int, **facts: Any) -> dict[str, Any]:
+    known = {"seconds": 1.0, "distance_bound": 1e-6, **facts}
+    return {"shard": shard, "generation": 2, "samples": 3, "facts": known, "delta": {"key": "k", "digest": "d" * 64}}
+
+
+@pytest.mark.parametrize(
+    ("retrained", "said", "unsaid"),
+    [
+        ([fitted(1, resolved=True, warm=True)], ["within a certified distance"], ["from the start", "from nothing"]),
+        (
+            [fitted(1)],
+            ["Shard 1 was trained again from the start, as by retrain, because ffff0000"],
+            ["certified distance"],
+        ),
+        (
+            [fitted(1, resolved=True, warm=False)],
+            ["certified distance", "Shard 1 was solved from nothing"],
+            ["as by retrain"],
+        ),
+        (
+            [fitted(1), fitted(2, resolved=True, warm=True)],
+            ["certified distance", "Shard 1 was trained again"],
+            ["nothing,"],
+        ),
+    ],
+)
+def test_resolve_that_could_not_start_where_it_was_says_so_once(
+    certificate: dict[str, Any], retrained: list[dict[str, Any]], said: list[str], unsaid: list[str]
+) -> None:
+    page = certificate_page({**certificate, "mode": "resolve", "retrained": retrained})
+    how = Page(page).text.partition("How resolve")[2].partition("In the run")[0]
+    assert all(words in how for words in said), how
+    assert not any(words in how for words in unsaid), how

@@ -214,3 +214,48 @@ def test_extreme_ratios_can_be_drawn(factor):
         shard["ended"] = shard["started"]
     del facts["cache"], facts["monolith"]
     page_of(facts)
+
+
+def classes(facts):
+    facts["evaluation"] |= {
+        "per_class": [{"label": "ant", "n": 40, "accuracy": 0.9}, {"label": "<bee>", "n": 10, "accuracy": None}],
+        "confusion": [[36, 4], [3, 7]],
+        "confused": [{"true": "ant", "predicted": "<bee>", "n": 4}],
+        "top5": None,
+        "calibration_error": 0.0321,
+        "calibration": [{"confidence": 0.5, "accuracy": 0.4, "n": 10}, {"confidence": 0.9, "accuracy": 0.95, "n": 40}],
+    }
+    return facts
+
+
+def test_classes_are_drawn_and_every_number_is_in_a_table(facts):
+    assert "Confusion matrix" not in page_of(run_facts())
+    page = Page(page_of(classes(facts)))
+    assert page.tags.count("figure") == 5
+    assert "Expected calibration error: 3.21 %" in page.text
+    for row in ("ant 40 90.00 %", "<bee> 10 not measured", "ant <bee> 4"):
+        assert row in page.text, row
+
+
+def test_matrix_of_many_classes_is_not_drawn_and_says_so(facts):
+    many = [str(n) for n in range(60)]
+    classes(facts)["evaluation"] |= {
+        "per_class": [{"label": name, "n": 1, "accuracy": 1.0} for name in many],
+        "confusion": [[int(a == b) for a in many] for b in many],
+    }
+    assert "No confusion matrix is drawn for 60 classes" in Page(page_of(facts)).text
+
+
+def test_certificates_are_linked_and_forgets_come_before_accuracy_and_speed(facts):
+    facts["forgets"][0]["request"] = "3f3983c977fe8608"
+    html = page_of(facts)
+    assert '<a href="certificate-3f3983c977fe8608.html">' in html
+    order = [html.index(f"<h2>{heading}") for heading in ("Forgets", "Accuracy", "Speed-up", "Timeline", "Shards")]
+    assert order == sorted(order)
+
+
+def test_report_says_which_forget_removed_the_one_model_over_everything(facts):
+    facts["monolith"] |= {"accuracy": None, "removed_by": "3f3983c977fe8608"}
+    told = summarise(facts)["not_measured"]["accuracy_monolith"]
+    assert "request 3f3983c977fe8608 removed that model before it was evaluated" in told
+    assert NO_MONOLITH not in told

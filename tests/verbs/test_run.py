@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import here
-from folder import files
+from folder import files, shard_of
 from plain import plain_train
+from proved import private_pem
 from tiny import SAMPLES, SHARDS, picture, sample_id
 
 import taft_ray as tr
@@ -83,6 +84,26 @@ def test_train_evaluate_forget_verify(
     assert certificate.composed_after == run.status().composed
     assert run.verify().problems == ()
     assert ray.is_initialized(), "the Ray of this process stays"
+
+
+def test_requests_that_are_carried_out_together_name_each_other_and_are_signed_together(
+    folder: Path, ray_session: None, tmp_path: Path
+) -> None:
+    run, signing_key = tr.Run(folder), tmp_path / "key.pem"
+    signing_key.write_bytes(private_pem())
+    here_too = [sample_id(n) for n in range(SAMPLES) if shard_of(sample_id(n), SHARDS) == 1]
+    promise = run.forget([here_too[0]], mode="retrain", deadline="30d")
+    certificate = run.forget([here_too[1]], mode="retrain", sign=signing_key)
+    assert isinstance(certificate, answers.Certificate)
+    assert certificate.carried_out_with == certificate.signed_too == (promise.request,)
+    assert f"carried_out_with: ['{promise.request}']" in str(certificate)
+    other = json.loads(next((folder / "certificates").glob(f"{promise.request}-*.json")).read_text())
+    assert other["carried_out_with"] == [certificate.request]
+    assert other["seconds"]["total"] < 60, "it waited before, and that is no work"
+    checked = tr.verify_certificate(Path(certificate.address))
+    assert checked.ok
+    assert checked.signed_by is not None
+    assert run.verify().problems == ()
 
 
 def test_data_that_cannot_be_understood_leaves_no_run_behind(tmp_path: Path, ray_session: None, weights: Path) -> None:

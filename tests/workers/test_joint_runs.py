@@ -12,7 +12,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.run.spec import run_spec
 from taft_ray.run.sums import snapshots_of, sums_of
-from taft_ray.storage import Ledger, Store
+from taft_ray.storage import Store
 from taft_ray.storage import rundir as names
 from taft_ray.verbs.export import export
 from taft_ray.verbs.report import gather
@@ -71,9 +71,7 @@ def test_a_report_shows_no_composition_from_before_a_forget(joint: Trained, copy
 
     def modes() -> list[str]:
         store = Store(str(run))
-        return sorted(
-            row["mode"] for row in gather(store, run_spec(store), state_of(run), Ledger(store))["composition"]
-        )
+        return sorted(row["mode"] for row in gather(store, run_spec(store), state_of(run))["composition"])
 
     assert modes() == ["joint", "mean"]
     plain_forget(run, [sample_id(0)], "drop")
