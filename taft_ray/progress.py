@@ -15,10 +15,14 @@ Report = Callable[[str, int, int], None]  # (what, done, total)
 
 _LINE_S = 5.0
 _LABELS = {
+    "ray": "Ray started",
+    "index": "data understood",
     "prefix": "pictures through the frozen prefix",
     "shards": "shards with a delta",
     "monolith": "comparison model",
+    "compose": "shards composed",
     "retrain": "shards retrained",
+    "predict": "pictures predicted",
     "trials": "trials ended",
     "cells": "cells measured",
     "verify cache": "cache parts checked",
@@ -78,6 +82,6 @@ def _started_bars() -> Progress | None:
     if not console.is_terminal:
         return None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bars = Progress(*columns, console=console)
+    bars = Progress(*columns, console=console, redirect_stdout=False)  # its lines have a filter of their own
     bars.start()
     return bars

@@ -99,6 +99,11 @@ class Status(Answer, HasRows):
     accuracy: float | None = None
     measured_on: str | None = None
 
+    def under_way(self) -> bool:
+        """Whether a process is at work on the run, or has to be: shards wait for a fit, or requests for their end."""
+        pending = any(shard.state == "pending" for shard in self.shards) or not self.shards
+        return pending or any(not one.done and one.runs_at is None for one in self.requests)
+
     def __str__(self) -> str:
         parts = [self._facts(), self._shards(), self._requests(), *(f"to do: {one}" for one in self.to_do)]
         parts += [f"damaged: {self.damaged}"] if self.damaged else []

@@ -11,14 +11,42 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
+from taft_ray.cli.ray_lines import RayLines
 from taft_ray.errors import TaftError
 from taft_ray.log import WithContext
 from taft_ray.progress import ProgressReport
+
+
+@contextlib.contextmanager
+def _beside_the_answer(debug: bool) -> Iterator[None]:
+    """What is printed inside the block goes to stderr; Ray's own lines only with --debug."""
+    if debug:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    lines = RayLines(sys.stderr)
+    try:
+        with contextlib.redirect_stdout(lines):
+            yield
+    finally:
+        lines.finish()
+
+
+def _left(run: Any) -> str:
+    """What stands after an interruption, and what to do."""
+    again = "what was committed is kept, run the same command again"
+    if not isinstance(run, str):
+        return again
+    from taft_ray.verbs.interrupted import what_is_left
+
+    left = what_is_left(run)
+    return f"{left}; run the same command again to go on" if left else again
+
 
 Verb = Callable[..., Any]  # a command's function; what it returns is an `answers.Answer`
 
@@ -38,8 +66,8 @@ def answers(function: Verb) -> Verb:
             log.setLevel(logging.INFO)
         log.addHandler(said)
         try:
-            # Ray prints warnings of its own on stdout, which belongs to the answer
-            with contextlib.redirect_stdout(sys.stderr), ProgressReport() as report:
+            # Ray prints lines of its own on stdout, which belongs to the answer
+            with _beside_the_answer(debug), ProgressReport() as report:
                 answer = function(*args, report=report, **kwargs)
         except TaftError as error:
             if debug:
@@ -47,7 +75,7 @@ def answers(function: Verb) -> Verb:
             click.echo(f"taft-ray: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("taft-ray: interrupted; what was committed is kept, run the same command again", err=True)
+            click.echo(f"taft-ray: interrupted; {_left(kwargs.get('run'))}", err=True)
             sys.exit(1)
         except Exception as error:
             if debug:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +13,12 @@ from taft_ray.cli.spec import spec_from, spec_options
 from taft_ray.errors import UsageError
 from taft_ray.progress import ProgressReport
 from taft_ray.sums.options import COMPOSITIONS
+
+if TYPE_CHECKING:
+    from taft_ray.answers import Status
+    from taft_ray.verbs.run import Run
+
+WATCH_S = 2.0
 
 
 @click.command()
@@ -44,12 +52,32 @@ def evaluate(run: str, data: str, split: str | None, predictions: str | None, re
 @click.command()
 @click.argument("run")
 @click.option("--rejected", is_flag=True, help="List the rows of the data that were rejected, each with its reason.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Show it again whenever it changes, until nothing is under way; another process may work on RUN.",
+)
 @answers
-def status(run: str, rejected: bool, report: ProgressReport) -> Any:
+def status(run: str, rejected: bool, watch: bool, report: ProgressReport) -> Any:
     """Where RUN stands."""
     from taft_ray.verbs.run import Run
 
-    return Run(run).rejected() if rejected else Run(run).status()
+    if rejected:
+        return Run(run).rejected()
+    return _watched(Run(run)) if watch else Run(run).status()
+
+
+def _watched(run: Run) -> Status:
+    """The status once nothing is under way; until then each that differs is shown on stderr."""
+    shown = None
+    while True:
+        status = run.status()
+        if not status.under_way():
+            return status
+        if status != shown:
+            click.echo(f"{datetime.now(UTC):%H:%M:%S} UTC\n{status}\n", err=True)
+            shown = status
+        time.sleep(WATCH_S)
 
 
 @click.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 import ray
 
 from taft_ray.errors import NoDevice, StorageError
+from taft_ray.log import level
+from taft_ray.progress import Report, silent
 
 NAMESPACE = "taft_ray"
 _ANSWER_S = 20.0
@@ -20,17 +23,23 @@ _ANSWER_S = 20.0
 HEAD = {"node:__internal_head__": 0.001}
 
 
+_NATIVE = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,.]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")
 _LOCK = threading.Lock()
 _users = 0  # verbs at work on a Ray that they started, in whatever thread
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(report: Report = silent) -> Iterator[None]:
     """Ray, for a verb: the one that this process has joined already, or one that ends with the last verb that uses it."""
     global _users
     with _LOCK:
         own = _users > 0 or not ray.is_initialized()
+        starts = not ray.is_initialized()
+        if starts:
+            report("ray", 0, 1)
         connect()
+        if starts:
+            report("ray", 1, 1)
         _users += own
     try:
         yield
@@ -51,9 +60,10 @@ def connect() -> None:
     _check_answers(address)
     alone: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(
-            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **alone
-        )  # fmt: skip
+        with _without_native_lines():
+            ray.init(
+                address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **alone
+            )  # fmt: skip
     except ConnectionError as error:
         raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
     except Exception as error:  # Ray raises a bare Exception where a machine is too busy to start it in time
@@ -64,6 +74,43 @@ def connect() -> None:
             "run the same command again when the machine is less busy"
         ) from error
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+
+
+@contextmanager
+def _without_native_lines() -> Iterator[None]:
+    """Lines that Ray's C++ parts write to stderr inside the block are dropped, unless records of INFO are wanted."""
+    try:
+        shown = os.dup(2)
+    except OSError:  # this process has no stderr
+        yield
+        return
+    if level() <= logging.INFO:
+        os.close(shown)
+        yield
+        return
+    read, write = os.pipe()
+    os.dup2(write, 2)
+    os.close(write)
+    filtering = threading.Thread(target=_pass_on, args=(read, shown), daemon=True)
+    filtering.start()
+    try:
+        yield
+    finally:
+        os.dup2(shown, 2)  # which closes the pipe's end, unless a process that was started holds it: then it goes on
+        filtering.join(0.5)  # which closes both
+
+
+def _pass_on(read: int, shown: int) -> None:
+    """Copy what is written, without lines of Ray's C++ parts, as it comes."""
+    rest = b""
+    with open(read, "rb", buffering=0) as source, open(shown, "wb", buffering=0) as target:
+        while chunk := source.read(1 << 16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            kept = b"".join(line + b"\n" for line in lines if not _NATIVE.match(line))
+            if rest and not rest.startswith(b"["):  # no line of theirs: a progress bar, say
+                kept, rest = kept + rest, b""
+            target.write(kept)
+        target.write(rest)
 
 
 def _check_answers(address: str) -> None:

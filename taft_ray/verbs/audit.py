@@ -38,7 +38,7 @@ def audit(
     from taft_ray.orchestration.actors import worker_for
     from taft_ray.orchestration.prefix_pass import PASSES
 
-    with session.connected():
+    with session.connected(report):
         worker = worker_for(run, spec, len(state.classes))
         return examine(
             PASSES, store, spec, state, worker.sample_values, data=data, never_seen=never_seen, ids=ids, level=level,

@@ -44,7 +44,7 @@ def demo(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = fastest_precision(device)
     spec = RunSpec(data=str(train_uri), model=model, weights=weights, shards=SHARDS, device=device, precision=precision)
-    with session.connected():
+    with session.connected(report):
         trained = train(str(run), spec, monolithic=True, report=report)
         before = evaluate(str(run), str(test_uri), report=report)
         ids = _ids_of_two_shards(str(train_uri))

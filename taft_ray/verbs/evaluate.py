@@ -45,7 +45,7 @@ def evaluate(run: str, data: str, *, predictions: str | None = None, report: Rep
     open_source(data)  # a wrong path must not take the start of Ray to be told
     from taft_ray.orchestration import session
 
-    with session.connected():
+    with session.connected(report):
         composer = composer_of(run)
         composer.recover_what_can_be()
         state = composer.snapshot()
@@ -173,7 +173,7 @@ class Said:
         """From logits (n, K)."""
         import torch
 
-        probabilities = spec.fit_config().as_loss().probabilities(torch.from_numpy(logits).double()).numpy()
+        probabilities = spec.fit_config().as_loss().probabilities(torch.tensor(logits, dtype=torch.float64)).numpy()
         return cls(keys=keys, labels=labels, predicted=logits.argmax(1), probabilities=probabilities)
 
     def table(self, rows: pa.Table, classes: Sequence[str]) -> pd.DataFrame:

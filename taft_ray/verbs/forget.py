@@ -170,7 +170,7 @@ def _fit_each(run: str, spec: RunSpec, composer: Composer, to_fit: Mapping[int, 
     from taft_ray.orchestration import session
     from taft_ray.orchestration.actors import worker_for
 
-    with session.connected():
+    with session.connected(report):
         worker = worker_for(run, spec, composer.class_count())
         worker.ready()
         began = time.perf_counter()

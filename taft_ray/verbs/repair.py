@@ -37,7 +37,7 @@ def repair(run: str, *, data: str | None = None, report: Report = silent) -> dic
     spec = run_spec(Store(run))
     from taft_ray.orchestration import session
 
-    with session.connected():
+    with session.connected(report):
         return _repaired(run, spec, data, report)
 
 

@@ -96,7 +96,7 @@ def _measured(
     from taft_ray.studies.tuning import run_trials
 
     results: dict[str, dict[str, Any]] = {}
-    with session.connected():
+    with session.connected(report):
         session.check_device(base.device)
         blocks = {trial.spec(base).last_blocks for trial in todo.values()}
         last = Ledger(store).entries()[-1]

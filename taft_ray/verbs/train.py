@@ -54,10 +54,14 @@ def train(
     from taft_ray.orchestration.prefix_pass import PASSES
     from taft_ray.prefix.passes import index_source
 
-    with session.connected():
+    with session.connected(report):
         session.check_device(spec.device)
         # data that cannot be understood leaves no run behind
-        source = None if is_run(store) else index_source(PASSES, spec.data, spec.classes)
+        source = None
+        if not is_run(store):
+            report("index", 0, 1)
+            source = index_source(PASSES, spec.data, spec.classes)
+            report("index", 1, 1)
         write_spec(store, spec.to_json())
         training = replace(Training.of(run, spec, lanes, report), source=source)
         training.begin()
@@ -158,7 +162,12 @@ class Training:
             self._say_finished()
         if compare:
             self._compared()
-        return self.composer.compose() if self.state().in_model else None
+        if not self.state().in_model:
+            return None
+        self.report("compose", 0, 1)
+        composed = self.composer.compose()
+        self.report("compose", 1, 1)
+        return composed
 
     def _tokens(self, work: bool) -> None:
         """Make the activation cache, unless it is there; on CPUs the lanes start beside it and wait.

@@ -1,0 +1,43 @@
+"""Ray's own lines are not shown; what matters in them is said in our words, and everything else passes."""
+
+import io
+
+import pytest
+
+from taft_ray.cli.ray_lines import RayLines
+
+
+def shown(*writes: str) -> str:
+    target = io.StringIO()
+    stream = RayLines(target)
+    for text in writes:
+        print(text, end="", file=stream)
+    stream.finish()
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "\x1b[33m(raylet)\x1b[0m WARNING: 8 PYTHON worker processes have been started on node: e9af with address: 192.0.2.2",
+        "(raylet, ip=10.0.0.3) Spilled 2048 MiB",
+        "\x1b[36m(ShardWorker pid=4711)\x1b[0m some line",
+        "(autoscaler +3s) Tip: use `ray status` to view detailed cluster status.",
+        "\x1b[36m(MapWorker(MapBatches(PartWriter)) pid=1)\x1b[0m x",
+    ],
+)
+def test_lines_of_ray_are_dropped(line: str) -> None:
+    assert shown(line + "\n") == ""
+
+
+def test_other_lines_pass_in_order_whatever_they_are_written_in() -> None:
+    assert shown("a li", "ne\n(an aside) in", " brackets\nend") == "a line\n(an aside) in brackets\nend\n"
+
+
+def test_memory_and_waiting_are_said_in_our_words_and_not_again_at_once() -> None:
+    killed = "(raylet) 3 Workers (tasks / actors) killed due to memory pressure (OOM)\n"
+    waiting = "(autoscaler +9s) Error: No available node types can fulfill resource request {'GPU': 1.0}\n"
+    told = shown(killed, killed, waiting, killed).splitlines()
+    assert len(told) == 2
+    assert "ran out of memory; give the run fewer --lanes" in told[0]
+    assert "waiting for CPUs or GPUs" in told[1]

@@ -1,0 +1,32 @@
+"""Lines of Ray's C++ parts do not reach stderr while Ray starts; everything else does, at once and in order."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import logging, os, sys
+logging.getLogger("taft_ray").setLevel(logging.{level})
+from taft_ray.orchestration.session import _without_native_lines
+os.write(2, b"before\\n")
+try:
+    with _without_native_lines():
+        os.write(2, b"[2026-11-29 10:50:07,063 I 1187 1187] logging.cc:303: Set ray log level\\n")
+        print("ours", file=sys.stderr, flush=True)
+        os.write(2, b"[2026-11-29 10:50:07,063 W 1 1] (raylet) node")
+        os.write(2, b"_manager.cc:1: x\\n")
+        os.write(2, b"\\r[  3%] a bar")
+        raise KeyError("out of it")
+except KeyError:
+    os.write(2, b"\\nafter\\n")
+"""
+
+
+@pytest.mark.parametrize("level", ["WARNING", "INFO"])
+def test_native_lines_are_dropped_unless_records_of_info_are_wanted(level: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM.replace("{level}", level)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.replace("\r", "\n").splitlines()
+    assert [line for line in lines if ".cc" not in line and line] == ["before", "ours", "[  3%] a bar", "after"]
+    assert any(".cc" in line for line in lines) == (level == "INFO")
