@@ -51,6 +51,24 @@ class Confident(Answer):
 
 
 @dataclass(frozen=True)
+class Against(Answer):
+    """Another model on the same ``n`` pictures. difference: this one's accuracy less the other's ``accuracy``.
+
+    p_value: of McNemar's exact test, that it arises by chance. only_this, only_other: pictures that one of them has right.
+    """
+
+    name: str
+    n: int
+    accuracy: float
+    difference: float
+    both_right: int
+    only_this: int
+    only_other: int
+    neither: int
+    p_value: float
+
+
+@dataclass(frozen=True)
 class Evaluation(Answer, HasRows):
     """Accuracy of the composed model on ``n`` pictures of ``data``. monolith: that of the comparison model.
 
@@ -81,6 +99,7 @@ class Evaluation(Answer, HasRows):
     top5: float | None = None
     calibration_error: float | None = None
     calibration: tuple[Confident, ...] = ()
+    against: Against | None = optional()
 
     def __str__(self) -> str:
         ways = ", ".join(f"by {mode} {one.accuracy:.1%}" for mode, one in self.by_composition.items())
@@ -99,6 +118,12 @@ class Evaluation(Answer, HasRows):
         mistakes = [f"{one.true} as {one.predicted} ({one.n})" for one in self.confused[:_SHOWN]]
         told += [f"most frequent mistakes: {', '.join(mistakes)}"] if mistakes else []
         told += [f"{self.rejected:,} rows were not read"] if self.rejected else []
+        if self.against is not None:
+            other = self.against
+            told.append(
+                f"against {other.name}: {other.accuracy:.1%} there, {100 * other.difference:+.1f} points here, on {other.n:,} "
+                f"pictures; right here alone {other.only_this:,}, there alone {other.only_other:,} (p = {other.p_value:.2g})"
+            )
         told += [f"shard {one.shard} is in quarantine, out of the model" for one in self.quarantined]
         return "\n".join(told)
 

@@ -41,12 +41,15 @@ def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None,
 @click.option("--data", required=True, metavar="URI")
 @click.option("--split", metavar="NAME", help="Read this split of DATA: the same as DATA?split=NAME.")
 @click.option("--predictions", metavar="FILE", help="Write a line per picture there: .parquet or .csv.")
+@click.option("--against", metavar="RUN|FILE", help="Compare with another run, or with predictions in such a file.")
 @answers
-def evaluate(run: str, data: str, split: str | None, predictions: str | None, report: ProgressReport) -> Any:
+def evaluate(
+    run: str, data: str, split: str | None, predictions: str | None, against: str | None, report: ProgressReport
+) -> Any:
     """Accuracy of RUN's composed model on DATA."""
     from taft_ray.verbs.run import Run
 
-    return Run(run, progress=report).evaluate(data, split=split, predictions=predictions)
+    return Run(run, progress=report).evaluate(data, split=split, predictions=predictions, against=against)
 
 
 @click.command()

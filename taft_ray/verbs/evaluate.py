@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,47 +23,75 @@ from taft_ray.progress import Report, silent
 from taft_ray.run.address import data_address, data_stamp, run_address
 from taft_ray.run.quarantine import damaged_objects, quarantines
 from taft_ray.run.secret import secret_to_read_in
-from taft_ray.run.spec import run_spec
+from taft_ray.run.spec import is_run, run_spec
 from taft_ray.storage import Manifest, Store, digest_json, read_manifest, write_manifest
 from taft_ray.storage import rundir as names
+from taft_ray.verbs.comparison import compare, read_predictions
 from taft_ray.verbs.composer import composer_of
-from taft_ray.verbs.table_file import check_suffix, write_table
+from taft_ray.verbs.table_file import SUFFIXES, check_suffix, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @operation("evaluate")
-def evaluate(run: str, data: str, *, predictions: str | None = None, report: Report = silent) -> dict[str, Any]:
+def evaluate(
+    run: str, data: str, *, predictions: str | None = None, against: str | None = None, report: Report = silent
+) -> dict[str, Any]:
     """Accuracy of the composed model (both ways), of the monolith if there is one, and by number of shards.
 
     predictions: a .parquet or .csv file to write a row per picture to: its file and row, its label, and what is predicted.
+
+    against: another run, which is evaluated on the same data too, or such a file: the answer has "against" then (`compare`).
     """
     check_suffix("predictions", predictions)
     run, data = run_address(run), data_address(data)
-    store = Store(run)
-    spec = run_spec(store)
     open_source(data)  # a wrong path must not take the start of Ray to be told
+    other = None if against is None else _other_model(against)
     from taft_ray.orchestration import session
 
     with session.connected(report):
-        composer = composer_of(run)
-        composer.recover_what_can_be()
-        state = composer.snapshot()
-        manifest = _eval_cache(store, run, spec, data, state, composer.class_names(), report)
-        try:
-            return _measured(run, spec, data, composer, manifest, predictions)
-        except (IntegrityError, ObjectMissing) as error:
-            # damage: its shard leaves the model, a damaged cache of evaluation data is made again; anything else stays an error
-            found = (
-                composer.examine(),
-                composer.examine_monolith(),
-                _remove_damaged(store, names.eval_prefix(data), manifest.refs),
-            )
-            if not any(found):
-                raise error
-        manifest = _eval_cache(store, run, spec, data, state, composer.class_names(), report)
-        return _measured(run, spec, data, composer, manifest, predictions)
+        answer, table = _evaluated(run, data, report)
+        if other is not None and isinstance(other, str):
+            other = _evaluated(other, data, report)[1]
+    if predictions is not None:
+        write_table(table, predictions)
+    if other is not None and against is not None:
+        answer["against"] = compare(table, other, against)
+    return answer
+
+
+def _other_model(against: str) -> str | pd.DataFrame:
+    """The address of a run, or a table of predictions."""
+    if Path(against).suffix in SUFFIXES:
+        return read_predictions(against)
+    address = run_address(against)
+    if not is_run(Store(address)):
+        raise UsageError(f"--against {against}: expected a run, or predictions in {' or '.join(SUFFIXES)}")
+    return address
+
+
+def _evaluated(run: str, data: str, report: Report) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The answer, and a row per picture."""
+    store = Store(run)
+    spec = run_spec(store)
+    composer = composer_of(run)
+    composer.recover_what_can_be()
+    state = composer.snapshot()
+    manifest = _eval_cache(store, run, spec, data, state, composer.class_names(), report)
+    try:
+        return _measured(run, spec, data, composer, manifest)
+    except (IntegrityError, ObjectMissing) as error:
+        # damage: its shard leaves the model, a damaged cache of evaluation data is made again; anything else stays an error
+        found = (
+            composer.examine(),
+            composer.examine_monolith(),
+            _remove_damaged(store, names.eval_prefix(data), manifest.refs),
+        )
+        if not any(found):
+            raise error
+    manifest = _eval_cache(store, run, spec, data, state, composer.class_names(), report)
+    return _measured(run, spec, data, composer, manifest)
 
 
 def _eval_cache(
@@ -116,8 +145,8 @@ def _remove_damaged(store: Store, prefix: str, parts: Sequence[dict[str, Any]]) 
 
 
 def _measured(
-    run: str, spec: RunSpec, data: str, composer: Composer, manifest: Manifest, predictions: str | None
-) -> dict[str, Any]:
+    run: str, spec: RunSpec, data: str, composer: Composer, manifest: Manifest
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Accuracy of the composed model (each way), the comparison model, and by number of shards; committed."""
     parts = manifest.refs
     state = composer.snapshot()
@@ -130,6 +159,7 @@ def _measured(
     worker = worker_for(run, spec, len(classes))
     answer: dict[str, Any] = {"data": data, "rejected": counts(manifest.table)["rejected"]}
     by_mode: dict[str, Any] = {}
+    table: pd.DataFrame | None = None
     for mode in reversed(spec.modes):
         composed = composer.compose(mode)
         measured = worker.evaluate(composed["key"], parts)
@@ -142,8 +172,7 @@ def _measured(
             answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
             said = Said.of(spec, *worker.outputs(composed["key"], parts))
             answer |= classification(said.labels, said.predicted, said.probabilities, classes)
-            if predictions is not None:
-                write_table(said.table(manifest.table, classes), predictions)
+            table = said.table(manifest.table, classes)
     answer["by_composition"] = by_mode
     state = composer.snapshot()  # after composing, which may have put a damaged shard aside
     monolith = state.monolith_delta
@@ -156,7 +185,8 @@ def _measured(
         _milestones(len(shards)),
     )
     composer.commit(Evaluated.from_json(answer), f"evaluated/{digest_json(answer)}")
-    return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}
+    assert table is not None  # the run's own composition is one of its modes
+    return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}, table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

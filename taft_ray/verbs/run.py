@@ -119,16 +119,22 @@ class Run:
         *,
         split: str | None = None,
         predictions: str | os.PathLike[str] | None = None,
+        against: str | os.PathLike[str] | Run | None = None,
     ) -> answers.Evaluation:
         """Accuracy of the composed model on data of the same classes: in all, per class, and by confidence.
 
         split: read this split of it. predictions: a .parquet or .csv file for a line per picture.
+
+        against: another run, evaluated on the same data, or such a file; the answer's ``against`` compares picture by picture.
         """
         from taft_ray.verbs.evaluate import evaluate
 
         source = with_split(os.fspath(data), split)
         file = None if predictions is None else os.fspath(predictions)
-        return answers.Evaluation.from_json(evaluate(self.uri, source, predictions=file, report=self._progress))
+        other = against.uri if isinstance(against, Run) else None if against is None else os.fspath(against)
+        return answers.Evaluation.from_json(
+            evaluate(self.uri, source, predictions=file, against=other, report=self._progress)
+        )
 
     def predict(self, pictures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> answers.Predictions:
         """The class of each picture by the composed model, with the probability of every class.

@@ -14,6 +14,7 @@ from tiny import CLASSES, SAMPLES, SHARDS, sample_id
 
 import taft_ray as tr
 from taft_ray.data import sample_key
+from taft_ray.errors import UsageError
 from taft_ray.proof.verify_run import verify
 from taft_ray.verbs.evaluate import evaluate
 from taft_ray.verbs.status import status
@@ -97,7 +98,14 @@ def test_evaluate_reports_classes_compositions_shards_and_monolith(
     assert answer["accuracy"] > 0.6, "the classes have colours: even random features tell them apart"
     assert answer["monolith"] > 0.6
     entries = kinds(run)
-    assert evaluate(str(run), str(test_parquet))["accuracy"] == answer["accuracy"]
+    again = evaluate(str(run), str(test_parquet), against=str(ridge[0]))
+    assert again["accuracy"] == answer["accuracy"]
+    assert (again["against"]["n"], again["against"]["difference"], again["against"]["p_value"]) == (48, 0, 1)
+    told = tr.Run(run).evaluate(test_parquet, against=file)
+    assert told.against is not None
+    assert told.against.both_right == right.sum()
+    with pytest.raises(UsageError, match="expected a run, or predictions"):
+        tr.Run(run).evaluate(test_parquet, against=tmp_path)
     assert kinds(run)[: len(entries)] == entries
     assert verify(str(run))["problems"] == []
 

@@ -283,7 +283,7 @@ def test_runs_are_found_beside_one_another(whole: Path, tmp_path: Path, copy_of:
     ]
     assert found[0].composed == tr.Run(tmp_path / "a").status().composed
     assert [one.run for one in tr.runs(tmp_path / "a")] == [str(tmp_path / "a")]
-    assert tr.runs(tmp_path / "nowhere") == []
+    assert list(tr.runs(tmp_path / "nowhere")) == []
 
 
 def test_a_destroyed_run_is_gone_and_what_is_not_its_own_stays(folder: Path, outside: None) -> None:
@@ -327,7 +327,7 @@ def test_a_destroyed_run_leaves_no_version_in_a_bucket(s3_uri: str, whole: Path,
     assert [one.run for one in tr.runs(s3_uri)] == [store.uri]
     tr.Run(store.uri).destroy()
     assert store.traces() == []
-    assert tr.runs(s3_uri) == []
+    assert list(tr.runs(s3_uri)) == []
 
 
 def test_deadlines_as_people_say_them() -> None:
