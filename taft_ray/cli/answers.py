@@ -24,7 +24,7 @@ from taft_ray.progress import ProgressReport
 
 @contextlib.contextmanager
 def _beside_the_answer(debug: bool) -> Iterator[None]:
-    """What is printed inside the block goes to stderr; Ray's own lines only with --debug."""
+    """Print to stderr inside the block; Ray's own lines only with --debug."""
     if debug:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -38,7 +38,7 @@ def _beside_the_answer(debug: bool) -> Iterator[None]:
 
 
 def _left(run: Any) -> str:
-    """What stands after an interruption, and what to do."""
+    """The state of a run after an interruption, and what to do."""
     again = "what was committed is kept, run the same command again"
     if not isinstance(run, str):
         return again

@@ -48,29 +48,6 @@ class Loss:
         error = logits - self.targets(labels, classes, logits.dtype)
         return (self.weights(labels, classes, logits.dtype) * error.square()).sum(-1) / classes
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """(B, K) class probabilities that logits stand for; each row is on the simplex.
-
-        Under a quadratic loss the best logit of a class with probability p is ακp / (αp + 1 − p). That is solved for p, and the
-        result is moved to the nearest point of the simplex (Euclidean). Under cross-entropy it is the softmax.
-        """
-        if self.kind == "ce":
-            return logits.softmax(-1)
-        height, alpha = (self.kappa, self.alpha) if self.kind == "rsl" else (1.0, 1.0)
-        if alpha == 1:
-            return _on_simplex(logits / height)
-        inside = logits.clamp(0, height)  # where the formula holds; beyond it goes on in a straight line
-        solved = inside / (alpha * height - (alpha - 1) * inside)
-        return _on_simplex(solved + (logits - inside) / (alpha * height))
-
-
-def _on_simplex(values: Tensor) -> Tensor:
-    """(B, K) the nearest points with entries >= 0 that sum to 1."""
-    ordered = values.sort(-1, descending=True).values
-    excess = (ordered.cumsum(-1) - 1) / torch.arange(1, values.shape[-1] + 1, device=values.device, dtype=values.dtype)
-    kept = (ordered > excess).sum(-1, keepdim=True)
-    return (values - excess.gather(-1, kept - 1)).clamp(min=0)
-
 
 def check_labels(labels: Tensor, classes: int) -> Tensor:
     """Labels as (B,) int64; DataError for one outside 0..classes-1."""

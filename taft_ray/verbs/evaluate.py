@@ -170,7 +170,7 @@ def _measured(
         }
         if mode == spec.compose:
             answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
-            said = Said.of(spec, *worker.outputs(composed["key"], parts))
+            said = Said.of(*worker.outputs(composed["key"], parts))
             answer |= classification(said.labels, said.predicted, said.probabilities, classes)
             table = said.table(manifest.table, classes)
     answer["by_composition"] = by_mode
@@ -199,11 +199,11 @@ class Said:
     probabilities: np.ndarray
 
     @classmethod
-    def of(cls, spec: RunSpec, keys: Sequence[bytes], labels: np.ndarray, logits: np.ndarray) -> Said:
-        """From logits (n, K)."""
-        import torch
+    def of(cls, keys: Sequence[bytes], labels: np.ndarray, logits: np.ndarray) -> Said:
+        """From logits (n, K), whose softmax the probabilities are."""
+        from scipy.special import softmax
 
-        probabilities = spec.fit_config().as_loss().probabilities(torch.tensor(logits, dtype=torch.float64)).numpy()
+        probabilities = softmax(logits.astype(np.float64), 1)
         return cls(keys=keys, labels=labels, predicted=logits.argmax(1), probabilities=probabilities)
 
     def table(self, rows: pa.Table, classes: Sequence[str]) -> pd.DataFrame:

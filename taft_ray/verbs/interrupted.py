@@ -1,4 +1,4 @@
-"""What an interrupted command left: how far the run is, and which command goes on. Starts nothing and changes nothing."""
+"""How far an interrupted command brought a run, and which command goes on. Starts nothing and changes nothing."""
 
 from __future__ import annotations
 

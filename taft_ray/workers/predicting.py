@@ -1,4 +1,4 @@
-"""Class probabilities of pictures by a run's composed model. Nothing of the pictures is kept or written."""
+"""Class probabilities of pictures by a run's composed model: the softmax of its logits. Nothing of the pictures is kept."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _predicted(
         tokens = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec).view(np.int16))
         batch = tm.prepare(tokens.view(torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16))
         logits = (batch.primal + tm.tangent(batch, delta)).cpu().double()
-        each = spec.fit_config().as_loss().probabilities(logits).tolist()
+        each = logits.softmax(1).tolist()
         for row, label, values in zip(rows, logits.argmax(1).tolist(), each, strict=True):
             found[row] = Predicted(found[row].name, label, values)
     return found
