@@ -46,7 +46,8 @@ def evaluate(
     """
     check_suffix("predictions", predictions)
     run, data = run_address(run), data_address(data)
-    open_source(data)  # a wrong path must not take the start of Ray to be told
+    run_spec(Store(run))  # what is no run, or a wrong path, must not take the start of Ray to be told
+    open_source(data)
     other = None if against is None else _other_model(against)
     from taft_ray.orchestration import session
 

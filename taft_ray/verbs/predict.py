@@ -12,6 +12,8 @@ from taft_ray.errors import UsageError
 from taft_ray.log import operation
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
+from taft_ray.run.spec import run_spec
+from taft_ray.storage import Store
 
 
 @operation("predict")
@@ -25,6 +27,7 @@ def predict(run: str, pictures: Sequence[str], *, report: Report = silent) -> di
     if not pictures:
         raise UsageError("no pictures were given; give files, a folder, Parquet or a tar")
     run = run_address(run)
+    run_spec(Store(run))  # there is a run
     files = find_pictures(pictures)
     composer = Composer(run)
     composer.recover()

@@ -257,6 +257,9 @@ def test_something_that_is_no_run(verb: str, tmp_path: Path, outside: None) -> N
     (tmp_path / "notes.txt").write_text("not a run")
     with pytest.raises(StorageError, match=r"no run at .*run\.json is missing"):
         getattr(tr.Run(tmp_path), verb)()
+    for method in (tr.Run(tmp_path).evaluate, tr.Run(tmp_path).predict):
+        with pytest.raises(StorageError, match="no run at"):
+            method(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
