@@ -19,6 +19,11 @@ STATUS = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 def test_status_has_dates_and_no_seconds_of_1970() -> None:
     text = str(answers.Status.from_json(STATUS))
     assert "2027-01-15 08:00 UTC" in text
@@ -85,6 +90,14 @@ def test_tables_of_pandas_are_of_the_rows_that_are_asked_for() -> None:
     assert status.to_pandas("quarantined").empty
     with pytest.raises(Exception, match="expected one of shards, requests, quarantined"):
         status.to_pandas("trials")
+
+
+def test_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "retrain" in str(answers.Status.from_json(STATUS))
+    written = columns(["a", "b"], [["x" * 60, "y" * 60]])
+    assert (written.count("x"), written.count("y")) == (60, 60)
+    assert max(len(line) for line in written.splitlines()) <= 40
 
 
 def test_small_words() -> None:

@@ -35,10 +35,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Call
 
 @pytest.fixture
 def run(whole: Path, copy_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> tr.Run:
-    """In a process where starting Ray is an error."""
+    """In a process that has joined no Ray, and where starting one is an error."""
     from taft_ray.orchestration import session
+    from taft_ray.verbs import composer, forget
 
     monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray was started"))
+    for module in (composer, forget):
+        monkeypatch.setattr(module, "in_cluster", lambda: False)
     return tr.Run(copy_of(whole))
 
 
