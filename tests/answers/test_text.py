@@ -94,7 +94,7 @@ def test_tables_of_pandas_are_of_the_rows_that_are_asked_for() -> None:
 
 def test_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    assert "retrain" in str(answers.Status.from_json(STATUS))
+    assert "81.2% on test" in str(answers.Status.from_json(STATUS))
     written = columns(["a", "b"], [["x" * 60, "y" * 60]])
     assert (written.count("x"), written.count("y")) == (60, 60)
     assert max(len(line) for line in written.splitlines()) <= 40
