@@ -38,6 +38,7 @@ class Reported(Answer):
     ok: bool
     quarantined: tuple[Quarantined, ...]
     damaged: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         known = self.derived.get
@@ -66,7 +67,9 @@ class Reported(Answer):
             f"every number: {self.json}",
         ]
         ill = [f"shard {one.shard} is in quarantine, out of the model" for one in self.quarantined]
-        return "\n".join([*told, *ill, *(f"damaged: {one}" for one in self.damaged)])
+        return "\n".join(
+            [*told, *(f"note: {one}" for one in self.notes), *ill, *(f"damaged: {one}" for one in self.damaged)]
+        )
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class Evaluation(Answer, HasRows):
     confused: the most frequent mistakes. top5: the part whose class is among the best five, None for five classes or fewer.
 
     calibration_error: the expected one, of 15 bins of confidence. calibration: those bins.
+
+    left_out: pictures that were not read because the run has forgotten, or is asked to forget, samples with their ids.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("per_class", "confused", "calibration", "by_shards")
@@ -100,6 +102,7 @@ class Evaluation(Answer, HasRows):
     calibration_error: float | None = None
     calibration: tuple[Confident, ...] = ()
     against: Against | None = optional()
+    left_out: int = optional(0)
 
     def __str__(self) -> str:
         ways = ", ".join(f"by {mode} {one.accuracy:.1%}" for mode, one in self.by_composition.items())
@@ -118,6 +121,8 @@ class Evaluation(Answer, HasRows):
         mistakes = [f"{one.true} as {one.predicted} ({one.n})" for one in self.confused[:_SHOWN]]
         told += [f"most frequent mistakes: {', '.join(mistakes)}"] if mistakes else []
         told += [f"{self.rejected:,} rows were not read"] if self.rejected else []
+        if self.left_out:
+            told.append(f"{self.left_out:,} pictures were left out: the run was asked to forget samples with their ids")
         if self.against is not None:
             other = self.against
             told.append(

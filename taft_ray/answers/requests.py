@@ -166,6 +166,9 @@ class Certificate(Answer):
             shown["signed_too"] = list(self.signed_too)
             shown |= {"not_signed": unsigned} if unsigned else {}
         shown |= {name: told[name] for name in _SHOWN}
+        out = [one["shard"] for one in self.shards_after if one["state"] == "dropped"]
+        if out:
+            shown["out_of_the_model"] = f"shards {out}, until the same is asked with mode retrain"
         return "\n".join(lines({**shown, "certificate": self.address}))
 
 

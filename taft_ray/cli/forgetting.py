@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from taft_ray.composer.selection import Selection
 
 MODE_HELP = (
-    "drop: at once, and the whole shard (of N shards, a part of 1/N of the data) leaves the model until it is retrained. "
+    "drop: at once, and the whole shard (of N shards, a part of 1/N of the data) leaves the model until the same is asked with retrain. "
     "retrain: the shard is fitted again without the samples, from nothing. "
     "resolve: it is fitted again from where it was, to a certified distance of its optimum (ridge only)."
 )

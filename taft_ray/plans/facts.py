@@ -293,6 +293,7 @@ class Evaluated(Fact):
     monolith: float | None
     by_shards: tuple[Mapping[str, Any], ...]
     rejected: int = 0
+    left_out: int = optional(0)  # rows whose ids the run has forgotten
     per_class: tuple[Mapping[str, Any], ...] = optional(())
     confusion: tuple[tuple[int, ...], ...] | None = optional()  # a row per true class
     confused: tuple[Mapping[str, Any], ...] = optional(())

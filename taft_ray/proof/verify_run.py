@@ -45,6 +45,6 @@ def verify(run: str, *, head: str | None = None, retrain: bool = False, report: 
         )
     return {
         **evidence.answer(),
-        "forgotten_samples": len(evidence.state.tombstones),
+        "forgotten_samples": len(evidence.state.forgotten()),
         "head": entries[-1].digest if entries else None,
     }

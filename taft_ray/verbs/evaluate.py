@@ -127,6 +127,7 @@ def _eval_cache(
             "classes": list(result.classes),
             "fingerprint": result.fingerprint,
             "stamp": stamp,
+            "left_out": result.forgotten,
         }
         write_manifest(eval_store, result.table, meta)
         remove_markers(store, f"{prefix}/shard=00000")
@@ -159,6 +160,8 @@ def _measured(
     classes = composer.class_names()
     worker = worker_for(run, spec, len(classes))
     answer: dict[str, Any] = {"data": data, "rejected": counts(manifest.table)["rejected"]}
+    if manifest.meta.get("left_out"):  # rows of samples that this run has forgotten, or is asked to
+        answer["left_out"] = manifest.meta["left_out"]
     by_mode: dict[str, Any] = {}
     table: pd.DataFrame | None = None
     for mode in reversed(spec.modes):

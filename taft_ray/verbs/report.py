@@ -61,6 +61,7 @@ def report(run: str) -> dict[str, Any]:
         "ok": not ill and not damaged,
         "quarantined": ill,
         "damaged": damaged,
+        "notes": summary["notes"],
     }
 
 

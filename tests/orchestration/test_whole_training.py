@@ -110,6 +110,16 @@ def test_evaluate_reports_classes_compositions_shards_and_monolith(
     assert verify(str(run))["problems"] == []
 
 
+def test_evaluation_says_how_many_pictures_it_leaves_out(ridge: Trained, parquet: Path, copy_of: Any) -> None:
+    """Those with ids that were forgotten, also where the evaluation data has other pictures by these names."""
+    run = tr.Run(copy_of(ridge[0]))
+    run.forget([sample_id(0)], mode="drop")
+    measured = run.evaluate(parquet)
+    assert (measured.n, measured.left_out) == (SAMPLES - 1, 1)
+    assert "1 pictures were left out: the run was asked to forget samples with their ids" in str(measured)
+    assert run.evaluate(parquet).left_out == 1, "the cached tokens remember it"
+
+
 def test_composer_killed_at_rest_comes_back_right(ridge: Trained, copy_of: Any) -> None:
     import ray
 
