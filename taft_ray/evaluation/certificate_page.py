@@ -64,6 +64,8 @@ def _verdict(certificate: Mapping[str, Any], checked: tuple[str, Sequence[str]] 
     count, last = int(certificate["samples"]), certificate["steps"][-1]["time"]
     what = "1 sample is" if count == 1 else f"{count:,} samples are"
     told = f"Done on {_moment(last)}: {what} in no model, delta, cache or checkpoint of this run."
+    if certificate["beyond_reach"]:
+        told += " Older versions of removed objects could not be reached, see below."
     if checked is None:
         return Raw(f'<p class="verdict">{esc(told)} Not verified when this page was made.</p>')
     when, problems = checked

@@ -1,4 +1,4 @@
-"""What is true of a run, and what that means: the fold of its ledger's facts (`fold`)."""
+"""The state of a run, and questions to it: the fold of its ledger's facts (`fold`)."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class RunState:
 
     @property
     def environment(self) -> Mapping[str, Any]:
-        """What the run was made on; empty where it has not begun."""
+        """The machine the run was made on; empty where it has not begun."""
         return {} if self.created is None else self.created.environment
 
     @property

@@ -94,6 +94,13 @@ def test_one_line_on_top_says_when_it_was_done_and_whether_it_was_verified(certi
     assert "Done on" not in wrong
 
 
+def test_verdict_does_not_hide_what_could_not_be_reached(certificate: dict[str, Any]) -> None:
+    assert "could not be reached" not in Page(certificate_page(certificate)).text
+    text = Page(certificate_page({**certificate, "beyond_reach": ["no permission to list versions"]})).text
+    verdict = text.partition("What was asked")[0]
+    assert "Older versions of removed objects could not be reached, see below." in verdict
+
+
 def test_requests_that_were_carried_out_with_it_are_named(certificate: dict[str, Any]) -> None:
     assert certificate["carried_out_with"] == ["ffff0000"]
     assert "Carried out together with the requests ffff0000" in Page(certificate_page(certificate)).text
