@@ -188,6 +188,28 @@ def _training(measured: Measured, notes: list[str]) -> dict[str, Any]:
         reason=_why(wall, NO_WALL, fits, NO_FITS, "not measured: the number of lanes is not recorded"),
     )
 
+    wall_sources = measured.take(["training.wall_seconds"])
+    numbers["training_seconds"] = _number(
+        "training on shards, wall clock",
+        "s",
+        "training.wall_seconds",
+        wall_sources,
+        wall_sources.get("training.wall_seconds"),
+        reason=NO_WALL,
+        note=WALL_NOTE,
+    )
+    every = measured.take(f"shards[{i}].seconds" for i in range(measured.count("shards")))
+    passed = measured.take(["cache.seconds"])
+    numbers["work_seconds"] = _number(
+        "prefix pass and every fit, refits too",
+        "s",
+        "cache.seconds + sum of shards[*].seconds of every generation",
+        passed | every,
+        math.fsum((passed | every).values()) if every else None,
+        reason=NO_FITS,
+        note="work, not wall clock: what one worker would have taken",
+    )
+
     _check_wall(measured, numbers, notes)
     if lanes and critical is not None and sources[lanes] < len(fits):
         notes.append(
@@ -274,7 +296,21 @@ def _accuracy(measured: Measured, notes: list[str]) -> dict[str, Any]:
 
 
 def _forgets(measured: Measured) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
+    samples = measured.take(f"forgets[{i}].samples" for i in range(measured.count("forgets")))
+    numbers: dict[str, Any] = {
+        "forgotten_samples": _number(
+            "samples forgotten", "", "sum of forgets[*].samples", samples, sum(samples.values())
+        )
+    }
+    totals = measured.take(f"forgets[{i}].seconds.total" for i in range(measured.count("forgets")))
+    numbers["forget_seconds_median"] = _number(
+        "seconds per forget, median",
+        "s",
+        "median of forgets[*].seconds.total",
+        totals,
+        median(totals.values()) if totals else None,
+        reason=NO_FORGET if not measured.count("forgets") else "not measured: no forget has total seconds",
+    )
     ways = {
         "speedup_retrain": ("retrain after forget against the monolith", "retrain", "no shard was retrained for it"),
         "speedup_end_to_end": ("forget, end to end, against the monolith", "total", "not measured: no total time"),
@@ -290,17 +326,7 @@ def _forgets(measured: Measured) -> dict[str, Any]:
                 bottom,
                 missing={"monolith.seconds": NO_MONOLITH, bottom: missing},
             )
-        after, before = f"forgets[{i}].accuracy_after", f"forgets[{i}].accuracy_before"
-        sources = measured.take((after, before))
-        change = 100 * (sources[after] - sources[before]) if len(sources) == 2 else None
-        numbers[f"forgets[{i}].accuracy_change"] = _number(
-            "accuracy after less before",
-            "points",
-            f"({after} − {before}) × 100",
-            sources,
-            change,
-            reason="not measured: the accuracy was not taken before and after",
-        )
+        numbers[f"forgets[{i}].accuracy_change"] = _change(measured, i)
     for name, (label, key, _) in ways.items():
         each = [numbers[f"forgets[{i}].{name}"] for i in range(measured.count("forgets"))]
         usable = [number for number in each if number["value"] is not None]
@@ -320,6 +346,24 @@ def _forgets(measured: Measured) -> dict[str, Any]:
     return numbers
 
 
+def _change(measured: Measured, i: int) -> dict[str, Any]:
+    """Accuracy after a forget less before it. Two evaluations that were not of the same pictures are not compared."""
+    after, before = f"forgets[{i}].accuracy_after", f"forgets[{i}].accuracy_before"
+    sources = measured.take((after, before))
+    reason = "not measured: the accuracy was not taken before and after"
+    change = None
+    if len(sources) == 2:
+        of = [lookup(measured.facts, f"forgets[{i}].evaluated_{when}") or {} for when in ("before", "after")]
+        if of[0] == of[1]:
+            change = 100 * (sources[after] - sources[before])
+        else:
+            told = [f"{one.get('n')} pictures of {one.get('data')}" for one in of]
+            reason = f"not compared: measured on {told[0]} before, on {told[1]} after"
+    return _number(
+        "accuracy after less before", "points", f"({after} − {before}) × 100", sources, change, reason=reason
+    )
+
+
 def _throughput(measured: Measured) -> dict[str, Any]:
     silent = "not measured: the pass through the frozen prefix is not recorded"
     return {
@@ -333,7 +377,7 @@ def _throughput(measured: Measured) -> dict[str, Any]:
         ),
         "cache_bytes_per_image": _ratio(
             measured,
-            "activation cache an image",
+            "activation cache per image",
             "bytes",
             "cache.bytes",
             "cache.images",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+from taft_ray.answers.text import plural
 from taft_ray.errors import IntegrityError, ObjectMissing
-from taft_ray.evaluation import certificate_page, render, summarise
+from taft_ray.evaluation import compared, summarise
 from taft_ray.log import operation
+from taft_ray.pages import certificate_page, comparison_page, report_page
 from taft_ray.plans.facts import Composed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
@@ -24,45 +26,104 @@ from taft_ray.storage import rundir as names
 
 @operation("report")
 def report(run: str) -> dict[str, Any]:
-    """Write report.json, report.html and a page a certificate; returns where they are and what was derived."""
+    """Write report.json, report.html and a page per certificate; returns where they are and what was derived."""
     store = Store(run)
-    spec = run_spec(store)
-    state = read_state(store)
-    entries = Ledger(store).entries()
-    summary = summarise(gather(store, spec, state))
-    now = datetime.now(UTC).isoformat()
+    made = _measured(store)
+    summary = made.summary
     page, data = names.report_key("report.html"), names.report_key("report.json")
     store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
-    store.write(page, render(summary).encode())
-    damaged: list[str] = []
-    manifest = read_manifest(store) if any(request.forgotten for request in state.requests.values()) else None
-    held = set() if manifest is None else set(manifest.table["id_hash"].to_pylist())
-    for request in state.requests.values():
-        if request.forgotten is not None:
-            key = request.forgotten.certificate.key
-            try:
-                certificate = with_signature(open_certificate(store.read(key), key)[0], request)
-            except (IntegrityError, ObjectMissing) as error:
-                damaged.append(str(error))
-                continue
-            wrong = [*inconsistencies(certificate), *contradictions(certificate, entries)]
-            if back := held & set(certificate["id_hashes"]):
-                wrong.append(f"{len(back)} of its samples are in the manifest again")
-            damaged += [f"{key}: {one}" for one in wrong]
-            written = certificate_page(certificate, key, (now, wrong)).encode()
-            store.write(names.report_key(f"certificate-{request.request}.html"), written)
-    values = {name: number["value"] for name, number in summary["derived"].items()}
-    ill = quarantines(state)
+    store.write(page, report_page(summary).encode())
+    for certificate, key, request, problems in made.certificates:
+        written = certificate_page(certificate, key, (made.at, problems)).encode()
+        store.write(names.report_key(f"certificate-{request}.html"), written)
+    ill = quarantines(made.state)
     return {
         "page": _address(store, page),
         "json": _address(store, data),
-        "derived": values,
+        "derived": {name: number["value"] for name, number in summary["derived"].items()},
         "not_measured": summary["not_measured"],
-        "ok": not ill and not damaged,
+        "ok": not ill and not made.damaged,
         "quarantined": ill,
-        "damaged": damaged,
+        "damaged": made.damaged,
         "notes": summary["notes"],
     }
+
+
+@operation("compare")
+def compare(runs: Sequence[str]) -> dict[str, Any]:
+    """Write comparison.html and comparison.json among the reports of the first run; returns where they are, and the rows."""
+    stores = [Store(run) for run in runs]
+    comparison = compared([_measured(store).summary for store in stores])
+    page, data = names.report_key("comparison.html"), names.report_key("comparison.json")
+    stores[0].write(data, json.dumps(comparison, allow_nan=False, indent=1).encode())
+    stores[0].write(page, comparison_page(comparison).encode())
+    rows = [
+        {
+            **{key: run[key] for key in ("name", "uri", "composed", "samples", "requests")},
+            **{key: number["value"] for key, number in run["numbers"].items()},
+        }
+        for run in comparison["runs"]
+    ]
+    return {
+        "page": _address(stores[0], page),
+        "json": _address(stores[0], data),
+        "runs": rows,
+        "notes": comparison["notes"],
+    }
+
+
+class Made(NamedTuple):
+    """A run's report, and what was found wrong. certificates: (certificate, key, request, problems)."""
+
+    summary: dict[str, Any]
+    state: RunState
+    at: str
+    certificates: list[tuple[dict[str, Any], str, str, list[str]]]
+    damaged: list[str]
+
+
+def _measured(store: Store) -> Made:
+    spec = run_spec(store)
+    state = read_state(store)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    certificates, damaged = _certificates(store, state)
+    facts = gather(store, spec, state)
+    known = {request: (certificate, key, problems) for certificate, key, request, problems in certificates}
+    for forget in facts["forgets"]:
+        certificate, key, problems = known.get(forget["request"], (None, None, ["the certificate cannot be read"]))
+        forget["certificate"] = {"key": key, "checked": at, "problems": problems}
+        if certificate is not None:
+            forget["certificate"] |= {
+                "issued": certificate["issued"],
+                "signed": certificate.get("signature") is not None,
+                "worker_seconds": certificate["cost"]["worker_seconds"],
+            }
+    return Made(summarise(facts), state, at, certificates, damaged)
+
+
+def _certificates(store: Store, state: RunState) -> tuple[list[tuple[dict[str, Any], str, str, list[str]]], list[str]]:
+    """Every certificate that can be read, compared with the ledger and the manifest; and what is wrong."""
+    finished = [(request, request.forgotten) for request in state.requests.values() if request.forgotten is not None]
+    if not finished:
+        return [], []
+    entries = Ledger(store).entries()
+    manifest = read_manifest(store)
+    held = set() if manifest is None else set(manifest.table["id_hash"].to_pylist())
+    found: list[tuple[dict[str, Any], str, str, list[str]]] = []
+    damaged: list[str] = []
+    for request, forgotten in finished:
+        key = forgotten.certificate.key
+        try:
+            certificate = with_signature(open_certificate(store.read(key), key)[0], request)
+        except (IntegrityError, ObjectMissing) as error:
+            damaged.append(str(error))
+            continue
+        wrong = [*inconsistencies(certificate), *contradictions(certificate, entries)]
+        if back := held & set(certificate["id_hashes"]):
+            wrong.append(f"{plural(len(back), 'sample')} of it in the manifest again")
+        damaged += [f"{key}: {one}" for one in wrong]
+        found.append((dict(certificate), key, request.request, wrong))
+    return found, damaged
 
 
 def _address(store: Store, key: str) -> str:
@@ -100,20 +161,36 @@ def gather(store: Store, spec: RunSpec, state: RunState) -> dict[str, Any]:
             "removed_by": state.monolith.removed_by,
             "accuracy": next((e.monolith for e in reversed(state.evaluations) if e.monolith is not None), None),
         }
-    accuracy = {
-        measured["composed"]: measured["accuracy"]
+    measured = {
+        found["composed"]: (found["accuracy"], {"n": evaluation.n, "data": evaluation.data})
         for evaluation in state.evaluations
-        for measured in evaluation.by_composition.values()
+        for found in evaluation.by_composition.values()
     }
     facts["composition"] = [
-        {"mode": c.mode, "seconds": c.seconds, "digest": c.digest, "accuracy": accuracy.get(c.digest)}
+        {
+            "mode": c.mode,
+            "seconds": c.seconds,
+            "digest": c.digest,
+            "accuracy": measured[c.digest][0] if c.digest in measured else None,
+        }
         for c in latest_of.values()
     ]
     if latest is not None:
         elsewhere = {"by_shards", "by_composition", "monolith", "rejected"}
         facts["evaluation"] = {name: value for name, value in latest.to_json().items() if name not in elsewhere}
         facts["accuracy_by_shards"] = list(latest.by_shards)
-    facts["forgets"] = [_forget(request, accuracy) for request in state.requests.values() if request.forgotten]
+    facts["forgets"] = [_forget(request, measured) for request in state.requests.values() if request.forgotten]
+    facts["waiting"] = [
+        {
+            "request": request.request,
+            "mode": request.mode,
+            "samples": len(request.hashes),
+            "asked": request.time,
+            "deadline": request.deadline,
+        }
+        for request in state.requests.values()
+        if request.forgotten is None
+    ]
     return facts
 
 
@@ -151,19 +228,20 @@ def _shards(state: RunState) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["shard"], row["generation"]))
 
 
-def _forget(request: RequestState, accuracy: Mapping[str, float]) -> dict[str, Any]:
+def _forget(request: RequestState, measured: Mapping[str, tuple[float, dict[str, Any]]]) -> dict[str, Any]:
     finished = request.forgotten
     assert finished is not None
     after = finished.composed_after
+    told: dict[str, Any] = {}
+    for when, composed in (("before", request.composed_before), ("after", after)):
+        accuracy, on = measured.get(str(composed), (None, None))
+        told |= {f"composed_{when}": composed, f"accuracy_{when}": accuracy, f"evaluated_{when}": on}
     return {
         "request": request.request,
         "mode": request.mode,
         "samples": len(request.hashes),
         "shards": list(request.shards),
         "seconds": dict(finished.seconds),
-        "composed_before": request.composed_before,
-        "composed_after": after,
-        "accuracy_before": accuracy.get(str(request.composed_before)),
-        "accuracy_after": accuracy.get(str(after)),
+        **told,
         "time": request.time,
     }

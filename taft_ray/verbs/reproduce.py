@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from taft_ray import evaluation
+from taft_ray import evaluation, pages
 from taft_ray.data import open_source
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.plans.spec import RunSpec
@@ -141,7 +141,7 @@ def _write(
         "json": json.dumps(summary, indent=1).encode(),
         "csv": evaluation.as_csv(summary).encode(),
         "md": evaluation.markdown(summary).encode(),
-        "svg": evaluation.picture(summary),
+        "svg": pages.picture(summary),
     }
     for kind, content in files.items():
         store.write(f"{where}.{kind}", content)

@@ -14,8 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 from taft_ray.errors import IntegrityError, UsageError
-from taft_ray.evaluation import sweep_csv, sweep_page
+from taft_ray.evaluation import sweep_csv
 from taft_ray.log import operation
+from taft_ray.pages import sweep_page
 from taft_ray.plans.space import Trial, default_space, draw
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spec_file import write_spec_file

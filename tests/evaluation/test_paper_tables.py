@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from taft_ray.evaluation import as_csv, markdown, picture
+from taft_ray.evaluation import as_csv, markdown
+from taft_ray.pages import picture
 
 
 def entry(row: str, column: str, values: list[float], unit: str = "accuracy") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import id_hash
 from taft_ray.errors import UsageError
-from taft_ray.evaluation import certificate_page
+from taft_ray.pages import certificate_page
 from taft_ray.plans.facts import Evaluated
 from taft_ray.proof.certificate import certificate_bytes, inconsistencies
 from taft_ray.proof.signature import sign_certificate

@@ -4,35 +4,16 @@ import csv
 from typing import Any
 
 import pytest
+from html_page import Page
+from sweep_summary import sweep_summary
 
-from taft_ray.evaluation import sweep_csv, sweep_page
-
-
-def trial(number: int, status: str = "finished", **settings: Any) -> dict[str, Any]:
-    curve = [[50.0, 0.4], [100.0, 0.5 + number / 100]] if status == "finished" else [[50.0, 0.3]]
-    effort, accuracy = curve[-1]
-    measured = {"status": status, "accuracy": accuracy, "effort": effort, "seconds": 1.5, "curve": curve}
-    return {"number": number, "settings": settings, **measured}
+from taft_ray.evaluation import sweep_csv
+from taft_ray.pages import sweep_page
 
 
 @pytest.fixture
 def summary() -> dict[str, Any]:
-    trials = [
-        trial(0, solver="ridge", penalty=0.01, reset=True),
-        trial(1, "stopped", solver="adam", penalty=0.1, reset=False, learning_rate=1e-3),
-        {
-            "number": 2,
-            "settings": {"solver": "ridge", "penalty": 1.0},
-            "status": "failed",
-            "error": "<b>&",
-            "curve": [],
-        },
-    ]
-    return {
-        "sweep": "a1b2", "run": "runs/<script>", "objective": "composed", "scheduler": "asha", "space": ["solver=ridge,adam"],
-        "seed": 0, "held_out": 40, "fitted_on": 160, "best": trials[0], "standard_error": 0.05, "as_good_as_best": 1,
-        "trials": trials, "refused": [{"settings": {"loss": "ce"}, "reason": "is not <least> squares"}], "forgotten_since": 0,
-    }  # fmt: skip
+    return sweep_summary()
 
 
 def test_the_table_has_a_row_a_trial_and_a_column_a_setting(summary: dict[str, Any]):
@@ -55,7 +36,7 @@ def test_the_page_is_the_same_bytes_and_has_no_markup_from_outside(summary: dict
 
 def test_a_stale_sweep_says_so(summary: dict[str, Any]):
     assert "to be forgotten since" not in sweep_page(summary)
-    assert "3 samples were asked to be forgotten since" in sweep_page({**summary, "forgotten_since": 3})
+    assert "3 samples were asked to be forgotten since" in Page(sweep_page({**summary, "forgotten_since": 3})).text
 
 
 def test_trials_without_a_curve_have_no_picture(summary: dict[str, Any]):

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from html_page import Page
 from run_facts import run_facts
-from test_report_page import Page
 from toy_run import SHARDS, fit, make_run
 
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
-from taft_ray.evaluation.certificate_page import certificate_page
+from taft_ray.pages import certificate_page
 
 CERTIFICATE = {
     "schema": "taft_ray.certificate/1",

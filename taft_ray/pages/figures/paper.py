@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from taft_ray.evaluation.figures import COLOURS, SETTINGS
 from taft_ray.evaluation.paper_table import entries
+from taft_ray.pages.figures.svg import COLOURS, SETTINGS
 
 # Okabe and Ito, in an order in which neighbours differ in lightness too
 _CYCLE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#1b1f24", "#999999")

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from taft_ray.evaluation.figures import COLOURS, as_svg, short_label
 from taft_ray.evaluation.measured import lookup
+from taft_ray.pages.figures.svg import COLOURS, as_svg, short_label
 
 MOST_DRAWN = 40  # classes of a matrix that can be told apart
 _WITH_NUMBERS = 12  # classes of one whose cells have room for a number
