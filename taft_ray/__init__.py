@@ -9,8 +9,8 @@ A run in storage:
     >>> run.forget(ids=["cats/17.jpg"], mode="retrain")      # -> a Certificate
     >>> run.verify().ok
 
-`Run` has a method per verb (help(taft_ray.Run)), `runs` finds the runs in a folder, and `taft_ray.answers` has the types of
-all answers. The commands of ``taft-ray`` do the same.
+`Run` has a method per verb (help(taft_ray.Run)). `runs` finds the runs in a folder, and `compare` puts runs side by side.
+`taft_ray.answers` has the types of all answers. The commands of ``taft-ray`` do the same.
 
 The mathematics, which needs neither ray nor files: `linearize` makes a `TangentModel` of a timm network, `fit` fits a `Delta`
 on `Prepared` pictures as `FitConfig` says, `compose` composes several. Names are looked up when they are first used: a
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from taft_ray.privacy import read_public_key, read_signing_key
     from taft_ray.sums import compose
     from taft_ray.tangent import Delta, Prepared, TangentModel, linearize
-    from taft_ray.verbs.run import Run, ray_session, runs, verify_certificate
+    from taft_ray.verbs.run import Run, compare, ray_session, runs, verify_certificate
 
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "RunSpec",
     "TangentModel",
     "answers",
+    "compare",
     "compose",
     "fit",
     "linearize",
@@ -58,7 +59,7 @@ _WHERE = {
     "taft_ray.privacy": ("read_public_key", "read_signing_key"),
     "taft_ray.sums": ("compose",),
     "taft_ray.tangent": ("Delta", "Prepared", "TangentModel", "linearize"),
-    "taft_ray.verbs.run": ("Run", "ray_session", "runs", "verify_certificate"),
+    "taft_ray.verbs.run": ("Run", "compare", "ray_session", "runs", "verify_certificate"),
 }
 
 

@@ -4,6 +4,7 @@
 """
 
 from taft_ray.answers.answer import Answer
+from taft_ray.answers.compared import Compared, ComparedRun
 from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, Runs, RunSummary
 from taft_ray.answers.measured import (
     Audit,
@@ -47,7 +48,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "destroy-key": (KeyDestroyed,),
     "destroy": (Destroyed,),
     "gc": (Collected,),
-    "report": (Reported,),
+    "report": (Reported, Compared),
     "reproduce": (Reproduced,),
     "demo": (Demonstrated,),
     "list": (Runs,),
@@ -62,6 +63,8 @@ __all__ = [
     "Certificate",
     "CertificateVerification",
     "Collected",
+    "Compared",
+    "ComparedRun",
     "Composed",
     "DamagedObject",
     "Demonstrated",

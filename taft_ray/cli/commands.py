@@ -45,7 +45,7 @@ LINES = {
     "repair": Line(
         "repair", "repair", "Make again what is damaged or missing in RUN; exits 1 while a shard stays in quarantine."
     ),
-    "report": Line("run", "report_command", "Write RUN's report: one HTML page, and report.json."),
+    "report": Line("run", "report_command", "Write RUN's report, a page; several runs are put side by side."),
     "reproduce": Line(
         "reproduce",
         "reproduce",

@@ -136,13 +136,16 @@ def export_command(run: str, output: str, compose: str | None, report: ProgressR
 
 
 @click.command("report")
-@click.argument("run")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @answers
-def report_command(run: str, report: ProgressReport) -> Any:
-    """Write RUN's report: one HTML page, and report.json."""
-    from taft_ray.verbs.run import Run
+def report_command(runs: tuple[str, ...], report: ProgressReport) -> Any:
+    """Write RUN's report: one HTML page, and report.json. Several runs are put side by side, in comparison.html.
 
-    return Run(run).report()
+    The comparison lies among the reports of the first run.
+    """
+    from taft_ray.verbs.run import Run, compare
+
+    return Run(runs[0]).report() if len(runs) == 1 else compare(*runs)
 
 
 @click.command()

@@ -67,7 +67,7 @@ def certificate_page(
 def _steps(certificate: Mapping[str, Any]) -> Any:
     rows: list[list[Any]] = [
         [
-            _STEPS.get(step["step"], str(step["step"]).capitalize()),
+            _STEPS.get(step["step"]) or marked(step["step"], f"/steps/{i}/step", str(step["step"]).capitalize()),
             time_of(step["time"], f"/steps/{i}/time"),
             marked(step["number"], f"/steps/{i}/number", f"{step['number']:,}"),
             digest(step["digest"], f"/steps/{i}/digest"),

@@ -1,7 +1,7 @@
 """Pages from templates: jinja2 with escaping on, and the style in the page.
 
-Guarantees: a page is one file with no script and no request (its content security policy forbids both); a name that a
-template does not know is an error; the same context gives the same bytes.
+Guarantees: a page is one file with no script and no request, as its content security policy demands. A name that a template
+does not know is an error. The same context gives the same bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The page of a report: what was forgotten and whether it was checked, then accuracy, then speed.
 
-Guarantees: every number on it is one of the report's and names its place in report.json (`shown`); a number that was not
-measured says so; the same report gives the same bytes.
+Guarantees: every number on it is one of the report's and names its place in report.json (`shown`). A number that was not
+measured says so. The same report gives the same bytes.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from taft_ray.run.secret import secret_to_read_in
 from taft_ray.run.spec import is_run, run_spec
 from taft_ray.storage import Manifest, Store, digest_json, read_manifest, write_manifest
 from taft_ray.storage import rundir as names
-from taft_ray.verbs.comparison import compare, read_predictions
+from taft_ray.verbs.against import compare, read_predictions
 from taft_ray.verbs.composer import composer_of
 from taft_ray.verbs.table_file import SUFFIXES, check_suffix, write_table
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from taft_ray.answers.text import plural
 from taft_ray.errors import IntegrityError, ObjectMissing
-from taft_ray.evaluation import compared, summarise
+from taft_ray.evaluation import summarise
 from taft_ray.log import operation
-from taft_ray.pages import certificate_page, comparison_page, report_page
+from taft_ray.pages import certificate_page, report_page
 from taft_ray.plans.facts import Composed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
@@ -28,7 +28,7 @@ from taft_ray.storage import rundir as names
 def report(run: str) -> dict[str, Any]:
     """Write report.json, report.html and a page per certificate; returns where they are and what was derived."""
     store = Store(run)
-    made = _measured(store)
+    made = measured(store)
     summary = made.summary
     page, data = names.report_key("report.html"), names.report_key("report.json")
     store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
@@ -38,37 +38,14 @@ def report(run: str) -> dict[str, Any]:
         store.write(names.report_key(f"certificate-{request}.html"), written)
     ill = quarantines(made.state)
     return {
-        "page": _address(store, page),
-        "json": _address(store, data),
+        "page": address_of(store, page),
+        "json": address_of(store, data),
         "derived": {name: number["value"] for name, number in summary["derived"].items()},
         "not_measured": summary["not_measured"],
         "ok": not ill and not made.damaged,
         "quarantined": ill,
         "damaged": made.damaged,
         "notes": summary["notes"],
-    }
-
-
-@operation("compare")
-def compare(runs: Sequence[str]) -> dict[str, Any]:
-    """Write comparison.html and comparison.json among the reports of the first run; returns where they are, and the rows."""
-    stores = [Store(run) for run in runs]
-    comparison = compared([_measured(store).summary for store in stores])
-    page, data = names.report_key("comparison.html"), names.report_key("comparison.json")
-    stores[0].write(data, json.dumps(comparison, allow_nan=False, indent=1).encode())
-    stores[0].write(page, comparison_page(comparison).encode())
-    rows = [
-        {
-            **{key: run[key] for key in ("name", "uri", "composed", "samples", "requests")},
-            **{key: number["value"] for key, number in run["numbers"].items()},
-        }
-        for run in comparison["runs"]
-    ]
-    return {
-        "page": _address(stores[0], page),
-        "json": _address(stores[0], data),
-        "runs": rows,
-        "notes": comparison["notes"],
     }
 
 
@@ -82,7 +59,8 @@ class Made(NamedTuple):
     damaged: list[str]
 
 
-def _measured(store: Store) -> Made:
+def measured(store: Store) -> Made:
+    """A run's report, from its ledger and certificates."""
     spec = run_spec(store)
     state = read_state(store)
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -126,7 +104,8 @@ def _certificates(store: Store, state: RunState) -> tuple[list[tuple[dict[str, A
     return found, damaged
 
 
-def _address(store: Store, key: str) -> str:
+def address_of(store: Store, key: str) -> str:
+    """A local path, or the object's URI."""
     return str(store.fetch(key)) if store.local else f"{store.uri}/{key}"
 
 

@@ -303,6 +303,14 @@ def runs(uri: str | os.PathLike[str]) -> answers.Runs:
     return answers.Runs.from_json(runs(os.fspath(uri)))
 
 
+def compare(*runs: str | os.PathLike[str] | Run) -> answers.Compared:
+    """Several runs side by side: accuracy, forgets, cost. A page and its numbers are stored among the first run's reports."""
+    from taft_ray.verbs.compare import compare
+
+    where = [run.uri if isinstance(run, Run) else run_address(os.fspath(run)) for run in runs]
+    return answers.Compared.from_json(compare(where))
+
+
 def verify_certificate(
     file: str | os.PathLike[str], *, public_key: PublicKey | None = None, run: str | os.PathLike[str] | None = None
 ) -> answers.CertificateVerification:

@@ -172,3 +172,21 @@ def test_report_is_plain_json(facts):
 def test_facts_are_left_alone(facts):
     summarise(facts)
     assert facts == run_facts()
+
+
+def test_accuracies_of_different_pictures_are_not_subtracted(facts):
+    same = {"n": 450, "data": "test"}
+    facts["forgets"][0] |= {"evaluated_before": same, "evaluated_after": dict(same)}
+    facts["forgets"][1] |= {"evaluated_before": same, "evaluated_after": {"n": 449, "data": "test"}}
+    report = summarise(facts)
+    assert value(report, "forgets[0].accuracy_change") == pytest.approx(-0.01)
+    assert value(report, "forgets[1].accuracy_change") is None
+    told = report["not_measured"]["forgets[1].accuracy_change"]
+    assert told == "not compared: measured on 450 pictures of test before, on 449 pictures of test after"
+
+
+def test_work_counts_every_generation_and_the_prefix_pass(facts):
+    report = summarise(facts)
+    assert value(report, "work_seconds") == pytest.approx(104.2 + math.fsum(s["seconds"] for s in facts["shards"]))
+    assert value(report, "forgotten_samples") == sum(forget["samples"] for forget in facts["forgets"])
+    assert value(report, "forget_seconds_median") == median(forget["seconds"]["total"] for forget in facts["forgets"])

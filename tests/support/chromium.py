@@ -31,6 +31,10 @@ function seen(node) {
   return box.width > 1 && box.height > 1 && !hidden(node);
 }
 function named(node) { return node.tagName.toLowerCase() + ": " + node.textContent.trim().slice(0, 40); }
+function turned(node) {  // its box is larger than its letters
+  const by = /rotate\\((-?[\\d.]+)/.exec((node.closest("[transform]") || node).getAttribute("transform") || "");
+  return by !== null && Number(by[1]) !== 0;
+}
 function texts(page) {
   const found = [], walker = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
@@ -39,7 +43,7 @@ function texts(page) {
     const range = page.createRange();
     range.selectNodeContents(node);
     for (const box of range.getClientRects())
-      if (box.width > 1 && box.height > 1) found.push({box, name: node.data.trim().slice(0, 40), rotated: !!node.parentElement.closest("[transform*=rotate]")});
+      if (box.width > 1 && box.height > 1) found.push({box, name: node.data.trim().slice(0, 40), rotated: turned(node.parentElement)});
   }
   return found;
 }

@@ -64,7 +64,7 @@ class Page(HTMLParser):
         self.words.append(data)
         if self._inside:
             self._inside[-1].text += data
-        else:
+        elif "title" not in self.open:
             self.loose.append(data)
 
     def _seen(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

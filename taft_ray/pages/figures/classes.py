@@ -72,6 +72,7 @@ def reliability(report: dict[str, Any], *, width: int) -> str | None:
             axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.05)
+        axes.tick_params(axis="x", pad=10)  # two labels of 0 % meet in the corner
         axes.grid()
         axes.set_xlabel("confidence")
         axes.set_ylabel("accuracy")

@@ -72,6 +72,7 @@ def speedups(report: dict[str, Any], *, width: int) -> str | None:
                 textcoords="offset points",
                 va="center",
                 weight="bold",
+                bbox={"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1},
             )
             axes.text(
                 0,

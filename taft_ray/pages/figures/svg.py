@@ -1,8 +1,7 @@
 """Drawings as inline SVG: how every figure of a page is made.
 
-Guarantees: the same drawing gives the same bytes; every colour is a CSS variable of the page (so a figure follows light,
-dark and print) with its light value as fallback; no script, no URL, no font file; nothing of the machine's matplotlib
-settings is used.
+Guarantees: the same drawing gives the same bytes, whatever the machine's matplotlib settings are. Every colour is a CSS
+variable of the page, so that a figure follows light, dark and print. There is no script, no URL and no font file.
 """
 
 import io

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import log
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from taft_ray.pages.figures.svg import COLOURS, as_svg
 
 _MOST_PANELS = 9
 _PANEL = 170  # px high
+_ROOM = 0.3  # of an axis: between two labels
 _SCALES = ("learning_rate", "penalty", "kappa", "alpha", "epsilon", "joint_penalty")
 
 
@@ -82,7 +84,7 @@ def _draw_settings(figure: Figure, *, drawn: list[Mapping[str, Any]], best: int,
             axes.plot(at, trial["accuracy"], "o", markersize=5, color=colour, markerfacecolor=inside)
         if name in _SCALES:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1,) if max(values) / min(values) > 20 else (1, 2, 5)))
+            axes.xaxis.set_major_locator(FixedLocator(_apart(values)))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         else:
@@ -90,6 +92,19 @@ def _draw_settings(figure: Figure, *, drawn: list[Mapping[str, Any]], best: int,
             axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_xlabel(name.replace("_", " "))
         _percent(axes)
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """The least and the largest value, and those between whose labels have room on a log scale."""
+    least, most = min(values), max(values)
+    if least == most:
+        return [least]
+    place = {value: log(value / least) / log(most / least) for value in sorted(set(values))}
+    kept = [least]
+    for value, at in place.items():
+        if at - place[kept[-1]] >= _ROOM and 1 - at >= _ROOM:
+            kept.append(value)
+    return [*kept, most]
 
 
 def _percent(axes: Any) -> None:

@@ -1,4 +1,4 @@
-"""Who worked when, with long idle gaps left out."""
+"""The timeline: which lane worked when, with long idle gaps left out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from taft_ray.evaluation.measured import first_fits, is_measure, lookup
 from taft_ray.evaluation.notation import duration
 from taft_ray.pages.figures.svg import COLOURS, as_svg, short_label
 
+_LABEL = 90  # px: the width of "0.36 s idle", and a little more
+
 
 def timeline(report: dict[str, Any], *, width: int) -> str | None:
-    """Who worked when: a bar for each fit on its lane; the prefix pass and the monolith on rows of their own."""
+    """A bar for each fit on its lane; the prefix pass and the monolith on rows of their own."""
     bars = timeline_bars(report)
     if not bars:
         return None
@@ -42,8 +44,12 @@ def timeline(report: dict[str, Any], *, width: int) -> str | None:
                 axes.text((left + right) / 2, y, text, color=ink, ha="center", va="center", fontsize=10.5)
         # all in one collection: a thousand bars one by one take as long as the rest of the page
         axes.add_collection(PolyCollection(corners, facecolors=fills, edgecolors=edges, linewidth=0.6))
+        labelled = -width
         for position, gap in cuts:
             axes.axvline(position, color=COLOURS["quiet"], linewidth=1.2, linestyle=(0, (3, 3)))
+            if position / busy * width - labelled < _LABEL:
+                continue
+            labelled = position / busy * width
             axes.annotate(
                 f"{duration(gap)} idle",
                 (position, -0.55),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from taft_ray.errors import DataError, UsageError
-from taft_ray.verbs.comparison import compare, read_predictions
+from taft_ray.verbs.against import compare, read_predictions
 
 
 def table(predicted: list[str], labels: list[str]) -> pd.DataFrame:
