@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS
 from taft_ray.cli.answers import Verb
 from taft_ray.data import ORIENTATIONS, with_split
 from taft_ray.embedded.names import EMBEDDED_NAME
@@ -94,7 +95,12 @@ _FIELDS = (
     _Field("reset", help="Re-initialise what is trained before linearising (PT=F)."),
     _Field("cls_token", help="A new, trained class token at the suffix (CLS=T)."),
     _Field("seed", int),
-    _Field("solver", click.Choice(SOLVERS)),
+    _Field(
+        "solver", click.Choice((*SOLVERS, ADDITIVE)),
+        "ridge and adam fit a tangent model per shard; additive sums fixed features, and forgets a picture by a subtraction.",
+    ),
+    _Field("features", int, "Of additive: numbers per picture."),
+    _Field("site_blocks", str, 'Of additive: how many last blocks are read, or "all".', default=str(DEFAULT_BLOCKS)),
     _Field("loss", click.Choice(LOSSES)),
     _Field("kappa", float),
     _Field("alpha", float),
@@ -150,6 +156,8 @@ _VARIED = frozenset(
         "split",
         "shards",
         "last_blocks",
+        "features",
+        "site_blocks",
         "trainable",
         "reset",
         "cls_token",
@@ -185,7 +193,8 @@ def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
     options["data"] = with_split(options["data"], options.pop("split"))
     names = set(RunSpec.__dataclass_fields__) & options.keys()
     values = {name: options.pop(name) for name in names}
-    values["last_blocks"] = _last_blocks(values["last_blocks"])
+    for name in ("last_blocks", "site_blocks"):
+        values[name] = _last_blocks(values[name])
     return _made(run, values)
 
 

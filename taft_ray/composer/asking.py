@@ -19,7 +19,7 @@ from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftErr
 from taft_ray.plans.facts import ForgetRequested, Placed
 from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
 from taft_ray.plans.gather import runs_at
-from taft_ray.plans.state import RequestState
+from taft_ray.plans.state import SUBTRACT, RequestState
 from taft_ray.prefix.cached_parts import cached_parts
 from taft_ray.run.record import Record
 from taft_ray.run.secret import hashes_of
@@ -76,7 +76,12 @@ class Asking:
         if mode == "resolve" and self.record.spec.solver != "ridge":
             raise UsageError(
                 f"mode resolve needs the ridge problem, whose optimum is unique, and this run's solver is "
-                f"{self.record.spec.solver}; use retrain or drop"
+                f"{self.record.spec.solver}; use {'subtract' if self.record.spec.additive else 'retrain or drop'}"
+            )
+        if mode == SUBTRACT and not self.record.spec.additive:
+            raise UsageError(
+                f"mode subtract needs a model that is a sum over pictures, and this run's solver is {self.record.spec.solver}; "
+                "use retrain, drop or resolve, or train another run with --solver additive"
             )
         if deadline is not None and mode == "drop":
             raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")

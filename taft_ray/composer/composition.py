@@ -16,9 +16,10 @@ from taft_ray.plans.facts import Composed
 from taft_ray.plans.state import TRAINED, ShardState
 from taft_ray.run.quarantine import ShardUnreadable
 from taft_ray.run.record import Record
-from taft_ray.run.snapshots import is_snapshot, save_snapshot, snapshot_digest
+from taft_ray.run.rows import read_terms
+from taft_ray.run.snapshots import is_snapshot, load_arrays, save_snapshot, snapshot_digest
 from taft_ray.run.solve import Model, Solve, solve
-from taft_ray.storage import DeltaRef, Store, digest_json, read_delta
+from taft_ray.storage import DeltaRef, Store, digest_json
 from taft_ray.storage import rundir as names
 from taft_ray.sums import Totals
 
@@ -64,7 +65,7 @@ class Terms:
                     reading.cancel()
 
     def _load(self, ref: DeltaRef) -> dict[str, np.ndarray]:
-        return read_delta(self._store, ref)[0]
+        return read_terms(self._store, ref)
 
     def _keep(self, key: str, terms: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if key in self._kept:
@@ -107,6 +108,8 @@ class Composition:
         wanted = {shard: _member(state.shards[shard]) for shard in moved if state.shards[shard].state == TRAINED}
         leaving = [shard for shard in moved if shard in self._members and self._members[shard] != wanted.get(shard)]
         entering = [shard for shard in wanted if self._members.get(shard) != wanted[shard]]
+        if entering and not self._members and self._from_snapshot(wanted):
+            entering = []
         if leaving or entering:
             self._composed, self._digests = {}, {}
         for shard in leaving:
@@ -130,14 +133,52 @@ class Composition:
         self._seen, self._ahead = len(state.moves), set()
         return self._sums
 
-    def admit(self, shard: int, ref: DeltaRef, weight: int) -> None:
+    def _from_snapshot(self, wanted: Mapping[int, tuple[DeltaRef, int]]) -> bool:
+        """Start from the sums that the snapshot of an additive run holds, where it is of just these shards: whether it was."""
+        state, spec = self.record.state, self.record.spec
+        if not spec.additive or wanted.keys() != {shard.shard for shard in state.in_model}:
+            return False
+        digest = self._recorded(spec.compose)
+        if digest is None:
+            return False
+        try:
+            totals = load_arrays(self.record.store, names.composed_key(digest))
+        except (ObjectMissing, IntegrityError):  # purged, or damaged: summed anew, from the rows
+            return False
+        fresh = Totals()
+        fresh.add(totals)
+        self._sums, self._members = fresh, dict(wanted)
+        fresh.weight = sum(weight for _, weight in wanted.values())
+        fresh.count = len(wanted)
+        return True
+
+    def shift(self, moves: Mapping[int, tuple[DeltaRef, DeltaRef | None]], terms: Mapping[str, np.ndarray]) -> None:
+        """Follow a committed subtraction without reading what stays: shards whose delta is another one, or None, now.
+
+        terms: the sums over the rows that left. Where these sums are not level with the ledger, the next `sums` follows it.
+        """
+        if any(shard not in self._members or self._members[shard][0] != old for shard, (old, _) in moves.items()):
+            return
+        self._sums.correct(terms)
+        for shard, (_, new) in moves.items():
+            weight = self._members.pop(shard)[1]
+            if new is None:
+                self._sums.weight -= weight
+                self._sums.count -= 1
+            else:
+                self._members[shard] = new, weight
+        self._composed, self._digests = {}, {}
+
+    def admit(self, shard: int, ref: DeltaRef, weight: int, terms: Mapping[str, np.ndarray] | None = None) -> None:
         """Add a delta that is about to be committed: an overflow must refuse the fact, not follow it.
+
+        terms: what it adds, where whoever made it has told; else they are read.
 
         Should the commit fail, the next `sums` takes it out again.
         """
         sums = self.sums()
         if shard not in self._members:
-            sums.add(self.terms.read(ref), weight)
+            sums.add(self.terms.read(ref) if terms is None else terms, weight)
             self._members[shard] = (ref, weight)
             self._ahead.add(shard)
             self._composed, self._digests = {}, {}

@@ -30,7 +30,7 @@ from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftE
 from taft_ray.plans.facts import Dropped, Forgotten, ObjectRef, Purged, Rewritten, StartPurged
 from taft_ray.plans.forget import ForgetPlan, estimate
 from taft_ray.plans.gather import due, planned_start, together
-from taft_ray.plans.state import QUARANTINED, TRAINED
+from taft_ray.plans.state import FITTING, QUARANTINED, SUBTRACT, TRAINED
 from taft_ray.proof.certificate import certificate_of
 from taft_ray.run.record import Record
 from taft_ray.run.secret import hashes_of
@@ -115,7 +115,7 @@ class Forgetting(Asking):
             "deadline": state.deadline,
             "runs_at": planned_start(self.record.state, state),
             "runs_with": together(self.record.state, state),
-            "retrain": to_fit if state.mode != "drop" and not state.waiting else [],
+            "retrain": to_fit if state.mode in FITTING and not state.waiting else [],
         }
 
     def due(self, first: Sequence[str] = ()) -> list[str]:
@@ -141,6 +141,8 @@ class Forgetting(Asking):
 
         def decide() -> Dropped:
             state = self.record.state
+            if state.requests[request].mode == SUBTRACT:
+                return Dropped(request, ())
             leaving = {
                 s: state.shards[s].in_sums for s in state.requests[request].shards if state.shards[s].state == TRAINED
             }
@@ -157,7 +159,8 @@ class Forgetting(Asking):
         # of what is in the model until now: a drop is a subtraction, not a sum anew
         self.record.current(self.composition.sums)
         self.record.commit(Dropped, f"{request}/dropped", decide)
-        self.record.current(self.composition.model)
+        if self._request(request).mode != SUBTRACT:
+            self.record.current(self.composition.model)
         self._drop_seconds[request] = time.perf_counter() - began
 
     def purge(self, request: str) -> None:
@@ -186,11 +189,18 @@ class Forgetting(Asking):
             made = self.record.current(
                 lambda: rewrite(self.store, self.record.state, self._request(request), self._manifest())
             )
+            before = {number: self.record.state.shards[number].delta for number in self._request(request).shards}
 
             def decide(made: Rewrite = made) -> Rewritten | None:
                 return made.fact if self.record.state.manifest_key == made.base else None
 
-            self.record.commit(Rewritten, f"{request}/rewritten", decide)
+            if self.record.commit(Rewritten, f"{request}/rewritten", decide) == made.fact and made.left is not None:
+                moves = {
+                    number: (ref, self.record.state.shards[number].delta)
+                    for number, ref in before.items()
+                    if ref is not None
+                }
+                self.composition.shift(moves, made.left)
         raise CommitConflict(f"other writers rewrote the manifest {_REWRITES} times in a row; run the forget again")
 
     def conclude(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,11 +22,12 @@ from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.plans.facts import Dropped, LostPart, ObjectRef, Purge, Purged, Removed, Rewritten, StartPurged
 from taft_ray.plans.slices import Survival, after_loss, lost_slices
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import RequestState, RunState
+from taft_ray.plans.state import SUBTRACT, TRAINED, RequestState, RunState
 from taft_ray.prefix.rejections import remove_lists
 from taft_ray.prefix.tokens_lost import lost_rows, without_tokens
 from taft_ray.run.quarantine import ShardUnreadable, damaged_objects
-from taft_ray.storage import Manifest, PartRef, Store, read_manifest, rewrite_part, write_rows
+from taft_ray.run.rows import terms_of, write_record
+from taft_ray.storage import DeltaRef, Manifest, PartRef, Store, read_manifest, read_part, rewrite_part, write_rows
 from taft_ray.storage import rundir as names
 
 P = TypeVar("P", bound=Purge)
@@ -52,6 +54,7 @@ class Rewrite:
 
     base: str | None  # the key of the manifest that it was made from
     fact: Rewritten
+    left: Mapping[str, np.ndarray] | None = None  # of a subtraction: the sums over the rows that leave
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +82,21 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
         keys = set(keys_of(manifest.table, request.hashes))
         made, samples, damage = _rewrite_cache(store, state, manifest, request.shards, keys, digests)
         parts, rows = made.parts, made.key
+    deltas: dict[str, DeltaRef] = {}
+    left = None
+    if request.mode == SUBTRACT and manifest is not None and made is not None:
+        deltas = _records(store, state, request, made)
+        left = _rows_leaving(store, state, request, manifest, made, set(keys_of(manifest.table, request.hashes)))
     survivals = {
         shard: _survival(state, request, shard, samples.get(str(shard))) for shard in request.shards if state.shards
     }
     digests |= {ref.key: ref.digest for survival in survivals.values() for ref in survival.purged}
     stay = {ref.key for survival in survivals.values() for ref in survival.kept}
     doomed = _dead(store, state, request, parts, rows, stay, ahead=1)
+    if request.mode == SUBTRACT:
+        replaced = [ref for shard in request.shards if (ref := state.shards[shard].delta) is not None]
+        digests |= {ref.key: ref.digest for ref in replaced}
+        doomed += [ref.key for ref in replaced]
     if manifest is not None:
         doomed += evaluation_caches(store, request.hashes)
     return Rewrite(
@@ -99,8 +111,42 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
             damage.lost,
             damage.parts,
             damage.whole,
+            deltas,
         ),
+        left=left,
     )
+
+
+def _records(store: Store, state: RunState, request: RequestState, made: Manifest) -> dict[str, DeltaRef]:
+    """The next generation's records of the shards that stay in the model without the request's samples."""
+    return {
+        str(number): write_record(
+            store, names.delta_folder(number), number, state.shards[number].current + 1, made.parts[str(number)],
+            made.fingerprint, len(state.classes),
+        )
+        for number in request.shards
+        if state.shards[number].state == TRAINED and made.parts.get(str(number))
+    }  # fmt: skip
+
+
+def _rows_leaving(
+    store: Store, state: RunState, request: RequestState, before: Manifest, after: Manifest, keys: Set[bytes]
+) -> Mapping[str, np.ndarray] | None:
+    """The sums over the rows with these keys, of shards in the model; None where there are none."""
+    rows, labels = [], []
+    for number in request.shards:
+        if state.shards[number].state != TRAINED:
+            continue
+        stay = {ref["key"] for ref in after.parts.get(str(number), [])}
+        for ref in before.parts.get(str(number), []):
+            if ref["key"] not in stay:
+                part = read_part(store, PartRef.from_json(ref), fingerprint=before.fingerprint)
+                gone = [row for row, key in enumerate(part.keys) if key in keys]
+                rows.append(part.tokens[gone, 0])
+                labels.append(part.labels[gone])
+    if not rows:
+        return None
+    return terms_of(np.concatenate(rows), np.concatenate(labels), len(state.classes))
 
 
 def purge_request(store: Store, state: RunState, request: RequestState, manifest: Manifest | None) -> Purged:

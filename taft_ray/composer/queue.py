@@ -159,7 +159,8 @@ class Queue:
                 fact_of(MonolithTrained, {name: value for name, value in result.items() if name != "shard"})
             )
         weight = self.record.spec.weight_of(int(result["samples"]))
-        fit = fact_of(Trained, {**result, "weight": weight})
+        terms = result.get("terms")  # of an additive run's worker, which has summed the rows
+        fit = fact_of(Trained, {**{name: value for name, value in result.items() if name != "terms"}, "weight": weight})
         shard, generation = fit.shard, fit.generation
         before: set[str] = set()
 
@@ -171,7 +172,7 @@ class Queue:
             self.composition.sums()
             before.update(kept.key for kept in state.checkpoints)
             try:
-                self.composition.admit(shard, fit.delta, weight)
+                self.composition.admit(shard, fit.delta, weight, terms)
             except ShardUnreadable:
                 raise  # another shard's
             except (ObjectMissing, IntegrityError):

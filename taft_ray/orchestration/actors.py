@@ -121,16 +121,14 @@ def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ShardWo
 
 
 def _worker_actor(run: str, spec: RunSpec, classes: int, index: int) -> Any:
-    from taft_ray.workers.shard_worker import (
-        ShardWorker,  # with torch and timm, which a composer's process can do without
-    )
+    from taft_ray.workers.kinds import worker_class  # with torch and timm, which a composer's process can do without
 
     on_gpu, name = spec.device == "cuda", actor_name(run, f"worker-{index}")
     with suppress(ValueError):  # there is none yet
         return ray.get_actor(name, namespace=NAMESPACE)
     make_room(run, spec)
     return _logging_as_here(
-        ray.remote(ShardWorker)
+        ray.remote(worker_class(spec))
         .options(
             name=name,
             namespace=NAMESPACE,

@@ -23,7 +23,9 @@ from taft_ray.orchestration.calls import own_error
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import MONOLITH
 from taft_ray.progress import Report
-from taft_ray.workers.shard_worker import ShardWorker
+from taft_ray.run.spec import run_spec
+from taft_ray.storage import Store
+from taft_ray.workers.kinds import new_worker
 
 MAX_FAILURES = 3  # restarts of one lane before the run fails
 LANE_SHARE = 0.4  # of each of a CPU lane's threads: see prefix_pass.PREFIX_SHARE
@@ -55,7 +57,7 @@ def lane_loop(config: Mapping[str, Any]) -> None:
             time.sleep(_WAIT_S)
             continue
         if worker is None:
-            worker = ShardWorker(config["run"], composer.class_count())
+            worker = new_worker(config["run"], run_spec(Store(config["run"])), composer.class_count())
         try:
             results = (
                 worker.fit_several(task["several"], lane) if "several" in task else [worker.fit(task, progress, lane)]

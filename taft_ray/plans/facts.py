@@ -207,7 +207,7 @@ class Rewritten(Fact):
     """The manifest without a request's samples, and what is to be removed: its shards' next generation begins.
 
     samples: those left, by shard. checkpoints: those that stay. lost: samples without tokens. whole: damaged shards of which
-    every part is there.
+    every part is there. deltas: of shards that stay in the model without the samples (mode subtract), their next generation's.
     """
 
     KIND = "rewritten"
@@ -220,6 +220,7 @@ class Rewritten(Fact):
     lost: Mapping[str, int] = optional(dict)
     parts_lost: tuple[LostPart, ...] = optional(())
     whole: tuple[int, ...] = optional(())
+    deltas: Mapping[str, DeltaRef] = optional(dict)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from taft_ray.plans.slices import after_fit
 from taft_ray.plans.state import (
     DROPPED,
     EMPTY,
+    FITTING,
     PENDING,
     QUARANTINED,
+    SUBTRACT,
     TRAINED,
     Entry,
     MonolithState,
@@ -109,7 +111,7 @@ def _quarantine(state: RunState, fact: facts.Quarantined, time: str) -> None:
         return
     was = TRAINED if shard.returning else shard.state
     if was == DROPPED and any(
-        r.mode != "drop" and r.forgotten is None and r.dropped is not None and shard.shard in r.shards
+        r.mode in FITTING and r.forgotten is None and r.dropped is not None and shard.shard in r.shards
         for r in state.requests.values()
     ):
         was = TRAINED  # a retrain was under way
@@ -139,6 +141,8 @@ def _repair(state: RunState, fact: facts.Repaired) -> None:
 def _drop(state: RunState, fact: facts.Dropped) -> None:
     request = state.requests[fact.request]
     request.dropped = fact
+    if request.mode == SUBTRACT:  # no shard leaves
+        return
     for number in request.shards:
         shard = state.shards[number]
         if shard.state == TRAINED:
@@ -163,6 +167,10 @@ def _rewrite(state: RunState, fact: facts.Rewritten) -> None:
         state.manifest, state.manifest_key = fact.manifest, fact.manifest_key
     for number in request.shards:
         state.shards[number].purges += 1
+    for number, ref in fact.deltas.items():
+        shard = state.shards[int(number)]
+        shard.generation, shard.delta = shard.current, ref
+        state.moves.append(shard.shard)
     for number, samples in fact.samples.items():
         shard = state.shards[int(number)]
         shard.samples, shard.lost = samples, fact.lost.get(number, 0)
@@ -172,7 +180,9 @@ def _rewrite(state: RunState, fact: facts.Rewritten) -> None:
             shard.state, shard.quarantine, shard.returning = EMPTY, None, False
         elif shard.quarantine is not None and int(number) in fact.whole:
             # what is left of it was read whole, and its delta goes with the purge
-            shard.state = PENDING if shard.quarantine.was == PENDING else DROPPED
+            was, stays = shard.quarantine.was, request.mode == SUBTRACT
+            shard.state = PENDING if was == PENDING or (stays and was == TRAINED) else DROPPED
+            shard.returning = stays and was == TRAINED
             shard.quarantine = None
     _order_pending(state, [*state.pending, *request.shards])
     for number, refs in fact.checkpoints.items():

@@ -10,9 +10,9 @@ from typing import Any
 
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.slices import visits_left
-from taft_ray.plans.state import DROPPED, RunState, ShardState
+from taft_ray.plans.state import DROPPED, FITTING, SUBTRACT, RunState, ShardState
 
-MODES = ("drop", "retrain", "resolve")
+MODES = ("drop", "retrain", "resolve", SUBTRACT)
 MOST_IDS = 100_000  # a request: what one ledger entry may hold
 
 
@@ -73,7 +73,7 @@ def plan_forget(
         request = request_id(mode, [*asked, f"by {deadline}"])
     fresh = _fresh(state, hashes, found, deadline)
     before = sorted({state.tombstones[digest] for digest in hashes.values() if digest in state.tombstones})
-    fits = mode != "drop"
+    fits = mode in FITTING
     waiting = _dropped_shards(state, before) - _fitted_by(state, deadline) if fits else set()
     if not fresh and not waiting:
         return before[0]

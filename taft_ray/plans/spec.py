@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS, DEFAULT_FEATURES
 from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
 from taft_ray.fitting.config import FitConfig
@@ -24,7 +25,8 @@ DTYPES = ("float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float32")
 _MOST_GIB = 1 << 20
 # fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
-_ADDED = ("constants_gib", "exif_orientation", "joint_penalty")
+_ADDED = ("constants_gib", "exif_orientation", "joint_penalty", "features", "site_blocks")
+_OF_ADDITIVE = ("features", "site_blocks")  # an additive run's spec always has them
 
 
 def _versions() -> dict[str, str]:
@@ -62,6 +64,8 @@ class RunSpec:
     max_rejected: the fraction of source rows that may be rejected before the run fails.
     exif_orientation: whether a picture is turned as its EXIF says, in training, evaluation and audit alike.
     precision: of the frozen prefix's passes; see `fastest_precision`.
+    features: of an additive run (``solver="additive"``): how many numbers a picture's row has (S of `additive`).
+    site_blocks: of an additive run: how many last blocks its sites are in, or "all".
     constants_gib: of memory, for the constants of the shard that a worker is at; beyond it some are computed again for every batch, whose
         last bits differ (`tangent.prepare_pictures`).
     """
@@ -103,9 +107,13 @@ class RunSpec:
     max_rejected: float = 0.01
     exif_orientation: str = "ignore"
     constants_gib: float = PREPARED_BUDGET / 2**30
+    features: int = DEFAULT_FEATURES
+    site_blocks: int | str = DEFAULT_BLOCKS
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: _versions())
 
     def __post_init__(self) -> None:
+        if self.additive and self.compose == type(self).compose:
+            object.__setattr__(self, "compose", ADDITIVE)  # the one way to compose such a run
         if self.shards < 1:
             raise UsageError(f"expected shards >= 1, got {self.shards}; set --shards")
         if self.threads < 1:
@@ -120,7 +128,7 @@ class RunSpec:
             raise UsageError(f"expected 0 <= seed < 2^63, got {self.seed}; set --seed")
         for name, allowed in (
             ("assignment", METHODS),
-            ("compose", COMPOSITIONS),
+            ("compose", (ADDITIVE,) if self.additive else COMPOSITIONS),
             ("weighting", WEIGHTINGS),
             ("cache_dtype", DTYPES),
             ("precision", PRECISIONS),
@@ -138,7 +146,24 @@ class RunSpec:
             raise UsageError(f"expected a number joint_penalty > 0, got {self.joint_penalty}; set --joint-penalty")
         if self.classes is not None and (not all(self.classes) or len(set(self.classes)) != len(self.classes)):
             raise UsageError(f"classes={list(self.classes)}: expected different names; set --classes")
-        self.fit_config()
+        if self.features < 1:
+            raise UsageError(f"expected features >= 1, got {self.features}; set --features")
+        if self.site_blocks != "all" and not (isinstance(self.site_blocks, int) and self.site_blocks >= 1):
+            raise UsageError(f'site_blocks={self.site_blocks!r}: expected a number >= 1, or "all"; set --site-blocks')
+        if self.additive and self.weighting != "uniform":
+            raise UsageError(f"weighting={self.weighting!r}: an additive model sums pictures; leave --weighting out")
+        if not self.additive:
+            self.fit_config()
+
+    @property
+    def additive(self) -> bool:
+        """Whether the model is a function of exact sums over pictures, and nothing is fitted (`additive`)."""
+        return self.solver == ADDITIVE
+
+    @property
+    def stored_dtype(self) -> str:
+        """The type of the numbers in the cache."""
+        return "int16" if self.additive else self.cache_dtype
 
     def fit_config(self) -> FitConfig:
         names = {field.name for field in fields(FitConfig)}
@@ -158,6 +183,8 @@ class RunSpec:
     @property
     def modes(self) -> tuple[str, ...]:
         """The compositions that its shards' deltas allow, the mean first."""
+        if self.additive:
+            return (ADDITIVE,)
         return ("mean",) if self.compose == "mean" else ("mean", self.compose)
 
     def weight_of(self, samples: int) -> int:
@@ -168,7 +195,7 @@ class RunSpec:
         out: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _ADDED and value == field.default:
+            if field.name in _ADDED and value == field.default and not (self.additive and field.name in _OF_ADDITIVE):
                 continue
             out[field.name] = (
                 list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value

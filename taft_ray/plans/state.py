@@ -26,6 +26,8 @@ from taft_ray.storage import CheckpointRef, DeltaRef
 
 PENDING, TRAINED, DROPPED, EMPTY, QUARANTINED = "pending", "trained", "dropped", "empty", "quarantined"
 MONOLITH = "monolith"
+FITTING = ("retrain", "resolve")  # modes of a forget after which shards are fitted again
+SUBTRACT = "subtract"  # the mode of a forget in which no shard leaves the model
 
 
 class Entry(Protocol):

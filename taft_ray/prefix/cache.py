@@ -200,18 +200,23 @@ def _finished(
     return answers
 
 
+def _written_base(store: Store, spec: RunSpec, classes: int) -> ObjectRef:
+    tm, _ = build_tangent(spec, classes)
+    base = save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())})
+    store.write(BASE_KEY, base)
+    return ObjectRef(BASE_KEY, digest_bytes(base))
+
+
 def cached_fact(store: Store, spec: RunSpec, result: CacheResult) -> Cached:
     """Write the manifest and the linearisation point of a finished pass; what the ledger says of them."""
     meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint}
     manifest = write_rows(store, result.table, meta, version=0)
-    tm, _ = build_tangent(spec, len(result.classes))
-    base = save({name: value.cpu().numpy() for name, value in sorted(tm.base.items())})
-    store.write(BASE_KEY, base)
+    point = None if spec.additive else _written_base(store, spec, len(result.classes))  # else there is none
     samples = [sum(ref["rows"] for ref in result.parts.get(str(shard), [])) for shard in range(spec.shards)]
     return Cached(
         manifest=manifest.digest,
         manifest_key=manifest.key,
-        base=ObjectRef(BASE_KEY, digest_bytes(base)),
+        base=point,
         samples=tuple(samples),
         counts={**counts(result.table), **identical_counts(result.table)},
         classes=tuple(result.classes),

@@ -19,8 +19,9 @@ from taft_ray.errors import ObjectMissing
 from taft_ray.models import Preprocess
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.pictures import pictures_of
-from taft_ray.prefix.tokens import prefix_tokens
+from taft_ray.prefix.tokens import Prefix, prefix_tokens
 from taft_ray.run.model import build_tangent
+from taft_ray.run.rows import build_rows
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, id_key, write_part
 
@@ -31,8 +32,7 @@ class PartWriter:
     def __init__(self, run: str, classes: int, folders: str) -> None:
         self.store = Store(run)
         self.spec: RunSpec = run_spec(self.store)
-        self.tm, self.fingerprint = build_tangent(self.spec, classes)
-        self.preprocess = Preprocess.of(self.tm.network)
+        self.tm, self.preprocess, self.fingerprint = build_prefix(self.spec, classes)
         self.folders = folders
         try:
             self.secret: bytes | None = id_key(self.store, create=False)
@@ -84,7 +84,7 @@ class PartWriter:
                 keys=[key for key, ok in zip(keys, good, strict=True) if ok],
                 labels=labels[good],
                 tokens=tokens,
-                dtype=self.spec.cache_dtype,
+                dtype=self.spec.stored_dtype,
                 fingerprint=self.fingerprint,
             )
             ref = {**written.to_json(), "part": part}
@@ -105,6 +105,14 @@ class PartWriter:
         )
         self.store.write(marker_key(folder, part), answer.encode())
         return answer
+
+
+def build_prefix(spec: RunSpec, classes: int) -> tuple[Prefix, Preprocess, str]:
+    """What makes the numbers of a run's cache, how pictures are scaled for it, and its fingerprint."""
+    if spec.additive:
+        return build_rows(spec)
+    tm, fingerprint = build_tangent(spec, classes)
+    return tm, Preprocess.of(tm.network), fingerprint
 
 
 def marker_key(folder: str, part: int) -> str:

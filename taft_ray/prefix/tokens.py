@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from taft_ray.errors import TaftError
 from taft_ray.models import Preprocess
 from taft_ray.plans.spec import RunSpec
-from taft_ray.tangent import TangentModel
 
 # Pictures a forward pass, always padded to it: a picture's tokens must not depend on its neighbours
 PREFIX_BATCH = {"cpu": 16, "cuda": 128}
@@ -21,8 +22,19 @@ PREFIX_BATCH = {"cpu": 16, "cuda": 128}
 WRITTEN_OUT_PATCHES = 256
 
 
+_TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16, "int16": torch.int16}
+
+
+class Prefix(Protocol):
+    """What makes of a picture the numbers that the cache holds: a tangent model's prefix, or an additive run's rows."""
+
+    @property
+    def network(self) -> nn.Module: ...
+    def prefix(self, images: Tensor) -> Tensor: ...
+
+
 @contextmanager
-def arithmetic(tm: TangentModel, spec: RunSpec) -> Iterator[None]:
+def arithmetic(tm: Prefix, spec: RunSpec) -> Iterator[None]:
     """``tm.prefix`` inside the block runs as the cache's tokens are made: the precision of the spec, and the attention for it."""
     patches = getattr(getattr(tm.network, "patch_embed", None), "num_patches", None)
     written_out = spec.device == "cpu" and spec.precision == "bfloat16" and (patches or 0) <= WRITTEN_OUT_PATCHES
@@ -38,14 +50,14 @@ def arithmetic(tm: TangentModel, spec: RunSpec) -> Iterator[None]:
 
 
 def prefix_tokens(
-    tm: TangentModel,
+    tm: Prefix,
     preprocess: Preprocess,
     pixels: Iterable[np.ndarray],
     spec: RunSpec,
     *,
     at_most: int | None = None,
 ) -> np.ndarray:
-    """Pictures, each uint8 (3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits.
+    """Pictures, each uint8 (3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits; or rows, int16 (n, 1, S).
 
     at_most: no more than so many pictures come; needed where ``pixels`` has no length. They are taken as they are needed,
     so that what decodes them lazily does it just before they are used, while the processor's cache has them.
@@ -55,7 +67,7 @@ def prefix_tokens(
     """
     device = torch.device(spec.device)
     on_gpu = device.type == "cuda"
-    target = torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16
+    target = _TORCH[spec.stored_dtype]
     size = PREFIX_BATCH[spec.device]
     room = at_most if at_most is not None else len(pixels)  # type: ignore[arg-type]  # its caller says which has none
     tokens = torch.empty(0, 1, 1, dtype=target)
@@ -68,8 +80,9 @@ def prefix_tokens(
         images = preprocess(chunk.to(device, non_blocking=on_gpu))
         with arithmetic(tm, spec):
             stored = tm.prefix(images)[: len(some)].to(target)
-        for extreme in stored.aminmax():  # either is NaN where any value is
-            finite &= torch.isfinite(extreme)
+        if stored.is_floating_point():
+            for extreme in stored.aminmax():  # either is NaN where any value is
+                finite &= torch.isfinite(extreme)
         if not done:
             tokens = torch.empty(room, *stored.shape[1:], dtype=target, pin_memory=on_gpu)
         tokens[done : done + len(some)].copy_(stored, non_blocking=on_gpu)
@@ -77,4 +90,4 @@ def prefix_tokens(
     if not bool(finite):  # which waits for all that was asked of the device
         raise TaftError(f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16")
     tokens = tokens[:done]
-    return tokens.numpy() if target is torch.float16 else tokens.view(torch.int16).numpy().view(np.uint16)
+    return tokens.numpy() if target is not torch.bfloat16 else tokens.view(torch.int16).numpy().view(np.uint16)

@@ -16,7 +16,7 @@ from taft_ray.answers.requests import ADDED
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.facts import Purge, Removed
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import EMPTY, QUARANTINED, RequestState, RunState
+from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, RequestState, RunState
 from taft_ray.run.quarantine import quarantines
 from taft_ray.storage import MALFORMED, DeltaRef, Entry, Ledger, canonical_json, digest_json, parse_json
 from taft_ray.storage import rundir as names
@@ -49,7 +49,7 @@ def certificate_of(
     state = run.requests[request]
     entries = ledger.since(0)
     steps = [entry for entry in entries if entry.kind in _STEPS and entry.body["request"] == request]
-    fits = {} if state.mode == "drop" else _fits(state, steps, entries)
+    fits = _fits(state, steps, entries) if state.mode in FITTING else {}
     body = {
         "schema": SCHEMA,
         "issued": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -235,10 +235,10 @@ def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
     if sorted(after) != sorted(certificate["shards"]):
         yield f"it touches the shards {certificate['shards']}, and tells what became of {sorted(after)}"
     retrained = {shard["shard"] for shard in certificate["retrained"]}
-    if mode == "drop" and retrained:
-        yield f"a drop was asked, and the shards {sorted(retrained)} are said to be trained again"
+    if mode not in FITTING and retrained:
+        yield f"a {mode} was asked, and the shards {sorted(retrained)} are said to be trained again"
     undone = sorted(n for n, state in after.items() if state not in (EMPTY, QUARANTINED) and n not in retrained)
-    if mode != "drop" and undone:
+    if mode in FITTING and undone:
         yield f"{mode} was asked, and the shards {undone} were not trained again"
     removed = {entry["key"] for entry in certificate["objects_removed"]}
     kept = [delta["key"] for delta in certificate["deltas_removed"] if delta["key"] not in removed]

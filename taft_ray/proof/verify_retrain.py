@@ -13,6 +13,8 @@ from taft_ray.plans.state import ShardState
 from taft_ray.proof.evidence import Evidence
 from taft_ray.run.environment import fit_environment, torch_settings_kept
 from taft_ray.storage import Store
+from taft_ray.workers.kinds import new_worker
+from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
 
 # Rounding a delta to its grid and another machine's float32 sums move a distance: relative to itself where it is large, and
@@ -32,13 +34,13 @@ def retrained_again(run: Evidence) -> None:
             run.report("verify retrain", done, len(shards))
             with run.examining("shards trained again"):
                 if worker is None:
-                    worker = ShardWorker(run.address, len(run.state.cached.classes), into=Store(folder))  # type: ignore[union-attr]
+                    worker = new_worker(run.address, run.spec, len(run.state.classes), into=Store(folder))
                 (_near if shard.facts.get("resolved") else _equal)(run, worker, shard)
                 run.checks["shards trained again"] += 1
         run.report("verify retrain", len(shards), len(shards))
 
 
-def _equal(run: Evidence, worker: ShardWorker, shard: ShardState) -> None:
+def _equal(run: Evidence, worker: ShardWorker | RowWorker, shard: ShardState) -> None:
     recorded = shard.in_sums
     task = {"shard": shard.shard, "generation": shard.generation, "parts": run.parts.get(str(shard.shard), [])}
     result = worker.fit(task)  # from zero, whatever checkpoint the recorded fit went on from
@@ -59,7 +61,8 @@ def _equal(run: Evidence, worker: ShardWorker, shard: ShardState) -> None:
     )
 
 
-def _near(run: Evidence, worker: ShardWorker, shard: ShardState) -> None:
+def _near(run: Evidence, worker: ShardWorker | RowWorker, shard: ShardState) -> None:
+    assert isinstance(worker, ShardWorker)  # no other one solves
     recorded = shard.in_sums
     distance, scale = worker.certified_distance(run.parts.get(str(shard.shard), []), recorded.to_json())
     bound = float(shard.facts["distance_bound"])

@@ -30,10 +30,12 @@ def snapshot_bytes(delta: Composed) -> bytes:
 
 
 def _arrays(delta: Composed) -> dict[str, np.ndarray]:
-    return {
-        name: value if isinstance(value, np.ndarray) else value.float().contiguous().numpy()
-        for name, value in delta.items()
-    }
+    return {name: value if isinstance(value, np.ndarray) else _exact(value) for name, value in delta.items()}
+
+
+def _exact(value: Any) -> np.ndarray:
+    """A tensor as float32, or as the whole numbers that it holds: sums of an additive run."""
+    return (value.float() if value.is_floating_point() else value).contiguous().numpy()
 
 
 def save_snapshot(store: Store, delta: Composed) -> str:
@@ -57,12 +59,16 @@ def load_snapshot(store: Store, key: str) -> Delta:
 
     from taft_ray.tangent import Delta
 
+    return Delta({name: torch.from_numpy(value.copy()) for name, value in load_arrays(store, key).items()})
+
+
+def load_arrays(store: Store, key: str) -> dict[str, np.ndarray]:
+    """The arrays of a snapshot by name; IntegrityError when its bytes do not have the digest in its name."""
     damaged = IntegrityError(f"{key} in {store.uri} is damaged: remove it, it is made again from the ledger")
     try:
-        tensors = load(store.read(key))
+        arrays = load(store.read(key))
     except SafetensorError as error:
         raise damaged from error
-    delta = Delta({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
-    if names.composed_key(snapshot_digest(delta)) != key:
+    if names.composed_key(snapshot_digest(arrays)) != key:
         raise damaged
-    return delta
+    return arrays

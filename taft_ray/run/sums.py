@@ -9,16 +9,16 @@ import torch
 
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
+from taft_ray.run.rows import read_terms as read_arrays
 from taft_ray.run.snapshots import snapshot_bytes, snapshot_digest
-from taft_ray.storage import DeltaRef, Store, digest_bytes, read_delta
+from taft_ray.storage import DeltaRef, Store, digest_bytes
 from taft_ray.storage import rundir as names
 from taft_ray.sums import Sums
 
 
 def read_terms(store: Store, ref: DeltaRef) -> dict[str, torch.Tensor]:
     """A delta's int64 terms; IntegrityError naming the object when a byte differs."""
-    tensors, _ = read_delta(store, ref)
-    return {name: torch.from_numpy(value) for name, value in tensors.items()}
+    return {name: torch.from_numpy(value) for name, value in read_arrays(store, ref).items()}
 
 
 def sums_of(store: Store, state: RunState) -> Sums:
@@ -36,7 +36,7 @@ def snapshots_of(spec: RunSpec, sums: Sums) -> dict[str, str]:
     found = {}
     with one_thread():
         for mode in spec.modes:
-            delta = spec.composed(sums, mode)
+            delta = sums.totals if spec.additive else spec.composed(sums, mode)
             found[names.composed_key(snapshot_digest(delta))] = digest_bytes(snapshot_bytes(delta))
     return found
 

@@ -23,8 +23,8 @@ from taft_ray.storage.objects import Store
 KEY_BYTES = 16
 """Bytes of a sample key."""
 
-STORED_AS: Mapping[str, Any] = {"float16": np.float16, "bfloat16": np.uint16}
-"""The numpy type that holds each dtype of tokens: numpy has no bfloat16, so its bits travel as uint16."""
+STORED_AS: Mapping[str, Any] = {"float16": np.float16, "bfloat16": np.uint16, "int16": np.int16}
+"""The numpy type that holds each dtype: numpy has no bfloat16, so its bits travel as uint16. int16 holds an additive run's rows."""
 
 _READERS = 8
 """Parts that `read_several` reads at once."""
@@ -36,7 +36,7 @@ _HUGE_PAGE = 2 << 20
 """Bytes that one entry of a page table can map, on x86-64 and most aarch64."""
 
 _COLUMNS = ("key", "label", "tokens")
-_ARROW_TYPES = {"float16": pa.float16(), "bfloat16": pa.uint16()}
+_ARROW_TYPES = {"float16": pa.float16(), "bfloat16": pa.uint16(), "int16": pa.int16()}
 
 
 @dataclass(frozen=True)

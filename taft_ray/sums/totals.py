@@ -33,6 +33,11 @@ class Totals:
         """Take away what `add` put in with the same terms and weight."""
         self._update(terms, weight, -1)
 
+    def correct(self, terms: Mapping[str, Any]) -> None:
+        """Take away a part of what a shard put in; the shard stays."""
+        self._update(terms, 1, -1)
+        self.weight, self.count = self.weight + 1, self.count + 1
+
     def _update(self, terms: Mapping[str, Any], weight: int, sign: int) -> None:
         if weight < 0 or int(weight) != weight:
             raise UsageError(f"weight={weight}: expected a whole number >= 0")

@@ -46,6 +46,8 @@ def train(
     """
     if lanes is not None and lanes < 1:
         raise UsageError(f"expected lanes >= 1, got {lanes}; set --lanes")
+    if monolithic and spec.additive:
+        raise UsageError("an additive run is one model over everything already; leave --monolithic out")
     began = time.time()
     run = run_address(run)
     store = Store(run)
@@ -102,6 +104,11 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
     from taft_ray.tangent import linearize
 
     loaded = load_model(spec.model, spec.weights, spec.image_size)
+    if spec.additive:
+        from taft_ray.additive import sites_of
+
+        sites_of(loaded.network, loaded.preprocess.size, last_blocks=spec.site_blocks, size=spec.features)
+        return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
     tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
     if spec.compose == "joint":
         size = loaded.preprocess.size

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from taft_ray.data import Undecodable, decode_image
 from taft_ray.data.unlabelled import Named
@@ -15,7 +17,8 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.tokens import prefix_tokens
 from taft_ray.run.environment import settle, torch_settings_kept
 from taft_ray.run.model import build_tangent
-from taft_ray.run.snapshots import load_snapshot
+from taft_ray.run.rows import build_rows, model_of
+from taft_ray.run.snapshots import load_arrays, load_snapshot
 from taft_ray.storage import Store
 from taft_ray.tangent import Delta, TangentModel
 
@@ -41,16 +44,44 @@ def predictions(
         spec = replace(spec, device="cpu")
     with torch_settings_kept():
         settle(spec)
+        if spec.additive:
+            yield from _by_rows(store, spec, composed, pictures)
+            return
         tm, _ = build_tangent(spec, classes)
         preprocess = Preprocess.of(tm.network)
         delta = load_snapshot(store, composed).to(tm.device)
         for some in pictures:
-            yield _predicted(tm, preprocess, spec, delta, some)
+            yield _predicted(preprocess, spec, some, partial(_by_tangent, tm, preprocess, spec, delta))
+
+
+def _by_rows(
+    store: Store, spec: RunSpec, composed: str, pictures: Iterable[Sequence[Named]]
+) -> Iterator[list[Predicted]]:
+    """By an additive run's model."""
+    maker, preprocess, _ = build_rows(spec)
+    model = model_of(load_arrays(store, composed))
+    for some in pictures:
+        yield _predicted(
+            preprocess, spec, some,
+            lambda pixels: torch.from_numpy(model.logits(prefix_tokens(maker, preprocess, pixels, spec)[:, 0])),
+        )  # fmt: skip
+
+
+def _by_tangent(
+    tm: TangentModel, preprocess: Preprocess, spec: RunSpec, delta: Delta, pixels: Sequence[np.ndarray]
+) -> Tensor:
+    """(n, K) float64."""
+    tokens = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec).view(np.int16))
+    batch = tm.prepare(tokens.view(torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16))
+    return (batch.primal + tm.tangent(batch, delta)).cpu().double()
 
 
 @torch.no_grad()
 def _predicted(
-    tm: TangentModel, preprocess: Preprocess, spec: RunSpec, delta: Delta, pictures: Sequence[Named]
+    preprocess: Preprocess,
+    spec: RunSpec,
+    pictures: Sequence[Named],
+    logits_of: Callable[[Sequence[np.ndarray]], Tensor],
 ) -> list[Predicted]:
     found: list[Predicted] = []
     pixels: list[np.ndarray] = []
@@ -65,9 +96,7 @@ def _predicted(
         except Undecodable as error:
             found.append(Predicted(name, reason=error.reason))
     if rows:
-        tokens = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec).view(np.int16))
-        batch = tm.prepare(tokens.view(torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16))
-        logits = (batch.primal + tm.tangent(batch, delta)).cpu().double()
+        logits = logits_of(pixels)
         each = logits.softmax(1).tolist()
         for row, label, values in zip(rows, logits.argmax(1).tolist(), each, strict=True):
             found[row] = Predicted(found[row].name, label, values)

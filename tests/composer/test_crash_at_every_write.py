@@ -42,6 +42,10 @@ def test_forget_by_retrain(tmp_path: Path) -> None:
     check(kills(tmp_path, "retrain"), {"composer", "retrain actor"}, writes=15)
 
 
+def test_forget_by_subtraction(tmp_path: Path) -> None:
+    check(kills(tmp_path, "subtract"), {"composer"}, writes=10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "roles", "writes"),
@@ -49,6 +53,8 @@ def test_forget_by_retrain(tmp_path: Path) -> None:
         ("train", {"driver", "prefix actor", "lane", "composer"}, 20),
         ("drop", {"composer"}, 12),
         ("resolve", {"composer", "retrain actor"}, 15),
+        ("sum", {"driver", "prefix actor", "lane", "composer"}, 18),
+        ("drop-rows", {"composer"}, 10),
     ],
 )
 def test_whole_run(tmp_path: Path, phase: str, roles: set[str], writes: int) -> None:

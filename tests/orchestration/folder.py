@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,7 +19,11 @@ from taft_ray.plans.state import RunState
 from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.storage import Ledger, Store, read_delta
 from taft_ray.sums import Sums
+from taft_ray.workers.kinds import new_worker
+from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
+
+W = TypeVar("W", ShardWorker, RowWorker)
 
 
 def shard_of(name: str, shards: int, seed: int = 0) -> int:
@@ -73,7 +77,7 @@ def only_cached(run: Path) -> Path:
     return run
 
 
-def finish(composer: Composer, asked: dict[str, Any], worker: ShardWorker | None = None) -> dict[str, Any]:
+def finish(composer: Composer, asked: dict[str, Any], worker: ShardWorker | RowWorker | None = None) -> dict[str, Any]:
     """Purge, fit again and conclude, as `requests.forget` does."""
     if asked["done"]:
         return composer.certificate(asked["request"])
@@ -81,13 +85,13 @@ def finish(composer: Composer, asked: dict[str, Any], worker: ShardWorker | None
     for shard in asked["retrain"]:
         task = composer.task_for(shard, asked["mode"] == "resolve")
         if task is not None:
-            worker = worker or ShardWorker(composer.record.store.uri, composer.class_count())
+            worker = worker or new_worker(composer.record.store.uri, composer.record.spec, composer.class_count())
             composer.finished(worker.fit(task))
     return composer.conclude_forget(asked["request"], {"retrain_seconds": 0.0})
 
 
 def plain_forget(
-    run: Path | str, ids: Sequence[str], mode: str, *, worker: ShardWorker | None = None, **selection: Any
+    run: Path | str, ids: Sequence[str], mode: str, *, worker: ShardWorker | RowWorker | None = None, **selection: Any
 ) -> dict[str, Any]:
     """A forget without Ray: of these ids, or of ``owners`` or ``shards``; ``worker`` as `plain_train` says."""
     composer = Composer(str(run))
@@ -97,7 +101,7 @@ def plain_forget(
 
 
 def carry_out(
-    composer: Composer, first: Sequence[str] = (), worker: ShardWorker | None = None
+    composer: Composer, first: Sequence[str] = (), worker: ShardWorker | RowWorker | None = None
 ) -> dict[str, dict[str, Any]]:
     """Carry out what is due, with ``first``, together, as `requests` does: certificates by request."""
     worker = worker and at(worker, composer.record.store.uri)
@@ -107,7 +111,7 @@ def carry_out(
         for shard in asked["retrain"]:
             to_fit[shard] = to_fit.get(shard, True) and asked["mode"] == "resolve"
     for shard, resolve in sorted(to_fit.items()):
-        worker = worker or ShardWorker(composer.record.store.uri, composer.class_count())
+        worker = worker or new_worker(composer.record.store.uri, composer.record.spec, composer.class_count())
         task = composer.task_for(shard, resolve)
         if task is not None:
             composer.finished(worker.fit(task))
@@ -115,7 +119,7 @@ def carry_out(
     return {asked["request"]: composer.conclude_forget(asked["request"], told) for asked in standing}
 
 
-def at(worker: ShardWorker, run: Path | str) -> ShardWorker:
+def at(worker: W, run: Path | str) -> W:
     """The worker, as one that was made for this run: the model is the same, and need not be made again."""
     worker.store = Store(str(run))
     torch.set_num_threads(worker.spec.threads)

@@ -18,6 +18,8 @@ from taft_ray.prefix.pictures import Decode, read_parts
 from taft_ray.progress import silent
 from taft_ray.storage import Store, digest_bytes, id_key, write_spec
 from taft_ray.storage import rundir as names
+from taft_ray.workers.kinds import new_worker
+from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
 
 
@@ -51,7 +53,11 @@ def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
 
 
 def plain_train(
-    run: Path | str, spec: RunSpec, workers: Sequence[ShardWorker] | None = None, lanes: int = 1, together: int = 0
+    run: Path | str,
+    spec: RunSpec,
+    workers: Sequence[ShardWorker | RowWorker] | None = None,
+    lanes: int = 1,
+    together: int = 0,
 ) -> Composer:
     """Train whatever has no delta yet, and compose; the composer. ``lanes`` workers take turns. ``together``: as of `Composer.take`.
 
@@ -64,7 +70,7 @@ def plain_train(
     composer.begin({}, digest_bytes(secret))
     plain_cache(run, composer, secret)
     workers = [at(worker, run) for worker in workers or ()]
-    workers = workers or [ShardWorker(str(run), composer.class_count()) for _ in range(lanes)]
+    workers = workers or [new_worker(str(run), spec, composer.class_count()) for _ in range(lanes)]
     turn = 0
     while (task := composer.take(f"lane-{turn % lanes}", (), together)) is not None:
         worker = workers[turn % lanes]

@@ -1,6 +1,6 @@
 """Kill a process at every durable write of a whole run, and let another finish: one JSON line a kill.
 
-    python crash_at.py FOLDER PHASE…        phases: train, retrain, drop, resolve, each on what the one before left
+    python crash_at.py FOLDER PHASE…        phases: those of a chain, each on what the one before left
 
 For n = 0, 1, 2, … a forked child does the phase and kills itself (signal 9) before its n-th change of storage, and once more
 when the n-th is staged beside its place but not put there. Dying after a change leaves what dying before the next one
@@ -33,16 +33,19 @@ from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Store
 from taft_ray.storage.local import LocalFolder
 from taft_ray.verbs.gc import gc
+from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
 
 PICTURES, SHARDS = 24, 3
-PHASES = ("train", "retrain", "drop", "resolve")
+TANGENT, ADDITIVE = ("train", "retrain", "drop", "resolve"), ("sum", "subtract", "drop-rows")
+CHAIN = {phase: chain for chain in (TANGENT, ADDITIVE) for phase in chain}
 BEFORE, STAGED = "before", "staged"
 
 
 def victims(mode: str) -> list[str]:
     """Whom a phase forgets: two of one shard by retrain, one of another each by drop and by resolve."""
-    shard, count = {"retrain": (0, 2), "drop": (1, 1), "resolve": (2, 1)}[mode]
+    known = {"retrain": (0, 2), "drop": (1, 1), "resolve": (2, 1), "subtract": (0, 2), "drop-rows": (1, 1)}
+    shard, count = known[mode]
     return [name for name in map(sample_id, range(PICTURES)) if shard_of(name, SHARDS) == shard][:count]
 
 
@@ -60,17 +63,20 @@ def make_data(home: Path) -> None:
 
 
 def do(phase: str, home: Path, run: Path) -> None:
-    if phase == "train":
+    if phase in ("train", "sum"):
         values = {"model": MODEL, "weights": str(home / "weights.safetensors"), "image_size": SIZE, "epochs": 3}
+        if phase == "sum":
+            values |= {"solver": "additive", "features": 48}
         plain_train(run, RunSpec(data=str(home / "data"), shards=SHARDS, **values))
     else:
-        plain_forget(run, victims(phase), phase)
+        plain_forget(run, victims(phase), "drop" if phase == "drop-rows" else phase)
 
 
 def facts(run: Path, phase: str) -> dict[str, Any]:
     """What must not depend on where a process died."""
     gc(str(run))
-    forgotten = [name for mode in PHASES[1 : PHASES.index(phase) + 1] for name in victims(mode)]
+    chain = CHAIN[phase]
+    forgotten = [name for mode in chain[1 : chain.index(phase) + 1] for name in victims(mode)]
     state, store = state_of(run), Store(str(run))
     certificates = {}
     for name, request in state.requests.items():
@@ -99,8 +105,8 @@ def role(phase: str) -> str:
         owner = frame.f_locals.get("self")
         if isinstance(owner, PartWriter):
             return "prefix actor"
-        if isinstance(owner, ShardWorker):
-            return "lane" if phase == "train" else "retrain actor"
+        if isinstance(owner, ShardWorker | RowWorker):
+            return "lane" if phase in ("train", "sum") else "retrain actor"
         if isinstance(owner, Composer):
             return "composer"
         frame = frame.f_back
@@ -227,7 +233,8 @@ def main(home: Path, phases: Sequence[str]) -> None:
     child(lambda _: make_data(home))
     before = home / "nothing"
     before.mkdir()
-    for phase in PHASES[: 1 + max(map(PHASES.index, phases))]:
+    chain = CHAIN[phases[0]]
+    for phase in chain[: 1 + max(map(chain.index, phases))]:
         after = Path(shutil.copytree(before, home / f"after-{phase}"))
         expected = undisturbed(phase, home, after)
         if phase in phases:

@@ -1,0 +1,157 @@
+"""An additive run's rows: how they are made of pictures, summed, and what of them a shard's record names.
+
+A shard has no delta of its own. Its record is the list of its parts, which hold its rows, so that whoever has the parts has its
+sums. The model is a function of the sums over all shards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taft_ray.additive.exact_sums import Sums
+from taft_ray.errors import IntegrityError, UsageError
+from taft_ray.storage import MALFORMED, DeltaRef, PartRef, Store, digest_json, read_delta, read_several, write_delta
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from taft_ray.additive import AdditiveModel, Projection
+    from taft_ray.models import Preprocess
+    from taft_ray.plans.spec import RunSpec
+
+_PARTS = "parts"  # in the record of a shard: PartRef JSON
+_FINGERPRINT = "fingerprint"
+_ADDED_UP = ("additive/gram", "additive/by_class", "additive/counts")
+_UNNAMED = {name: value for name, value in Sums(1, 1).to_arrays().items() if name not in _ADDED_UP}
+_TOGETHER = 64  # parts that are in memory at once while rows are summed
+
+
+class RowMaker:
+    """Pictures to rows, with the interface that the prefix pass needs of a tangent model: ``network`` and ``prefix``."""
+
+    def __init__(self, network: nn.Module, projection: Projection, device: str) -> None:
+        self.network, self.projection = network.to(device).eval(), projection
+        self.device = device
+
+    def prefix(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W) -> int16 (n, 1, S)."""
+        import torch
+
+        from taft_ray.additive import rows_of
+
+        return torch.from_numpy(rows_of(self.network, self.projection, images))[:, None]
+
+
+def fingerprint_of(spec: RunSpec) -> str:
+    """The fingerprint of the run's rows."""
+    return build_rows(spec)[2]
+
+
+def build_rows(spec: RunSpec) -> tuple[RowMaker, Preprocess, str]:
+    """The run's rows, and the fingerprint of all that decides a row's bits."""
+    from taft_ray.additive import Projection, sites_of
+    from taft_ray.run.model import load_for
+
+    loaded = load_for(spec)
+    if spec.weights_digest and loaded.weights_digest != spec.weights_digest:
+        raise IntegrityError(
+            f"the weights of {spec.model} changed since the run began: digest {loaded.weights_digest[:16]}, "
+            f"expected {spec.weights_digest[:16]}; give the same weights"
+        )
+    preprocess = loaded.preprocess
+    sites = sites_of(loaded.network, preprocess.size, last_blocks=spec.site_blocks, size=spec.features)
+    projection = Projection(sites, spec.seed)
+    fingerprint = digest_json(
+        {
+            "projection": projection.digest,
+            "weights": loaded.weights_digest,
+            "model": spec.model,
+            "size": preprocess.size,
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+            "precision": spec.precision,
+            "threads": spec.threads,
+            "device": spec.device,
+            **({} if spec.exif_orientation == "ignore" else {"exif_orientation": spec.exif_orientation}),
+        }
+    )
+    return RowMaker(loaded.network, projection, spec.device), preprocess, fingerprint
+
+
+def terms_of(rows: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, np.ndarray]:
+    """What these rows add to the sums. rows: int16 (n, S). labels: (n,)."""
+    sums = Sums(rows.shape[1], classes)
+    sums.add(rows, labels)
+    return _terms(sums)
+
+
+def _terms(sums: Sums) -> dict[str, np.ndarray]:
+    """The arrays that add up. The rows' recipe is in the fingerprint of their parts."""
+    return {name: value for name, value in sums.to_arrays().items() if name in _ADDED_UP}
+
+
+def write_record(
+    store: Store,
+    folder: str,
+    shard: int,
+    generation: int,
+    parts: Sequence[Mapping[str, Any]],
+    fingerprint: str,
+    classes: int,
+) -> DeltaRef:
+    """Write a shard's record: which parts hold its rows. parts: PartRef JSON."""
+    refs = [PartRef.from_json(part).to_json() for part in parts]
+    meta = {
+        _PARTS: json.dumps(refs, sort_keys=True),
+        _FINGERPRINT: fingerprint,
+        "shard": str(shard),
+        "samples": str(sum(ref["rows"] for ref in refs)),
+    }
+    return write_delta(store, folder, generation, {"classes": np.array([classes], np.int64)}, meta)
+
+
+def read_terms(store: Store, ref: DeltaRef) -> dict[str, np.ndarray]:
+    """What a shard adds to the sums: its delta's terms, or the sums over the rows that its record names.
+
+    IntegrityError naming the object when a byte differs. ObjectMissing when one is not there.
+    """
+    tensors, meta = read_delta(store, ref)
+    return sums_of_record(store, tensors, meta, ref.key) if _PARTS in meta else tensors
+
+
+def sums_of_record(
+    store: Store, tensors: Mapping[str, np.ndarray], meta: Mapping[str, str], key: str
+) -> dict[str, np.ndarray]:
+    """The sums over the rows of a record."""
+    try:
+        refs = [PartRef.from_json(part) for part in json.loads(meta[_PARTS])]
+        classes = int(tensors["classes"][0])
+    except MALFORMED as error:
+        raise IntegrityError(f"{key} in {store.uri} is not the record of a shard ({error}); restore it") from error
+    sums: Sums | None = None
+    for start in range(0, len(refs), _TOGETHER):
+        parts = read_several(store, refs[start : start + _TOGETHER], fingerprint=meta[_FINGERPRINT])
+        rows, labels = joined(parts)
+        sums = sums or Sums(rows.shape[1], classes)
+        sums.add(rows, labels)
+    if sums is None:
+        raise UsageError(f"{key} in {store.uri} names no part: a shard without samples has no record")
+    return _terms(sums)
+
+
+def joined(parts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n, S) and labels (n,) of cache parts."""
+    several = list(parts)
+    rows = np.concatenate([part.tokens[:, 0] for part in several])
+    return rows, np.concatenate([part.labels for part in several])
+
+
+def model_of(arrays: Mapping[str, np.ndarray]) -> AdditiveModel:
+    """The model of these sums; λ is chosen by generalised cross-validation."""
+    from taft_ray.additive import AdditiveModel
+
+    return AdditiveModel.of(Sums.from_arrays({**arrays, **_UNNAMED}))
