@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from taft_ray.counting import plural
 from taft_ray.errors import AnswerMismatch
 from taft_ray.jsonable import JsonObject
 
@@ -34,7 +35,7 @@ def lines(answer: Any, indent: str = "", whole: frozenset[str] = frozenset()) ->
         if isinstance(value, Mapping):
             told += [f"{indent}{name}:", *lines(value, indent + "  ")]
         elif isinstance(value, list) and len(value) > _AT_MOST and name not in whole:
-            told.append(f"{indent}{name}: {len(value)} entries (--json shows them)")
+            told.append(f"{indent}{name}: {plural(len(value), 'entry', 'entries')} (--json shows them)")
         elif isinstance(value, list) and _are_long(value):
             told.append(f"{indent}{name}:")
             told += [f"{indent}  {item if isinstance(item, str) else json.dumps(item)}" for item in value]

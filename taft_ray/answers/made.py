@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
-from taft_ray.answers.text import columns, plural, short
+from taft_ray.answers.text import columns, short
+from taft_ray.counting import plural
 
 
 @dataclass(frozen=True)

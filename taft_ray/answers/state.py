@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
-from taft_ray.answers.text import columns, moment, plural, short, some
+from taft_ray.answers.text import columns, moment, short, some
+from taft_ray.counting import plural
 from taft_ray.jsonable import optional
 
 _SHARDS, _REQUESTS = 20, 10  # that a person is shown

@@ -37,8 +37,3 @@ def some(names: Sequence[str], most: int = 6) -> str:
     """Names with commas, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def plural(count: int, word: str) -> str:
-    """A number and what it counts: 1 sample, 2 samples."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"

@@ -10,6 +10,7 @@ import click
 
 from taft_ray.cli.answers import answers
 from taft_ray.cli.spec import spec_from, spec_options
+from taft_ray.counting import plural
 from taft_ray.errors import UsageError
 from taft_ray.progress import ProgressReport
 from taft_ray.sums.options import COMPOSITIONS
@@ -117,7 +118,7 @@ def destroy(run: str, yes: bool, report: ProgressReport) -> Any:
     if not yes:
         known = Run(run).status()
         raise UsageError(
-            f"{known.run} has {known.samples} samples in {len(known.shards)} shards, and what is removed cannot be brought "
+            f"{known.run} has {plural(known.samples, 'sample')} in {plural(len(known.shards), 'shard')}, and what is removed cannot be brought "
             "back. Nothing was removed; add --yes to destroy it"
         )
     return Run(run).destroy()

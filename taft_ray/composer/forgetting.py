@@ -25,6 +25,7 @@ from taft_ray.composer.purge import (
     slices_lost,
 )
 from taft_ray.composer.selection import Selection
+from taft_ray.counting import which
 from taft_ray.data.identical import twins
 from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftError, UsageError
 from taft_ray.plans.facts import Dropped, Forgotten, ObjectRef, Purged, Rewritten, StartPurged
@@ -205,7 +206,7 @@ class Forgetting(Asking):
         where = self.answer(request)
         if state.purged is None or where["retrain"]:
             raise TaftError(
-                f"request {request} is not finished: shards {where['retrain']} wait for a fit; run it again"
+                f"request {request} is not finished: {which('shard', where['retrain'])} still to be fitted; run it again"
             )
         if state.mode == "resolve" and state.start_purged is None:
             gone = purge_starts(self.store, self.record.state, state)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from taft_ray.counting import plural
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.slices import visits_left
 from taft_ray.plans.state import DROPPED, RunState, ShardState
@@ -96,7 +97,7 @@ def _check_known(state: RunState, hashes: Mapping[str, str], found: Mapping[str,
     if unknown:
         shown = ", ".join(repr(name) for name in unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
         raise UnknownSample(
-            f"{len(unknown)} ids are not in this run: {shown}; nothing was forgotten. An id is the value of the data's column "
+            f"{plural(len(unknown), 'id is', 'ids are')} not in this run: {shown}; nothing was forgotten. An id is the value of the data's column "
             "'id', without one FILE#ROW (train.parquet#17), and of a picture file its path in the data (train/cat/1.png)"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from taft_ray.counting import are, plural
 from taft_ray.errors import IntegrityError, StorageError
 from taft_ray.log import operation
 from taft_ray.plans.fold import replay
@@ -41,7 +42,7 @@ def destroy(run: str) -> dict[str, Any]:
     mine = [key for key in left if key == names.SPEC_KEY or key.startswith(tuple(f"{one}/" for one in _FOLDERS))]
     if mine:
         raise StorageError(
-            f"{len(mine)} objects of {store.uri} are there again, such as {mine[0]}: something writes there"
+            f"{plural(len(mine), 'object')} of {store.uri} {are(len(mine))} there again, such as {mine[0]}: something writes there"
         )
     store.prune()
     return {

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from taft_ray.counting import plural
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.evaluation import certificate_page, render, summarise
 from taft_ray.log import operation
@@ -47,7 +48,7 @@ def report(run: str) -> dict[str, Any]:
                 continue
             wrong = [*inconsistencies(certificate), *contradictions(certificate, entries)]
             if back := held & set(certificate["id_hashes"]):
-                wrong.append(f"{len(back)} of its samples are in the manifest again")
+                wrong.append(f"{plural(len(back), 'of its samples is', 'of its samples are')} in the manifest again")
             damaged += [f"{key}: {one}" for one in wrong]
             written = certificate_page(certificate, key, (now, wrong)).encode()
             store.write(names.report_key(f"certificate-{request.request}.html"), written)

@@ -20,7 +20,7 @@ STATUS: dict[str, Any] = {
     "monolith": None,
     "data": {"kept": 7, "rejected": 0},
     "samples": 7,
-    "to_do": ["shards [0] are in quarantine"],
+    "to_do": ["shard 0 is in quarantine"],
     "quarantined": [
         {
             "shard": 0,

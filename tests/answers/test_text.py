@@ -5,7 +5,8 @@ import re
 import pytest
 
 from taft_ray import answers
-from taft_ray.answers.text import columns, moment, plural, some
+from taft_ray.answers.text import columns, moment, some
+from taft_ray.counting import are, plural, which
 
 SHARD = {"shard": 0, "generation": 1, "samples": 30, "state": "trained", "delta": "ab" * 32}
 STATUS = {
@@ -14,7 +15,7 @@ STATUS = {
         {"request": "r1", "mode": "retrain", "samples": 1, "done": False, "deadline": 1_800_000_000.5, "runs_at": 1.79e9},
         {"request": "r2", "mode": "drop", "samples": 2, "done": True, "deadline": None, "runs_at": None},
     ],
-    "data": {"rows": 31, "kept": 30, "rejected": 1}, "samples": 30, "to_do": ["requests ['r1'] are to be carried out"],
+    "data": {"rows": 31, "kept": 30, "rejected": 1}, "samples": 30, "to_do": ["request r1 is to be carried out"],
     "quarantined": [], "damaged": None, "model": "vit", "classes": ["ant", "bee"], "accuracy": 0.8125, "measured_on": "test",
 }  # fmt: skip
 
@@ -34,7 +35,7 @@ def test_status_has_dates_and_no_seconds_of_1970() -> None:
         "2: ant, bee",
         "81.2% on test",
         "1 row of the data",
-        "to do: requests ['r1']",
+        "to do: request r1",
         "cdcd",
     ):
         assert word in text
@@ -100,8 +101,17 @@ def test_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(len(line) for line in written.splitlines()) <= 40
 
 
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert (plural(1, "row"), plural(2000, "row"), plural(0, "row")) == ("1 row", "2,000 rows", "0 rows")
+    assert (plural(1, "id is", "ids are"), plural(2, "id is", "ids are")) == ("1 id is", "2 ids are")
+    assert (are(1), are(0), are(2)) == ("is", "are", "are")
+    assert which("shard", [3]) == "shard 3"
+    assert which("shard", [3, 5, 7]) == "shards 3, 5 and 7"
+    assert which("shard", range(20), 3) == "shards 0, 1, 2 and 17 more"
+    assert which("shard", []) == "no shard"
+
+
 def test_small_words() -> None:
     assert moment(None) is None
-    assert (plural(1, "row"), plural(2000, "row")) == ("1 row", "2,000 rows")
     assert some(list("abcdefgh"), 3) == "a, b, c and 5 more"
     assert columns(["a", "b"], [[None, "[red]x[/red]"]]).splitlines()[-1] == "–  [red]x[/red]"

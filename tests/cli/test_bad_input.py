@@ -266,13 +266,13 @@ class TestWithRay:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            (["--ids", "nobody", "--mode", "drop"], ["1 ids are not in this run: 'nobody'", "nothing was forgotten"]),
-            (["--ids", "person-000", "--ids", "nobody", "--mode", "retrain"], ["1 ids", "'nobody'"]),
+            (["--ids", "nobody", "--mode", "drop"], ["1 id is not in this run: 'nobody'", "nothing was forgotten"]),
+            (["--ids", "person-000", "--ids", "nobody", "--mode", "retrain"], ["1 id ", "'nobody'"]),
             (["--ids", "person-000,nobody", "--mode", "drop"], ["'person-000,nobody'", "--ids once per id"]),
             (["--ids", " person-000", "--mode", "drop"], ["' person-000'"]),
             (["--owner", "nobody", "--mode", "drop"], ["'nobody'", "nothing was forgotten"]),
-            (["--shard", "-1", "--mode", "drop"], ["[-1]", "it has 0 to 3"]),
-            (["--shard", "4", "--mode", "drop"], ["[4]", "it has 0 to 3"]),
+            (["--shard", "-1", "--mode", "drop"], ["shard -1 is not", "it has 0 to 3"]),
+            (["--shard", "4", "--mode", "drop"], ["shard 4 is not", "it has 0 to 3"]),
             (["--ids", "person-000", "--mode", "retrain", "--deadline", "-1d"], ["the deadline has passed"]),
             (["--ids", "person-000", "--mode", "retrain", "--deadline", "2020-01-01"], ["the deadline has passed"]),
             (["--ids", "person-000", "--mode", "drop", "--deadline", "1d"], ["at once", "leave --deadline out"]),
