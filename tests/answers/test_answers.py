@@ -77,11 +77,6 @@ def test_an_answer_cannot_be_changed() -> None:
         status.ok = True  # type: ignore[misc]
 
 
-def test_text_is_for_a_person() -> None:
-    told = str(answers.Collected(removed=tuple(f"deltas/{n}" for n in range(9)), bytes=1234567))
-    assert told == "removed: 9 entries (--json shows them)\nbytes: 1234567"
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_answer_is_documented(kind: type[answers.Answer]) -> None:
     assert kind.__doc__

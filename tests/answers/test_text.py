@@ -5,7 +5,8 @@ import re
 import pytest
 
 from taft_ray import answers
-from taft_ray.answers.text import columns, moment, some
+from taft_ray.answers.requests import RESERVED
+from taft_ray.answers.text import columns, duration, facts, moment, size, some, written_moment
 from taft_ray.counting import are, plural, which
 
 SHARD = {"shard": 0, "generation": 1, "samples": 30, "state": "trained", "delta": "ab" * 32}
@@ -40,6 +41,18 @@ def test_status_has_dates_and_no_seconds_of_1970() -> None:
     ):
         assert word in text
     assert [line.split()[0] for line in text.splitlines() if line.startswith(("r1", "r2"))] == ["r1", "r2"]
+
+
+def test_status_says_why_a_request_begins_before_its_deadline() -> None:
+    assert RESERVED in str(answers.Status.from_json(STATUS))
+    done = {**STATUS, "requests": STATUS["requests"][1:]}
+    assert RESERVED not in str(answers.Status.from_json(done))
+
+
+def test_status_counts_the_samples_of_the_model_apart() -> None:
+    dropped = {**SHARD, "shard": 1, "samples": 12, "state": "dropped", "delta": None}
+    text = str(answers.Status.from_json({**STATUS, "shards": [SHARD, dropped], "samples": 42}))
+    assert "samples   42 samples, 30 of them in the model" in text
 
 
 def test_status_of_many_shards_shows_those_that_are_not_simply_trained() -> None:
@@ -113,5 +126,10 @@ def test_one_thing_is_counted_in_the_singular() -> None:
 
 def test_small_words() -> None:
     assert moment(None) is None
+    assert [duration(one) for one in (0.15, 75, 200, 9000, 259200)] == ["0.15 s", "75 s", "3.33 min", "2.5 h", "3 days"]
+    assert [size(one) for one in (1, 999, 1500, 23_100_000)] == ["1 byte", "999 bytes", "1.5 kB", "23.1 MB"]
+    assert written_moment("2026-12-26T12:00:00+00:00") == "2026-12-26 12:00 UTC"
+    assert written_moment("someday") == "someday"
+    assert facts([("a", 1), ("none", None), ("long", "x")]) == "a     1\nlong  x"
     assert some(list("abcdefgh"), 3) == "a, b, c and 5 more"
     assert columns(["a", "b"], [[None, "[red]x[/red]"]]).splitlines()[-1] == "–  [red]x[/red]"

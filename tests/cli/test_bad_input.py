@@ -156,10 +156,6 @@ def test_wrong_usage_exits_2_and_shows_how(arguments: list[str]) -> None:
     assert "Usage" in answer.err
 
 
-def test_forget_without_a_mode(run: Path) -> None:
-    here("forget", run, "--ids", "a").complains(2, "set --mode to one of drop, retrain, resolve")
-
-
 @pytest.mark.parametrize("ids", ["", "@{empty}"])
 def test_no_ids(ids: str, run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n\r\n")

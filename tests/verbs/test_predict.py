@@ -130,7 +130,7 @@ def test_what_cannot_be_predicted_is_refused_and_changes_nothing(run: tr.Run, tm
         run.predict([])
     with pytest.raises(DataError, match=r"there are no pictures at .*empty"):
         run.predict(empty)
-    with pytest.raises(DataError, match=r"there is no data at .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no data at .*nowhere; check the argument PICTURES"):
         run.predict(tmp_path / "nowhere")
     pq.write_table(pa.table({"picture": [picture(1)]}), tmp_path / "other.parquet")
     with pytest.raises(DataError, match="needs one column 'image'"):
@@ -160,10 +160,24 @@ def test_command_prints_and_writes_a_table(run: tr.Run, pictures: Path, tmp_path
     expected = run.predict([pictures / "ant", pictures / "bee"])
     assert answer.json == expected.to_json()
     table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
-    columns = ["picture", "label", "probability", "p(ant)", "p(bee)", "p(cat)", "composed"]
+    columns = ["picture", "predicted", "probability", "p(ant)", "p(bee)", "p(cat)", "composed", "problem"]
     assert list(table.columns) == columns == list(expected.to_pandas().columns)
-    assert table["label"].tolist() == [one.label for one in expected.predictions]
+    assert table["predicted"].tolist() == [one.label for one in expected.predictions]
     assert table["p(bee)"].to_numpy() == pytest.approx([one.probabilities[1] for one in expected.predictions])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_table_has_a_line_per_picture_that_could_not_be_read(run: tr.Run, tmp_path: Path, suffix: str) -> None:
+    folder, output = tmp_path / "pictures", tmp_path / f"predictions{suffix}"
+    folder.mkdir()
+    (folder / "cut.png").write_bytes(picture(2)[:100])
+    (folder / "whole.png").write_bytes(picture(1))
+    assert here("predict", run.uri, folder, "--output", output).code == 0
+    table = pd.read_csv(output, keep_default_na=False) if suffix == ".csv" else pd.read_parquet(output)
+    assert [Path(one).name for one in table["picture"]] == ["whole.png", "cut.png"]
+    assert table["problem"].tolist() == ["", "truncated picture"]
+    assert table["predicted"][0] in CLASSES
+    assert pd.isna(table["predicted"][1]) or table["predicted"][1] == ""
 
 
 def test_command_refuses_a_table_of_another_kind_before_it_works(run: tr.Run, pictures: Path) -> None:

@@ -96,7 +96,7 @@ def test_requests_that_are_carried_out_together_name_each_other_and_are_signed_t
     certificate = run.forget([here_too[1]], mode="retrain", sign=signing_key)
     assert isinstance(certificate, answers.Certificate)
     assert certificate.carried_out_with == certificate.signed_too == (promise.request,)
-    assert f"carried_out_with: ['{promise.request}']" in str(certificate)
+    assert f"Carried out with request {promise.request};" in str(certificate)
     other = json.loads(next((folder / "certificates").glob(f"{promise.request}-*.json")).read_text())
     assert other["carried_out_with"] == [certificate.request]
     assert other["seconds"]["total"] < 60, "it waited before, and that is no work"
