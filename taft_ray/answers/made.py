@@ -44,7 +44,10 @@ class Exported(Answer):
 
 @dataclass(frozen=True)
 class Reported(Answer):
-    """Where the report lies. derived: its numbers by name. not_measured: what no measurement was made for."""
+    """Where the report lies. derived: its numbers by name. not_measured: what no measurement was made for.
+
+    ``shards[i]`` in names, and in report.json, is a fit and no shard: one that was fitted again has a row per generation.
+    """
 
     page: str
     json: str

@@ -43,6 +43,12 @@ class RequestStatus(Answer):
         """A word or two on how far it is."""
         return "done" if self.done else f"waits until {moment(self.runs_at)}" if self.runs_at else "under way"
 
+    def told(self) -> str:
+        """How far it is, in a sentence with its deadline."""
+        by = f", for the deadline {moment(self.deadline)}" if self.deadline else ""
+        how = f"waits until {moment(self.runs_at)}" if self.waits() else "is done" if self.done else "is under way"
+        return f"request {self.request} of {plural(self.samples, 'sample')} {how}{by}"
+
     def waits(self) -> bool:
         """Whether its time has not come."""
         return not self.done and self.runs_at is not None
@@ -107,10 +113,13 @@ class Status(Answer, HasRows):
     accuracy: float | None = None
     measured_on: str | None = None
 
+    def pending(self) -> bool:
+        """Whether shards wait for a fit, or the data was not read in yet."""
+        return any(shard.state == "pending" for shard in self.shards) or not self.shards
+
     def under_way(self) -> bool:
         """Whether a process is at work on the run, or has to be: shards wait for a fit, or requests for their end."""
-        pending = any(shard.state == "pending" for shard in self.shards) or not self.shards
-        return pending or any(not one.done and one.runs_at is None for one in self.requests)
+        return self.pending() or any(not one.done and one.runs_at is None for one in self.requests)
 
     def __str__(self) -> str:
         parts = [self._facts(), self._shards(), self._requests(), *(f"to do: {one}" for one in self.to_do)]

@@ -45,7 +45,7 @@ def estimate(
 @click.command()
 @click.argument("run")
 @selection_options
-@click.option("--mode", type=click.Choice(MODES), show_default=DEFAULT_MODE, help=MODE_HELP)
+@click.option("--mode", type=click.Choice(MODES), help=f"{MODE_HELP}  [default: {DEFAULT_MODE}]")  # None with --due
 @click.option("--dry-run", is_flag=True, help="Only estimate.")
 @click.option(
     "--deadline",
@@ -78,7 +78,7 @@ def forget(
         if ids or owners or shards or with_identical or mode or deadline or dry_run:
             raise UsageError("--due carries out what was asked before; leave the other options out")
         return Run(run, progress=report).forget_due(gpu_hour_price=gpu_hour_price, sign=key)
-    mode = mode or DEFAULT_MODE  # None with --due, which takes none
+    mode = mode or DEFAULT_MODE
     chosen = selection_from(ids, owners, shards, with_identical)
     if dry_run:
         return _estimated(run, chosen, mode, gpu_hour_price)

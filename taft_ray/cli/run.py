@@ -116,12 +116,19 @@ def destroy(run: str, yes: bool, report: ProgressReport) -> Any:
     from taft_ray.verbs.run import Run
 
     if not yes:
-        known = Run(run).status()
-        raise UsageError(
-            f"{known.run} has {plural(known.samples, 'sample')} in {plural(len(known.shards), 'shard')}, and what is removed cannot be brought "
-            "back. Nothing was removed; add --yes to destroy it"
-        )
+        raise UsageError(_what_would_go(Run(run).status()))
     return Run(run).destroy()
+
+
+def _what_would_go(known: Status) -> str:
+    """What destroying the run would remove; requests that wait would never have a certificate."""
+    told = [
+        f"{known.run} has {plural(known.samples, 'sample')} in {plural(len(known.shards), 'shard')}, and what is removed "
+        "cannot be brought back"
+    ]
+    told += [f"{one.told()}, and has no certificate then" for one in known.requests if not one.done]
+    told += ["shards wait for a fit: another process may work on the run"] if known.pending() else []
+    return f"{'. '.join(told)}. Nothing was removed; add --yes to destroy it"
 
 
 @click.command("export")

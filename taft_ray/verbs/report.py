@@ -131,6 +131,7 @@ def _of_the_present_model(state: RunState) -> dict[str, Composed]:
 
 
 def _shards(state: RunState) -> list[dict[str, Any]]:
+    """The fits, by shard and generation, and shards without any: a shard that was fitted again has several rows."""
     rows = []
     for fit in state.fits:
         shard = state.shards[fit.shard]

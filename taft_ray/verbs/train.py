@@ -210,6 +210,7 @@ class Training:
     def _started(self, count: int) -> Lanes:
         from taft_ray.orchestration.lanes import start_lanes
 
+        self.report("lanes", 0, count)
         return start_lanes(self.run, self.spec, self.composer, count)
 
     def _fits(self, work: bool, compare: bool) -> None:

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import here
-from folder import files
+from folder import files, plain_forget
 from PIL import Image
 from plain import plain_train
 from proved import plain_evaluation_cache
-from tiny import CLASSES, picture, sample_id, write_class_folder
+from tiny import CLASSES, SAMPLES, picture, sample_id, write_class_folder
 
 import taft_ray as tr
 from taft_ray.errors import DataError, StorageError, UsageError
@@ -120,6 +120,29 @@ def test_a_forget_is_in_the_next_prediction(run: tr.Run, pictures: Path) -> None
     after = run.predict(pictures)
     assert after.composed == certificate.to_json()["composed_after"] != before.composed
     assert [one.probabilities for one in after.predictions] != [one.probabilities for one in before.predictions]
+
+
+def test_a_class_whose_samples_are_forgotten_keeps_its_column(run: tr.Run, pictures: Path) -> None:
+    cats = [sample_id(n) for n in range(SAMPLES) if CLASSES[n % 3] == "cat"]
+    plain_forget(run.uri, cats, "retrain")
+    answer = run.predict(pictures)
+    assert answer.classes == tuple(CLASSES)
+    assert "p(cat)" in answer.to_pandas().columns
+    assert all(len(one.probabilities) == len(CLASSES) for one in answer.predictions)
+
+
+def test_another_run_in_the_same_folder_predicts_its_own_classes(
+    run: tr.Run, pictures: Path, spec_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run.predict(pictures).classes == tuple(CLASSES)
+    run.destroy()
+    table = pa.table({"image": [picture(n) for n in range(60)], "label": [f"kind {n % 2}" for n in range(60)]})
+    pq.write_table(table, tmp_path / "kinds.parquet")
+    plain_train(run.uri, spec_of(tmp_path / "kinds.parquet", trainable="head", shards=2))
+    answer = run.predict(pictures)
+    assert answer.classes == ("kind 0", "kind 1")
+    assert {one.label for one in answer.predictions} <= set(answer.classes)
+    assert all(len(one.probabilities) == 2 for one in answer.predictions)
 
 
 def test_what_cannot_be_predicted_is_refused_and_changes_nothing(run: tr.Run, tmp_path: Path) -> None:
