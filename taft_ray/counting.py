@@ -11,7 +11,7 @@ def plural(count: int, one: str, many: str | None = None) -> str:
 
 
 def which(word: str, names: Sequence[object], most: int = 8) -> str:
-    """What things are called: shard 0, shards 0 and 4, shards 0, 1, 2 and 5 more."""
+    """Names with a word for their kind: shard 0, shards 0 and 4, shards 0, 1, 2 and 5 more."""
     shown = [str(name) for name in names[:most]]
     if len(names) > most:
         return f"{word}s {', '.join(shown)} and {len(names) - most:,} more"

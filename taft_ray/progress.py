@@ -39,7 +39,7 @@ def silent(what: str, done: int, total: int) -> None:
 class ProgressReport:
     """A report callable for the verbs; a context manager.
 
-    A bar never goes back. What begins again, such as the pass over another data set, gets a bar of its own.
+    A bar never goes back. Work that begins again, such as the pass over another data set, gets a bar of its own.
     """
 
     def __init__(self, quiet: bool = False) -> None:

@@ -41,8 +41,11 @@ class Refitted(Answer):
 class Certificate(Answer):
     """The samples forgotten, the objects removed for it, and the model after it; sealed by ``digest``.
 
-    signature: Ed25519 over the certificate's bytes, where it was signed. repeated: nothing was left to forget, and this is
-    the certificate of then. forgotten_before: the requests that answered for some of the ids before.
+    signature: Ed25519 over the certificate's bytes, where it was signed.
+
+    repeated: nothing was left to forget, and this is the certificate of then.
+
+    forgotten_before: the requests that answered for some of the ids before.
 
     carried_out_with: other requests whose time came with this one, each with a certificate of its own.
 

@@ -36,9 +36,13 @@ class Estimate(Answer):
     """The reach and cost of a forget; or, with ``already_forgotten``, the request that answers it.
 
     seconds: of the fits, and of removing as earlier forgets took for it; None where no fit was measured yet.
+
     seconds_besides: what earlier forgets with a fit took besides (median), such as the start of Ray.
+
     cost: of the fits, in the currency of ``gpu_hour_price``.
+
     identical_that_stay: samples of the same bytes that the request does not name.
+
     waiting: requests with a deadline that would forget some of the samples.
     """
 
@@ -106,13 +110,15 @@ class Estimate(Answer):
     def _takes(self) -> str:
         if self.seconds is None:
             return "unknown: no fit of this run was measured yet"
+        if not self.seconds:
+            return "unknown: no forget of this run has measured how long removing takes"
         removing = "removing and rewriting the cache as earlier forgets did (nothing before the first)"
         if not self.samples_to_retrain:
             return f"about {duration(self.seconds)} for {removing}"
         return f"about {duration(self.seconds)} for the fits alone, and for {removing}"
 
     def _besides(self) -> str | None:
-        """What the seconds leave out."""
+        """The part of a forget that the seconds leave out."""
         if not self.samples_to_retrain:
             return None
         what = "starting Ray and a worker where none runs"

@@ -121,7 +121,7 @@ def destroy(run: str, yes: bool, report: ProgressReport) -> Any:
 
 
 def _what_would_go(known: Status) -> str:
-    """What destroying the run would remove; requests that wait would never have a certificate."""
+    """A sentence on the run that would go; its open requests would never have a certificate."""
     told = [
         f"{known.run} has {plural(known.samples, 'sample')} in {plural(len(known.shards), 'shard')}, and what is removed "
         "cannot be brought back"

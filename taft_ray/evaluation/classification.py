@@ -24,8 +24,8 @@ def classification(
 ) -> dict[str, Any]:
     """{"per_class", "confusion", "confused", "top5", "calibration_error", "calibration"}.
 
-    labels, predicted: (n,) numbers of classes. probabilities: (n, K). Of classes that are exactly as probable, those with
-    higher numbers are the better ones for top5.
+    labels, predicted: (n,) numbers of classes. probabilities: (n, K). top5: classes with higher numbers come first among
+    those that are exactly as probable.
     """
     numbers = np.arange(len(classes))
     some = len(labels) > 0

@@ -54,7 +54,7 @@ def destroy(run: str) -> dict[str, Any]:
 
 
 def _left(store: Store, beyond: str | None) -> list[str]:
-    """What is in the folder yet; older versions that are beyond reach are not."""
+    """Keys that are in the folder yet; older versions that are beyond reach do not count."""
     return [key for key in store.traces() if beyond is None or store.exists(key)]
 
 

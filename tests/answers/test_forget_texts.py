@@ -47,7 +47,7 @@ def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def line(text: str, name: str) -> str:
-    """What a text says under a name."""
+    """The value that a text has under a name."""
     return next(one.removeprefix(name).strip() for one in text.splitlines() if one.startswith(name))
 
 
@@ -73,7 +73,10 @@ def test_estimate_says_its_mode_and_which_one_is_the_default() -> None:
     drop = str(answers.Estimate.from_json({**ESTIMATE, "mode": "drop", "samples_to_retrain": 0}))
     assert line(drop, "mode") == "drop"
     assert "shards 0 and 4 are out of the model" in line(drop, "fits again")
+    assert line(drop, "takes").startswith("about 2.34 s for removing")
     assert "Ray" not in drop, "a drop starts none"
+    first = str(answers.Estimate.from_json({**ESTIMATE, "mode": "drop", "samples_to_retrain": 0, "seconds": 0.0}))
+    assert line(first, "takes") == "unknown: no forget of this run has measured how long removing takes"
 
 
 def test_estimate_shows_the_date_of_a_request_that_waits() -> None:

@@ -396,7 +396,7 @@ def test_estimate_of_what_waits_has_the_request_and_its_dates(folder: Path, outs
     promise = run.forget([sample_id(0), sample_id(1)], deadline="30d")
     assert isinstance(promise, answers.Promise)
     for ids, count in (([sample_id(0)], 1), ([sample_id(0), sample_id(1)], 2)):
-        (waiting,) = run.estimate(ids).waiting or ()
+        (waiting,) = list(run.estimate(ids).waiting or ())
         assert (waiting.request, waiting.samples) == (promise.request, count)
         assert (waiting.runs_at, waiting.deadline) == (promise.runs_at, promise.deadline)
     assert run.estimate([sample_id(2)]).waiting is None
