@@ -295,8 +295,8 @@ def tombstones(run: Evidence) -> None:
         lost = len(run.state.requests.keys() - kept.keys())
         if lost and beside.store is not None:
             run.notes.append(
-                f"{lost} forget requests are not kept in {beside.store.uri} (was the folder moved without it?): putting back "
-                "an older copy would not be noticed; the next train, forget, evaluate or status writes them again"
+                f"{plural(lost, 'forget request is', 'forget requests are')} not kept in {beside.store.uri} (was the folder moved "
+                "without it?): putting back an older copy would not be noticed; the next train, forget, evaluate or status writes them again"
             )
         if missing := beside.missing(run.state.requests):
             raise IntegrityError(
