@@ -62,6 +62,21 @@ clean: ## remove .venv and every cache; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# pip at work in one line: the packages as they are collected. Its errors stay on stderr, and its exit code is kept.
+define pip_install
+{ $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt -e $(1); echo "pip ended $$?"; } | { \
+  sep="collecting "; \
+  while read -r word name rest; do \
+    case "$$word $$name" in \
+      "Collecting "*) printf '%s%s' "$$sep" "$${name%%[][=<>!~;]*}"; sep=" " ;; \
+      "Installing collected") [ "$$sep" = " " ] && echo; sep="collecting "; echo "installing them" ;; \
+      "pip ended") code="$$rest" ;; \
+    esac; \
+  done; \
+  [ "$$sep" = " " ] && echo; \
+  exit "$$code"; }
+endef
+
 # The interpreter is looked for when it is needed, so that `make help` and `make clean` work without one.
 # ensurepip is asked for because some distributions ship Python without it, and venv then fails half-way.
 $(RUN_STAMP): pyproject.toml constraints.txt
@@ -77,9 +92,9 @@ $(RUN_STAMP): pyproject.toml constraints.txt
 	echo "making $(VENV) with $$("$$found" --version)"; \
 	"$$found" -m venv $(VENV)
 	@echo "installing the package (torch and its CUDA libraries are several GB: some minutes)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(call pip_install,.)
 	@touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(call pip_install,".[dev]")
 	@touch $@

@@ -16,6 +16,7 @@ Report = Callable[[str, int, int], None]  # (what, done, total)
 _LINE_S = 5.0
 _LABELS = {
     "ray": "Ray started",
+    "lanes": "workers started",
     "index": "data understood",
     "prefix": "pictures through the frozen prefix",
     "shards": "shards with a delta",
@@ -36,7 +37,10 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 class ProgressReport:
-    """A report callable for the verbs; a context manager."""
+    """A report callable for the verbs; a context manager.
+
+    A bar never goes back. Work that begins again, such as the pass over another data set, gets a bar of its own.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -44,6 +48,7 @@ class ProgressReport:
         self._reported = False
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, tuple[float, int]] = {}
+        self._reached: dict[str, tuple[int, int]] = {}  # done and total of what was reported last
         self._began = time.monotonic()
 
     def __enter__(self) -> ProgressReport:
@@ -59,6 +64,13 @@ class ProgressReport:
         if self.quiet or not total:
             return
         label = _LABELS.get(what, what)
+        reached, before = self._reached.get(what, (0, total))
+        if done < reached:
+            if done and total == before:  # late word of a worker
+                return
+            self._tasks.pop(what, None)
+            self._said.pop(what, None)
+        self._reached[what] = (done, total)
         if not self._reported:  # most verbs have nothing to report, and rich takes a while
             self._reported, self._bars = True, _started_bars()
         if self._bars is not None:

@@ -4,21 +4,13 @@
 """
 
 from taft_ray.answers.answer import Answer
+from taft_ray.answers.certificates import Certificate, Due, Refitted, Step
 from taft_ray.answers.compared import Compared, ComparedRun
 from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, Runs, RunSummary
-from taft_ray.answers.measured import (
-    Audit,
-    ByComposition,
-    Evaluation,
-    Prediction,
-    Predictions,
-    Reproduced,
-    Swept,
-    Trial,
-    Unreadable,
-)
+from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
+from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Predictions, Unreadable
 from taft_ray.answers.proof import CertificateVerification, Verification
-from taft_ray.answers.requests import Certificate, Due, EarlierRequest, Estimate, Promise, Refitted, Step
+from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
 from taft_ray.answers.state import (
     Composed,
     DamagedObject,
@@ -96,4 +88,5 @@ __all__ = [
     "Trial",
     "Unreadable",
     "Verification",
+    "Waiting",
 ]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from taft_ray.counting import plural
 from taft_ray.errors import AnswerMismatch
 from taft_ray.jsonable import JsonObject
 
@@ -20,21 +21,17 @@ class Answer(JsonObject):
     MISMATCH = AnswerMismatch
 
     def __str__(self) -> str:
-        return "\n".join(lines(self.to_json(), whole=self._whole()))
-
-    def _whole(self) -> frozenset[str]:
-        """Lists that are shown to a person from end to end."""
-        return frozenset()
+        return "\n".join(lines(self.to_json()))
 
 
-def lines(answer: Any, indent: str = "", whole: frozenset[str] = frozenset()) -> list[str]:
+def lines(answer: Any, indent: str = "") -> list[str]:
     """An answer for a person: short values per line, long lists counted."""
     told: list[str] = []
     for name, value in answer.items():
         if isinstance(value, Mapping):
             told += [f"{indent}{name}:", *lines(value, indent + "  ")]
-        elif isinstance(value, list) and len(value) > _AT_MOST and name not in whole:
-            told.append(f"{indent}{name}: {len(value)} entries (--json shows them)")
+        elif isinstance(value, list) and len(value) > _AT_MOST:
+            told.append(f"{indent}{name}: {plural(len(value), 'entry', 'entries')} (--json shows them)")
         elif isinstance(value, list) and _are_long(value):
             told.append(f"{indent}{name}:")
             told += [f"{indent}  {item if isinstance(item, str) else json.dumps(item)}" for item in value]

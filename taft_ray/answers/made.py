@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
-from taft_ray.answers.text import columns, plural, short
+from taft_ray.answers.text import columns, facts, listed, paragraphs, short, size, some
+from taft_ray.counting import plural, which
+
+_SHOWN = 8  # objects that a person is shown
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,25 @@ class Exported(Answer):
     shards: tuple[int, ...]
     version: str
 
+    def __str__(self) -> str:
+        return facts(
+            [
+                ("file", f"{self.output}, {size(self.bytes)}"),
+                ("model", f"{short(self.composed)} of {which('shard', self.shards)}"),
+                ("classes", f"{len(self.classes)}: {some(self.classes)}"),
+                ("takes", f"pictures of {self.size} × {self.size} pixels, scaled to 0..1 and then by mean and std"),
+                ("mean", ", ".join(f"{one:.4g}" for one in self.mean)),
+                ("std", ", ".join(f"{one:.4g}" for one in self.std)),
+            ]
+        )
+
 
 @dataclass(frozen=True)
 class Reported(Answer):
-    """Where the report lies. derived: its numbers by name. not_measured: what no measurement was made for."""
+    """Where the report lies. derived: its numbers by name. not_measured: what no measurement was made for.
+
+    ``shards[i]`` in names, and in report.json, is a fit and no shard: one that was fitted again has a row per generation.
+    """
 
     page: str
     json: str
@@ -79,6 +97,13 @@ class Collected(Answer):
     removed: tuple[str, ...]
     bytes: int
 
+    def __str__(self) -> str:
+        if not self.removed:
+            return "Nothing was removed: something refers to every object of the run."
+        more = len(self.removed) - _SHOWN
+        shown = [*self.removed[:_SHOWN], *([f"and {more:,} more; --json has all"] if more > 0 else [])]
+        return str(listed(f"Removed {plural(len(self.removed), 'object')} with {size(self.bytes)}:", shown))
+
 
 @dataclass(frozen=True)
 class KeyDestroyed(Answer):
@@ -87,6 +112,12 @@ class KeyDestroyed(Answer):
     destroyed: str
     older_versions: int
     beyond_reach: str | None
+
+    def __str__(self) -> str:
+        older = f", with {plural(self.older_versions, 'older version')}" if self.older_versions else ""
+        told = f"Destroyed {self.destroyed}{older}. Nobody can tell any more whom a tombstone names."
+        beyond = f"Beyond reach: {self.beyond_reach}" if self.beyond_reach else None
+        return paragraphs(told, "Samples that are still in the run can be forgotten as before.", beyond)
 
 
 @dataclass(frozen=True)
@@ -102,6 +133,19 @@ class Destroyed(Answer):
     left: tuple[str, ...]
     tombstones: str | None
     beyond_reach: str | None
+
+    def __str__(self) -> str:
+        older = f" and {plural(self.older_versions, 'older version')}" if self.older_versions else ""
+        kept = (
+            f"The tombstones stay in {self.tombstones}: an older copy of the folder forgets again by them. Remove them "
+            "by hand where there is none."
+        )
+        return paragraphs(
+            f"Destroyed {self.run}: {plural(self.removed, 'object')}{older} removed.",
+            listed("Left, for it is none of the run's:", self.left),
+            kept if self.tombstones else None,
+            f"Beyond reach: {self.beyond_reach}" if self.beyond_reach else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -125,11 +169,11 @@ class Demonstrated(Answer):
             f"Trained {plural(self.shards, 'shard')} of scikit-learn's digits and composed them.",
             f"Accuracy: {_percent(accuracy.get('composed'))} composed, {_percent(accuracy.get('monolith'))} by one model over "
             "everything.",
-            f"Forgot 3 pictures by drop, which took shard {_listed(drop['shards'])} out of the model: "
+            f"Forgot 3 pictures by drop, which took {which('shard', drop['shards'])} out of the model: "
             f"{_seconds(drop['seconds'])}, accuracy then {_percent(accuracy.get('after drop'))}.",
-            f"Forgot 3 more by retrain, which fitted shard {_listed(retrain['shards'])} again without them: "
+            f"Forgot 3 more by retrain, which fitted {which('shard', retrain['shards'])} again without them: "
             f"{_seconds(retrain['seconds'])}, accuracy then {_percent(accuracy.get('after retrain'))}.",
-            f"Checked the run from storage alone: {len(self.problems)} problems in {plural(sum(self.verify.values()), 'check')}."
+            f"Checked the run from storage alone: {plural(len(self.problems), 'problem')} in {plural(sum(self.verify.values()), 'check')}."
             if self.problems
             else "Checked the run from storage alone: every object is as the ledger says, and nothing forgotten is left.",
             f"The report: {self.report} (the run: {self.run})",
@@ -191,7 +235,3 @@ def _percent(accuracy: float | None) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return "in a time that was not measured" if seconds is None else f"{seconds:.2f} s"
-
-
-def _listed(shards: Sequence[int]) -> str:
-    return ", ".join(map(str, shards))

@@ -1,182 +1,22 @@
-"""Answers of measurements: `evaluate`, `audit`, `sweep`, `reproduce`."""
+"""Answers of studies: `audit`, `sweep`, `reproduce`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
-from taft_ray.answers.state import Quarantined
+from taft_ray.answers.text import columns, duration, facts, listed, paragraphs
+from taft_ray.counting import plural, which
 from taft_ray.jsonable import optional
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _SHOWN = 5  # classes and mistakes that a person is shown
-
-
-@dataclass(frozen=True)
-class ByComposition(Answer):
-    """The accuracy of one way to compose. seconds: of composing, 0 where it was composed already."""
-
-    accuracy: float
-    composed: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class OfClass(Answer):
-    """The accuracy on the ``n`` pictures of a class; None where there are none."""
-
-    label: str
-    n: int
-    accuracy: float | None
-
-
-@dataclass(frozen=True)
-class Confusion(Answer):
-    """How many pictures of the class ``true`` were said to be ``predicted``."""
-
-    true: str
-    predicted: str
-    n: int
-
-
-@dataclass(frozen=True)
-class Confident(Answer):
-    """The ``n`` pictures predicted with about this confidence, and how many of them are right."""
-
-    confidence: float
-    accuracy: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Against(Answer):
-    """Another model on the same ``n`` pictures. difference: this one's accuracy less the other's ``accuracy``.
-
-    p_value: of McNemar's exact test, that it arises by chance. only_this, only_other: pictures that one of them has right.
-    """
-
-    name: str
-    n: int
-    accuracy: float
-    difference: float
-    both_right: int
-    only_this: int
-    only_other: int
-    neither: int
-    p_value: float
-
-
-@dataclass(frozen=True)
-class Evaluation(Answer, HasRows):
-    """Accuracy of the composed model on ``n`` pictures of ``data``. monolith: that of the comparison model.
-
-    by_composition: mean, and gram or joint. by_shards: of the first m shards, {"shards": m, mode: accuracy}.
-
-    confusion: a row per true class, a column per predicted one; None for more than 100 classes.
-
-    confused: the most frequent mistakes. top5: the part whose class is among the best five, None for five classes or fewer.
-
-    calibration_error: the expected one, of 15 bins of confidence. calibration: those bins.
-
-    left_out: pictures that were not read because the run has forgotten, or is asked to forget, samples with their ids.
-    """
-
-    ROWS: ClassVar[tuple[str, ...]] = ("per_class", "confused", "calibration", "by_shards")
-
-    data: str
-    rejected: int
-    accuracy: float
-    n: int
-    composed: str
-    by_composition: Mapping[str, ByComposition]
-    monolith: float | None
-    by_shards: tuple[Mapping[str, Any], ...]
-    ok: bool
-    quarantined: tuple[Quarantined, ...]
-    per_class: tuple[OfClass, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] | None = None
-    confused: tuple[Confusion, ...] = ()
-    top5: float | None = None
-    calibration_error: float | None = None
-    calibration: tuple[Confident, ...] = ()
-    against: Against | None = optional()
-    left_out: int = optional(0)
-
-    def __str__(self) -> str:
-        ways = ", ".join(f"by {mode} {one.accuracy:.1%}" for mode, one in self.by_composition.items())
-        told = [
-            f"accuracy {self.accuracy:.1%} on {self.n:,} pictures of {self.data} (model {self.composed[:16]})",
-            f"composed {ways}" + ("" if self.monolith is None else f"; one model over everything {self.monolith:.1%}"),
-        ]
-        sure = [f"among the best five {self.top5:.1%}"] if self.top5 is not None else []
-        sure += (
-            [f"expected calibration error {self.calibration_error:.1%}"] if self.calibration_error is not None else []
-        )
-        told += ["; ".join(sure)] if sure else []
-        known = sorted((one for one in self.per_class if one.accuracy is not None), key=lambda one: one.accuracy or 0)
-        told += [f"  {one.label}: {one.accuracy or 0:.1%} of {one.n:,}" for one in known[:_SHOWN]]
-        told += [f"  and {len(known) - _SHOWN} classes that are recognised better"] if len(known) > _SHOWN else []
-        mistakes = [f"{one.true} as {one.predicted} ({one.n})" for one in self.confused[:_SHOWN]]
-        told += [f"most frequent mistakes: {', '.join(mistakes)}"] if mistakes else []
-        told += [f"{self.rejected:,} rows were not read"] if self.rejected else []
-        if self.left_out:
-            told.append(f"{self.left_out:,} pictures were left out: the run was asked to forget samples with their ids")
-        if self.against is not None:
-            other = self.against
-            told.append(
-                f"against {other.name}: {other.accuracy:.1%} there, {100 * other.difference:+.1f} points here, on {other.n:,} "
-                f"pictures; right here alone {other.only_this:,}, there alone {other.only_other:,} (p = {other.p_value:.2g})"
-            )
-        told += [f"shard {one.shard} is in quarantine, out of the model" for one in self.quarantined]
-        return "\n".join(told)
-
-
-@dataclass(frozen=True)
-class Prediction(Answer):
-    """A picture's most probable class. probabilities: of each class, in the order of the answer's ``classes``."""
-
-    picture: str
-    label: str
-    probability: float
-    probabilities: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Unreadable(Answer):
-    """A picture that could not be read."""
-
-    picture: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Predictions(Answer, HasRows):
-    """The classes of ``n`` pictures by the model with the digest ``composed``; and the pictures that could not be read."""
-
-    ROWS: ClassVar[tuple[str, ...]] = ("predictions", "unreadable")
-
-    run: str
-    composed: str
-    classes: tuple[str, ...]
-    n: int
-    predictions: tuple[Prediction, ...]
-    unreadable: tuple[Unreadable, ...]
-
-    def _row(self, one: object) -> dict[str, object]:
-        """A prediction with a column per class, named p(class), and the model's digest."""
-        if not isinstance(one, Prediction):
-            return super()._row(one)
-        each = {f"p({name})": value for name, value in zip(self.classes, one.probabilities, strict=True)}
-        row = {"picture": one.picture, "label": one.label, "probability": one.probability}
-        return {**row, **each, "composed": self.composed}
-
-    def __str__(self) -> str:
-        told = [f"{one.picture}: {one.label} ({one.probability:.1%})" for one in self.predictions]
-        bad = [f"{one.picture}: not read, {one.reason}" for one in self.unreadable]
-        end = f"{self.n} pictures by the model {self.composed[:16]}"
-        return "\n".join([*told, *bad, end + (f"; {len(bad)} could not be read" if bad else "")])
+_TRIALS = 10
 
 
 @dataclass(frozen=True)
@@ -201,6 +41,40 @@ class Audit(Answer):
     never_seen: int
     shards: tuple[int, ...]
     left_out: Mapping[str, int]
+
+    def __str__(self) -> str:
+        verdicts = {
+            "remembers": "The run remembers what it was asked to forget.",
+            "at chance": "The run does not remember.",
+        }
+        rows = [
+            [
+                name,
+                f"{one['auc']:.3f}",
+                f"{one['p_value']:.2g}",
+                f"{one['power']['detects']:.0%}",
+                _said(one["remembers"]),
+            ]
+            for name, one in self.targets.items()
+        ]
+        told = facts(
+            [
+                (
+                    "compared",
+                    f"{plural(self.forgotten, 'forgotten sample')} with {plural(self.never_seen, 'never-seen one')}",
+                ),
+                ("attacked", which("shard", self.shards)),
+                ("level", f"{self.level:g}: how likely a false alarm may be"),
+            ]
+        )
+        head = ["attack on", "AUC", "p-value", "members found", "remembers"]
+        return paragraphs(
+            f"{verdicts.get(self.verdict, 'The attack could not have told.')} {self.why[:1].upper()}{self.why[1:]}.",
+            columns(head, rows, (1, 2, 3)),
+            "An AUC of 0.5 is chance. Members found: how often samples that are in the model would have been noticed.",
+            told,
+            listed("Left out:", [f"{reason}: {count:,}" for reason, count in self.left_out.items() if count]),
+        )
 
 
 @dataclass(frozen=True)
@@ -243,10 +117,63 @@ class Swept(Answer, HasRows):
     table: str
     seconds: float
 
+    def __str__(self) -> str:
+        ordered = sorted(self.trials, key=lambda one: -1.0 if one.accuracy is None else -one.accuracy)
+        rows = [
+            [
+                one.number,
+                None if one.accuracy is None else f"{one.accuracy:.1%}",
+                one.status,
+                _settings(one.settings),
+                one.error,
+            ]
+            for one in ordered[:_TRIALS]
+        ]
+        more = len(ordered) - _TRIALS
+        told = facts(
+            [
+                ("best", f"trial {self.best['number']}, {self.best['accuracy']:.1%} ± {self.standard_error:.1%}"),
+                ("settings", _settings(self.best["settings"])),
+                ("as good", self._as_good()),
+                ("measured", f"on {plural(self.held_out, 'held-out picture')}, fitted on {self.fitted_on:,}"),
+                ("took", duration(self.seconds)),
+                ("spec", f"{self.spec} (taft-ray train --spec)"),
+                ("page", self.page),
+                ("table", self.table),
+            ]
+        )
+        return paragraphs(
+            told,
+            columns(["trial", "accuracy", "state", "settings", "error"], rows, (0, 1)),
+            f"and {plural(more, 'trial')} more; the table has all" if more > 0 else None,
+            listed("Not tried:", [f"{_settings(one['settings'])}: {one['reason']}" for one in self.refused]),
+            self._outdated(),
+        )
+
+    def _as_good(self) -> str | None:
+        others = [number for number in self.as_good_as_best if number != self.best["number"]]
+        return f"{which('trial', others)}, within one standard error" if others else None
+
+    def _outdated(self) -> str | None:
+        """A sentence on sweeps that saw what was forgotten since."""
+        told = []
+        if self.forgotten_since:
+            told.append(
+                f"{plural(self.forgotten_since, 'sample was', 'samples were')} forgotten since the trials saw them."
+            )
+        if self.stale_sweeps:
+            told.append(f"Out of date, for they saw forgotten samples: {which('sweep', self.stale_sweeps)}.")
+        return " ".join(told) or None
+
 
 @dataclass(frozen=True)
-class Reproduced(Answer):
-    """A table of the paper on given data; or, with ``ok``, cells that were measured once more."""
+class Reproduced(Answer, HasRows):
+    """A table of the paper on given data; or, with ``ok``, cells that were measured once more.
+
+    rows: by a row's name its values, by a column's. cells: how many there are; with ``ok`` each that was measured again.
+    """
+
+    ROWS: ClassVar[tuple[str, ...]] = ("rows", "cells")
 
     table: str
     cells: Any
@@ -254,3 +181,49 @@ class Reproduced(Answer):
     made: int | None = optional()
     files: tuple[str, ...] | None = optional()
     ok: bool | None = optional()
+
+    def to_pandas(self, rows: str | None = None) -> pd.DataFrame:
+        """A row per row of the table, with its name under ``row``; or per cell that was measured again."""
+        import pandas as pd
+
+        wanted = rows or ("rows" if self.rows is not None else "cells")
+        if wanted == "rows":
+            return pd.DataFrame([{"row": name, **values} for name, values in (self.rows or {}).items()])
+        if wanted == "cells":
+            return pd.DataFrame(self.cells if isinstance(self.cells, list | tuple) else [])
+        return super().to_pandas(wanted)
+
+    def __str__(self) -> str:
+        if self.rows is None:
+            return self._again()
+        names = list(dict.fromkeys(name for values in self.rows.values() for name in values))
+        rows = [[row, *(_number(values.get(name)) for name in names)] for row, values in self.rows.items()]
+        made = f"{plural(int(self.cells), 'cell')}, {self.made or 0:,} of them measured now"
+        return paragraphs(
+            f"{self.table}: {made}.",
+            columns(["row", *names], rows, range(1, len(names) + 1)),
+            listed("Files:", self.files or ()),
+        )
+
+    def _again(self) -> str:
+        """Cells that were measured once more."""
+        rows = [
+            [str(one["cell"])[:12], _number(one["accuracy"]), _number(one.get("before")), _said(one.get("same"))]
+            for one in self.cells
+        ]
+        verdict = "Every cell is what it was." if self.ok else "Some cell has another accuracy than before."
+        return paragraphs(
+            f"{self.table}, measured again. {verdict}", columns(["cell", "now", "before", "same"], rows, (1, 2))
+        )
+
+
+def _said(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
+
+
+def _number(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_number(value)}" for name, value in settings.items()) or "as the run"

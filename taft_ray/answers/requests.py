@@ -1,24 +1,49 @@
-"""Answers to requests to forget: estimates, promises and certificates."""
+"""Answers to requests to forget that are not carried out: estimates and promises."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taft_ray.answers.answer import Answer, lines
+from taft_ray.answers.answer import Answer
+from taft_ray.answers.text import duration, facts, listed, paragraphs, size, written_moment
+from taft_ray.counting import are, plural, which
 from taft_ray.jsonable import optional
 
-ADDED = ("signature", "repeated", "forgotten_before", "signed_too")
-"""Fields of an answer that are not part of the certificate, its digest and its signature."""
+DEFAULT_MODE = "retrain"
+
+
+@dataclass(frozen=True)
+class Waiting(Answer):
+    """A request that waits, and how many of the samples it will forget. runs_at, deadline: ISO 8601, UTC."""
+
+    request: str
+    samples: int
+    runs_at: str
+    deadline: str
+
+    def __str__(self) -> str:
+        """One sentence."""
+        return (
+            f"{plural(self.samples, 'sample')} in request {self.request}, which begins {written_moment(self.runs_at)} "
+            f"for the deadline {written_moment(self.deadline)}"
+        )
 
 
 @dataclass(frozen=True)
 class Estimate(Answer):
     """The reach and cost of a forget; or, with ``already_forgotten``, the request that answers it.
 
-    seconds: None where nothing was measured yet. cost: in the currency of ``gpu_hour_price``.
+    seconds: of the fits, and of removing as earlier forgets took for it; None where no fit was measured yet.
+
+    seconds_besides: what earlier forgets with a fit took besides (median), such as the start of Ray.
+
+    cost: of the fits, in the currency of ``gpu_hour_price``.
+
     identical_that_stay: samples of the same bytes that the request does not name.
+
+    waiting: requests with a deadline that would forget some of the samples.
     """
 
     mode: str
@@ -32,6 +57,8 @@ class Estimate(Answer):
     identical_that_stay: int | None = optional()
     already_forgotten: bool | None = optional()
     request: str | None = optional()
+    seconds_besides: float | None = optional()
+    waiting: tuple[Waiting, ...] | None = optional()
 
     def to_json(self) -> dict[str, Any]:
         told = super().to_json()
@@ -39,6 +66,76 @@ class Estimate(Answer):
             for name in ("seconds", "gpu_hour_price", "cost"):
                 told.pop(name, None)
         return told
+
+    def __str__(self) -> str:
+        if self.request is not None:
+            return self._answered()
+        shards = self.shards or ()
+        forgotten = plural(self.samples_to_forget or 0, "sample")
+        mode = f"{self.mode}, the default" if self.mode == DEFAULT_MODE else self.mode
+        reach = facts(
+            [
+                ("mode", mode),
+                ("forgets", f"{forgotten} of {which('shard', shards)}"),
+                ("fits again", self._fits(shards)),
+                (
+                    "removes",
+                    f"up to {size(self.bytes_to_purge or 0)}: caches, deltas and snapshots that saw the samples",
+                ),
+                ("takes", self._takes()),
+                ("besides", self._besides()),
+                ("cost", self._cost()),
+                ("identical", self._identical()),
+                *(("waiting", one) for one in self.waiting or ()),
+            ]
+        )
+        again = f"Nothing has happened yet: taft-ray forget with the same options and --mode {self.mode} does it."
+        return paragraphs(reach, again)
+
+    def _answered(self) -> str:
+        """A request answers for all the samples."""
+        if not self.waiting:
+            return (
+                f"The samples are forgotten: request {self.request} answers for them. The same taft-ray forget shows its "
+                "certificate, and first finishes the request where it was interrupted."
+            )
+        waits = listed("Waiting:", [str(one) for one in self.waiting])
+        return paragraphs(waits, "taft-ray forget with the same options and no --deadline forgets them at once.")
+
+    def _fits(self, shards: Sequence[int]) -> str:
+        if self.mode == "drop":
+            return f"nothing: {which('shard', shards)} {are(len(shards))} out of the model until a retrain is asked"
+        return f"{plural(len(shards), 'shard')}, {plural(self.samples_to_retrain or 0, 'sample')} in all"
+
+    def _takes(self) -> str:
+        if self.seconds is None:
+            return "unknown: no fit of this run was measured yet"
+        if not self.seconds:
+            return "unknown: no forget of this run has measured how long removing takes"
+        removing = "removing and rewriting the cache as earlier forgets did (nothing before the first)"
+        if not self.samples_to_retrain:
+            return f"about {duration(self.seconds)} for {removing}"
+        return f"about {duration(self.seconds)} for the fits alone, and for {removing}"
+
+    def _besides(self) -> str | None:
+        """The part of a forget that the seconds leave out."""
+        if not self.samples_to_retrain:
+            return None
+        what = "starting Ray and a worker where none runs"
+        if self.seconds_besides is None:
+            return f"{what}; not measured in this run yet"
+        return f"{what}; earlier forgets took {duration(self.seconds_besides)} for all the rest"
+
+    def _cost(self) -> str | None:
+        return (
+            None if self.cost is None else f"{self.cost:.4g} for the fits, at {self.gpu_hour_price:g} per worker hour"
+        )
+
+    def _identical(self) -> str | None:
+        if not self.identical_that_stay:
+            return None
+        others = plural(self.identical_that_stay, "other sample has", "other samples have")
+        return f"{others} the same bytes and would stay; --with-identical forgets them too"
 
 
 @dataclass(frozen=True)
@@ -49,6 +146,18 @@ class EarlierRequest(Answer):
     mode: str
     samples: int
     done: bool
+
+    def __str__(self) -> str:
+        """One sentence."""
+        how = "forgotten before" if self.done else "asked to be forgotten"
+        return f"{plural(self.samples, 'sample')} {how}, by request {self.request} (mode {self.mode})"
+
+
+RESERVED = (
+    "A waiting request begins before its deadline: a tenth of the time, or three times the estimated seconds, is kept in "
+    "reserve for fits and retries."
+)
+"""The rule of `plans.gather.runs_at` in words."""
 
 
 @dataclass(frozen=True)
@@ -63,120 +172,19 @@ class Promise(Answer):
     deadline: str
     forgotten_before: tuple[EarlierRequest, ...] | None = optional()
 
-
-@dataclass(frozen=True)
-class Step(Answer):
-    """A step of a request: the ledger entry that committed it."""
-
-    step: str
-    number: int
-    digest: str
-    time: str
-
-
-@dataclass(frozen=True)
-class Refitted(Answer):
-    """A shard that was fitted again without the samples. delta: where it lies and its digest."""
-
-    shard: int
-    generation: int
-    samples: int
-    delta: Mapping[str, Any]
-    facts: Mapping[str, Any]
-
-
-_SHOWN = (
-    "request", "mode", "samples", "shards", "shards_after", "composed_after", "seconds", "cost", "does_not_cover",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Certificate(Answer):
-    """The samples forgotten, the objects removed for it, and the model after it; sealed by ``digest``.
-
-    signature: Ed25519 over the certificate's bytes, where it was signed. repeated: nothing was left to forget, and this is
-    the certificate of then. forgotten_before: the requests that answered for some of the ids before.
-
-    carried_out_with: other requests whose time came with this one, each with a certificate of its own.
-
-    signed_too: those of them that were signed with this one's key.
-    """
-
-    schema: str
-    request: str
-    mode: str
-    requested: str
-    deadline: float | None
-    issued: str
-    samples: int
-    id_hashes: tuple[str, ...]
-    owners: tuple[str, ...]
-    whole_shards: tuple[int, ...]
-    shards: tuple[int, ...]
-    run: Mapping[str, str]
-    rests_on: Mapping[str, Any]
-    steps: tuple[Step, ...]
-    composed_before: str | None
-    composed_after: str | None
-    composition: str
-    manifest_before: str | None
-    manifest_after: str | None
-    deltas_removed: tuple[Mapping[str, Any], ...]
-    objects_removed: tuple[Mapping[str, Any], ...]
-    older_versions_removed: int
-    still_listed_after_purge: tuple[str, ...]
-    beyond_reach: tuple[str, ...]
-    local_copies_removed: Mapping[str, Any] | None
-    retrained: tuple[Refitted, ...]
-    shards_after: tuple[Mapping[str, Any], ...]
-    seconds: Mapping[str, float | None]
-    cost: Mapping[str, float | None]
-    environment: Mapping[str, Any]
-    does_not_cover: tuple[str, ...]
-    digest: str
-    composed_before_unknown: str | None = optional()
-    damage: Mapping[str, Any] | None = optional()
-    signature: Mapping[str, Any] | None = optional()
-    repeated: bool | None = optional()
-    forgotten_before: tuple[EarlierRequest, ...] | None = optional()
-    carried_out_with: tuple[str, ...] = optional(())
-    signed_too: tuple[str, ...] | None = optional()
-
-    @property
-    def address(self) -> str:
-        """Where the certificate lies."""
-        from taft_ray.storage import canonical_json, digest_bytes
-        from taft_ray.storage.rundir import certificate_key
-
-        data = canonical_json({name: value for name, value in self.to_json().items() if name not in ADDED})
-        return f"{self.run['address']}/{certificate_key(self.request, digest_bytes(data))}"
-
     def __str__(self) -> str:
-        """The outcome of the request, and where the whole certificate lies."""
-        told = self.to_json()
-        shown: dict[str, Any] = {}
-        if self.repeated:
-            shown["done_before"] = f"nothing was left to forget; this is what was certified then, by mode {self.mode}"
-        if self.forgotten_before:
-            shown["forgotten_before"] = told["forgotten_before"]
-        if self.carried_out_with:
-            shown["carried_out_with"] = list(self.carried_out_with)
-        if self.signed_too is not None:
-            unsigned = sorted(set(self.carried_out_with) - set(self.signed_too))
-            shown["signed_too"] = list(self.signed_too)
-            shown |= {"not_signed": unsigned} if unsigned else {}
-        shown |= {name: told[name] for name in _SHOWN}
-        out = [one["shard"] for one in self.shards_after if one["state"] == "dropped"]
-        if out:
-            shown["out_of_the_model"] = f"shards {out}, until the same is asked with mode retrain"
-        return "\n".join(lines({**shown, "certificate": self.address}))
-
-
-@dataclass(frozen=True)
-class Due(Answer):
-    """The certificates of the requests that were carried out because their time had come."""
-
-    certificates: tuple[Certificate, ...]
-
-    def __str__(self) -> str:
-        return "\n\n".join(map(str, self.certificates)) or "no request's time has come"
+        told = facts(
+            [
+                ("request", self.request),
+                ("mode", self.mode),
+                ("begins", written_moment(self.runs_at)),
+                ("deadline", written_moment(self.deadline)),
+                ("together", f"with {which('request', self.runs_with)}" if self.runs_with else None),
+            ]
+        )
+        return paragraphs(
+            told,
+            listed("Asked before:", [str(one) for one in self.forgotten_before or ()]),
+            f"The request is recorded and waits; its samples are in the model until it is carried out. {RESERVED}",
+            "Nothing begins by itself: run taft-ray forget RUN --due from a timer, or after the time above.",
+        )

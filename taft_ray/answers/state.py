@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from taft_ray.answers.answer import Answer
+from taft_ray.answers.requests import RESERVED
 from taft_ray.answers.rows import HasRows
-from taft_ray.answers.text import columns, moment, plural, short, some
+from taft_ray.answers.text import columns, moment, paragraphs, short, some
+from taft_ray.counting import plural, which
 from taft_ray.jsonable import optional
 
 _SHARDS, _REQUESTS = 20, 10  # that a person is shown
@@ -40,6 +42,16 @@ class RequestStatus(Answer):
     def state(self) -> str:
         """A word or two on how far it is."""
         return "done" if self.done else f"waits until {moment(self.runs_at)}" if self.runs_at else "under way"
+
+    def told(self) -> str:
+        """How far it is, in a sentence with its deadline."""
+        by = f", for the deadline {moment(self.deadline)}" if self.deadline else ""
+        how = f"waits until {moment(self.runs_at)}" if self.waits() else "is done" if self.done else "is under way"
+        return f"request {self.request} of {plural(self.samples, 'sample')} {how}{by}"
+
+    def waits(self) -> bool:
+        """Whether its time has not come."""
+        return not self.done and self.runs_at is not None
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,8 @@ class Status(Answer, HasRows):
     to_do: what somebody has to run, a sentence each.
 
     accuracy: the latest that was measured of the composed model, on the data ``measured_on``; None where none was.
+
+    samples: in all shards, also those that are not in the model.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("shards", "requests", "quarantined")
@@ -99,10 +113,13 @@ class Status(Answer, HasRows):
     accuracy: float | None = None
     measured_on: str | None = None
 
+    def pending(self) -> bool:
+        """Whether shards wait for a fit, or the data was not read in yet."""
+        return any(shard.state == "pending" for shard in self.shards) or not self.shards
+
     def under_way(self) -> bool:
         """Whether a process is at work on the run, or has to be: shards wait for a fit, or requests for their end."""
-        pending = any(shard.state == "pending" for shard in self.shards) or not self.shards
-        return pending or any(not one.done and one.runs_at is None for one in self.requests)
+        return self.pending() or any(not one.done and one.runs_at is None for one in self.requests)
 
     def __str__(self) -> str:
         parts = [self._facts(), self._shards(), self._requests(), *(f"to do: {one}" for one in self.to_do)]
@@ -118,13 +135,19 @@ class Status(Answer, HasRows):
             ("classes", f"{len(self.classes)}: {some(self.classes)}" if self.classes else None),
             (
                 "shards",
-                f"{len(self.shards)} ({counted}) with {plural(self.samples, 'sample')}" if self.shards else None,
+                f"{len(self.shards)} ({counted})" if self.shards else None,
             ),
+            ("samples", self._samples() if self.shards else None),
             ("composed", self.composed or "no shard is in the model"),
             ("accuracy", None if self.accuracy is None else f"{self.accuracy:.1%} on {self.measured_on}"),
             ("rejected", self._rejected()),
         ]
         return "\n".join(f"{name:<10}{value}" for name, value in facts if value is not None)
+
+    def _samples(self) -> str:
+        """How many there are, and how many the model is of: a dropped shard's are not in it."""
+        inside = sum(shard.samples for shard in self.shards if shard.state == "trained")
+        return f"{plural(self.samples, 'sample')}, {inside:,} of them in the model"
 
     def _rejected(self) -> str | None:
         count = (self.data or {}).get("rejected")
@@ -148,7 +171,8 @@ class Status(Answer, HasRows):
         rows = [[one.request, one.mode, one.samples, one.state(), moment(one.deadline)] for one in shown]
         more = len(self.requests) - len(shown)
         table = columns(head, rows, (2,)) if rows else ""
-        return "\n".join(filter(None, [table, f"after {plural(more, 'request')} more; --json has all" if more else ""]))
+        older = f"after {plural(more, 'request')} more; --json has all" if more else ""
+        return "\n".join(filter(None, [table, older, RESERVED if any(one.waits() for one in self.requests) else ""]))
 
 
 @dataclass(frozen=True)
@@ -172,7 +196,7 @@ class Repaired(Status):
     not_repaired: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        made = f"made again: shards {list(self.repaired)}" if self.repaired else "no shard had to be made again"
+        made = f"made again: {which('shard', self.repaired)}" if self.repaired else "no shard had to be made again"
         return "\n\n".join([super().__str__(), made, *(f"not repaired: {why}" for why in self.not_repaired)])
 
 
@@ -197,5 +221,14 @@ class RejectedRows(Answer, HasRows):
     rejected_rows: tuple[RejectedRow, ...]
     listed_in: str | None
 
-    def _whole(self) -> frozenset[str]:
-        return frozenset({"rejected_rows"})
+    def __str__(self) -> str:
+        if not self.rejected:
+            return "No row of the data was rejected."
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.reasons.items())
+        rows = [[one.file, one.row, one.reason] for one in self.rejected_rows]
+        where = f"The list: {self.listed_in}" if self.listed_in else None
+        return paragraphs(
+            f"{plural(self.rejected, 'row was', 'rows were')} rejected: {reasons}.",
+            columns(["file", "row", "reason"], rows, (1,)) if rows else None,
+            where,
+        )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taft_ray.answers.requests import DEFAULT_MODE
 from taft_ray.cli.answers import answers
 from taft_ray.cli.selection import explaining_commas, selection_from, selection_options
 from taft_ray.errors import UsageError
@@ -25,7 +26,7 @@ MODE_HELP = (
 @click.command()
 @click.argument("run")
 @selection_options
-@click.option("--mode", type=click.Choice(MODES), default="retrain", show_default=True, help=MODE_HELP)
+@click.option("--mode", type=click.Choice(MODES), default=DEFAULT_MODE, show_default=True, help=MODE_HELP)
 @answers
 def estimate(
     run: str,
@@ -44,7 +45,7 @@ def estimate(
 @click.command()
 @click.argument("run")
 @selection_options
-@click.option("--mode", type=click.Choice(MODES), help=MODE_HELP)
+@click.option("--mode", type=click.Choice(MODES), help=f"{MODE_HELP}  [default: {DEFAULT_MODE}]")  # None with --due
 @click.option("--dry-run", is_flag=True, help="Only estimate.")
 @click.option(
     "--deadline",
@@ -77,8 +78,7 @@ def forget(
         if ids or owners or shards or with_identical or mode or deadline or dry_run:
             raise UsageError("--due carries out what was asked before; leave the other options out")
         return Run(run, progress=report).forget_due(gpu_hour_price=gpu_hour_price, sign=key)
-    if mode is None:
-        raise UsageError(f"how to forget? set --mode to one of {', '.join(MODES)}")
+    mode = mode or DEFAULT_MODE
     chosen = selection_from(ids, owners, shards, with_identical)
     if dry_run:
         return _estimated(run, chosen, mode, gpu_hour_price)

@@ -10,6 +10,7 @@ import click
 
 from taft_ray.cli.answers import answers
 from taft_ray.cli.spec import spec_from, spec_options
+from taft_ray.counting import plural
 from taft_ray.errors import UsageError
 from taft_ray.progress import ProgressReport
 from taft_ray.sums.options import COMPOSITIONS
@@ -115,12 +116,19 @@ def destroy(run: str, yes: bool, report: ProgressReport) -> Any:
     from taft_ray.verbs.run import Run
 
     if not yes:
-        known = Run(run).status()
-        raise UsageError(
-            f"{known.run} has {known.samples} samples in {len(known.shards)} shards, and what is removed cannot be brought "
-            "back. Nothing was removed; add --yes to destroy it"
-        )
+        raise UsageError(_what_would_go(Run(run).status()))
     return Run(run).destroy()
+
+
+def _what_would_go(known: Status) -> str:
+    """A sentence on the run that would go; its open requests would never have a certificate."""
+    told = [
+        f"{known.run} has {plural(known.samples, 'sample')} in {plural(len(known.shards), 'shard')}, and what is removed "
+        "cannot be brought back"
+    ]
+    told += [f"{one.told()}, and has no certificate then" for one in known.requests if not one.done]
+    told += ["shards wait for a fit: another process may work on the run"] if known.pending() else []
+    return f"{'. '.join(told)}. Nothing was removed; add --yes to destroy it"
 
 
 @click.command("export")

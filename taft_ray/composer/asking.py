@@ -14,6 +14,7 @@ from typing import Any
 from taft_ray.composer.composition import Composition
 from taft_ray.composer.purge import keys_of
 from taft_ray.composer.selection import Selection, alike_there, find
+from taft_ray.counting import plural
 from taft_ray.data import assign, sample_keys
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UnknownSample, UsageError
 from taft_ray.plans.facts import ForgetRequested, Placed
@@ -179,7 +180,7 @@ class Asking:
             unknown = [n for n, (key, _) in asked.items() if key not in held and hashes[n] not in state.tombstones]
             if unknown:
                 raise UnknownSample(
-                    f"{len(unknown)} ids are not in this run, such as {unknown[0]!r}; nothing was forgotten"
+                    f"{plural(len(unknown), 'id is', 'ids are')} not in this run, such as {unknown[0]!r}; nothing was forgotten"
                 )
 
     def place(self, request: str) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from taft_ray.composer.asking import Asking, Clock
@@ -25,6 +26,7 @@ from taft_ray.composer.purge import (
     slices_lost,
 )
 from taft_ray.composer.selection import Selection
+from taft_ray.counting import which
 from taft_ray.data.identical import twins
 from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftError, UsageError
 from taft_ray.plans.facts import Dropped, Forgotten, ObjectRef, Purged, Rewritten, StartPurged
@@ -54,7 +56,9 @@ class Forgetting(Asking):
         if isinstance(plan, str):
             asked = set(hashes_of(self.store, selection.ids)) or set(self._request(plan).hashes)
             gone = asked <= self.record.state.forgotten()
-            return {"already_forgotten": gone, "request": plan, "mode": mode}
+            waiting = self._waiting(asked)
+            more = {"waiting": waiting} if waiting else {}
+            return {"already_forgotten": gone, "request": plan, "mode": mode, **more}
         touched = (
             *(f"{names.shard_prefix(shard)}/" for shard in plan.shards),
             *(f"{names.delta_folder(shard)}/" for shard in plan.shards),
@@ -64,8 +68,21 @@ class Forgetting(Asking):
         )
         size = sum(info.size for info in self.store.list() if info.key.startswith(touched))
         answer = estimate(self.record.state, plan, bytes_to_purge=size, gpu_hour_price=gpu_hour_price)
-        stay = self.record.current(lambda: self._identical_that_stay(plan))
-        return {**answer, "identical_that_stay": stay} if stay else answer
+        stay, waiting = self.record.current(lambda: self._identical_that_stay(plan)), self._waiting(plan.hashes)
+        more: dict[str, Any] = {"identical_that_stay": stay} if stay else {}
+        return {**answer, **more, **({"waiting": waiting} if waiting else {})}
+
+    def _waiting(self, hashes: Collection[str]) -> list[dict[str, Any]]:
+        """The waiting requests for these samples: {"request", "samples": how many of them, "runs_at", "deadline"}, ISO 8601."""
+        state = self.record.state
+        promised = Counter(state.tombstones[one] for one in state.promised().keys() & set(hashes))
+        told = []
+        for name, count in sorted(promised.items()):
+            request = self._request(name)
+            times = {"runs_at": planned_start(state, request), "deadline": request.deadline}
+            said = {what: datetime.fromtimestamp(at or 0.0, UTC).isoformat() for what, at in times.items()}
+            told.append({"request": name, "samples": count, **said})
+        return told
 
     def _identical_that_stay(self, plan: ForgetPlan) -> int:
         """How many samples have the same bytes as one that the plan forgets, and are not among them."""
@@ -215,7 +232,7 @@ class Forgetting(Asking):
         where = self.answer(request)
         if state.purged is None or where["retrain"]:
             raise TaftError(
-                f"request {request} is not finished: shards {where['retrain']} wait for a fit; run it again"
+                f"request {request} is not finished: {which('shard', where['retrain'])} still to be fitted; run it again"
             )
         if state.mode == "resolve" and state.start_purged is None:
             gone = purge_starts(self.store, self.record.state, state)

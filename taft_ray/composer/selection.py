@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.counting import are, plural, which
 from taft_ray.data import id_hash, owner_hash, sample_key
 from taft_ray.data.columns import has_key, has_number, is_kept
 from taft_ray.data.identical import check_known, twins
@@ -83,7 +84,7 @@ def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str,
     missing = [name for name in selection.ids if name not in hashes]
     if missing and secret is None:
         raise UnknownSample(
-            f"{len(missing)} ids are not in this run, such as {missing[0]!r}; whether they were forgotten "
+            f"{plural(len(missing), 'id is', 'ids are')} not in this run, such as {missing[0]!r}; whether they were forgotten "
             "cannot be told: the key of the id hashes is damaged or was destroyed. Nothing was forgotten"
         )
     for name in missing:
@@ -116,4 +117,6 @@ def _check(record: Record, selection: Selection, owned: set[str], owners: Mappin
         raise UnknownSample(f"owners {unknown[:5]} have no samples in this run; nothing was forgotten")
     wrong = [shard for shard in selection.shards if shard not in state.shards]
     if wrong:
-        raise UsageError(f"shards {wrong[:5]} are not in this run: it has 0 to {len(state.shards) - 1}")
+        raise UsageError(
+            f"{which('shard', wrong)} {are(len(wrong))} not in this run: it has 0 to {len(state.shards) - 1}"
+        )

@@ -74,11 +74,12 @@ def open_file(uri: str) -> BinaryIO:
     return cast(BinaryIO, fs.open(path, "rb"))
 
 
-def list_files(uri: str) -> tuple[str, dict[str, tuple[str, int]]]:
+def list_files(uri: str, named: str = "--data") -> tuple[str, dict[str, tuple[str, int]]]:
     """The root, and every file under it: ``{path relative to the root: (uri, size, or 0 where unknown)}``.
 
     A single file's root is its folder. ``*``, ``?`` and ``[`` are wildcards where no such path exists, and the root is
-    then the folder above the first of them. Links are followed.
+    then the folder above the first of them. Links are followed. DataError where nothing is there; ``named``: the option or
+    argument that it tells to check.
     """
     fs, path = filesystem(uri)
     with reading(uri):
@@ -94,7 +95,7 @@ def list_files(uri: str) -> tuple[str, dict[str, tuple[str, int]]]:
             matches = cast(dict[str, dict[str, Any]], fs.glob(f"{glob.escape(root)}/{pattern}", detail=True))
             found = {name: entry.get("size") for name, entry in matches.items() if _is_file(fs, name, entry)}
         else:
-            raise DataError(f"there is no data at {uri}; check --data")
+            raise DataError(f"there is no data at {uri}; check {named}")
     root = root.rstrip("/")
     files: dict[str, tuple[str, int]] = {}
     for name in sorted(found):

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.counting import plural
 from taft_ray.data.no_label import LARGEST_UINT16, MISSING, NO_NAME, is_below_zero
 from taft_ray.errors import DataError, UsageError
 
@@ -170,7 +171,7 @@ def note_of_alike(classes: Sequence[str]) -> str | None:
     twice = [names for names in alike.values() if len(names) > 1]
     if not twice:
         return None
-    return f"{len(twice):,} classes differ from others in case, blanks or Unicode form alone, such as {twice[0]}; are they the same?"
+    return f"{plural(len(twice), 'class differs', 'classes differ')} from others in case, blanks or Unicode form alone, such as {twice[0]}; are they the same?"
 
 
 def _positions(labels: pa.ChunkedArray, position_of: Mapping[str, int]) -> pa.ChunkedArray:
@@ -186,7 +187,8 @@ def _raise_outside(index: pa.Table, outside: pa.ChunkedArray, classes: Sequence[
     )
     shown = "; ".join(f"{label!r} in {relative} row {row}" for label, relative, row in rows)
     raise DataError(
-        f"{wrong.num_rows} of {index.num_rows} rows have a label outside the {len(classes)} classes {_short(classes)}: "
+        f"{wrong.num_rows} of {plural(index.num_rows, 'row')} {'has' if wrong.num_rows == 1 else 'have'} a label outside the "
+        f"{len(classes)} classes {_short(classes)}: "
         f"{shown}. Is this another data set? Otherwise name all classes"
     )
 

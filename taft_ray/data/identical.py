@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.counting import plural
 from taft_ray.data.columns import has_key, is_kept
 from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import UsageError
@@ -57,7 +58,7 @@ def say(counts: Mapping[str, Any] | None) -> list[str]:
     if not found:
         return []
     return [
-        f"{found['pictures']:,} pictures occur more than once, under {found['samples']:,} ids with identical bytes; "
+        f"{plural(found['pictures'], 'picture occurs', 'pictures occur')} more than once, under {found['samples']:,} ids with identical bytes; "
         "a forget reaches only the ids it names; --with-identical extends it"
     ]
 

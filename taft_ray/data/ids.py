@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.counting import plural
 from taft_ray.errors import DataError
 
 _UNNAMEABLE = "[\n\r\x00]|^\ufeff"  # ids stand one a line in a file, and no command line holds a zero byte
@@ -46,8 +47,11 @@ def check_ids(index: pa.Table) -> None:
     rows = index.filter(wrong)
     columns = (rows[name].to_pylist()[:_SHOWN] for name in ("id", "relative", "row"))
     shown = "; ".join(f"{id!r} in {relative} row {row}" for id, relative, row in zip(*columns, strict=True))
+    what = plural(
+        rows.num_rows, "id is empty, holds a line break, or begins", "ids are empty, hold a line break, or begin"
+    )
     raise DataError(
-        f"{rows.num_rows} ids are empty, hold a line break, or begin with a byte order mark, so that no request could name them: {shown}. "
+        f"{what} with a byte order mark, so that no request could name it: {shown}. "
         "Mend the column 'id' (or rename the files)"
     )
 
@@ -76,7 +80,7 @@ def blanks_note(ids: Sequence[str] | pa.ChunkedArray) -> str | None:
     if not len(padded):
         return None
     return (
-        f"{len(padded):,} ids begin or end with a blank, such as {padded[0].as_py()!r}; the blank is part of the id, "
+        f"{plural(len(padded), 'id begins or ends', 'ids begin or end')} with a blank, such as {padded[0].as_py()!r}; the blank is part of the id, "
         "and a request must have it too"
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.counting import plural
 from taft_ray.data import keys as sample_names
 from taft_ray.data.classes import label_column, note_of_alike
 from taft_ray.data.ids import blanks_note
@@ -96,7 +97,9 @@ def reject(manifest: pa.Table, reasons: Mapping[bytes, str]) -> pa.Table:
     hit = pc.and_(pc.is_valid(found), pc.equal(manifest["status"], KEPT))
     rejected = pc.sum(hit).as_py() or 0
     if rejected != len(reasons):
-        raise DataError(f"{len(reasons)} samples were to be rejected and {rejected} of them are kept in the manifest")
+        raise DataError(
+            f"{plural(len(reasons), 'sample was', 'samples were')} to be rejected, and {rejected} of them kept in the manifest"
+        )
     why = pa.array(list(reasons.values()), pa.string()).take(found.combine_chunks())
     columns: dict[str, Any] = {name: manifest[name] for name in MANIFEST_SCHEMA.names}
     for name in ("shard", "label"):
@@ -152,7 +155,7 @@ def check_rejected(
         parts = [f"{reason}: {number}{some.get(reason, '')}" for reason, number in counts["reasons"].items()]
         reasons = ("; " if some else ", ").join(parts)
         raise TooManyRejected(
-            f"{rejected} of {rows} rows were rejected ({reasons}) and --max-rejected allows {max_rejected:.2%}; "
+            f"{rejected} of {plural(rows, 'row')} {'was' if rejected == 1 else 'were'} rejected ({reasons}) and --max-rejected allows {max_rejected:.2%}; "
             f"mend the data or raise it"
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.counting import plural
 from taft_ray.data import image_folder
 from taft_ray.data.keys import KEY_BYTES
 from taft_ray.data.manifest import KEPT
@@ -141,7 +142,9 @@ def _everything(manifest: pa.Table, files: Sequence[SourceFile], part_rows: int)
     number = {file.relative: position for position, file in enumerate(files)}
     missing = sorted(set(kept["uri_relative"].unique().to_pylist()) - number.keys())
     if missing:
-        raise DataError(f"{len(missing)} files of the manifest are no longer in the data, such as {missing[0]}")
+        raise DataError(
+            f"{plural(len(missing), 'file of the manifest is', 'files of the manifest are')} no longer in the data, such as {missing[0]}"
+        )
     shard = kept["shard"].to_numpy().astype(np.int64)
     size = kept["bytes"].to_numpy().astype(np.int64)
     # the manifest is sorted by (shard, key): a sample's rank in its shard is its distance from the shard's first row

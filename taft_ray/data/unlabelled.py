@@ -28,7 +28,7 @@ def find_pictures(places: Sequence[str]) -> list[SourceFile]:
 
 
 def _of_place(place: str) -> list[SourceFile]:
-    _, listing = access.list_files(place)
+    _, listing = access.list_files(place, "the argument PICTURES")
     shown, _ = hidden.visible(listing, lambda name: False)
     fs, path = access.filesystem(place)
     single = fs.isfile(path)

@@ -1,5 +1,7 @@
 """How well predictions agree with labels: per class, as a confusion matrix, among the best five, and in their confidence.
 
+`evaluate` alone imports this module, for scikit-learn takes a while.
+
 Legend: n pictures, K classes.
 """
 
@@ -9,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 BINS = 15  # of confidence, of equal width: Guo et al. 2017, On Calibration of Modern Neural Networks
 MOST_IN_A_MATRIX = 100  # classes; of more the most frequent confusions alone are told
@@ -21,9 +24,13 @@ def classification(
 ) -> dict[str, Any]:
     """{"per_class", "confusion", "confused", "top5", "calibration_error", "calibration"}.
 
-    labels, predicted: (n,) numbers of classes. probabilities: (n, K).
+    labels, predicted: (n,) numbers of classes. probabilities: (n, K). top5: classes with higher numbers come first among
+    those that are exactly as probable.
     """
-    matrix = confusion_matrix(labels, predicted, len(classes))
+    numbers = np.arange(len(classes))
+    some = len(labels) > 0
+    matrix = confusion_matrix(labels, predicted, labels=numbers) if some else np.zeros((len(classes),) * 2, np.int64)
+    ranked = len(classes) > TOP and some
     error, bins = calibration(labels == predicted, probabilities.max(1) if len(labels) else np.zeros(0))
     return {
         "per_class": [
@@ -32,17 +39,10 @@ def classification(
         ],
         "confusion": matrix.tolist() if len(classes) <= MOST_IN_A_MATRIX else None,
         "confused": confusions(matrix, classes),
-        "top5": top_accuracy(labels, probabilities, TOP) if len(classes) > TOP else None,
+        "top5": float(top_k_accuracy_score(labels, probabilities, k=TOP, labels=numbers)) if ranked else None,
         "calibration_error": error,
         "calibration": bins,
     }
-
-
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(K, K) counts: a row per true class, a column per predicted one."""
-    matrix = np.zeros((classes, classes), np.int64)
-    np.add.at(matrix, (labels, predicted), 1)
-    return matrix
 
 
 def confusions(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -56,14 +56,6 @@ def confusions(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any
         for true, said in pairs
         if wrong[true, said]
     ]
-
-
-def top_accuracy(labels: np.ndarray, probabilities: np.ndarray, top: int) -> float | None:
-    """The part of the pictures whose class has fewer than ``top`` classes of a higher probability; None without pictures."""
-    if not len(labels):
-        return None
-    own = np.take_along_axis(probabilities, labels[:, None], 1)
-    return float(((probabilities > own).sum(1) < top).mean())
 
 
 def calibration(correct: np.ndarray, confidence: np.ndarray) -> tuple[float | None, list[dict[str, Any]]]:

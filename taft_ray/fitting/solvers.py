@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from taft_ray.counting import plural
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.fitting.adam import EpochOrder, Trainable, Watch, index_order
 from taft_ray.fitting.config import FitConfig
@@ -84,7 +85,7 @@ def fit(
     config = config or FitConfig()
     labels = check_labels(torch.as_tensor(labels), tm.num_classes).to(tm.device)
     if len(labels) != len(prepared):
-        raise UsageError(f"{len(prepared)} pictures, but {len(labels)} labels")
+        raise UsageError(f"{plural(len(prepared), 'picture')}, but {plural(len(labels), 'label')}")
     slice_of = _check_slices(slice_of, len(labels), config.slices)
     if not 0 <= done < config.slices:
         raise UsageError(f"expected 0 <= done < {config.slices} (the slices), got {done}")
@@ -172,7 +173,7 @@ def _check_slices(slice_of: Tensor | None, count: int, slices: int) -> Tensor:
             raise UsageError(f"slices={slices} needs slice_of, the slice of each picture")
         return torch.zeros(count, dtype=torch.int64)
     if len(slice_of) != count:
-        raise UsageError(f"{count} pictures, but the slices of {len(slice_of)}")
+        raise UsageError(f"{plural(count, 'picture')}, but the slices of {len(slice_of)}")
     if count and not 0 <= int(slice_of.min()) <= int(slice_of.max()) < slices:
         raise UsageError(f"slice_of has values {int(slice_of.min())}..{int(slice_of.max())}, expected 0..{slices - 1}")
     return slice_of.cpu()

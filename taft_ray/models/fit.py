@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taft_ray.counting import plural
 from taft_ray.errors import WeightsMismatch
 from taft_ray.models import keys
 from taft_ray.models.keys import KeySet
@@ -107,14 +108,16 @@ def _with_set(network: Network, state: State, found: KeySet, others: Sequence[Ke
     inside = {key: key.removeprefix(found.prefix or "") for key in left if key not in apart}
     notes = []
     if found.prefix:
-        notes.append(f"the prefix {found.prefix!r} was taken off {len(found.files)} keys")
+        notes.append(f"the prefix {found.prefix!r} was taken off {plural(len(found.files), 'key')}")
     elif found.prefix is None:
         notes.append(f"prefixes that differ from key to key were taken off, such as in {_some(_differing(found), 2)}")
     if found.taken_out:
         notes.append(f"the parts {', '.join(found.taken_out)} were taken out of keys")
     unused = [*outside, *(key for key, bare in inside.items() if keys.is_unused(bare))]
     if unused:
-        notes.append(f"{network.name} has no use for {len(unused)} keys, which are left out: {_some(unused, 3)}")
+        notes.append(
+            f"{network.name} has no use for {plural(len(unused), 'key, which is', 'keys, which are')} left out: {_some(unused, 3)}"
+        )
     strangers = [bare for key, bare in inside.items() if not keys.is_unused(bare) and not network.is_head(bare)]
     return _shaped(network, values, found.name, notes, strangers)
 

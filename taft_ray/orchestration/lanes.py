@@ -104,6 +104,7 @@ class Lanes:
 
     def _say(self, report: Report) -> dict[str, Any]:
         status = self.composer.training_status()
+        report("lanes", min(len(status["ready"]), self.count), self.count)
         report("shards", status["trained"], status["shards"])
         if status["monolith"] is not None:
             report("monolith", int(status["monolith"]), 1)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from taft_ray.counting import plural
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.slices import visits_left
 from taft_ray.plans.state import DROPPED, FITTING, SUBTRACT, RunState, ShardState
 
 MODES = ("drop", "retrain", "resolve", SUBTRACT)
+_STEPS = ("drop", "purge", "retrain")  # whose seconds a finished request has beside the total
 MOST_IDS = 100_000  # a request: what one ledger entry may hold
 
 
@@ -96,7 +98,7 @@ def _check_known(state: RunState, hashes: Mapping[str, str], found: Mapping[str,
     if unknown:
         shown = ", ".join(repr(name) for name in unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
         raise UnknownSample(
-            f"{len(unknown)} ids are not in this run: {shown}; nothing was forgotten. An id is the value of the data's column "
+            f"{plural(len(unknown), 'id is', 'ids are')} not in this run: {shown}; nothing was forgotten. An id is the value of the data's column "
             "'id', without one FILE#ROW (train.parquet#17), and of a picture file its path in the data (train/cat/1.png)"
         )
 
@@ -159,12 +161,15 @@ def estimate(
 
     seconds: drop and purge as earlier forgets of this run took (nothing before the first), and a fit at the rate of this
     run's fits (of a shard in slices a whole one: it may be less). cost: the fits' seconds at ``gpu_hour_price``, in its currency; None without a price.
+
+    seconds_besides: what earlier forgets with a fit took besides, in the middle; only where some was measured and this one fits.
     """
     samples = {shard: state.shards[shard].samples for shard in plan.shards}
     left = max(0, sum(samples.values()) - len(plan.keys)) if plan.retrain else 0
     rate = _seconds_a_sample(state)
     fit_seconds = 0.0 if not left else None if rate is None else rate * left
     purges = [request.purged.seconds for request in state.requests.values() if request.purged]
+    besides = _seconds_besides(state) if left else None
     return {
         "mode": plan.mode,
         "samples_to_forget": len(plan.keys),
@@ -174,7 +179,17 @@ def estimate(
         "bytes_to_purge": bytes_to_purge,
         "gpu_hour_price": gpu_hour_price,
         "cost": None if gpu_hour_price is None or fit_seconds is None else fit_seconds / 3600 * gpu_hour_price,
+        **({} if besides is None else {"seconds_besides": besides}),
     }
+
+
+def _seconds_besides(state: RunState) -> float | None:
+    """The median of what earlier forgets with a fit took beyond their drop, purge and fits: the start of Ray, above all."""
+    finished = [request.forgotten.seconds for request in state.requests.values() if request.forgotten]
+    fitted = [took for took in finished if took.get("retrain") is not None and took.get("total") is not None]
+    if not fitted:
+        return None
+    return median(max(0.0, took["total"] - sum(took.get(step) or 0.0 for step in _STEPS)) for took in fitted)
 
 
 def _seconds_a_sample(state: RunState) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from taft_ray.counting import plural
 from taft_ray.errors import TaftError, UsageError
 from taft_ray.plans.fold import replay
 from taft_ray.plans.space import OF_COMPOSITION, Dimension
@@ -79,7 +80,9 @@ def best_of(results: Iterable[Result]) -> Result:
     finished = [result for result in results if result["status"] == FINISHED]
     if not finished:
         reasons = sorted({result["error"] for result in results if result["status"] == FAILED})
-        raise TaftError(f"none of {len(results)} trials was finished: {'; '.join(reasons[:3]) or 'all were stopped'}")
+        raise TaftError(
+            f"none of {plural(len(results), 'trial')} was finished: {'; '.join(reasons[:3]) or 'all were stopped'}"
+        )
     return min(finished, key=lambda result: (-result["accuracy"], result["number"]))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from taft_ray.counting import plural
 from taft_ray.data import Stripe, index_files, label_index, open_source, sample_keys
 from taft_ray.data.keys import KEY_BYTES
 from taft_ray.data.source_file import SourceFile
@@ -116,7 +117,7 @@ def _check(
     gone = state.tombstones.keys() & set(rows["id_hash"].to_pylist())
     if gone:
         raise DataError(
-            f"{len(gone)} of its samples are asked to be forgotten and not purged yet; run taft-ray forget --due first"
+            f"{plural(len(gone), 'of its samples is', 'of its samples are')} asked to be forgotten and not purged yet; run taft-ray forget --due first"
         )
     wrong = []
     for relative in sorted(set(rows["uri_relative"].to_pylist())):
@@ -127,7 +128,7 @@ def _check(
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise DataError(
-            f"{len(wrong)} samples cannot be read again ({'; '.join(wrong[:_SHOWN])}{more}); put them back into "
+            f"{plural(len(wrong), 'sample')} cannot be read again ({'; '.join(wrong[:_SHOWN])}{more}); put them back into "
             f"the data or give --data, forget them by id, or give the shard up: forget --shard {shard} --mode drop"
         )
 
@@ -203,7 +204,7 @@ def _stripe(rows: Sequence[Mapping[str, Any]], files: Mapping[str, SourceFile]) 
 def _undecodable(answer: Mapping[str, Any]) -> str:
     reasons = sorted(set(answer["bad"].values()))
     return (
-        f"shard {answer['shard']}: {len(answer['bad'])} pictures of part {answer['part']} cannot be read again "
+        f"shard {answer['shard']}: {plural(len(answer['bad']), 'picture')} of part {answer['part']} cannot be read again "
         f"({', '.join(reasons)}); put them back into the data, forget them by id, or give the shard up"
     )
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.attack import NO_SHARD, Samples, check, judge
+from taft_ray.counting import are, plural, which
 from taft_ray.data import Stripe, build_manifest, id_hash, sample_keys, stripes
 from taft_ray.data.manifest import KEPT
 from taft_ray.errors import StorageError, UnknownSample, UsageError
@@ -139,7 +140,7 @@ def _index(passes: Passes, uri: str, classes: list[str]) -> _Index:
 def check_state(store: Store, state: RunState, level: float) -> None:
     waiting = sorted(request.request for request in state.requests.values() if request.forgotten is None)
     if len(waiting) == len(state.requests):
-        more = f" (requests {waiting} are not finished)" if waiting else ""
+        more = f" ({which('request', waiting)} not finished)" if waiting else ""
         raise UsageError(
             f"{store.uri} has forgotten nothing{more}: there is nothing to audit; taft-ray forget comes first"
         )
@@ -161,7 +162,9 @@ def _forgotten(
     if ids is None:
         chosen = {name for name in there if id_hash(name, secret) in done}
         if not chosen:
-            raise UsageError(f"none of the {len(there)} samples of {index.uri} was forgotten by this run; check --data")
+            raise UsageError(
+                f"none of the {plural(len(there), 'sample')} of {index.uri} was forgotten by this run; check --data"
+            )
     else:
         chosen = set(ids)
         asked = [n for n in ids if id_hash(n, secret) in state.tombstones.keys() - done]
@@ -264,4 +267,4 @@ def _some(values: Sequence[int], most: int, seed: int) -> list[int]:
 
 def _named(ids: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in ids[:5]) + (f" and {len(ids) - 5} more" if ids[5:] else "")
-    return f"{len(ids)} ids ({shown}) are"
+    return f"{plural(len(ids), 'id')} ({shown}) {are(len(ids))}"

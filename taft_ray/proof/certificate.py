@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from taft_ray.answers.requests import ADDED
+from taft_ray.answers.certificates import ADDED
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.facts import Purge, Removed
 from taft_ray.plans.spec import RunSpec

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 
+from taft_ray.counting import are, plural, which
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.plans.fold import replay
 from taft_ray.plans.orphans import orphans, strangers
@@ -104,7 +105,9 @@ def _no_forgotten(run: Evidence, table: pa.Table, where: str) -> None:
         return
     forgotten = set(table["id_hash"].to_pylist()) & run.state.forgotten()
     if forgotten:
-        raise IntegrityError(f"{len(forgotten)} forgotten samples are still in {where}")
+        raise IntegrityError(
+            f"{plural(len(forgotten), 'forgotten sample is', 'forgotten samples are')} still in {where}"
+        )
 
 
 def cache(run: Evidence) -> None:
@@ -226,7 +229,7 @@ def certificates(run: Evidence) -> None:
     unfinished = [r.request for r in run.state.requests.values() if r.forgotten is None and not r.waiting]
     if unfinished:
         run.problems.append(
-            f"forget requests {unfinished} are not finished; `taft-ray forget {run.store.uri} --due` finishes them"
+            f"{which('forget request', unfinished)} {are(len(unfinished))} not finished; `taft-ray forget {run.store.uri} --due` goes on"
         )
 
 
@@ -292,13 +295,13 @@ def tombstones(run: Evidence) -> None:
         lost = len(run.state.requests.keys() - kept.keys())
         if lost and beside.store is not None:
             run.notes.append(
-                f"{lost} forget requests are not kept in {beside.store.uri} (was the folder moved without it?): putting back "
-                "an older copy would not be noticed; the next train, forget, evaluate or status writes them again"
+                f"{plural(lost, 'forget request is', 'forget requests are')} not kept in {beside.store.uri} (was the folder moved "
+                "without it?): putting back an older copy would not be noticed; the next train, forget, evaluate or status writes them again"
             )
         if missing := beside.missing(run.state.requests):
             raise IntegrityError(
-                f"forget requests {missing} are kept beside {run.store.uri} and not in its ledger: an older copy of the "
-                "folder was put back; run taft-ray forget --due, which forgets them again"
+                f"{which('forget request', missing)} {are(len(missing))} kept beside {run.store.uri} and not in its "
+                "ledger: an older copy of the folder was put back; run taft-ray forget --due, which forgets them again"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from taft_ray.counting import plural
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.log import operation
 from taft_ray.plans.fold import replay
@@ -157,11 +158,13 @@ def _samples_back(store: Store, state: RunState, certificate: dict[str, Any]) ->
     hashes = set(certificate["id_hashes"])
     found = []
     if hashes - state.tombstones.keys():
-        found.append(f"{len(hashes - state.tombstones.keys())} of its samples are not among the run's forgotten ones")
+        found.append(
+            f"{plural(len(hashes - state.tombstones.keys()), 'of its samples is', 'of its samples are')} not among the run's forgotten ones"
+        )
     manifest = read_manifest(store)
     back = set() if manifest is None else hashes & set(manifest.table["id_hash"].to_pylist())
     if back:
-        found.append(f"{len(back)} of its samples are in the manifest again")
+        found.append(f"{plural(len(back), 'of its samples is', 'of its samples are')} in the manifest again")
     return found
 
 

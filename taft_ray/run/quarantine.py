@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from taft_ray.counting import are, which
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.plans.facts import Damage, ObjectRef, Quarantined
 from taft_ray.plans.state import EMPTY, MONOLITH, RunState
@@ -130,7 +131,8 @@ def quarantines(state: RunState) -> list[dict[str, Any]]:
 
 def way_out(run: str, shards: Sequence[int]) -> str:
     """What a person does about shards in quarantine."""
+    them = "it" if len(shards) == 1 else "them"
     return (
-        f"shards {list(shards)} are in quarantine, out of the model: taft-ray repair {run} makes them again, "
-        f"taft-ray forget {run} --shard N --mode drop gives one up"
+        f"{which('shard', shards)} {are(len(shards))} in quarantine, out of the model: taft-ray repair {run} makes {them} "
+        f"again, taft-ray forget {run} --shard N --mode drop gives one up"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taft_ray.counting import are, which
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.fold import replay
 from taft_ray.plans.state import RunState
@@ -25,7 +26,7 @@ def read_state(store: Store) -> RunState:
     state = replay(Ledger(store).entries())
     if missing := Tombstones(store, state.identity).missing(state.requests):
         raise IntegrityError(
-            f"forget requests {missing} are kept beside {store.uri} and not in its ledger: an older copy of the folder was "
-            "put back, or it could not be written when they were made; run taft-ray forget --due first"
+            f"{which('forget request', missing)} {are(len(missing))} kept beside {store.uri} and not in its ledger: an "
+            "older copy of the folder was put back, or it could not be written when they were made; run taft-ray forget --due first"
         )
     return state

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from taft_ray.counting import plural
 from taft_ray.errors import StorageError
 from taft_ray.storage import faults
 
@@ -164,7 +165,7 @@ class Versions:
     def _beyond(self, unseen: str, left: Sequence[Version], refusals: dict[_Id, str], keys: int) -> str | None:
         if unseen:
             return (
-                f"older versions of {keys} objects in {self._uri} could not be listed ({unseen}); "
+                f"older versions of {plural(keys, 'object')} in {self._uri} could not be listed ({unseen}); "
                 "whether the bucket still keeps any is not known"
             )
         content = [version for version in left if not version.marker]
@@ -172,9 +173,13 @@ class Versions:
         markers = [version for version in left if version.key not in objects]  # others only hide what is left
         parts = []
         if content:
-            parts.append(f"{len(content)} older versions of {len(objects)} objects, with their content,")
+            parts.append(
+                f"{plural(len(content), 'older version')} of {plural(len(objects), 'object')}, with their content,"
+            )
         if markers:
-            parts.append(f"{len(markers)} delete markers, which name a key and hold no content,")
+            parts.append(
+                f"{plural(len(markers), 'delete marker, which names a key and holds no content,', 'delete markers, which name a key and hold no content,')}"
+            )
         if not parts:
             return None
         codes = sorted({refusals[v.name] for v in left if refusals.get(v.name)}) or ["the storage gave no reason"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.counting import plural
 from taft_ray.data import held_out
 from taft_ray.data.manifest import KEPT
 from taft_ray.errors import DataError
@@ -21,7 +22,9 @@ def check_held_out(manifest: Manifest, state: RunState, sweep: Sweep, seed: int)
     held = held_out(keys, fraction=sweep.held_out, seed=seed)
     if not held.any() or held.all():
         what = "held out to measure on" if not held.any() else "left to fit on"
-        raise DataError(f"none of {len(keys)} samples is {what} with --held-out {sweep.held_out}; set another fraction")
+        raise DataError(
+            f"none of {plural(len(keys), 'sample')} is {what} with --held-out {sweep.held_out}; set another fraction"
+        )
 
 
 def gone(table: pa.Table, state: RunState) -> set[bytes]:

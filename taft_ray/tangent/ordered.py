@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, fx, nn
 
+from taft_ray.counting import plural
 from taft_ray.errors import UnsupportedModel
 from taft_ray.tangent.rule import OfItsInput, Rule, Saved
 from taft_ray.tangent.rules import Fallback, Function, Sequence, rule_for
@@ -201,7 +202,7 @@ def _entrances(network: nn.Module, names: tuple[str, ...], heads: tuple[str, ...
     for name in names:
         calls = trace.calls(name)
         if len(calls) != 1:
-            raise refusal(network, f"{told(name)} is called {len(calls)} times, not once")
+            raise refusal(network, f"{told(name)} is called {plural(len(calls), 'time')}, not once")
         known = trace.before(calls[0])
         if len(known) != 1:
             raise refusal(network, f"{told(name)} needs {_listed(known)}, not one tensor")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from taft_ray.counting import are, plural
 from taft_ray.errors import IntegrityError, StorageError
 from taft_ray.log import operation
 from taft_ray.plans.fold import replay
@@ -35,14 +37,11 @@ def destroy(run: str) -> dict[str, Any]:
         erased = store.erase(mine)
         removed, versions, beyond = removed + len(mine), versions + erased.versions, beyond or erased.beyond
     store.sweep(0.0)
+    _check_gone(store, _left(store, beyond))  # before the spec goes, so that the same command can go on
     last = store.erase([names.SPEC_KEY])
     beyond = beyond or last.beyond
-    left = [key for key in store.traces() if beyond is None or store.exists(key)]
-    mine = [key for key in left if key == names.SPEC_KEY or key.startswith(tuple(f"{one}/" for one in _FOLDERS))]
-    if mine:
-        raise StorageError(
-            f"{len(mine)} objects of {store.uri} are there again, such as {mine[0]}: something writes there"
-        )
+    left = _left(store, beyond)
+    _check_gone(store, left)
     store.prune()
     return {
         "run": store.uri,
@@ -52,6 +51,21 @@ def destroy(run: str) -> dict[str, Any]:
         "tombstones": tombstones,
         "beyond_reach": beyond,
     }
+
+
+def _left(store: Store, beyond: str | None) -> list[str]:
+    """Keys that are in the folder yet; older versions that are beyond reach do not count."""
+    return [key for key in store.traces() if beyond is None or store.exists(key)]
+
+
+def _check_gone(store: Store, left: Sequence[str]) -> None:
+    """StorageError where objects of the run were written again while it was removed."""
+    mine = [key for key in left if key.startswith(tuple(f"{one}/" for one in _FOLDERS))]
+    if mine:
+        raise StorageError(
+            f"{plural(len(mine), 'object')} of {store.uri} {are(len(mine))} there again, such as {mine[0]}: a process works on "
+            "the run. End it, then run the same command again"
+        )
 
 
 def _tombstones(store: Store) -> str | None:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from taft_ray.answers.requests import DEFAULT_MODE
 from taft_ray.composer.asking import keep_beside
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
@@ -35,7 +36,7 @@ _FITS = 5  # tries of one shard that other requests keep changing
 
 @operation("estimate")
 def estimate(
-    run: str, selection: Selection, mode: str = "retrain", *, gpu_hour_price: float | None = None
+    run: str, selection: Selection, mode: str = DEFAULT_MODE, *, gpu_hour_price: float | None = None
 ) -> dict[str, Any]:
     """Tell what a forget would touch and take; nothing happens, and nothing is started."""
     return Composer(run_address(run)).estimate(selection, mode, gpu_hour_price)

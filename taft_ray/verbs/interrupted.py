@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taft_ray.counting import are, plural, which
 from taft_ray.errors import TaftError
 from taft_ray.plans.fold import replay
 from taft_ray.run.address import run_address
@@ -22,10 +23,12 @@ def what_is_left(run: str) -> str:
         told = ["the run is begun and its pictures are not all read in; parts that are finished stay"]
     else:
         filled = [shard for shard in state.shards.values() if shard.samples]
-        told = [f"{len(filled) - len(state.pending)} of {len(filled)} shards are done"]
+        told = [f"{len(filled) - len(state.pending)} of {plural(len(filled), 'shard')} done"]
     open_ones = [
         request.request for request in state.requests.values() if request.forgotten is None and not request.waiting
     ]
     if open_ones:
-        told.append(f"requests {open_ones} are recorded and stand; taft-ray forget {store.uri} --due carries them out")
+        told.append(
+            f"{which('request', open_ones)} {are(len(open_ones))} recorded; taft-ray forget {store.uri} --due goes on"
+        )
     return "; ".join(told)

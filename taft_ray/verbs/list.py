@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from taft_ray.errors import TaftError
+from taft_ray.errors import StorageError, TaftError
 from taft_ray.log import operation
 from taft_ray.plans.fold import replay
 from taft_ray.run.address import run_address
@@ -14,8 +15,13 @@ from taft_ray.storage import Ledger, Store
 
 @operation("runs")
 def runs(uri: str) -> dict[str, Any]:
-    """The runs at this place: the place itself where it is one, and each folder right under it that is. {"place", "runs"}"""
+    """The runs at this place: the place itself where it is one, and each folder right under it that is. {"place", "runs"}
+
+    StorageError where a local place is no folder; a bucket cannot tell a folder without objects from none.
+    """
     place = Store(run_address(uri))
+    if place.local and not Path(run_address(uri)).is_dir():  # in a bucket, a folder without objects is none either
+        raise StorageError(f"there is no folder {place.uri}; give the folder that holds runs, or a run")
     there = [place] if is_run(place) else []
     there += [run for run in map(place.inside, place.folders()) if is_run(run)]
     return {"place": place.uri, "runs": [_summary(run) for run in there]}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from taft_ray.answers.text import plural
+from taft_ray.counting import plural
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.evaluation import summarise
 from taft_ray.log import operation
@@ -98,7 +98,7 @@ def _certificates(store: Store, state: RunState) -> tuple[list[tuple[dict[str, A
             continue
         wrong = [*inconsistencies(certificate), *contradictions(certificate, entries)]
         if back := held & set(certificate["id_hashes"]):
-            wrong.append(f"{plural(len(back), 'sample')} of it in the manifest again")
+            wrong.append(f"{plural(len(back), 'of its samples is', 'of its samples are')} in the manifest again")
         damaged += [f"{key}: {one}" for one in wrong]
         found.append((dict(certificate), key, request.request, wrong))
     return found, damaged
@@ -186,6 +186,7 @@ def _of_the_present_model(state: RunState) -> dict[str, Composed]:
 
 
 def _shards(state: RunState) -> list[dict[str, Any]]:
+    """The fits, by shard and generation, and shards without any: a shard that was fitted again has several rows."""
     rows = []
     for fit in state.fits:
         shard = state.shards[fit.shard]

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taft_ray import answers
+from taft_ray.answers.requests import DEFAULT_MODE
 from taft_ray.data.splits import with_split
 from taft_ray.errors import UsageError
 from taft_ray.progress import Report, silent
@@ -169,7 +170,7 @@ class Run:
         owners: Iterable[str] = (),
         shards: Iterable[int] = (),
         with_identical: bool = False,
-        mode: str = "retrain",
+        mode: str = DEFAULT_MODE,
         gpu_hour_price: float | None = None,
     ) -> answers.Estimate:
         """Tell what a forget would touch and take; nothing happens."""
@@ -183,7 +184,7 @@ class Run:
         self,
         ids: Iterable[str] = (),
         *,
-        mode: str,
+        mode: str = DEFAULT_MODE,
         owners: Iterable[str] = (),
         shards: Iterable[int] = (),
         with_identical: bool = False,

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from taft_ray.composer.composer import Composer
+from taft_ray.counting import are, which
 from taft_ray.log import operation
 from taft_ray.plans.gather import due, planned_start
 from taft_ray.plans.state import RunState
@@ -73,7 +74,11 @@ def rejected(run: str) -> dict[str, Any]:
 def _to_do(run: str, state: RunState) -> list[str]:
     """The commands that somebody has to run: for requests that are due or unfinished, and for damage."""
     open_ones = due(state, time.time())
-    requests = [f"requests {open_ones} are to be carried out: taft-ray forget {run} --due"] if open_ones else []
+    requests = (
+        [f"{which('request', open_ones)} {are(len(open_ones))} to be carried out: taft-ray forget {run} --due"]
+        if open_ones
+        else []
+    )
     ill = [shard.shard for shard in state.quarantined]
     lost = (
         [f"the comparison model was damaged: taft-ray repair {run}"]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from taft_ray.counting import which
 from taft_ray.data import open_source
 from taft_ray.data.identical import say
 from taft_ray.errors import DataError, TaftError, UsageError
@@ -216,6 +217,7 @@ class Training:
     def _started(self, count: int) -> Lanes:
         from taft_ray.orchestration.lanes import start_lanes
 
+        self.report("lanes", 0, count)
         return start_lanes(self.run, self.spec, self.composer, count)
 
     def _fits(self, work: bool, compare: bool) -> None:
@@ -245,6 +247,8 @@ class Training:
 def _check_all_trained(state: RunState) -> None:
     left = pending_shards(state)
     if left:
-        raise TaftError(f"shards {left[:8]} have no delta, yet the lanes went home; run the same command again")
+        raise TaftError(
+            f"{which('shard', left)} {'has' if len(left) == 1 else 'have'} no delta, yet the lanes went home; run the same command again"
+        )
     if all(shard.state == EMPTY for shard in state.shards.values()):
         raise DataError("every shard is empty: no sample was kept")

@@ -20,7 +20,7 @@ STATUS: dict[str, Any] = {
     "monolith": None,
     "data": {"kept": 7, "rejected": 0},
     "samples": 7,
-    "to_do": ["shards [0] are in quarantine"],
+    "to_do": ["shard 0 is in quarantine"],
     "quarantined": [
         {
             "shard": 0,
@@ -75,11 +75,6 @@ def test_an_answer_cannot_be_changed() -> None:
     status = answers.Status.from_json(STATUS)
     with pytest.raises(dataclasses.FrozenInstanceError):
         status.ok = True  # type: ignore[misc]
-
-
-def test_text_is_for_a_person() -> None:
-    told = str(answers.Collected(removed=tuple(f"deltas/{n}" for n in range(9)), bytes=1234567))
-    assert told == "removed: 9 entries (--json shows them)\nbytes: 1234567"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from taft_ray import answers
-from taft_ray.answers.text import columns, moment, plural, some
+from taft_ray.answers.requests import RESERVED
+from taft_ray.answers.text import columns, duration, facts, moment, size, some, written_moment
+from taft_ray.counting import are, plural, which
 
 SHARD = {"shard": 0, "generation": 1, "samples": 30, "state": "trained", "delta": "ab" * 32}
 STATUS = {
@@ -14,7 +16,7 @@ STATUS = {
         {"request": "r1", "mode": "retrain", "samples": 1, "done": False, "deadline": 1_800_000_000.5, "runs_at": 1.79e9},
         {"request": "r2", "mode": "drop", "samples": 2, "done": True, "deadline": None, "runs_at": None},
     ],
-    "data": {"rows": 31, "kept": 30, "rejected": 1}, "samples": 30, "to_do": ["requests ['r1'] are to be carried out"],
+    "data": {"rows": 31, "kept": 30, "rejected": 1}, "samples": 30, "to_do": ["request r1 is to be carried out"],
     "quarantined": [], "damaged": None, "model": "vit", "classes": ["ant", "bee"], "accuracy": 0.8125, "measured_on": "test",
 }  # fmt: skip
 
@@ -34,11 +36,23 @@ def test_status_has_dates_and_no_seconds_of_1970() -> None:
         "2: ant, bee",
         "81.2% on test",
         "1 row of the data",
-        "to do: requests ['r1']",
+        "to do: request r1",
         "cdcd",
     ):
         assert word in text
     assert [line.split()[0] for line in text.splitlines() if line.startswith(("r1", "r2"))] == ["r1", "r2"]
+
+
+def test_status_says_why_a_request_begins_before_its_deadline() -> None:
+    assert RESERVED in str(answers.Status.from_json(STATUS))
+    done = {**STATUS, "requests": STATUS["requests"][1:]}
+    assert RESERVED not in str(answers.Status.from_json(done))
+
+
+def test_status_counts_the_samples_of_the_model_apart() -> None:
+    dropped = {**SHARD, "shard": 1, "samples": 12, "state": "dropped", "delta": None}
+    text = str(answers.Status.from_json({**STATUS, "shards": [SHARD, dropped], "samples": 42}))
+    assert "samples   42 samples, 30 of them in the model" in text
 
 
 def test_status_of_many_shards_shows_those_that_are_not_simply_trained() -> None:
@@ -100,8 +114,22 @@ def test_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(len(line) for line in written.splitlines()) <= 40
 
 
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert (plural(1, "row"), plural(2000, "row"), plural(0, "row")) == ("1 row", "2,000 rows", "0 rows")
+    assert (plural(1, "id is", "ids are"), plural(2, "id is", "ids are")) == ("1 id is", "2 ids are")
+    assert (are(1), are(0), are(2)) == ("is", "are", "are")
+    assert which("shard", [3]) == "shard 3"
+    assert which("shard", [3, 5, 7]) == "shards 3, 5 and 7"
+    assert which("shard", range(20), 3) == "shards 0, 1, 2 and 17 more"
+    assert which("shard", []) == "no shard"
+
+
 def test_small_words() -> None:
     assert moment(None) is None
-    assert (plural(1, "row"), plural(2000, "row")) == ("1 row", "2,000 rows")
+    assert [duration(one) for one in (0.15, 75, 200, 9000, 259200)] == ["0.15 s", "75 s", "3.33 min", "2.5 h", "3 days"]
+    assert [size(one) for one in (1, 999, 1500, 23_100_000)] == ["1 byte", "999 bytes", "1.5 kB", "23.1 MB"]
+    assert written_moment("2026-12-26T12:00:00+00:00") == "2026-12-26 12:00 UTC"
+    assert written_moment("someday") == "someday"
+    assert facts([("a", 1), ("none", None), ("long", "x")]) == "a     1\nlong  x"
     assert some(list("abcdefgh"), 3) == "a, b, c and 5 more"
     assert columns(["a", "b"], [[None, "[red]x[/red]"]]).splitlines()[-1] == "–  [red]x[/red]"

@@ -91,8 +91,8 @@ def test_forget_answers_with_the_certificate(trained: Path, copy_of: Callable[..
     assert again.code == 0, again.err
     assert again.json == {**answer.json, "repeated": True}
     for_a_person = here("forget", run, "--ids", sample_id(0), "--mode", "drop").out
-    assert f"certificate: {kept[0]}\n" in for_a_person
-    assert for_a_person.startswith("done_before: ")
+    assert f"certificate  {kept[0]}\n" in for_a_person
+    assert for_a_person.startswith("Nothing was left to forget.")
     assert "\n  models that were handed out" in for_a_person
 
 
@@ -106,7 +106,7 @@ def test_what_was_forgotten_before_is_named_by_its_request(trained: Path, copy_o
     (kept,) = (run / "certificates").glob(f"{mixed['request']}-*.json")
     assert "forgotten_before" not in json.loads(kept.read_text())
     third = here("forget", run, "--ids", sample_id(0), "--ids", sample_id(2), "--mode", "drop").out
-    assert f"forgotten_before:\n  {json.dumps(before[0])}\n" in third
+    assert f"1 sample forgotten before, by request {first['request']} (mode drop)\n" in third
 
 
 def test_what_waits_for_another_request_is_named_by_it(trained: Path, copy_of: Callable[..., Path]) -> None:
@@ -215,7 +215,7 @@ def test_verify_of_a_damaged_run_exits_1_and_still_answers(trained: Path, copy_o
 def test_answer_for_a_person_is_text(trained: Path) -> None:
     answer = here("verify", trained)
     assert answer.code == 0
-    assert "ok: True" in answer.out
+    assert answer.out.startswith("The run is as its ledger says: no problem was found.")
 
 
 @pytest.mark.slow

@@ -62,14 +62,14 @@ def test_interrupted_command_says_what_stands_and_what_goes_on(run: Path, monkey
     answer = here("status", run)
     assert answer.code == 1
     assert "interrupted; " in answer.err
-    assert f"requests ['{request}'] are recorded and stand; taft-ray forget {run} --due carries them out" in answer.err
+    assert f"request {request} is recorded; taft-ray forget {run} --due goes on" in answer.err
     assert "run the same command again to go on" in answer.err
 
 
 def test_what_is_left_of_a_run_at_each_stage(run: Path, tmp_path: Path) -> None:
     assert what_is_left(str(tmp_path / "nothing")) == "nothing was recorded"
-    assert what_is_left(str(run)) == f"0 of {SHARDS} shards are done"
+    assert what_is_left(str(run)) == f"0 of {SHARDS} shards done"
     fit_all(run)
-    assert what_is_left(str(run)) == f"{SHARDS} of {SHARDS} shards are done"
+    assert what_is_left(str(run)) == f"{SHARDS} of {SHARDS} shards done"
     next((run / "ledger").iterdir()).write_bytes(b"{")
     assert what_is_left(str(run)) == ""

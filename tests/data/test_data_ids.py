@@ -74,7 +74,7 @@ def test_ids_that_no_line_can_name_are_refused_by_row(
     tmp_path: Path, pictures: list[bytes], write_parquet: Any, odd: str
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", _table(pictures, id=["x", odd, "y"]))
-    with pytest.raises(DataError, match=r"1 ids are empty, hold a line break, or begin with a byte.*a\.parquet row 1"):
+    with pytest.raises(DataError, match=r"1 id is empty, holds a line break, or begins with a byte.*a\.parquet row 1"):
         _index(path)
 
 
@@ -97,7 +97,7 @@ def test_ids_of_tars_are_text_or_whole_numbers(
 
 def test_an_empty_id_of_a_tar_is_refused(tmp_path: Path, pictures: list[bytes], write_tar: Any) -> None:
     path = write_tar(tmp_path / "a.tar", [("0.jpg", pictures[0]), ("0.json", b'{"label": 1, "id": ""}')])
-    with pytest.raises(DataError, match="1 ids are empty"):
+    with pytest.raises(DataError, match="1 id is empty"):
         _index(path)
 
 

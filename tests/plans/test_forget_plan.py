@@ -4,9 +4,10 @@ import pytest
 from history import Entry, cached, delta_ref, forget_entries, forgotten, requested, trained
 
 from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.plans.facts import Forgotten, ObjectRef
 from taft_ray.plans.fold import apply, replay
 from taft_ray.plans.forget import ForgetPlan, Known, estimate, plan_forget, request_id
-from taft_ray.plans.state import RunState
+from taft_ray.plans.state import RequestState, RunState
 
 HASHES = {"a": "ha", "b": "hb", "c": "hc"}
 FOUND = {"a": Known(key=b"a" * 16, shard=0), "b": Known(key=b"b" * 16, shard=1), "c": Known(key=b"c" * 16, shard=1)}
@@ -57,7 +58,7 @@ def test_request_depends_on_mode_and_ids(two_shards: RunState) -> None:
 
 
 def test_one_unknown_id_refuses_the_whole_request(two_shards: RunState) -> None:
-    with pytest.raises(UnknownSample, match=r"1 ids are not in this run: 'x'; nothing was forgotten"):
+    with pytest.raises(UnknownSample, match=r"1 id is not in this run: 'x'; nothing was forgotten"):
         plan(two_shards, "ax", "drop")
 
 
@@ -152,6 +153,23 @@ def test_estimate_counts_what_a_fit_from_a_checkpoint_left_out() -> None:
     apply(state, Entry("trained", body))
     answer = estimate(state, plan_of(state, "b", "retrain"), bytes_to_purge=0)
     assert answer["seconds"] == pytest.approx(4 * 5.0 / 6)
+
+
+def test_estimate_tells_what_earlier_forgets_took_besides(two_shards: RunState) -> None:
+    plan = plan_of(two_shards, "bc", "retrain")
+    for number, took in enumerate(
+        (
+            {"drop": 0.5, "purge": 0.5, "retrain": 2.0, "total": 13.0},
+            {"drop": None, "purge": 1.0, "retrain": 1.0, "total": 4.0},
+            {"drop": 1.0, "purge": 1.0, "retrain": 1.0, "total": 15.0},
+            {"drop": 1.0, "purge": 1.0, "retrain": None, "total": 90.0},  # a drop starts no Ray
+        )
+    ):
+        done = RequestState(f"r{number}", "retrain", (), (), "", None)
+        done.forgotten = Forgotten(f"r{number}", ObjectRef("k", "d"), None, took)
+        two_shards.requests[f"r{number}"] = done
+    assert estimate(two_shards, plan, bytes_to_purge=0)["seconds_besides"] == 10.0
+    assert "seconds_besides" not in estimate(two_shards, plan_of(two_shards, "b", "drop"), bytes_to_purge=0)
 
 
 def test_estimate_of_a_drop_retrains_nothing(two_shards: RunState) -> None:

@@ -186,7 +186,7 @@ def test_bad_input_is_told(
     kept = sample_id(OF_SHARD[0][-1])
     with pytest.raises(UsageError, match="has forgotten nothing"):
         audited(plain_runs("ridge"), parquet, others)
-    with pytest.raises(UsageError, match=f"1 ids .'{kept}'. are not forgotten: the run was trained on them"):
+    with pytest.raises(UsageError, match=f"1 id .'{kept}'. is not forgotten: the run was trained on them"):
         audited(retrained, parquet, others, [GONE[0], kept])
     with pytest.raises(UnknownSample, match=r"'nobody'.* not of this run"):
         audited(retrained, parquet, others, [GONE[0], "nobody"])
@@ -201,7 +201,7 @@ def test_bad_input_is_told(
     half = copy_of(retrained)
     for entry in sorted((half / "ledger").iterdir())[-1:]:
         entry.unlink()  # the ledger's last entry is the certificate
-    with pytest.raises(UsageError, match=r"has forgotten nothing .requests .* are not finished"):
+    with pytest.raises(UsageError, match=r"has forgotten nothing .request .* not finished"):
         audited(half, parquet, others)
     lost = copy_of(retrained, "lost")
     (lost / names.ID_KEY).unlink()

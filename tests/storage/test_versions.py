@@ -158,7 +158,7 @@ def test_versions_that_may_not_be_listed_are_said(client: Client, bucket: Callab
     erased = store.erase(["x"])
     assert erased.versions == 0
     assert erased.beyond is not None
-    assert "1 objects in s3://" in erased.beyond
+    assert "1 object in s3://" in erased.beyond
     assert "could not be listed (permission denied, AccessDenied)" in erased.beyond
     assert store.list() == []
     client.delete_bucket_policy(Bucket=name)
@@ -194,7 +194,7 @@ def test_a_null_marker_that_the_server_keeps_is_said(client: Client, bucket: Cal
     erased = store.erase(["x"])
     assert store.remaining(["x"]) == []
     assert (erased.beyond is None) == (not kept(client, name))
-    assert erased.beyond is None or "1 delete markers, which name a key and hold no content" in erased.beyond
+    assert erased.beyond is None or "1 delete marker, which names a key and holds no content" in erased.beyond
 
 
 def test_requests_grow_with_folders_not_with_keys(

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import here
-from folder import files
+from folder import files, plain_forget
 from PIL import Image
 from plain import plain_train
 from proved import plain_evaluation_cache
-from tiny import CLASSES, picture, sample_id, write_class_folder
+from tiny import CLASSES, SAMPLES, picture, sample_id, write_class_folder
 
 import taft_ray as tr
 from taft_ray.errors import DataError, StorageError, UsageError
@@ -122,6 +122,29 @@ def test_a_forget_is_in_the_next_prediction(run: tr.Run, pictures: Path) -> None
     assert [one.probabilities for one in after.predictions] != [one.probabilities for one in before.predictions]
 
 
+def test_a_class_whose_samples_are_forgotten_keeps_its_column(run: tr.Run, pictures: Path) -> None:
+    cats = [sample_id(n) for n in range(SAMPLES) if CLASSES[n % 3] == "cat"]
+    plain_forget(run.uri, cats, "retrain")
+    answer = run.predict(pictures)
+    assert answer.classes == tuple(CLASSES)
+    assert "p(cat)" in answer.to_pandas().columns
+    assert all(len(one.probabilities) == len(CLASSES) for one in answer.predictions)
+
+
+def test_another_run_in_the_same_folder_predicts_its_own_classes(
+    run: tr.Run, pictures: Path, spec_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run.predict(pictures).classes == tuple(CLASSES)
+    run.destroy()
+    table = pa.table({"image": [picture(n) for n in range(60)], "label": [f"kind {n % 2}" for n in range(60)]})
+    pq.write_table(table, tmp_path / "kinds.parquet")
+    plain_train(run.uri, spec_of(tmp_path / "kinds.parquet", trainable="head", shards=2))
+    answer = run.predict(pictures)
+    assert answer.classes == ("kind 0", "kind 1")
+    assert {one.label for one in answer.predictions} <= set(answer.classes)
+    assert all(len(one.probabilities) == 2 for one in answer.predictions)
+
+
 def test_what_cannot_be_predicted_is_refused_and_changes_nothing(run: tr.Run, tmp_path: Path) -> None:
     before = files(Path(run.uri))
     empty = tmp_path / "empty"
@@ -130,7 +153,7 @@ def test_what_cannot_be_predicted_is_refused_and_changes_nothing(run: tr.Run, tm
         run.predict([])
     with pytest.raises(DataError, match=r"there are no pictures at .*empty"):
         run.predict(empty)
-    with pytest.raises(DataError, match=r"there is no data at .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no data at .*nowhere; check the argument PICTURES"):
         run.predict(tmp_path / "nowhere")
     pq.write_table(pa.table({"picture": [picture(1)]}), tmp_path / "other.parquet")
     with pytest.raises(DataError, match="needs one column 'image'"):
@@ -160,10 +183,24 @@ def test_command_prints_and_writes_a_table(run: tr.Run, pictures: Path, tmp_path
     expected = run.predict([pictures / "ant", pictures / "bee"])
     assert answer.json == expected.to_json()
     table = pd.read_csv(output) if suffix == ".csv" else pd.read_parquet(output)
-    columns = ["picture", "label", "probability", "p(ant)", "p(bee)", "p(cat)", "composed"]
+    columns = ["picture", "predicted", "probability", "p(ant)", "p(bee)", "p(cat)", "composed", "problem"]
     assert list(table.columns) == columns == list(expected.to_pandas().columns)
-    assert table["label"].tolist() == [one.label for one in expected.predictions]
+    assert table["predicted"].tolist() == [one.label for one in expected.predictions]
     assert table["p(bee)"].to_numpy() == pytest.approx([one.probabilities[1] for one in expected.predictions])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_table_has_a_line_per_picture_that_could_not_be_read(run: tr.Run, tmp_path: Path, suffix: str) -> None:
+    folder, output = tmp_path / "pictures", tmp_path / f"predictions{suffix}"
+    folder.mkdir()
+    (folder / "cut.png").write_bytes(picture(2)[:100])
+    (folder / "whole.png").write_bytes(picture(1))
+    assert here("predict", run.uri, folder, "--output", output).code == 0
+    table = pd.read_csv(output, keep_default_na=False) if suffix == ".csv" else pd.read_parquet(output)
+    assert [Path(one).name for one in table["picture"]] == ["whole.png", "cut.png"]
+    assert table["problem"].tolist() == ["", "truncated picture"]
+    assert table["predicted"][0] in CLASSES
+    assert table["predicted"].fillna("").tolist()[1] == ""
 
 
 def test_command_refuses_a_table_of_another_kind_before_it_works(run: tr.Run, pictures: Path) -> None:

@@ -96,7 +96,7 @@ def test_requests_that_are_carried_out_together_name_each_other_and_are_signed_t
     certificate = run.forget([here_too[1]], mode="retrain", sign=signing_key)
     assert isinstance(certificate, answers.Certificate)
     assert certificate.carried_out_with == certificate.signed_too == (promise.request,)
-    assert f"carried_out_with: ['{promise.request}']" in str(certificate)
+    assert f"Carried out with request {promise.request};" in str(certificate)
     other = json.loads(next((folder / "certificates").glob(f"{promise.request}-*.json")).read_text())
     assert other["carried_out_with"] == [certificate.request]
     assert other["seconds"]["total"] < 60, "it waited before, and that is no work"
@@ -286,7 +286,17 @@ def test_runs_are_found_beside_one_another(whole: Path, tmp_path: Path, copy_of:
     ]
     assert found[0].composed == tr.Run(tmp_path / "a").status().composed
     assert [one.run for one in tr.runs(tmp_path / "a")] == [str(tmp_path / "a")]
-    assert list(tr.runs(tmp_path / "nowhere")) == []
+    (tmp_path / "empty").mkdir()
+    assert list(tr.runs(tmp_path / "empty")) == []
+
+
+def test_runs_of_a_folder_that_is_not_there_are_an_error(tmp_path: Path) -> None:
+    for place in (tmp_path / "nowhere", tmp_path / "file"):
+        (tmp_path / "file").write_text("no folder")
+        with pytest.raises(StorageError, match=rf"there is no folder {place}; give the folder that holds runs"):
+            tr.runs(place)
+        here("list", place).complains(1, f"there is no folder {place}")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_destroyed_run_is_gone_and_what_is_not_its_own_stays(folder: Path, outside: None) -> None:
@@ -318,6 +328,78 @@ def test_an_interrupted_destroy_goes_on(folder: Path, outside: None, monkeypatch
     assert (folder / "run.json").exists()
     tr.Run(folder).destroy()
     assert not folder.exists()
+
+
+def test_destroying_a_run_that_is_written_to_is_refused_and_goes_on_later(
+    folder: Path, outside: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from taft_ray.storage import Store
+
+    erase = Store.erase
+
+    def beside_a_writer(store: Store, keys: Any) -> Any:
+        erased = erase(store, keys)
+        if any(key.startswith("ledger/") for key in keys):
+            store.write("deltas/shard=00000/late.safetensors", b"of a lane that was at work")
+        return erased
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "erase", beside_a_writer)
+        with pytest.raises(StorageError, match=r"1 object of .* is there again, such as deltas/.*End it, then run"):
+            tr.Run(folder).destroy()
+    assert (folder / "run.json").exists(), "the same command goes on"
+    tr.Run(folder).destroy()
+    assert not folder.exists()
+
+
+def test_destroying_without_yes_names_requests_that_wait(folder: Path, outside: None) -> None:
+    before = {str(path): path.read_bytes() for path in files(folder)}
+    here("destroy", folder).complains(2, f"{SAMPLES} samples in {SHARDS} shards", "Nothing was removed; add --yes")
+    assert {str(path): path.read_bytes() for path in files(folder)} == before
+    promise = tr.Run(folder).forget([sample_id(0)], deadline=timedelta(days=30))
+    assert isinstance(promise, answers.Promise)
+    day = datetime.fromisoformat(promise.deadline).strftime("%Y-%m-%d")
+    here("destroy", folder).complains(
+        2, f"request {promise.request} of 1 sample waits until", f"for the deadline {day}", "has no certificate then"
+    )
+    assert here("destroy", folder, "--yes").code == 0
+    assert not folder.exists()
+
+
+def test_report_of_a_run_without_anything_measured(
+    tmp_path: Path, parquet: Path, spec_of: Callable[..., Any], outside: None
+) -> None:
+    from taft_ray.storage import write_spec
+
+    write_spec(Store(str(tmp_path / "run")), spec_of(parquet, trainable="head").to_json())
+    answer = tr.Run(tmp_path / "run").report()
+    assert answer.ok
+    assert "not measured; taft-ray evaluate measures it" in str(answer)
+    assert Path(answer.page).read_text().startswith("<!doctype html>")
+    json.loads(Path(answer.json).read_text())
+
+
+def test_estimate_and_forget_have_the_same_default(folder: Path, outside: None) -> None:
+    run = tr.Run(folder)
+    assert run.estimate([sample_id(0)]).mode == "retrain"
+    promise = run.forget([sample_id(0)], deadline="30d")
+    assert promise.mode == "retrain"
+    assert here("estimate", folder, "--ids", sample_id(1), "--json").json["mode"] == "retrain"
+    assert here("forget", folder, "--ids", sample_id(1), "--dry-run", "--json").json["mode"] == "retrain"
+    assert here("forget", folder, "--ids", sample_id(1), "--deadline", "30d", "--json").json["mode"] == "retrain"
+    for verb in ("estimate", "forget"):
+        assert "[default: retrain]" in " ".join(here(verb, "--help").out.split())
+
+
+def test_estimate_of_what_waits_has_the_request_and_its_dates(folder: Path, outside: None) -> None:
+    run = tr.Run(folder)
+    promise = run.forget([sample_id(0), sample_id(1)], deadline="30d")
+    assert isinstance(promise, answers.Promise)
+    for ids, count in (([sample_id(0)], 1), ([sample_id(0), sample_id(1)], 2)):
+        (waiting,) = list(run.estimate(ids).waiting or ())
+        assert (waiting.request, waiting.samples) == (promise.request, count)
+        assert (waiting.runs_at, waiting.deadline) == (promise.runs_at, promise.deadline)
+    assert run.estimate([sample_id(2)]).waiting is None
 
 
 def test_a_destroyed_run_leaves_no_version_in_a_bucket(s3_uri: str, whole: Path, outside: None) -> None:

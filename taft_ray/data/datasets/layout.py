@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from taft_ray.counting import are, plural
 from taft_ray.data import access
 from taft_ray.data.datasets.named import Named
 from taft_ray.data.source_file import Source, SourceFile
@@ -124,12 +125,12 @@ class Layout(ABC):
         absent = [picture.relative for picture in listed if picture.relative not in root.files]
         if absent:
             raise DataError(
-                f"{where} names {len(absent)} of {len(listed)} pictures that are not there, such as {_some(absent)}; "
-                "unpack the data set again"
+                f"{where} names {len(absent)} of {plural(len(listed), 'picture')} that {are(len(absent))} not there, "
+                f"such as {_some(absent)}; unpack the data set again"
             )
         twice = [after.relative for before, after in pairwise(listed) if before.relative == after.relative]
         if twice:
-            raise DataError(f"{where} names {len(twice)} pictures twice, such as {_some(twice)}")
+            raise DataError(f"{where} names {plural(len(twice), 'picture')} twice, such as {_some(twice)}")
         if len(set(classes)) != len(classes):
             raise DataError(f"the class names of {self.title} in {root.place} are not different: {list(classes)}")
         found = {picture.label for picture in listed}

@@ -1,0 +1,193 @@
+"""Certificates, the answers to requests that were carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from taft_ray.answers.answer import Answer
+from taft_ray.answers.requests import DEFAULT_MODE, EarlierRequest
+from taft_ray.answers.text import duration, facts, listed, moment, paragraphs, short, written_moment
+from taft_ray.counting import plural, which
+from taft_ray.jsonable import optional
+
+ADDED = ("signature", "repeated", "forgotten_before", "signed_too")
+"""Fields of an answer that are not part of the certificate, its digest and its signature."""
+
+
+@dataclass(frozen=True)
+class Step(Answer):
+    """A step of a request: the ledger entry that committed it."""
+
+    step: str
+    number: int
+    digest: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Refitted(Answer):
+    """A shard that was fitted again without the samples. delta: where it lies and its digest."""
+
+    shard: int
+    generation: int
+    samples: int
+    delta: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Certificate(Answer):
+    """The samples forgotten, the objects removed for it, and the model after it; sealed by ``digest``.
+
+    signature: Ed25519 over the certificate's bytes, where it was signed.
+
+    repeated: nothing was left to forget, and this is the certificate of then.
+
+    forgotten_before: the requests that answered for some of the ids before.
+
+    carried_out_with: other requests whose time came with this one, each with a certificate of its own.
+
+    signed_too: those of them that were signed with this one's key.
+    """
+
+    schema: str
+    request: str
+    mode: str
+    requested: str
+    deadline: float | None
+    issued: str
+    samples: int
+    id_hashes: tuple[str, ...]
+    owners: tuple[str, ...]
+    whole_shards: tuple[int, ...]
+    shards: tuple[int, ...]
+    run: Mapping[str, str]
+    rests_on: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    composed_before: str | None
+    composed_after: str | None
+    composition: str
+    manifest_before: str | None
+    manifest_after: str | None
+    deltas_removed: tuple[Mapping[str, Any], ...]
+    objects_removed: tuple[Mapping[str, Any], ...]
+    older_versions_removed: int
+    still_listed_after_purge: tuple[str, ...]
+    beyond_reach: tuple[str, ...]
+    local_copies_removed: Mapping[str, Any] | None
+    retrained: tuple[Refitted, ...]
+    shards_after: tuple[Mapping[str, Any], ...]
+    seconds: Mapping[str, float | None]
+    cost: Mapping[str, float | None]
+    environment: Mapping[str, Any]
+    does_not_cover: tuple[str, ...]
+    digest: str
+    composed_before_unknown: str | None = optional()
+    damage: Mapping[str, Any] | None = optional()
+    signature: Mapping[str, Any] | None = optional()
+    repeated: bool | None = optional()
+    forgotten_before: tuple[EarlierRequest, ...] | None = optional()
+    carried_out_with: tuple[str, ...] = optional(())
+    signed_too: tuple[str, ...] | None = optional()
+
+    @property
+    def address(self) -> str:
+        """Where the certificate lies."""
+        from taft_ray.storage import canonical_json, digest_bytes
+        from taft_ray.storage.rundir import certificate_key
+
+        data = canonical_json({name: value for name, value in self.to_json().items() if name not in ADDED})
+        return f"{self.run['address']}/{certificate_key(self.request, digest_bytes(data))}"
+
+    def __str__(self) -> str:
+        """The outcome of the request, and where the whole certificate lies."""
+        samples = plural(self.samples, "sample")
+        title = f"Forgot {samples} of {which('shard', self.shards)} by {self.mode}."
+        if self.repeated:
+            title = f"Nothing was left to forget. This was certified on {written_moment(self.issued)}: {title}"
+        told = facts(
+            [
+                ("request", f"{self.request}, made {written_moment(self.requested)}"),
+                ("deadline", moment(self.deadline)),
+                ("removed", self._removed()),
+                *self._shards(),
+                ("model", self._model()),
+                ("took", self._took()),
+                ("cost", self._cost()),
+                ("signed", None if self.signature is None else "yes, the signature is in the ledger"),
+                ("certificate", self.address),
+            ]
+        )
+        notes = [str(one) for one in self.forgotten_before or ()] + self._others()
+        notes += [f"still listed after its removal: {key}" for key in self.still_listed_after_purge]
+        notes += [f"beyond reach: {one}" for one in self.beyond_reach]
+        return paragraphs(title, told, *notes, listed("It does not cover:", self.does_not_cover))
+
+    def _removed(self) -> str:
+        deltas, objects = len(self.deltas_removed), len(self.objects_removed)
+        more = f", and {plural(self.older_versions_removed, 'older version')}" if self.older_versions_removed else ""
+        return f"{plural(objects, 'object')} that saw the samples, {plural(deltas, 'delta')} among them{more}"
+
+    def _shards(self) -> list[tuple[str, str]]:
+        """A line per shard: what it is now, and how far from its optimum where it was solved again."""
+        fits = {one.shard: one for one in self.retrained}
+        return [(f"shard {one['shard']}", _after(one, fits.get(one["shard"]))) for one in self.shards_after]
+
+    def _model(self) -> str:
+        if self.composed_after is None:
+            return "no shard is in it any more"
+        before = f", before the request {short(self.composed_before)}" if self.composed_before else ""
+        return f"{short(self.composed_after)}{before}"
+
+    def _took(self) -> str | None:
+        total = self.seconds.get("total")
+        steps = [(name, seconds) for name, seconds in self.seconds.items() if name != "total" and seconds is not None]
+        if total is None:
+            return None
+        rest = total - sum(seconds for _, seconds in steps)
+        steps += [("the rest", rest)] if rest > total / 100 else []
+        return f"{duration(total)}: " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in steps)
+
+    def _cost(self) -> str | None:
+        money, price = self.cost.get("money"), self.cost.get("price_per_hour")
+        return None if money is None or price is None else f"{money:.4g} for the fits, at {price:g} per worker hour"
+
+    def _others(self) -> list[str]:
+        """Sentences on the requests that were carried out with this one."""
+        if not self.carried_out_with:
+            return []
+        told = [f"Carried out with {which('request', self.carried_out_with)}; each has its own certificate."]
+        if self.signed_too is not None:
+            unsigned = sorted(set(self.carried_out_with) - set(self.signed_too))
+            told += [f"Signed too: {which('request', self.signed_too)}."] if self.signed_too else []
+            told += [f"Not signed by this key: {which('request', unsigned)}."] if unsigned else []
+        return told
+
+
+def _after(shard: Mapping[str, Any], fit: Refitted | None) -> str:
+    """A request's shard as it is now."""
+    samples, state = plural(shard["samples"], "sample"), shard["state"]
+    if state == "dropped":
+        return f"out of the model with its {samples}, until the same is asked with --mode {DEFAULT_MODE}"
+    if state == "quarantined":
+        return f"in quarantine, out of the model with its {samples}; taft-ray repair makes it again"
+    if state == "empty" or fit is None:
+        return "empty: no sample is left" if state == "empty" else f"{state}, {samples}"
+    how = "solved again" if fit.facts.get("resolved") else "fitted again"
+    bound, norm = fit.facts.get("distance_bound"), fit.facts.get("norm")
+    if bound is None:
+        return f"{how} on {samples}"
+    part = f" ({bound / norm:.2%} of its size)" if norm else ""
+    return f"{how} on {samples}, certified within {bound:.3g} of its optimum{part}"
+
+
+@dataclass(frozen=True)
+class Due(Answer):
+    """The certificates of the requests that were carried out because their time had come."""
+
+    certificates: tuple[Certificate, ...]
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.certificates)) or "No request's time has come; nothing was to be done."
