@@ -23,7 +23,7 @@ from taft_ray.workers.kinds import new_worker
 from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
 
-W = TypeVar("W", ShardWorker, RowWorker)
+W = TypeVar("W", bound=ShardWorker | RowWorker)
 
 
 def shard_of(name: str, shards: int, seed: int = 0) -> int:

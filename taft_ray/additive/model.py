@@ -1,0 +1,91 @@
+"""The additive model: rows -> logits. Legend: n pictures, S numbers, K classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from taft_ray.additive.exact_sums import Sums
+from taft_ray.additive.grid import check_rows, from_rows
+from taft_ray.additive.projection import Projection
+from taft_ray.additive.ridge import GRID, Solution, solve
+from taft_ray.additive.rows import rows_of
+from taft_ray.errors import DataError, DeltaMismatch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdditiveModel:
+    """logits = C a + c. ``recipe`` names the rows that it is a model of, as in `Sums`."""
+
+    coefficients: np.ndarray  # (K, S) float64
+    intercept: np.ndarray  # (K,) float64
+    penalty: float
+    recipe: str = ""
+
+    @classmethod
+    def of(cls, sums: Sums, penalty: float | None = None) -> AdditiveModel:
+        """The model of these sums (`solve`). penalty: λ; None chooses it by generalised cross-validation."""
+        return cls.from_solution(solve(sums, GRID if penalty is None else (penalty,)), sums.recipe)
+
+    @classmethod
+    def from_solution(cls, solution: Solution, recipe: str = "") -> AdditiveModel:
+        return cls(
+            coefficients=solution.coefficients,
+            intercept=solution.intercept,
+            penalty=solution.penalty,
+            recipe=recipe,
+        )
+
+    def logits(self, rows: np.ndarray) -> np.ndarray:
+        """int16 (n, S) -> float64 (n, K)."""
+        check_rows(rows, self.coefficients.shape[1])
+        return from_rows(rows) @ self.coefficients.T + self.intercept
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """For storage."""
+        return {
+            "additive/coefficients": self.coefficients,
+            "additive/intercept": self.intercept,
+            "additive/penalty": np.array([self.penalty]),
+            "additive/recipe": np.frombuffer(self.recipe.encode(), np.uint8).copy(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> AdditiveModel:
+        """What `to_arrays` gave; DataError where it is none."""
+        try:
+            coefficients, intercept, penalty, recipe = (
+                arrays[f"additive/{name}"] for name in ("coefficients", "intercept", "penalty", "recipe")
+            )
+        except KeyError as error:
+            raise DataError(f"no additive model: {error} is missing") from error
+        if coefficients.ndim != 2 or intercept.shape != coefficients.shape[:1] or penalty.shape != (1,):
+            raise DataError(f"an additive model of shapes {coefficients.shape} and {intercept.shape}; it is damaged")
+        return cls(
+            coefficients=coefficients,
+            intercept=intercept,
+            penalty=float(penalty[0]),
+            recipe=bytes(recipe.tolist()).decode(),
+        )
+
+
+class AdditiveNetwork(nn.Module):
+    """Pictures -> logits, by the network's forward pass, its sites, the projection and an additive model.
+
+    Guarantees: the logits are those of the rows that would be stored of the pictures, rounding included.
+    """
+
+    def __init__(self, network: nn.Module, projection: Projection, model: AdditiveModel) -> None:
+        super().__init__()
+        if model.recipe not in ("", projection.digest):
+            raise DeltaMismatch(
+                f"a model of recipe {model.recipe[:12]!r}: expected {projection.digest[:12]!r}, that of the projection"
+            )
+        self.network, self._projection, self._model = network, projection, model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self._model.logits(rows_of(self.network, self._projection, images))).to(images.device)
