@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ class AdditiveModel:
         """int16 (n, S) -> float64 (n, K)."""
         check_rows(rows, self.coefficients.shape[1])
         return from_rows(rows) @ self.coefficients.T + self.intercept
+
+    def scaled(self, factor: float) -> AdditiveModel:
+        """The same classes for every picture; the softmax of the logits is surer, the larger the factor is."""
+        return replace(self, coefficients=self.coefficients * factor, intercept=self.intercept * factor)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """For storage."""

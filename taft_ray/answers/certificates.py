@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taft_ray.answers.answer import Answer
-from taft_ray.answers.requests import DEFAULT_MODE, EarlierRequest
+from taft_ray.answers.requests import EarlierRequest
 from taft_ray.answers.text import duration, facts, listed, moment, paragraphs, short, written_moment
 from taft_ray.counting import plural, which
 from taft_ray.jsonable import optional
@@ -170,11 +170,11 @@ def _after(shard: Mapping[str, Any], fit: Refitted | None) -> str:
     """A request's shard as it is now."""
     samples, state = plural(shard["samples"], "sample"), shard["state"]
     if state == "dropped":
-        return f"out of the model with its {samples}, until the same is asked with --mode {DEFAULT_MODE}"
+        return f"out of the model with its {samples}, until the same is asked with --mode retrain"
     if state == "quarantined":
         return f"in quarantine, out of the model with its {samples}; taft-ray repair makes it again"
     if state == "empty" or fit is None:
-        return "empty: no sample is left" if state == "empty" else f"{state}, {samples}"
+        return "empty: no sample is left" if state == "empty" else f"in the model with {samples}"
     how = "solved again" if fit.facts.get("resolved") else "fitted again"
     bound, norm = fit.facts.get("distance_bound"), fit.facts.get("norm")
     if bound is None:

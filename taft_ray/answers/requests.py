@@ -11,8 +11,6 @@ from taft_ray.answers.text import duration, facts, listed, paragraphs, size, wri
 from taft_ray.counting import are, plural, which
 from taft_ray.jsonable import optional
 
-DEFAULT_MODE = "retrain"
-
 
 @dataclass(frozen=True)
 class Waiting(Answer):
@@ -72,10 +70,9 @@ class Estimate(Answer):
             return self._answered()
         shards = self.shards or ()
         forgotten = plural(self.samples_to_forget or 0, "sample")
-        mode = f"{self.mode}, the default" if self.mode == DEFAULT_MODE else self.mode
         reach = facts(
             [
-                ("mode", mode),
+                ("mode", self.mode),
                 ("forgets", f"{forgotten} of {which('shard', shards)}"),
                 ("fits again", self._fits(shards)),
                 (
@@ -103,6 +100,8 @@ class Estimate(Answer):
         return paragraphs(waits, "taft-ray forget with the same options and no --deadline forgets them at once.")
 
     def _fits(self, shards: Sequence[int]) -> str:
+        if self.mode == "subtract":
+            return "nothing: the samples leave the sums, and their shards stay in the model"
         if self.mode == "drop":
             return f"nothing: {which('shard', shards)} {are(len(shards))} out of the model until a retrain is asked"
         return f"{plural(len(shards), 'shard')}, {plural(self.samples_to_retrain or 0, 'sample')} in all"

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taft_ray.answers.requests import DEFAULT_MODE
 from taft_ray.cli.answers import answers
 from taft_ray.cli.selection import explaining_commas, selection_from, selection_options
 from taft_ray.errors import UsageError
@@ -19,14 +18,16 @@ if TYPE_CHECKING:
 MODE_HELP = (
     "drop: at once, and the whole shard (of N shards, a part of 1/N of the data) leaves the model until the same is asked with retrain. "
     "retrain: the shard is fitted again without the samples, from nothing. "
-    "resolve: it is fitted again from where it was, to a certified distance of its optimum (ridge only)."
+    "resolve: it is fitted again from where it was, to a certified distance of its optimum (ridge only). "
+    "subtract: the samples alone leave the sums of an additive run, no shard leaves, and nothing is fitted. "
+    "[default: subtract for an additive run, retrain for any other]"
 )
 
 
 @click.command()
 @click.argument("run")
 @selection_options
-@click.option("--mode", type=click.Choice(MODES), default=DEFAULT_MODE, show_default=True, help=MODE_HELP)
+@click.option("--mode", type=click.Choice(MODES), help=MODE_HELP)
 @answers
 def estimate(
     run: str,
@@ -35,7 +36,7 @@ def estimate(
     shards: tuple[int, ...],
     with_identical: bool,
     gpu_hour_price: float | None,
-    mode: str,
+    mode: str | None,
     report: ProgressReport,
 ) -> Any:
     """What a forget would touch and take; nothing happens."""
@@ -45,7 +46,7 @@ def estimate(
 @click.command()
 @click.argument("run")
 @selection_options
-@click.option("--mode", type=click.Choice(MODES), help=f"{MODE_HELP}  [default: {DEFAULT_MODE}]")  # None with --due
+@click.option("--mode", type=click.Choice(MODES), help=MODE_HELP)
 @click.option("--dry-run", is_flag=True, help="Only estimate.")
 @click.option(
     "--deadline",
@@ -78,7 +79,6 @@ def forget(
         if ids or owners or shards or with_identical or mode or deadline or dry_run:
             raise UsageError("--due carries out what was asked before; leave the other options out")
         return Run(run, progress=report).forget_due(gpu_hour_price=gpu_hour_price, sign=key)
-    mode = mode or DEFAULT_MODE
     chosen = selection_from(ids, owners, shards, with_identical)
     if dry_run:
         return _estimated(run, chosen, mode, gpu_hour_price)
@@ -89,7 +89,7 @@ def forget(
         )  # fmt: skip
 
 
-def _estimated(run: str, chosen: Selection, mode: str, gpu_hour_price: float | None) -> Any:
+def _estimated(run: str, chosen: Selection, mode: str | None, gpu_hour_price: float | None) -> Any:
     from taft_ray.verbs.run import Run
 
     with explaining_commas(chosen.ids):

@@ -28,6 +28,10 @@ _STEPS = {
     "purged": "Everything stored that had seen the samples was deleted, and looked for again",
     "start purged": "The state that solving again had started from was deleted, and looked for again",
 }
+_SUBTRACTION = {
+    "dropped": "The subtraction began; no shard left the model",
+    "rewritten": "The samples left the sums, and the list of samples was committed without them",
+}
 _SPKI = bytes.fromhex("302a300506032b6570032100")  # what an Ed25519 key has before it in DER (RFC 8410)
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, TemplateError)
 
@@ -67,7 +71,8 @@ def certificate_page(
 def _steps(certificate: Mapping[str, Any]) -> Any:
     rows: list[list[Any]] = [
         [
-            _STEPS.get(step["step"]) or marked(step["step"], f"/steps/{i}/step", str(step["step"]).capitalize()),
+            _told(certificate["mode"], step["step"])
+            or marked(step["step"], f"/steps/{i}/step", str(step["step"]).capitalize()),
             time_of(step["time"], f"/steps/{i}/time"),
             marked(step["number"], f"/steps/{i}/number", f"{step['number']:,}"),
             digest(step["digest"], f"/steps/{i}/digest"),
@@ -76,6 +81,13 @@ def _steps(certificate: Mapping[str, Any]) -> Any:
     ]
     rows.append(["This certificate was issued", time_of(certificate["issued"], "/issued"), "", ""])
     return table("Steps", ("Step", "When", "Ledger entry", "Its digest begins"), rows, numeric=(2,), prose=(0,))
+
+
+def _told(mode: str, step: str) -> str | None:
+    """A step in words, where its name is not enough."""
+    if mode == "subtract":
+        return _SUBTRACTION.get(step) or _STEPS.get(step)
+    return _STEPS.get(step)
 
 
 def _kinds(certificate: Mapping[str, Any]) -> Any:

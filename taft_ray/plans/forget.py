@@ -11,11 +11,18 @@ from typing import Any
 from taft_ray.counting import plural
 from taft_ray.errors import UnknownSample, UsageError
 from taft_ray.plans.slices import visits_left
+from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import DROPPED, FITTING, SUBTRACT, RunState, ShardState
 
 MODES = ("drop", "retrain", "resolve", SUBTRACT)
+DEFAULT_MODE = "retrain"  # of a run with deltas
 _STEPS = ("drop", "purge", "retrain")  # whose seconds a finished request has beside the total
 MOST_IDS = 100_000  # a request: what one ledger entry may hold
+
+
+def default_mode(spec: RunSpec) -> str:
+    """How a run forgets where nobody says how: without a loss, and as cheaply as it can."""
+    return SUBTRACT if spec.additive else DEFAULT_MODE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,11 @@ class RunSpec:
         """Whether the model is a function of exact sums over pictures, and nothing is fitted (`additive`)."""
         return self.solver == ADDITIVE
 
+    def check_tangent(self, verb: str) -> None:
+        """UsageError for a verb that is about tangent models, where this run has none."""
+        if self.additive:
+            raise UsageError(f"{verb} is made for tangent models, and this run is additive; it cannot be done here yet")
+
     @property
     def stored_dtype(self) -> str:
         """The type of the numbers in the cache."""

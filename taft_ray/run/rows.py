@@ -150,8 +150,11 @@ def joined(parts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.concatenate([part.labels for part in several])
 
 
-def model_of(arrays: Mapping[str, np.ndarray]) -> AdditiveModel:
-    """The model of these sums; λ is chosen by generalised cross-validation."""
+def model_of(spec: RunSpec, arrays: Mapping[str, np.ndarray]) -> AdditiveModel:
+    """The model of these sums; λ is chosen by generalised cross-validation.
+
+    Its logits are κ times those of one-hot targets, as the rescaled square loss has them (TAFT eq. 2).
+    """
     from taft_ray.additive import AdditiveModel
 
-    return AdditiveModel.of(Sums.from_arrays({**arrays, **_UNNAMED}))
+    return AdditiveModel.of(Sums.from_arrays({**arrays, **_UNNAMED})).scaled(spec.kappa)

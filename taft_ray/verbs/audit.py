@@ -29,6 +29,7 @@ def audit(
     run = run_address(run)
     store = Store(run)
     spec = run_spec(store)
+    spec.check_tangent("audit")
     state = replay(Ledger(store).entries())
     check_state(store, state, level)
     data, never_seen = data_address(data), data_address(never_seen)

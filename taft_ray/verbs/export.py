@@ -32,6 +32,7 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
     """
     store, path = Store(run), Path(output)
     spec = run_spec(store)
+    spec.check_tangent("export")
     if path.suffix not in FORMATS:
         raise UsageError(f"--output {output}: expected a file ending in {' or '.join(FORMATS)}")
     if compose is not None and compose not in COMPOSITIONS:

@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from taft_ray.answers.requests import DEFAULT_MODE
 from taft_ray.composer.asking import keep_beside
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError
 from taft_ray.log import operation
+from taft_ray.plans.forget import DEFAULT_MODE, default_mode
 from taft_ray.plans.spec import RunSpec
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
@@ -36,10 +36,11 @@ _FITS = 5  # tries of one shard that other requests keep changing
 
 @operation("estimate")
 def estimate(
-    run: str, selection: Selection, mode: str = DEFAULT_MODE, *, gpu_hour_price: float | None = None
+    run: str, selection: Selection, mode: str | None = None, *, gpu_hour_price: float | None = None
 ) -> dict[str, Any]:
     """Tell what a forget would touch and take; nothing happens, and nothing is started."""
-    return Composer(run_address(run)).estimate(selection, mode, gpu_hour_price)
+    composer = Composer(run_address(run))
+    return composer.estimate(selection, mode or default_mode(composer.record.spec), gpu_hour_price)
 
 
 @operation("forget")
@@ -47,7 +48,7 @@ def forget(
     run: str,
     selection: Selection,
     *,
-    mode: str,
+    mode: str | None = None,
     deadline: float | None = None,
     gpu_hour_price: float | None = None,
     report: Report = silent,
@@ -63,13 +64,14 @@ def forget(
     with ExitStack() as joined:
         try:
             spec = run_spec(Store(run))
+            mode = mode or default_mode(spec)
             composer = Composer(run)
             if deadline is None and in_cluster():  # there is one that has the sums in memory
                 composer.check_request(selection, mode)
                 composer = _join(joined, run)
             asked = composer.request_forget(selection, mode, deadline)
         except (IntegrityError, StorageError):
-            _keep_for_later(run, selection, mode)
+            _keep_for_later(run, selection, mode or DEFAULT_MODE)
             raise
         before = {"forgotten_before": asked["forgotten_before"]} if asked["forgotten_before"] else {}
         if asked["done"]:

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taft_ray import answers
-from taft_ray.answers.requests import DEFAULT_MODE
 from taft_ray.data.splits import with_split
 from taft_ray.errors import UsageError
 from taft_ray.progress import Report, silent
@@ -170,7 +169,7 @@ class Run:
         owners: Iterable[str] = (),
         shards: Iterable[int] = (),
         with_identical: bool = False,
-        mode: str = DEFAULT_MODE,
+        mode: str | None = None,
         gpu_hour_price: float | None = None,
     ) -> answers.Estimate:
         """Tell what a forget would touch and take; nothing happens."""
@@ -184,7 +183,7 @@ class Run:
         self,
         ids: Iterable[str] = (),
         *,
-        mode: str = DEFAULT_MODE,
+        mode: str | None = None,
         owners: Iterable[str] = (),
         shards: Iterable[int] = (),
         with_identical: bool = False,
@@ -195,7 +194,8 @@ class Run:
         """Forget samples: drop at once, purge, fit again if asked; the certificate, or with a deadline the promise.
 
         mode: "drop" leaves their shards out of the model, "retrain" fits them again without the samples, "resolve" does so from
-        where they were (ridge). deadline: "30d", "12h", an ISO time, a datetime or timedelta; `forget_due` carries it out.
+        where they were (ridge). "subtract" takes the samples alone out of an additive run. By default subtract where it can be,
+        and retrain elsewhere. deadline: "30d", "12h", an ISO time, a datetime or timedelta; `forget_due` carries it out.
         UnknownSample where an id was never in the run. sign: an Ed25519 private key, or its PEM file.
         """
         from taft_ray.verbs.deadline import unix_deadline

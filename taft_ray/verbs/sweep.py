@@ -45,6 +45,7 @@ def sweep(run: str, asked: Sweep, *, mlflow: str | None = None, report: Report =
     run = run_address(run)
     store = Store(run)
     base = run_spec(store)
+    base.check_tangent("sweep")
     state = read_state(store)
     if state.cached is None:
         raise UsageError(f"{run} has no activation cache yet; run taft-ray train first, a sweep uses its tokens")

@@ -59,7 +59,7 @@ def _by_rows(
 ) -> Iterator[list[Predicted]]:
     """By an additive run's model."""
     maker, preprocess, _ = build_rows(spec)
-    model = model_of(load_arrays(store, composed))
+    model = model_of(spec, load_arrays(store, composed))
     for some in pictures:
         yield _predicted(
             preprocess, spec, some,

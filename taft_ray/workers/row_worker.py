@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from taft_ray.additive import AdditiveModel
-from taft_ray.data import Stripe
-from taft_ray.errors import UsageError
 from taft_ray.log import context, logger_of
 from taft_ray.run.environment import fit_environment, settle
 from taft_ray.run.rows import fingerprint_of, joined, model_of, read_terms, write_record
@@ -112,21 +110,10 @@ class RowWorker(Warm):
         for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
             totals.add(read_terms(self.store, DeltaRef.from_json(ref)), weight)
             if position in counts and totals.weight:
-                logits = model_of(totals.totals).logits(rows)
+                logits = model_of(self.spec, totals.totals).logits(rows)
                 accuracy = int((logits.argmax(1) == labels).sum()) / max(1, len(labels))
                 found.append({"shards": position, self.spec.compose: accuracy})
         return found
-
-    def sample_values(
-        self,
-        models: Sequence[dict[str, Any] | str],
-        stripes: Sequence[Stripe] = (),
-        parts: Sequence[dict[str, Any]] = (),
-    ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-        """An audit measures losses of tangent models."""
-        raise UsageError(
-            "audit compares losses of tangent models, and this run is additive; verify compares its sums exactly"
-        )
 
     def _read(self, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
         """Keys, labels (n,) and rows (n, S) of the parts; those of the last call are kept."""
@@ -139,5 +126,5 @@ class RowWorker(Warm):
 
     def _at(self, key: str) -> AdditiveModel:
         if self._model is None or self._model[0] != key:
-            self._model = (key, model_of(load_arrays(self.store, key)))
+            self._model = (key, model_of(self.spec, load_arrays(self.store, key)))
         return self._model[1]

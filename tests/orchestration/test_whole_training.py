@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from folder import delta_digests, files, kinds, shard_of, state_of
+from plain import plain_train
 from tiny import CLASSES, SAMPLES, SHARDS, sample_id
 
 import taft_ray as tr
+from taft_ray.composer.composer import Composer
 from taft_ray.data import sample_key
 from taft_ray.errors import UsageError
 from taft_ray.proof.verify_run import verify
@@ -108,6 +111,41 @@ def test_evaluate_reports_classes_compositions_shards_and_monolith(
         tr.Run(run).evaluate(test_parquet, against=tmp_path)
     assert kinds(run)[: len(entries)] == entries
     assert verify(str(run))["problems"] == []
+
+
+def test_additive_run_on_ray(
+    ray_session: None, spec_of: Callable[..., Any], parquet: Path, test_parquet: Path, tmp_path: Path
+) -> None:
+    """Rows by Ray Data, sums by lanes; the same digest as in one process; a forget that starts nothing."""
+    spec = spec_of(parquet, solver="additive", features=48)
+    train(str(tmp_path / "run"), spec, lanes=2)
+    run = tr.Run(tmp_path / "run")
+    plain_train(tmp_path / "plain", replace(spec, shards=2))
+    assert run.status().composed == Composer(str(tmp_path / "plain")).composed_digest()
+    measured = run.evaluate(test_parquet)
+    assert measured.accuracy > 0.8
+    assert [row["shards"] for row in measured.by_shards] == list(range(1, SHARDS + 1))
+    said = run.predict(test_parquet)
+    truth = {sample_id(n): CLASSES[n % 3] for n in range(1000, 1048)}
+    assert np.mean([one.label == truth[one.picture] for one in said.predictions]) == measured.accuracy
+    told = run.forget([sample_id(3)])
+    assert isinstance(told, tr.answers.Certificate)
+    assert told.mode == "subtract"
+    assert told.composed_after == run.status().composed != measured.composed
+    assert run.evaluate(test_parquet).composed == told.composed_after
+    assert run.verify(retrain=True).problems == ()
+    assert (
+        "equals, to the last bit, a model that never saw the samples"
+        in (Path(run.report().page).parent / f"certificate-{told.request}.html").read_text()
+    )
+    for refused in (
+        lambda: run.train(data=parquet, monolithic=True),
+        lambda: run.export(tmp_path / "model.pt2"),
+        lambda: run.sweep(),
+        lambda: run.audit(parquet, test_parquet),
+    ):
+        with pytest.raises(UsageError, match="additive"):
+            refused()
 
 
 def test_evaluation_says_how_many_pictures_it_leaves_out(ridge: Trained, parquet: Path, copy_of: Any) -> None:

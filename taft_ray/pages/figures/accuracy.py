@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from taft_ray.evaluation.measured import is_measure, lookup
 from taft_ray.pages.figures.svg import COLOURS, as_svg
 
-COMPOSED = ("mean", "gram", "joint")  # a run has the mean and at most one of the others
+COMPOSED = ("mean", "gram", "joint", "additive")  # a run has the mean and at most one other, or additive alone
 
 
 def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
