@@ -134,7 +134,7 @@ class Sums:
         """For storage: G's upper triangle row by row, B, n_k, and the recipe as bytes."""
         return {
             "additive/format": np.array([_FORMAT], np.int64),
-            "additive/gram": self._upper[np.triu_indices(self.size)],
+            "additive/gram": np.concatenate([row[at:] for at, row in enumerate(self._upper)]),
             "additive/by_class": self.by_class,
             "additive/counts": self.counts,
             "additive/recipe": np.frombuffer(self.recipe.encode(), np.uint8).copy(),

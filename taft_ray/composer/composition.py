@@ -250,7 +250,7 @@ class Composition:
         key = names.composed_key(digest)
         fresh = not is_snapshot(self.record.store, key, delta)  # a damaged one is written again
         if fresh:
-            save_snapshot(self.record.store, delta)
+            save_snapshot(self.record.store, delta, digest)
         seconds = time.perf_counter() - began if fresh else 0.0
         return {"mode": mode, "digest": digest, "key": key, "seconds": seconds, "shards": sums.count}
 

@@ -11,6 +11,7 @@ only parts that exist; two purges at once, or one that wakes up late, remove not
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from taft_ray.data.columns import has_key, has_text
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.plans.facts import Dropped, LostPart, ObjectRef, Purge, Purged, Removed, Rewritten, StartPurged
 from taft_ray.plans.slices import Survival, after_loss, lost_slices
@@ -32,13 +34,13 @@ from taft_ray.storage import rundir as names
 
 P = TypeVar("P", bound=Purge)
 
+_WRITERS = 8  # parts that are written at once
 _MORE_ERASURES = 2  # of what is listed after its deletion
 
 
 def keys_of(table: pa.Table, hashes: Collection[str]) -> dict[bytes, int]:
     """The sample keys of these id hashes in a manifest, and the shard of each (-1: rejected)."""
-    gone = pc.is_in(table["id_hash"], value_set=pa.array(sorted(hashes), pa.string()))  # type: ignore[attr-defined]
-    rows = table.filter(gone)
+    rows = table.filter(has_text(table["id_hash"], sorted(hashes)))
     return dict(zip(rows["key"].to_pylist(), rows["shard"].to_pylist(), strict=True))
 
 
@@ -119,14 +121,19 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
 
 def _records(store: Store, state: RunState, request: RequestState, made: Manifest) -> dict[str, DeltaRef]:
     """The next generation's records of the shards that stay in the model without the request's samples."""
-    return {
-        str(number): write_record(
-            store, names.delta_folder(number), number, state.shards[number].current + 1, made.parts[str(number)],
-            made.fingerprint, len(state.classes),
+
+    def record(number: int) -> DeltaRef:
+        generation = state.shards[number].current + 1
+        parts = made.parts[str(number)]
+        return write_record(
+            store, names.delta_folder(number), number, generation, parts, made.fingerprint, len(state.classes)
         )
-        for number in request.shards
-        if state.shards[number].state == TRAINED and made.parts.get(str(number))
-    }  # fmt: skip
+
+    stay = [
+        number for number in request.shards if state.shards[number].state == TRAINED and made.parts.get(str(number))
+    ]
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        return {str(number): ref for number, ref in zip(stay, writers.map(record, stay), strict=True)}
 
 
 def _rows_leaving(
@@ -314,18 +321,23 @@ def _rewrite_cache(
     """
     table, parts = manifest.table, {shard: list(refs) for shard, refs in manifest.parts.items()}
     parts_lost: list[LostPart] = []
+    touched = _parts_with(table, keys)
+
+    def renew(shard: int, ref: dict[str, Any]) -> PartRef | None:
+        old = PartRef.from_json(ref)
+        if (shard, ref["part"]) not in touched and state.shards[shard].quarantine is None:
+            return old
+        folder = names.shard_prefix(shard, state.shards[shard].current + 1)
+        return rewrite_part(store, folder, ref["part"], old, drop=keys, fingerprint=manifest.fingerprint)
+
+    with ThreadPoolExecutor(_WRITERS) as writers:  # most of a write is waiting for storage
+        every = [(shard, ref) for shard in shards for ref in parts.get(str(shard), [])]
+        coming = {(shard, ref["key"]): writers.submit(renew, shard, ref) for shard, ref in every}
     for shard in shards:
         renewed = []
         for ref in parts.get(str(shard), []):
             try:
-                new = rewrite_part(
-                    store,
-                    names.shard_prefix(shard, state.shards[shard].current + 1),
-                    ref["part"],
-                    PartRef.from_json(ref),
-                    drop=keys,
-                    fingerprint=manifest.fingerprint,
-                )
+                new = coming[shard, ref["key"]].result()
             except (IntegrityError, ObjectMissing) as error:
                 if not _in_quarantine(state, shard, ref["key"]):
                     raise ShardUnreadable(str(error), shard) from error
@@ -336,7 +348,7 @@ def _rewrite_cache(
             if new is not None:
                 renewed.append({**new.to_json(), "part": ref["part"]})
         parts[str(shard)] = renewed
-    gone = pc.is_in(table["key"], value_set=pa.array(sorted(keys), pa.binary(16)))  # type: ignore[attr-defined]
+    gone = has_key(table["key"], sorted(keys))
     table = table.filter(pc.invert(gone))  # type: ignore[attr-defined]  # pyarrow makes its functions at import
     for lost in parts_lost:
         table = without_tokens(table, lost.shard, lost.part)
@@ -353,6 +365,12 @@ def _rewrite_cache(
         whole=tuple(shard for shard, count in waiting.items() if not count),
     )
     return made, samples, damage
+
+
+def _parts_with(table: pa.Table, keys: Set[bytes]) -> set[tuple[int, int]]:
+    """The parts that hold these samples: (shard, part)."""
+    rows = table.filter(has_key(table["key"], sorted(keys)))
+    return set(zip(rows["shard"].to_pylist(), rows["part"].to_pylist(), strict=True))
 
 
 def _in_quarantine(state: RunState, shard: int, key: str) -> bool:

@@ -17,6 +17,14 @@ def has_key(column: pa.ChunkedArray, keys: Iterable[bytes]) -> pa.ChunkedArray:
     return pc.is_in(column, value_set=_fixed_width(b"".join(keys), column.type))
 
 
+def has_text(column: pa.ChunkedArray, texts: Iterable[str]) -> pa.ChunkedArray:
+    """Which rows of a column of strings have one of these."""
+    encoded = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pc.is_in(column, value_set=pa.Array.from_buffers(pa.string(), len(encoded), buffers))
+
+
 def has_number(column: pa.ChunkedArray, numbers: Iterable[int]) -> pa.ChunkedArray:
     """Which rows of a column of numbers have one of these."""
     values = np.asarray(list(numbers), column.type.to_pandas_dtype())

@@ -38,9 +38,9 @@ def _exact(value: Any) -> np.ndarray:
     return (value.float() if value.is_floating_point() else value).contiguous().numpy()
 
 
-def save_snapshot(store: Store, delta: Composed) -> str:
-    """Write the composed model, named by its digest; returns the digest."""
-    digest = snapshot_digest(delta)
+def save_snapshot(store: Store, delta: Composed, digest: str | None = None) -> str:
+    """Write the composed model, named by its digest; returns the digest. digest: where it is known already."""
+    digest = digest or snapshot_digest(delta)
     store.write(names.composed_key(digest), snapshot_bytes(delta))
     return digest
 

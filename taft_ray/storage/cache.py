@@ -220,6 +220,13 @@ def _local_copy(store: Store, ref: PartRef, into: Path | None) -> Path:
     return store.fetch(ref.key, into)
 
 
+def _values(column: pa.Array, dtype: np.dtype) -> np.ndarray:
+    """The numbers of a column without gaps: a view of its memory, read-only."""
+    if column.null_count or column.offset:
+        raise ValueError("a column has gaps")
+    return np.frombuffer(column.buffers()[1], dtype, len(column))
+
+
 def _decode(data: pa.Buffer, ref: PartRef, fingerprint: str, where: str) -> CachePart:
     try:
         reader = pa.ipc.open_file(data)
@@ -232,9 +239,9 @@ def _decode(data: pa.Buffer, ref: PartRef, fingerprint: str, where: str) -> Cach
         batch = reader.get_batch(0)
         flat = bytes(batch.column("key").buffers()[1])[: KEY_BYTES * len(batch)]
         keys = [flat[at : at + KEY_BYTES] for at in range(0, len(flat), KEY_BYTES)]
-        labels = batch.column("label").to_numpy()
-        tokens = batch.column("tokens").flatten().to_numpy(zero_copy_only=True)
-        tokens = tokens.reshape(len(keys), *shape)
+        # not `to_numpy`, which imports pandas
+        labels = _values(batch.column("label"), np.dtype("<i8"))
+        tokens = _values(batch.column("tokens").flatten(), np.dtype(STORED_AS[dtype])).reshape(len(keys), *shape)
     except (pa.ArrowException, LookupError, ValueError, OSError) as error:
         raise IntegrityError(
             f"{where} is damaged: not a part of an activation cache ({error}); make it again"

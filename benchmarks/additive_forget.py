@@ -1,0 +1,160 @@
+"""From a request to its certificate in an additive run, outside a cluster: what a command does after its start.
+
+    python -m benchmarks.additive_forget [--shards 50] [--pictures 50000] [--repetitions 5] [--json]
+
+The rows are random: no time depends on their values. Each forget is made by a new composer, as each command has one. Beside it,
+in the same run: a request of 1,000 pictures, and the model made anew from all rows that are left, which is the one-model retrain
+by the same method (its network passes, which a retrain from pictures needs as well, are not in it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
+from taft_ray.data import MANIFEST_SCHEMA, id_hash, sample_keys
+from taft_ray.plans.facts import Cached
+from taft_ray.plans.spec import RunSpec
+from taft_ray.run.rows import model_of, write_record
+from taft_ray.storage import Store, digest_bytes, id_key, write_part, write_rows, write_spec
+from taft_ray.storage import rundir as names
+
+CLASSES = 10
+PART = 64
+
+
+def name_of(number: int) -> str:
+    return f"picture-{number}"
+
+
+def synthetic_run(run: Path, shards: int, pictures: int, features: int) -> None:
+    """An additive run of random rows, trained and composed."""
+    spec = RunSpec(data="synthetic", model="synthetic", shards=shards, solver="additive", features=features)
+    store = Store(str(run))
+    write_spec(store, spec.to_json())
+    secret = id_key(store, create=True)
+    composer = Composer(str(run))
+    composer.begin({}, digest_bytes(secret))
+    keys = sample_keys([name_of(n) for n in range(pictures)], spec.seed)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-900, 900, (4096, features), dtype=np.int16)
+    parts: dict[str, list[dict[str, Any]]] = {}
+    places: list[tuple[int, int, int]] = []
+    for shard in range(shards):
+        members = range(shard, pictures, shards)
+        for part, start in enumerate(range(0, len(members), PART)):
+            held = members[start : start + PART]
+            rows = noise[rng.integers(0, len(noise) - len(held)) :][: len(held)] ^ np.int16(rng.integers(0, 64))
+            ref = write_part(
+                store, names.shard_prefix(shard), part, keys=[keys[n] for n in held],
+                labels=np.array([n % CLASSES for n in held], np.int64), tokens=rows[:, None], dtype="int16",
+                fingerprint="synthetic",
+            )  # fmt: skip
+            parts.setdefault(str(shard), []).append({**ref.to_json(), "part": part})
+            places += [(shard, part, at) for at in range(len(held))]
+    order = [n for shard in range(shards) for n in range(shard, pictures, shards)]
+    columns = {
+        "key": [keys[n] for n in order],
+        "shard": [place[0] for place in places],
+        "label": [n % CLASSES for n in order],
+        "owner_key": [None] * pictures,
+        "uri_relative": ["synthetic"] * pictures,
+        "row": order,
+        "bytes": [1] * pictures,
+        "status": ["kept"] * pictures,
+        "reason": [None] * pictures,
+        "part": [place[1] for place in places],
+        "part_row": [place[2] for place in places],
+    }
+    table = pa.table({name: columns[name] for name in MANIFEST_SCHEMA.names}, MANIFEST_SCHEMA)
+    hashes = pa.array([id_hash(name_of(n), secret) for n in order], pa.string())
+    meta = {"parts": parts, "classes": [str(c) for c in range(CLASSES)], "fingerprint": "synthetic"}
+    manifest = write_rows(store, table.append_column("id_hash", hashes), meta, version=0)
+    samples = tuple(len(range(shard, pictures, shards)) for shard in range(shards))
+    composer.admit_cache(Cached(manifest.digest, samples, tuple(meta["classes"]), manifest.key))
+    for shard in range(shards):
+        refs = parts[str(shard)]
+        ref = write_record(store, names.delta_folder(shard), shard, 1, refs, "synthetic", CLASSES)
+        composer.finished(
+            {"shard": shard, "generation": 1, "samples": samples[shard], "delta": ref.to_json(), "facts": {},
+             "parts": [part["digest"] for part in refs]}
+        )  # fmt: skip
+    composer.compose()
+
+
+def forgotten(run: Path, numbers: Sequence[int]) -> tuple[float, dict[str, float]]:
+    """Seconds of a forget by a new composer, and of its steps."""
+    began = time.perf_counter()
+    marks = {}
+    composer = Composer(str(run))
+    asked = composer.request_forget(Selection(ids=tuple(map(name_of, numbers))), "subtract")
+    marks["asked"] = time.perf_counter() - began
+    composer.resume_forget(asked["request"])
+    marks["purged"] = time.perf_counter() - began
+    composer.conclude_forget(asked["request"], {})
+    return time.perf_counter() - began, marks
+
+
+def measure(shards: int, pictures: int, features: int, repetitions: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="taft-ray-additive-") as folder:
+        run = Path(folder) / "run"
+        synthetic_run(run, shards, pictures, features)
+        one = [forgotten(run, [7 * n])[0] for n in range(repetitions)]
+        marks = forgotten(run, [7 * repetitions])[1]
+        many = forgotten(run, range(pictures // 2, pictures // 2 + 1000))[0]
+        solves, anew = [], []
+        for _ in range(min(3, repetitions)):
+            composer = Composer(str(run))
+            for snapshot in (run / names.COMPOSED_FOLDER).iterdir():
+                snapshot.unlink()
+            began = time.perf_counter()
+            arrays = composer.composition.sums().totals
+            anew.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            model_of(composer.record.spec, arrays)
+            solves.append(time.perf_counter() - began)
+            composer.compose()
+        return {
+            "shards": shards,
+            "pictures": pictures,
+            "features": features,
+            "one_picture_s": statistics.median(one),
+            "one_picture_each_s": one,
+            "steps_s": marks,
+            "thousand_pictures_s": many,
+            "sums_anew_s": statistics.median(anew),
+            "solve_s": statistics.median(solves),
+        }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=50)
+    parser.add_argument("--pictures", type=int, default=50_000)
+    parser.add_argument("--features", type=int, default=2048)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    found = measure(given.shards, given.pictures, given.features, given.repetitions)
+    if given.json:
+        print(json.dumps(found, indent=1))
+        return
+    print(f"{given.pictures:,} pictures in {given.shards:,} shards, {given.features:,} numbers per picture")
+    print(f"one picture, request to certificate: {found['one_picture_s']:.3f} s")
+    print(f"1,000 pictures in one request: {found['thousand_pictures_s']:.3f} s")
+    print(f"the sums of all rows anew: {found['sums_anew_s']:.2f} s; a solve: {found['solve_s']:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
