@@ -258,7 +258,7 @@ def test_rejecting_later_keeps_the_account_and_placing_finds_every_sample() -> N
         "reasons": {"empty file": 1, "truncated picture": 1},
     }
     assert sorted(after["key"].to_pylist()) == sorted(keys)
-    with pytest.raises(DataError, match="1 samples were to be rejected and 0"):
+    with pytest.raises(DataError, match="1 sample was to be rejected, and 0"):
         data.reject(after, {keys[4]: "again"})
     assert data.reject(after, {}) == after
 

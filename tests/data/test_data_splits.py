@@ -387,5 +387,5 @@ def test_classes_alike_but_for_case_are_pointed_out(caplog: pytest.LogCaptureFix
     index = pa.Table.from_pylist(rows, data.INDEX_SCHEMA)
     data.build_manifest(index, classes=["Cat", "cat", "dog"], seed=0, shards=1)
     assert caplog.messages == [
-        "1 classes differ from others in case, blanks or Unicode form alone, such as ['Cat', 'cat']; are they the same?"
+        "1 class differs from others in case, blanks or Unicode form alone, such as ['Cat', 'cat']; are they the same?"
     ]

@@ -204,7 +204,7 @@ def test_a_listed_picture_that_is_not_there_is_named(name: str, tmp_path: Path):
     expected = make(name, tmp_path / "data")
     gone = next(iter(expected[LAYOUTS[name].splits[0]]))
     (tmp_path / "data" / gone).unlink()
-    with pytest.raises(DataError, match=r"names 1 of .* pictures that are not there, such as '.*jpg'"):
+    with pytest.raises(DataError, match=r"names 1 of .* pictures that is not there, such as '.*jpg'"):
         open_source(f"{name}:{tmp_path / 'data'}")
 
 
@@ -272,7 +272,7 @@ def test_what_is_no_picture_among_caltechs_is_accounted_for(tmp_path: Path):
 def test_a_picture_listed_twice(tmp_path: Path):
     make("mit-67", tmp_path / "mit")
     text(tmp_path / "mit", "TrainImages.txt", "bar/train.jpg", "bar/train.jpg", "airport inside/train.jpg")
-    with pytest.raises(DataError, match="names 1 pictures twice"):
+    with pytest.raises(DataError, match="names 1 picture twice"):
         open_source(f"mit-67:{tmp_path / 'mit'}")
 
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,7 +111,8 @@ def role(phase: str) -> str:
         if isinstance(owner, Composer):
             return "composer"
         frame = frame.f_back
-    return "driver"
+    # the composer alone writes several parts at once, in threads of its own
+    return "driver" if threading.current_thread() is threading.main_thread() else "composer"
 
 
 def die_at(n: int, when: str, phase: str, tell: Callable[[dict[str, Any]], None]) -> None:
