@@ -2,8 +2,8 @@
 
     G = Σ â âᵀ        (S, S)        B = Σ e_y âᵀ        (K, S)        n_k, the pictures of class k
 
-â is a row of whole numbers (`rows.py`). Each row is in one class, so that Σ â = Σ_k B_k and Σ |e_y|² = Σ n_k = n need no sums of their own:
-the constant 1 beside â is in them. The upper triangle of G is kept.
+â is a row of whole numbers (`rows.py`). Each row is in one class. So Σ â = Σ_k B_k and Σ |e_y|² = Σ n_k = n, and the constant 1
+beside â needs no sums of its own. The upper triangle of G is kept.
 
 Products of two rows are below 2^30. So sums over 2^23 rows are whole numbers below 2^53, which float64 adds without an error
 in whatever order. GEMMs of such blocks are added as int64.
@@ -142,7 +142,7 @@ class Sums:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Sums:
-        """What `to_arrays` gave; DataError where it cannot be sums of any rows."""
+        """The sums that `to_arrays` gave; DataError where they cannot be those of any rows."""
         try:
             kind, gram, by_class, counts, recipe = (
                 arrays[f"additive/{name}"] for name in ("format", "gram", "by_class", "counts", "recipe")
@@ -180,7 +180,9 @@ class Sums:
         if not len(rows):
             return
         if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
-            raise DataError(f"classes {labels.min()}..{labels.max()}: expected 0..{self.classes - 1}; add the new classes first")
+            raise DataError(
+                f"classes {labels.min()}..{labels.max()}: expected 0..{self.classes - 1}; add the new classes first"
+            )
         if int(rows.min()) < -LARGEST:
             raise DataError(f"a number of a row is {rows.min()}: expected -{LARGEST}..{LARGEST}")
         counts = np.bincount(labels, minlength=self.classes).astype(np.int64)
@@ -219,7 +221,9 @@ class Sums:
                 "they belong to another network or projection"
             )
         if other.classes > self.classes:
-            raise DeltaMismatch(f"sums of {other.classes} classes: expected at most {self.classes}; add the new classes first")
+            raise DeltaMismatch(
+                f"sums of {other.classes} classes: expected at most {self.classes}; add the new classes first"
+            )
         counts = np.zeros(self.classes, np.int64)
         counts[: other.classes] = other._counts
         self._check(counts, other._upper.diagonal(), sign)

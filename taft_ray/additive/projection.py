@@ -33,7 +33,9 @@ class Projection:
         self.sites, self.seed = sites, seed
         with one_torch_thread() as pool:
             self._matrices = list(pool.map(self._matrix, sites.groups))
-        places = [((row + 0.5) / group.kept, at, row) for at, group in enumerate(sites.groups) for row in range(group.kept)]
+        places = [
+            ((row + 0.5) / group.kept, at, row) for at, group in enumerate(sites.groups) for row in range(group.kept)
+        ]
         starts = [0]
         for group in sites.groups:
             starts.append(starts[-1] + group.kept)
@@ -82,4 +84,3 @@ class Projection:
 def _scale(group: Group) -> float:
     members = len(group.members)
     return LENGTH * math.sqrt(group.weight / members * group.width / group.kept)
-

@@ -17,7 +17,9 @@ from taft_ray.errors import DataError, UsageError
 N, S, K = 80, 24, 3
 
 
-def least_squares(rows: np.ndarray, labels: np.ndarray, weight: float, classes: int = K) -> tuple[np.ndarray, np.ndarray]:
+def least_squares(
+    rows: np.ndarray, labels: np.ndarray, weight: float, classes: int = K
+) -> tuple[np.ndarray, np.ndarray]:
     """(C, intercept) of ridge with an unpenalised intercept, by numpy.linalg.lstsq on stacked rows."""
     values = from_rows(rows)
     size = values.shape[1]
@@ -42,10 +44,13 @@ def test_solution_is_that_of_fractions():
     n, size = rows.shape
     # the normal equations of [a, 1] and [y], solved by elimination
     augmented = [[Fraction(int(v), 2**15) for v in row] + [Fraction(1)] for row in rows]
-    matrix = [[sum(a[i] * a[j] for a in augmented) for j in range(size + 1)] for i in range(size + 1)]
+    matrix = [[sum((a[i] * a[j] for a in augmented), Fraction(0)) for j in range(size + 1)] for i in range(size + 1)]
     for i in range(size):
         matrix[i][i] += Fraction(penalty) * n
-    right = [sum(a[i] for a, label in zip(augmented, labels, strict=True) if label == 1) for i in range(size + 1)]
+    right = [
+        sum((a[i] for a, label in zip(augmented, labels, strict=True) if label == 1), Fraction(0))
+        for i in range(size + 1)
+    ]
     for i in range(size + 1):
         for j in range(size + 1):
             if i != j:

@@ -51,7 +51,9 @@ def test_sites_are_what_passes_the_blocks(name: str):
     sites = sites_for(case, last_blocks=1, size=2)
     (found,) = site_vectors(network, sites, given)
     kept = []
-    handle = network.get_submodule(sites.groups[0].name).register_forward_hook(lambda _, __, result: kept.append(result))
+    handle = network.get_submodule(sites.groups[0].name).register_forward_hook(
+        lambda _, __, result: kept.append(result)
+    )
     with torch.inference_mode():
         network(given)
     handle.remove()
@@ -62,7 +64,9 @@ def test_sites_are_what_passes_the_blocks(name: str):
         side = round((value.shape[1] - 1) ** 0.5)
         parts, grid = [normalised(value[:, :1])], value[:, 1:].unflatten(1, (side, side))
     half = (grid.shape[1] + 1) // 2
-    corners = [grid[:, a, b].mean((1, 2)) for a in (slice(half), slice(half, None)) for b in (slice(half), slice(half, None))]
+    corners = [
+        grid[:, a, b].mean((1, 2)) for a in (slice(half), slice(half, None)) for b in (slice(half), slice(half, None))
+    ]
     parts.append(normalised(torch.stack(corners, 1)))
     expected = torch.cat([part.flatten(1) for part in parts], 1)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -212,7 +216,7 @@ def test_autocast_changes_no_bit_of_the_projection():
 
 def test_rows_are_no_longer_than_one():
     a = torch.randn(200, 64, dtype=torch.float64)
-    a[0], a[1, :], a[2, 0] = 0, 1e300 ** 0.5, 5
+    a[0], a[1, :], a[2, 0] = 0, 1e300**0.5, 5
     a[2, 1:] = 0
     rows = to_rows(a)
     assert np.square(rows, dtype=np.int64).sum(1).max() <= 2**30
