@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,11 +13,13 @@ import scipy.linalg  # noqa: F401  # as above
 import torch
 from threadpoolctl import ThreadpoolController
 
+_TURN = threading.RLock()  # the setting is the process's: whoever leaves first would give others their threads back
+
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS and LAPACK of numpy and scipy on one thread inside the block, in all of the process."""
-    with _controller().limit(limits=1, user_api="blas"):
+    """BLAS and LAPACK of numpy and scipy on one thread inside the block. Threads of the process take turns in it."""
+    with _TURN, _controller().limit(limits=1, user_api="blas"):
         yield
 
 

@@ -1,11 +1,13 @@
 """The solve from sums against plain least squares, fractions, and leaving out by hand."""
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from additive_rows import some_rows, summed
+from threadpoolctl import threadpool_info
 
 from taft_ray.additive import GRID, AdditiveModel, Solution, Sums, leave_one_out, solve
 from taft_ray.additive.ridge import _centred
@@ -145,6 +147,15 @@ def test_threads_change_no_bit():
             assert bits(solve(sums)) == expected
     finally:
         torch.set_num_threads(threads)
+
+
+def test_threads_of_the_process_take_turns():
+    problems = [summed(*some_rows(400, 150, seed=seed)) for seed in range(4)]
+    expected = [bits(solve(sums)) for sums in problems]
+    before = threadpool_info()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda sums: bits(solve(sums)), problems)) == expected
+    assert [found["num_threads"] for found in threadpool_info()] == [found["num_threads"] for found in before]
 
 
 def test_forget_equals_never_seen():
