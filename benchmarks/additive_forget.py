@@ -3,8 +3,8 @@
     python -m benchmarks.additive_forget [--shards 50] [--pictures 50000] [--repetitions 5] [--json]
 
 The rows are random: no time depends on their values. Each forget is made by a new composer, as each command has one. Beside it,
-in the same run: a request of 1,000 pictures, and the model made anew from all rows that are left, which is the one-model retrain
-by the same method (its network passes, which a retrain from pictures needs as well, are not in it).
+in the same run: a request of 1,000 pictures, and the sums made anew from all rows that are left. That is a retrain of one model by
+the same method, without the passes through the network that a retrain from pictures needs as well.
 """
 
 from __future__ import annotations

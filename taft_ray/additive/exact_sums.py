@@ -2,8 +2,8 @@
 
     G = Σ â âᵀ        (S, S)        B = Σ e_y âᵀ        (K, S)        n_k, the pictures of class k
 
-â is a row of whole numbers (`rows.py`). Each row is in one class, so that Σ â = Σ_k B_k and Σ |e_y|² = Σ n_k = n need no sums of their own:
-the constant 1 beside â is in them. The upper triangle of G is kept.
+â is a row of whole numbers (`rows.py`). Each row is in one class. So Σ â = Σ_k B_k and Σ |e_y|² = Σ n_k = n, and the constant 1
+beside â needs no sums of its own. The upper triangle of G is kept.
 
 Products of two rows are below 2^30. So sums over 2^23 rows are whole numbers below 2^53, which float64 adds without an error
 in whatever order. GEMMs of such blocks are added as int64.
@@ -142,7 +142,7 @@ class Sums:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Sums:
-        """What `to_arrays` gave; DataError where it cannot be sums of any rows."""
+        """The sums that `to_arrays` gave; DataError where they cannot be those of any rows."""
         try:
             kind, gram, by_class, counts, recipe = (
                 arrays[f"additive/{name}"] for name in ("format", "gram", "by_class", "counts", "recipe")

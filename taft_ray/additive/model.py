@@ -60,7 +60,7 @@ class AdditiveModel:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> AdditiveModel:
-        """What `to_arrays` gave; DataError where it is none."""
+        """The model that `to_arrays` gave; DataError where it is none."""
         try:
             coefficients, intercept, penalty, recipe = (
                 arrays[f"additive/{name}"] for name in ("coefficients", "intercept", "penalty", "recipe")

@@ -2,4 +2,4 @@
 
 ADDITIVE = "additive"
 DEFAULT_FEATURES = 2048
-DEFAULT_BLOCKS = "all"
+DEFAULT_BLOCKS = "default"

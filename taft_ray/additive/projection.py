@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from taft_ray.additive.sites import Group, Sites
-from taft_ray.additive.threads import one_torch_thread
 from taft_ray.errors import UsageError
 from taft_ray.tangent.model import seeded_normal
 
@@ -31,7 +32,7 @@ class Projection:
 
     def __init__(self, sites: Sites, seed: int = 0) -> None:
         self.sites, self.seed = sites, seed
-        with one_torch_thread() as pool:
+        with _one_torch_thread() as pool:
             self._matrices = list(pool.map(self._matrix, sites.groups))
         places = [
             ((row + 0.5) / group.kept, at, row) for at, group in enumerate(sites.groups) for row in range(group.kept)
@@ -84,3 +85,14 @@ class Projection:
 def _scale(group: Group) -> float:
     members = len(group.members)
     return LENGTH * math.sqrt(group.weight / members * group.width / group.kept)
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[ThreadPoolExecutor]:
+    """A pool whose task computes on one thread of torch; torch's setting, which is the process's, is put back afterwards."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)

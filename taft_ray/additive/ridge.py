@@ -30,7 +30,7 @@ _LEFT = 1e-6  # of the pictures must be degrees of freedom that the model does n
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What one λ gives. residual: mean |error|² per picture on the pictures themselves."""
+    """One λ and its GCV. residual: mean |error|² per picture on the pictures themselves."""
 
     penalty: float
     gcv: float
@@ -137,7 +137,7 @@ class _Problem:
 def _centred(upper: np.ndarray, total: np.ndarray, n: int) -> np.ndarray:
     """Ḡ, (S, S), both triangles, in units of 1.
 
-    Rows minus the whole numbers c next to their mean are summed in int64, without an error. What is left of the mean is below
+    Rows minus the whole numbers c next to their mean are summed in int64, without an error. The rest of the mean is below
     half a step, so that no digit is lost to cancellation.
     """
     near = (2 * total + n) // (2 * n)

@@ -3,8 +3,14 @@
     output    what leaves a block, or a stage of a network without transformer blocks
     hidden    what enters the second layer of a block's MLP
 
-Each is pooled over tokens: "class" (each class token by itself), "mean" (over patches), "quarters" (a mean per quarter of
-the picture). Each pooled vector is layer-normalised by itself: no affine part, no statistics of the data. Vectors of one
+Each is pooled over tokens:
+
+    class        each class token by itself
+    mean         over patches
+    quarters     a mean per quarter of the picture
+    deviation    the standard deviation over patches
+
+Each pooled vector is layer-normalised by itself: no affine part, no statistics of the data. Vectors of one
 block are a group, and each group is projected by itself (`projection.py`).
 
 Legend: n pictures, T tokens, D width, H x W patches.
@@ -25,8 +31,8 @@ from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.network import units_of
 from taft_ray.tangent.units import first_trained
 
-WHERE, POOLS = ("output", "hidden"), ("class", "mean", "quarters")
-MEMBERS = ("output.class", "output.quarters")
+WHERE, POOLS = ("output", "hidden"), ("class", "mean", "quarters", "deviation")
+MEMBERS = ("output.class", "output.quarters", "output.deviation")
 SIZE = 2048  # numbers per picture
 _EPSILON = 1e-6  # of a vector's variance, as timm's layer norms have it
 
@@ -66,27 +72,39 @@ class Sites:
 
     @classmethod
     def from_json(cls, groups: Sequence[Mapping[str, Any]]) -> Sites:
-        return cls(groups=tuple(Group(**{**group, "members": tuple(group["members"])}) for group in groups))
+        return cls(groups=tuple(_group(group) for group in groups))
+
+
+def _group(said: Mapping[str, Any]) -> Group:
+    return Group(
+        name=said["name"],
+        members=tuple(said["members"]),
+        width=said["width"],
+        kept=said["kept"],
+        weight=said["weight"],
+    )
 
 
 def sites_of(
     network: nn.Module,
     image_size: int | tuple[int, int],
     *,
-    last_blocks: int | str = "all",
+    last_blocks: int | str | None = None,
     size: int = SIZE,
     members: Sequence[str] = MEMBERS,
 ) -> Sites:
     """The sites of the last ``last_blocks`` units of ``network``, found in one forward pass of an empty picture.
 
-    members: ``where.pool`` pairs. Those that a network does not have are left out: a class token, the grid of patches
-    (its mean takes the place of its quarters) or an MLP.
+    last_blocks: a number, "all", or None for `default_blocks`.
+    members: ``where.pool`` pairs. Those that a network does not have are left out: a class token or an MLP. The mean takes
+    the place of quarters where patches have no grid.
     Raises UnsupportedModel where there are no blocks, UsageError for an impossible option or a ``size`` that exceeds the sites.
     """
     unknown = [member for member in members if member not in {f"{where}.{pool}" for where in WHERE for pool in POOLS}]
     if unknown or not members:
-        raise UsageError(f"members={list(members)}: expected some of output|hidden . class|mean|quarters")
+        raise UsageError(f"members={list(members)}: expected some of output|hidden . {'|'.join(POOLS)}")
     units = units_of(network)
+    last_blocks = default_blocks(len(units.names)) if last_blocks is None else last_blocks
     names = units.names[first_trained(last_blocks, units) :]
     if not names:
         raise UsageError(f"last_blocks={last_blocks!r}: the additive model needs at least one of the {units.noun}")
@@ -115,6 +133,11 @@ def sites_of(
             for (name, found), share in zip(seen.items(), kept, strict=True)
         )
     )
+
+
+def default_blocks(units: int) -> int:
+    """7 of 12, rounded up: later blocks serve data like the network's own, earlier ones data that is unlike it."""
+    return -(-7 * units // 12)
 
 
 def site_vectors(network: nn.Module, sites: Sites, images: Tensor) -> list[Tensor]:
@@ -163,13 +186,14 @@ class _Layout:
     """Where class tokens and patches lie in what a module returns."""
 
     def __init__(self, network: nn.Module, value: Tensor) -> None:
-        self.classes, self.prefix, self.grid = 0, 0, None
+        self.classes, self.prefix, self.grid, self.patches = 0, 0, None, 1
         if value.ndim == 4:
             self.channels_first = _channels_first(network, value)
             rows, columns = value.shape[2:] if self.channels_first else value.shape[1:3]
-            self.grid = (int(rows), int(columns))
+            self.grid, self.patches = (int(rows), int(columns)), int(rows * columns)
         elif value.ndim == 3:
             self.prefix, self.grid = _tokens(network, value.shape[1])
+            self.patches = value.shape[1] - self.prefix
             if self.prefix:
                 present = [getattr(network, name, None) is not None for name in ("cls_token", "dist_token")]
                 self.classes = min(sum(present), self.prefix)
@@ -183,10 +207,13 @@ class _Layout:
         """Those of ``wanted`` that are there; the mean instead of quarters where there is no grid."""
         halves = self.grid is not None and min(self.grid) > 1
         there = ["mean" if pool == "quarters" and not halves else pool for pool in wanted]
-        return [pool for pool in dict.fromkeys(there) if pool != "class" or self.classes]
+        absent = {"class"} if not self.classes else set()
+        return [
+            pool for pool in dict.fromkeys(there) if pool not in absent and (pool != "deviation" or self.patches > 1)
+        ]
 
     def pooled(self, value: Tensor, pool: str) -> Tensor:
-        """(n, P, D) float32: P class tokens, one mean, or four quarters."""
+        """(n, P, D) float32: P class tokens, one mean or deviation, or four quarters."""
         if value.ndim == 2:
             return value.float()[:, None]
         if pool == "class":
@@ -197,6 +224,8 @@ class _Layout:
             patches = value[:, self.prefix :]
         if pool == "mean":
             return patches.flatten(1, -2).mean(1, keepdim=True, dtype=torch.float32)
+        if pool == "deviation":
+            return patches.flatten(1, -2).float().std(1, correction=0, keepdim=True)
         assert self.grid is not None  # `pools` gives no quarters without it
         rows, columns = self.grid
         if value.ndim == 3:
@@ -239,20 +268,21 @@ def _watched(
     take: Callable[[str, str, Tensor], None],
 ) -> None:
     """A forward pass that gives ``take(block, where, tensor)`` what passes the sites of these blocks."""
+
+    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _, __, result: take(name, "output", _tensor(result))
+
+    def before(name: str) -> Callable[[nn.Module, Any], None]:
+        return lambda _, given: take(name, "hidden", _tensor(given[0]))
+
     with ExitStack() as hooks:
         for name in names:
             block = network.get_submodule(name)
             if "output" in where:
-                hooks.enter_context(
-                    block.register_forward_hook(lambda _, __, result, name=name: take(name, "output", _tensor(result)))
-                )
+                hooks.enter_context(block.register_forward_hook(after(name)))
             second = getattr(getattr(block, "mlp", None), "fc2", None)
             if "hidden" in where and isinstance(second, nn.Module):
-                hooks.enter_context(
-                    second.register_forward_pre_hook(
-                        lambda _, given, name=name: take(name, "hidden", _tensor(given[0]))
-                    )
-                )
+                hooks.enter_context(second.register_forward_pre_hook(before(name)))
         network(images)
 
 

@@ -6,9 +6,13 @@ The reduction is the first half of an eigendecomposition and takes a third of it
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import get_lapack_funcs
 
 from taft_ray.errors import DataError
+
+_solve, _factor, _multiply, _reduce, _room = get_lapack_funcs(
+    ("ptsv", "pttrf", "ormqr", "sytrd", "sytrd_lwork"), dtype=np.float64
+)
 
 
 class Tridiagonal:
@@ -34,7 +38,7 @@ class Tridiagonal:
         if len(self._diagonal) == 1:  # which LAPACK's wrappers do not take
             _need_positive(int(self._diagonal[0] + shift <= 0))
             return np.asarray(values) / (self._diagonal[0] + shift)
-        _, _, found, failed = lapack.dptsv(self._diagonal + shift, self._beside, values)
+        _, _, found, failed = _solve(self._diagonal + shift, self._beside, values)
         _need_positive(failed)
         return found
 
@@ -42,7 +46,7 @@ class Tridiagonal:
         """tr (T + shift I)⁻¹: with T + shift = L D Lᵀ, its diagonal is v_i = 1/d_i + l_i² v_(i+1) from the last one up."""
         if len(self._diagonal) == 1:
             return float(1 / (self._diagonal[0] + shift))
-        pivots, factors, failed = lapack.dpttrf(self._diagonal + shift, self._beside)
+        pivots, factors, failed = _factor(self._diagonal + shift, self._beside)
         _need_positive(failed)
         total = value = 1 / pivots[-1]
         for inverse, square in zip((1 / pivots[:-1])[::-1].tolist(), np.square(factors)[::-1].tolist(), strict=True):
@@ -54,7 +58,7 @@ class Tridiagonal:
         turned = np.array(values, np.float64, order="F")
         if len(turned) > 1:  # the first row is no reflector's
             block = 64 * turned.shape[1]
-            lower, _, failed = lapack.dormqr(b"L", side, self._reflectors, self._factors, turned[1:], block)
+            lower, _, failed = _multiply(b"L", side, self._reflectors, self._factors, turned[1:], block)
             assert failed == 0, failed
             turned[1:] = lower
         return turned
@@ -65,8 +69,8 @@ def reduced(matrix: np.ndarray) -> Tridiagonal:
     size = len(matrix)
     if size == 1:
         return Tridiagonal(matrix.diagonal().copy(), np.empty(0), np.empty((0, 0)), np.empty(0))
-    room = int(lapack.dsytrd_lwork(size, lower=1)[0])
-    packed, diagonal, beside, factors, failed = lapack.dsytrd(matrix.T, lower=1, lwork=room, overwrite_a=True)
+    room = int(_room(size, lower=1)[0])
+    packed, diagonal, beside, factors, failed = _reduce(matrix.T, lower=1, lwork=room, overwrite_a=True)
     assert failed == 0, failed
     return Tridiagonal(diagonal, beside, np.asfortranarray(packed[1:, :-1]), factors)
 

@@ -100,7 +100,7 @@ _FIELDS = (
         "ridge and adam fit a tangent model per shard; additive sums fixed features, and forgets a picture by a subtraction.",
     ),
     _Field("features", int, "Of additive: numbers per picture."),
-    _Field("site_blocks", str, 'Of additive: how many last blocks are read, or "all".', default=str(DEFAULT_BLOCKS)),
+    _Field("site_blocks", str, 'Of additive: how many last blocks are read, "all", or "default" (7/12 of them).', default=str(DEFAULT_BLOCKS)),
     _Field("loss", click.Choice(LOSSES)),
     _Field("kappa", float),
     _Field("alpha", float),

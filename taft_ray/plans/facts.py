@@ -207,7 +207,9 @@ class Rewritten(Fact):
     """The manifest without a request's samples, and what is to be removed: its shards' next generation begins.
 
     samples: those left, by shard. checkpoints: those that stay. lost: samples without tokens. whole: damaged shards of which
-    every part is there. deltas: of shards that stay in the model without the samples (mode subtract), their next generation's.
+    every part is there.
+
+    deltas: the next generation's, of shards that stay in the model without the samples (mode subtract).
     """
 
     KIND = "rewritten"

@@ -65,7 +65,7 @@ class RunSpec:
     exif_orientation: whether a picture is turned as its EXIF says, in training, evaluation and audit alike.
     precision: of the frozen prefix's passes; see `fastest_precision`.
     features: of an additive run (``solver="additive"``): how many numbers a picture's row has (S of `additive`).
-    site_blocks: of an additive run: how many last blocks its sites are in, or "all".
+    site_blocks: of an additive run: how many last blocks its sites are in, "all", or "default" (7/12 of them).
     constants_gib: of memory, for the constants of the shard that a worker is at; beyond it some are computed again for every batch, whose
         last bits differ (`tangent.prepare_pictures`).
     """
@@ -148,8 +148,12 @@ class RunSpec:
             raise UsageError(f"classes={list(self.classes)}: expected different names; set --classes")
         if self.features < 1:
             raise UsageError(f"expected features >= 1, got {self.features}; set --features")
-        if self.site_blocks != "all" and not (isinstance(self.site_blocks, int) and self.site_blocks >= 1):
-            raise UsageError(f'site_blocks={self.site_blocks!r}: expected a number >= 1, or "all"; set --site-blocks')
+        if self.site_blocks not in (DEFAULT_BLOCKS, "all") and not (
+            isinstance(self.site_blocks, int) and self.site_blocks >= 1
+        ):
+            raise UsageError(
+                f"site_blocks={self.site_blocks!r}: expected a number >= 1, all or {DEFAULT_BLOCKS}; set --site-blocks"
+            )
         if self.additive and self.weighting != "uniform":
             raise UsageError(f"weighting={self.weighting!r}: an additive model sums pictures; leave --weighting out")
         if not self.additive:

@@ -108,7 +108,7 @@ class PartWriter:
 
 
 def build_prefix(spec: RunSpec, classes: int) -> tuple[Prefix, Preprocess, str]:
-    """What makes the numbers of a run's cache, how pictures are scaled for it, and its fingerprint."""
+    """The maker of the numbers of a run's cache, how pictures are scaled for it, and its fingerprint."""
     if spec.additive:
         return build_rows(spec)
     tm, fingerprint = build_tangent(spec, classes)

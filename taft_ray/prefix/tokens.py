@@ -26,7 +26,7 @@ _TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16, "int16": torch.i
 
 
 class Prefix(Protocol):
-    """What makes of a picture the numbers that the cache holds: a tangent model's prefix, or an additive run's rows."""
+    """The maker of the numbers that the cache holds of a picture: a tangent model's prefix, or an additive run's rows."""
 
     @property
     def network(self) -> nn.Module: ...

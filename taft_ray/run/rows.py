@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taft_ray.additive.exact_sums import Sums
+from taft_ray.additive.options import DEFAULT_BLOCKS
 from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.storage import MALFORMED, DeltaRef, PartRef, Store, digest_json, read_delta, read_several, write_delta
 
@@ -63,7 +64,7 @@ def build_rows(spec: RunSpec) -> tuple[RowMaker, Preprocess, str]:
             f"expected {spec.weights_digest[:16]}; give the same weights"
         )
     preprocess = loaded.preprocess
-    sites = sites_of(loaded.network, preprocess.size, last_blocks=spec.site_blocks, size=spec.features)
+    sites = sites_of(loaded.network, preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
     projection = Projection(sites, spec.seed)
     fingerprint = digest_json(
         {
@@ -82,8 +83,13 @@ def build_rows(spec: RunSpec) -> tuple[RowMaker, Preprocess, str]:
     return RowMaker(loaded.network, projection, spec.device), preprocess, fingerprint
 
 
+def blocks_of(spec: RunSpec) -> int | str | None:
+    """The last blocks that the sites are in, as `sites_of` takes them."""
+    return None if spec.site_blocks == DEFAULT_BLOCKS else spec.site_blocks
+
+
 def terms_of(rows: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, np.ndarray]:
-    """What these rows add to the sums. rows: int16 (n, S). labels: (n,)."""
+    """The part of these rows in the sums. rows: int16 (n, S). labels: (n,)."""
     sums = Sums(rows.shape[1], classes)
     sums.add(rows, labels)
     return _terms(sums)
@@ -115,7 +121,7 @@ def write_record(
 
 
 def read_terms(store: Store, ref: DeltaRef) -> dict[str, np.ndarray]:
-    """What a shard adds to the sums: its delta's terms, or the sums over the rows that its record names.
+    """A shard's part in the sums: its delta's terms, or the sums over the rows that its record names.
 
     IntegrityError naming the object when a byte differs. ObjectMissing when one is not there.
     """

@@ -107,8 +107,9 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
     loaded = load_model(spec.model, spec.weights, spec.image_size)
     if spec.additive:
         from taft_ray.additive import sites_of
+        from taft_ray.run.rows import blocks_of
 
-        sites_of(loaded.network, loaded.preprocess.size, last_blocks=spec.site_blocks, size=spec.features)
+        sites_of(loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
         return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
     tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
     if spec.compose == "joint":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from taft_ray.additive import Sums, exact_sums
 from taft_ray.additive.exact_sums import EXACT, MOST, ROWS
-from taft_ray.additive.rows import LARGEST
+from taft_ray.additive.grid import LARGEST
 from taft_ray.errors import DataError, DeltaMismatch, FixedPointOverflow, UsageError
 
 
@@ -133,7 +133,7 @@ def test_a_smaller_projection_is_a_part_of_the_sums():
     assert np.array_equal(sums.upper(), expected.upper())
     assert np.array_equal(sums.by_class, expected.by_class)
     assert sums != expected  # of another recipe
-    with pytest.raises(UsageError, match="expected 1..10"):
+    with pytest.raises(UsageError, match=r"expected 1\.\.10"):
         summed(rows, labels).first(11)
 
 

@@ -1,15 +1,17 @@
 """The solve from sums against plain least squares, fractions, and leaving out by hand."""
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from additive_rows import some_rows, summed
+from threadpoolctl import threadpool_info
 
 from taft_ray.additive import GRID, AdditiveModel, Solution, Sums, leave_one_out, solve
+from taft_ray.additive.grid import UNIT, from_rows
 from taft_ray.additive.ridge import _centred
-from taft_ray.additive.rows import UNIT, from_rows
 from taft_ray.additive.threads import one_blas_thread
 from taft_ray.additive.tridiagonal import reduced
 from taft_ray.errors import DataError, UsageError
@@ -44,10 +46,13 @@ def test_solution_is_that_of_fractions():
     n, size = rows.shape
     # the normal equations of [a, 1] and [y], solved by elimination
     augmented = [[Fraction(int(v), 2**15) for v in row] + [Fraction(1)] for row in rows]
-    matrix = [[sum(a[i] * a[j] for a in augmented) for j in range(size + 1)] for i in range(size + 1)]
+    matrix = [[sum((a[i] * a[j] for a in augmented), Fraction(0)) for j in range(size + 1)] for i in range(size + 1)]
     for i in range(size):
         matrix[i][i] += Fraction(penalty) * n
-    right = [sum(a[i] for a, label in zip(augmented, labels, strict=True) if label == 1) for i in range(size + 1)]
+    right = [
+        sum((a[i] for a, label in zip(augmented, labels, strict=True) if label == 1), Fraction(0))
+        for i in range(size + 1)
+    ]
     for i in range(size + 1):
         for j in range(size + 1):
             if i != j:
@@ -142,6 +147,15 @@ def test_threads_change_no_bit():
             assert bits(solve(sums)) == expected
     finally:
         torch.set_num_threads(threads)
+
+
+def test_threads_of_the_process_take_turns():
+    problems = [summed(*some_rows(400, 150, seed=seed)) for seed in range(4)]
+    expected = [bits(solve(sums)) for sums in problems]
+    before = threadpool_info()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda sums: bits(solve(sums)), problems)) == expected
+    assert [found["num_threads"] for found in threadpool_info()] == [found["num_threads"] for found in before]
 
 
 def test_forget_equals_never_seen():

@@ -19,7 +19,7 @@ from taft_ray.additive import (
     to_rows,
 )
 from taft_ray.additive.projection import LENGTH
-from taft_ray.additive.sites import normalised
+from taft_ray.additive.sites import default_blocks, normalised
 from taft_ray.errors import DataError, DeltaMismatch, TaftError, UnsupportedModel, UsageError
 
 SEVERAL = [BY_ID[name] for name in sorted(BY_ID)] + GENERAL
@@ -68,6 +68,7 @@ def test_sites_are_what_passes_the_blocks(name: str):
         grid[:, a, b].mean((1, 2)) for a in (slice(half), slice(half, None)) for b in (slice(half), slice(half, None))
     ]
     parts.append(normalised(torch.stack(corners, 1)))
+    parts.append(normalised(grid.flatten(1, 2).std(1, correction=0, keepdim=True)))
     expected = torch.cat([part.flatten(1) for part in parts], 1)
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -85,6 +86,11 @@ def test_hidden_sites_and_means():
     assert sites.groups[0].members == ("hidden.class", "hidden.mean", "output.mean")
     assert sites.groups[0].width == 2 * 96 + 24
     assert rows_of(build(case), Projection(sites), images(case)).shape == (3, SIZE)
+
+
+def test_seven_blocks_of_twelve_by_default():
+    assert [default_blocks(units) for units in (1, 2, 3, 4, 6, 12, 24)] == [1, 2, 2, 3, 4, 7, 14]
+    assert len(sites_for(BY_ID["vit"], last_blocks=None).groups) == 2
 
 
 def test_sites_are_stored_as_json():
@@ -184,7 +190,7 @@ def test_projection_threads_change_no_bit():
 
 
 def test_all_sites_kept_keep_every_distance():
-    sites = sites_of(build(BY_ID["vit"]), 32, last_blocks=2, size=240)
+    sites = sites_of(build(BY_ID["vit"]), 32, last_blocks=2, size=288)
     assert sites.size == sites.width
     vectors = [torch.randn(2, group.width) for group in sites.groups]
     a = Projection(sites)(vectors)

@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, parquet: Path, additive: C
 
 
 def digest(run: Path | str) -> str | None:
-    """Of the model, from the rows themselves and not as the ledger has it."""
+    """The model's digest, from the rows themselves and not as the ledger has it."""
     return Composer(str(run)).composition.computed_digest()
 
 
