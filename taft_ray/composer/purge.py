@@ -325,19 +325,24 @@ def _rewrite_cache(
 
     def renew(shard: int, ref: dict[str, Any]) -> PartRef | None:
         old = PartRef.from_json(ref)
-        if (shard, ref["part"]) not in touched and state.shards[shard].quarantine is None:
-            return old
         folder = names.shard_prefix(shard, state.shards[shard].current + 1)
         return rewrite_part(store, folder, ref["part"], old, drop=keys, fingerprint=manifest.fingerprint)
 
     with ThreadPoolExecutor(_WRITERS) as writers:  # most of a write is waiting for storage
-        every = [(shard, ref) for shard in shards for ref in parts.get(str(shard), [])]
-        coming = {(shard, ref["key"]): writers.submit(renew, shard, ref) for shard, ref in every}
+        coming = {
+            ref["key"]: writers.submit(renew, shard, ref)
+            for shard in shards
+            for ref in parts.get(str(shard), [])
+            if (shard, ref["part"]) in touched or state.shards[shard].quarantine is not None
+        }
     for shard in shards:
         renewed = []
         for ref in parts.get(str(shard), []):
+            if ref["key"] not in coming:
+                renewed.append(ref)
+                continue
             try:
-                new = coming[shard, ref["key"]].result()
+                new = coming[ref["key"]].result()
             except (IntegrityError, ObjectMissing) as error:
                 if not _in_quarantine(state, shard, ref["key"]):
                     raise ShardUnreadable(str(error), shard) from error
