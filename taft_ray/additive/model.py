@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from taft_ray.additive.exact_sums import Sums
-from taft_ray.additive.grid import check_rows, from_rows
+from taft_ray.additive.grid import UNIT, check_rows, from_rows
 from taft_ray.additive.projection import Projection
 from taft_ray.additive.ridge import GRID, Solution, solve
-from taft_ray.additive.rows import rows_of
+from taft_ray.additive.rows import on_grid
+from taft_ray.additive.sites import site_vectors
 from taft_ray.errors import DataError, DeltaMismatch
 
 
@@ -78,10 +79,15 @@ class AdditiveModel:
 
 
 class AdditiveNetwork(nn.Module):
-    """Pictures -> logits, by the network's forward pass, its sites, the projection and an additive model.
+    """Pictures (B, 3, H, W) -> logits (B, K): the network's forward pass, its sites, the projection and an additive model.
+
+    Can be given to ``torch.export`` and to ``torch.onnx``, with any batch size.
 
     Guarantees: the logits are those of the rows that would be stored of the pictures, rounding included.
     """
+
+    coefficients: Tensor
+    intercept: Tensor
 
     def __init__(self, network: nn.Module, projection: Projection, model: AdditiveModel) -> None:
         super().__init__()
@@ -89,7 +95,17 @@ class AdditiveNetwork(nn.Module):
             raise DeltaMismatch(
                 f"a model of recipe {model.recipe[:12]!r}: expected {projection.digest[:12]!r}, that of the projection"
             )
-        self.network, self._projection, self._model = network, projection, model
+        self.network, self._projection = network, projection
+        self.register_buffer("coefficients", torch.from_numpy(model.coefficients * UNIT))
+        self.register_buffer("intercept", torch.from_numpy(model.intercept.copy()))
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self._model.logits(rows_of(self.network, self._projection, images))).to(images.device)
+        a = self._projection(site_vectors(self.network, self._projection.sites, images))
+        return (on_grid(a) @ self.coefficients.T + self.intercept).to(images.dtype)
+
+    def exported(self, pictures: Tensor) -> torch.export.ExportedProgram:
+        """The model as a graph that takes any number of pictures like these."""
+        batch = torch.export.Dim("batch", min=1)
+        example = pictures if len(pictures) > 1 else pictures.repeat(2, 1, 1, 1)  # one would be taken for a constant
+        return torch.export.export(self, (example,), dynamic_shapes=({0: batch},))

@@ -19,13 +19,18 @@ def to_rows(a: Tensor) -> np.ndarray:
     Raises DataError for values that are not finite.
     """
     a = a.detach().double()
-    lengths = torch.linalg.vector_norm(a, dim=1, keepdim=True)
-    if not bool(torch.isfinite(lengths).all()):
+    if not bool(torch.isfinite(torch.linalg.vector_norm(a, dim=1)).all()):
         raise DataError("a picture's sites are not finite; use another precision, or weights that fit the network")
+    return on_grid(a).to(torch.int16).cpu().numpy()
+
+
+def on_grid(a: Tensor) -> Tensor:
+    """(n, S) float64 -> the whole numbers of `to_rows`, still float64: for a graph, which cannot check values."""
+    lengths = torch.linalg.vector_norm(a, dim=1, keepdim=True)
     # rounding lengthens a vector by half a step per number at most, and float64 errs by far less than the last factor
     most = (1 - 0.5 * UNIT * a.shape[1] ** 0.5) * (1 - 2.0**-40)
     a = a * (most / lengths.clamp_min(most))
-    return (a * 2.0**BITS).round().clamp_(-LARGEST, LARGEST).to(torch.int16).cpu().numpy()
+    return (a * 2.0**BITS).round().clamp(-LARGEST, LARGEST)
 
 
 def rows_of(network: nn.Module, projection: Projection, images: Tensor) -> np.ndarray:

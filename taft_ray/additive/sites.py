@@ -158,7 +158,7 @@ def site_vectors(network: nn.Module, sites: Sites, images: Tensor) -> list[Tenso
                 found[name][member] = normalised(layout.pooled(value, pool)).flatten(1)
 
     where = {member.split(".")[0] for group in sites.groups for member in group.members}
-    with torch.inference_mode():
+    with torch.no_grad():
         _watched(network, images, list(members), where, take)
         vectors = []
         for group in sites.groups:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from taft_ray.additive.options import ADDITIVE
 from taft_ray.errors import StorageError, UsageError
 from taft_ray.log import operation
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
 from taft_ray.run.model import build_tangent, load_for
 from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.run.spec import run_spec
@@ -19,6 +23,9 @@ from taft_ray.storage import Store
 from taft_ray.sums.options import COMPOSITIONS
 from taft_ray.tangent import ComposedModel
 from taft_ray.version import VERSION
+
+if TYPE_CHECKING:
+    from taft_ray.additive import AdditiveNetwork
 
 FORMATS = (".pt2", ".onnx")
 
@@ -32,11 +39,10 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
     """
     store, path = Store(run), Path(output)
     spec = run_spec(store)
-    spec.check_tangent("export")
     if path.suffix not in FORMATS:
         raise UsageError(f"--output {output}: expected a file ending in {' or '.join(FORMATS)}")
-    if compose is not None and compose not in COMPOSITIONS:
-        raise UsageError(f"--compose {compose}: expected one of {', '.join(COMPOSITIONS)}")
+    if compose is not None and compose not in (*COMPOSITIONS, ADDITIVE):
+        raise UsageError(f"--compose {compose}: expected one of {', '.join((*COMPOSITIONS, ADDITIVE))}")
     if compose is not None and compose not in spec.modes:
         raise UsageError(
             f"--compose {compose}: this run keeps no statistics for it; leave it out, or train with --compose {compose}"
@@ -47,13 +53,11 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
     if state.cached is None or not state.in_model:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     classes = list(state.cached.classes)
-    with one_thread():
-        delta = spec.composed(sums_of(store, state), compose or spec.compose)
-    tm, _ = build_tangent(spec, len(classes))
-    model = ComposedModel(tm.float().cpu(), {name: value.float() for name, value in delta.items()})
+    made = _additive if spec.additive else _tangent
+    digest, model = made(store, spec, state, compose or spec.compose)
     preprocess = load_for(spec).preprocess
     facts = {
-        "composed": snapshot_digest(delta),
+        "composed": digest,
         "classes": classes,
         "size": preprocess.size,
         "mean": list(preprocess.mean),
@@ -68,6 +72,27 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error}") from error
     return {"output": str(path), "bytes": path.stat().st_size, **facts}
+
+
+def _tangent(store: Store, spec: RunSpec, state: RunState, mode: str) -> tuple[str, ComposedModel]:
+    """The digest of the composed delta, and the model with it."""
+    with one_thread():
+        delta = spec.composed(sums_of(store, state), mode)
+    tm, _ = build_tangent(spec, len(state.classes))
+    model = ComposedModel(tm.float().cpu(), {name: value.float() for name, value in delta.items()})
+    return snapshot_digest(delta), model
+
+
+def _additive(store: Store, spec: RunSpec, state: RunState, mode: str) -> tuple[str, AdditiveNetwork]:
+    """The digest of the sums, and the model of them."""
+    from taft_ray.additive import AdditiveNetwork
+    from taft_ray.run.rows import build_rows, model_of
+
+    totals = sums_of(store, state).totals
+    maker, _, _ = build_rows(replace(spec, device="cpu"))
+    arrays = {name: total.numpy() for name, total in totals.items()}
+    model = AdditiveNetwork(maker.network.float(), maker.projection, model_of(spec, arrays))
+    return snapshot_digest(totals), model
 
 
 def _need_onnx() -> None:

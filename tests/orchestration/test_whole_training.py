@@ -140,7 +140,6 @@ def test_additive_run_on_ray(
     )
     for refused in (
         lambda: run.train(data=parquet, monolithic=True),
-        lambda: run.export(tmp_path / "model.pt2"),
         lambda: run.sweep(),
         lambda: run.audit(parquet, test_parquet),
     ):

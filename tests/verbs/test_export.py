@@ -16,7 +16,8 @@ from tiny import SHARDS, SIZE, sample_id
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import IntegrityError, StorageError, UsageError
 from taft_ray.run.model import build_tangent
-from taft_ray.run.snapshots import load_snapshot
+from taft_ray.run.rows import build_rows, model_of
+from taft_ray.run.snapshots import load_arrays, load_snapshot
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 from taft_ray.verbs.export import export
@@ -117,3 +118,29 @@ def test_changed_delta_is_not_exported(run: Path, tmp_path: Path) -> None:
     delta.write_bytes(data)
     with pytest.raises(IntegrityError, match="deltas/shard="):
         export(str(run), str(tmp_path / "model.pt2"))
+
+
+@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+def test_additive_model_is_exported_without_what_was_forgotten(
+    kind: str, parquet: Path, spec_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    run, file = tmp_path / "run", tmp_path / f"model.{kind}"
+    plain_train(run, spec_of(parquet, solver="additive", features=48))
+    before = additive_logits(run)
+    plain_forget(run, [sample_id(3)], "subtract")
+    told = export(str(run), str(file))
+    assert told["composed"] == Composer(str(run)).composed_digest()
+    logits = by_onnx(file) if kind == "onnx" else torch.export.load(file).module()(pictures())
+    wanted = additive_logits(run)
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=5e-3)  # a number of a row may fall on the next step
+    assert float((wanted - before).abs().max()) > 1e-2
+    with pytest.raises(UsageError, match="keeps no statistics"):
+        export(str(run), str(file), "mean")
+
+
+def additive_logits(run: Path) -> torch.Tensor:
+    """By rows and the model of the sums."""
+    store, spec = Store(str(run)), run_spec(Store(str(run)))
+    key = Composer(str(run)).compose()["key"]
+    rows = build_rows(spec)[0].prefix(pictures())[:, 0].numpy()
+    return torch.from_numpy(model_of(spec, load_arrays(store, key)).logits(rows)).float()
