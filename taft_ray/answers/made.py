@@ -81,13 +81,17 @@ class Reported(Answer):
             f"page: {self.page}",
             f"forgotten: {plural(forgets, 'request')}",
             f"accuracy: {', '.join(models) or 'not measured; taft-ray evaluate measures it'}",
-            f"as fast as one model over everything: {', '.join(speeds) or 'not measured; train --monolithic measures it'}",
+            f"as fast as one model over everything: {', '.join(speeds) or self._no_speeds()}",
             f"every number: {self.json}",
         ]
         ill = [f"shard {one.shard} is in quarantine, out of the model" for one in self.quarantined]
         return "\n".join(
             [*told, *(f"note: {one}" for one in self.notes), *ill, *(f"damaged: {one}" for one in self.damaged)]
         )
+
+    def _no_speeds(self) -> str:
+        why = str(dict(self.not_measured).get("speedup_wall", ""))
+        return why if "additive" in why else "not measured; train --monolithic measures it"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from taft_ray.evaluation.measured import Measured, first_fits, is_measure, looku
 
 SCHEMA = "taft_ray.report/1"
 NO_MONOLITH = "not measured: run with --monolithic"
+ONE_MODEL = "not measured: an additive run is one model over everything already, and retrains nothing"
 NO_WALL = "not measured: no wall clock of the sharded training is recorded"
 NO_FITS = "not measured: no shard has a recorded fit time"
 NO_FORGET = "not measured: nothing has been forgotten"
@@ -44,6 +45,10 @@ def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
         **_forgets(measured),
         **_throughput(measured),
     }
+    if lookup(measured.facts, "run.spec.solver") == "additive":
+        for number in derived.values():
+            if number["reason"] == NO_MONOLITH:
+                number["reason"] = ONE_MODEL
     return {
         "schema": SCHEMA,
         "derived": derived,

@@ -190,3 +190,12 @@ def test_work_counts_every_generation_and_the_prefix_pass(facts):
     assert value(report, "work_seconds") == pytest.approx(104.2 + math.fsum(s["seconds"] for s in facts["shards"]))
     assert value(report, "forgotten_samples") == sum(forget["samples"] for forget in facts["forgets"])
     assert value(report, "forget_seconds_median") == median(forget["seconds"]["total"] for forget in facts["forgets"])
+
+
+def test_additive_run_is_not_told_to_train_a_monolith(facts):
+    del facts["monolith"]
+    assert NO_MONOLITH in summarise(facts)["not_measured"].values()
+    facts["run"]["spec"]["solver"] = "additive"
+    told = summarise(facts)["not_measured"]
+    assert NO_MONOLITH not in told.values()
+    assert "one model over everything already" in told["speedup_wall"]
