@@ -19,7 +19,7 @@ from taft_ray.run.record import Record
 from taft_ray.run.rows import read_terms
 from taft_ray.run.snapshots import is_snapshot, load_arrays, save_snapshot, snapshot_digest
 from taft_ray.run.solve import Model, Solve, solve
-from taft_ray.storage import DeltaRef, Store, digest_json
+from taft_ray.storage import DeltaRef, Store
 from taft_ray.storage import rundir as names
 from taft_ray.sums import Totals
 
@@ -218,13 +218,9 @@ class Composition:
 
     def _recorded(self, mode: str) -> str | None:
         """The digest that the ledger has of a composition of just these deltas; None where it has none, and they are summed."""
-        of = self._of()
+        of = self.record.state.members
         recorded = (one for one in reversed(self.record.state.compositions) if one.mode == mode)
         return next((one.digest for one in recorded if one.of == of), None)
-
-    def _of(self) -> str:
-        """What a composition is of: a digest of the deltas in the model, each with its weight."""
-        return digest_json([[s.shard, s.in_sums.digest, s.weight] for s in self.record.state.in_model])
 
     def compose(self, mode: str | None = None) -> dict[str, Any]:
         """Compose and keep a snapshot: {"mode", "digest", "key", "seconds", "shards"}."""
@@ -237,7 +233,9 @@ class Composition:
             if self.record.known(lambda: self.computed_digest(mode)) == composed["digest"]:
                 break
         if composed["seconds"]:
-            fact = Composed(mode, composed["digest"], composed["seconds"], composed["shards"], self._of())
+            fact = Composed(
+                mode, composed["digest"], composed["seconds"], composed["shards"], self.record.state.members
+            )
             self.record.commit(Composed, f"composed/{mode}/{composed['digest']}", lambda: fact)
         return composed
 

@@ -22,7 +22,7 @@ from taft_ray.plans.facts import (
     Trained,
     TrainingFinished,
 )
-from taft_ray.storage import CheckpointRef, DeltaRef
+from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
 PENDING, TRAINED, DROPPED, EMPTY, QUARANTINED = "pending", "trained", "dropped", "empty", "quarantined"
 MONOLITH = "monolith"
@@ -163,6 +163,11 @@ class RunState:
     def in_model(self) -> list[ShardState]:
         """Shards whose deltas are in the sums, by number."""
         return [shard for _, shard in sorted(self.shards.items()) if shard.state == TRAINED]
+
+    @property
+    def members(self) -> str:
+        """The digest of the deltas in the model, each with its weight: what a composition is of."""
+        return digest_json([[shard.shard, shard.in_sums.digest, shard.weight] for shard in self.in_model])
 
     def promised(self) -> dict[str, float]:
         """The id hashes that wait for a request to be carried out, and the first deadline of each.

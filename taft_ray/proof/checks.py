@@ -182,6 +182,18 @@ def deltas(run: Evidence) -> None:
     if len(run.problems) == before:
         with run.examining("deltas"):
             run.snapshots = snapshots_of(run.spec, sums)
+            if run.spec.additive:
+                _same_sums(run)
+
+
+def _same_sums(run: Evidence) -> None:
+    """Whole numbers are the same on every machine: the digest that the ledger has of the present sums is that of the rows."""
+    of = run.state.members
+    for composed in run.state.compositions:
+        if composed.of == of and names.composed_key(composed.digest) not in (run.snapshots or {}):
+            raise IntegrityError(
+                f"the ledger has the digest {composed.digest[:16]} of these shards' sums, which is not that of their rows"
+            )
 
 
 def checkpoints(run: Evidence) -> None:

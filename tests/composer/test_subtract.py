@@ -18,6 +18,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
 from taft_ray.errors import UsageError
+from taft_ray.plans.facts import Composed
 from taft_ray.plans.state import DROPPED, EMPTY, TRAINED
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.rows import read_terms, terms_of
@@ -200,6 +201,16 @@ def test_forged_sums_are_found(trained: Path, copy_of: Callable[..., Path]) -> N
     there.unlink()
     save_snapshot(store, other)
     assert any("not what the deltas in the model compose to" in problem for problem in verify(str(run))["problems"])
+
+
+def test_digest_in_the_ledger_that_is_not_that_of_the_rows_is_found(
+    trained: Path, copy_of: Callable[..., Path]
+) -> None:
+    run = copy_of(trained)
+    composer = Composer(str(run))
+    state = composer.snapshot()
+    composer.commit(Composed("additive", "0" * 64, 1.0, len(state.in_model), state.members), "composed/forged")
+    assert any("not that of their rows" in problem for problem in verify(str(run))["problems"])
 
 
 def test_two_composers_subtract_and_both_are_level(
