@@ -11,6 +11,7 @@ from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
 from taft_ray.answers.text import columns, facts, listed, paragraphs, short, size, some
 from taft_ray.counting import plural, which
+from taft_ray.jsonable import optional
 
 _SHOWN = 8  # objects that a person is shown
 
@@ -28,6 +29,7 @@ class Exported(Answer):
     std: tuple[float, ...]
     shards: tuple[int, ...]
     version: str
+    owners: tuple[str, ...] = optional(())  # whose pictures alone it is of; empty: everybody's
 
     def __str__(self) -> str:
         return facts(

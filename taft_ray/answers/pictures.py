@@ -108,6 +108,7 @@ class Evaluation(Answer, HasRows):
     calibration: tuple[Confident, ...] = ()
     against: Against | None = optional()
     left_out: int = optional(0)
+    owners: tuple[str, ...] = optional(())  # whose pictures alone the model is of; empty: everybody's
 
     def __str__(self) -> str:
         ways = ", ".join(f"by {mode} {one.accuracy:.1%}" for mode, one in self.by_composition.items())

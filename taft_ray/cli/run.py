@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taft_ray.cli.answers import answers
+from taft_ray.cli.selection import owners_option
 from taft_ray.cli.spec import spec_from, spec_options
 from taft_ray.counting import plural
 from taft_ray.errors import UsageError
@@ -43,14 +44,23 @@ def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None,
 @click.option("--split", metavar="NAME", help="Read this split of DATA: the same as DATA?split=NAME.")
 @click.option("--predictions", metavar="FILE", help="Write a line per picture there: .parquet or .csv.")
 @click.option("--against", metavar="RUN|FILE", help="Compare with another run, or with predictions in such a file.")
+@owners_option
 @answers
 def evaluate(
-    run: str, data: str, split: str | None, predictions: str | None, against: str | None, report: ProgressReport
+    run: str,
+    data: str,
+    split: str | None,
+    predictions: str | None,
+    against: str | None,
+    owners: tuple[str, ...],
+    report: ProgressReport,
 ) -> Any:
     """Accuracy of RUN's composed model on DATA."""
     from taft_ray.verbs.run import Run
 
-    return Run(run, progress=report).evaluate(data, split=split, predictions=predictions, against=against)
+    return Run(run, progress=report).evaluate(
+        data, split=split, predictions=predictions, against=against, owners=owners
+    )
 
 
 @click.command()
@@ -135,12 +145,13 @@ def _what_would_go(known: Status) -> str:
 @click.argument("run")
 @click.option("--output", required=True, metavar="FILE", help="Ends in .pt2 (torch.export) or .onnx.")
 @click.option("--compose", type=click.Choice(COMPOSITIONS), help="The run's own by default.")
+@owners_option
 @answers
-def export_command(run: str, output: str, compose: str | None, report: ProgressReport) -> Any:
+def export_command(run: str, output: str, compose: str | None, owners: tuple[str, ...], report: ProgressReport) -> Any:
     """Write RUN's composed model as one file that runs without taft_ray."""
     from taft_ray.verbs.run import Run
 
-    return Run(run).export(output, compose)
+    return Run(run).export(output, compose, owners=owners)
 
 
 @click.command("report")

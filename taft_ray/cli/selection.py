@@ -84,6 +84,12 @@ def explaining_commas(ids: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
+def owners_option(function: Verb) -> Verb:
+    """The option for the model of some owners' pictures alone."""
+    told = "The model of this owner's pictures alone (an additive run); may be given several times."
+    return click.option("--owner", "owners", multiple=True, metavar="NAME", help=told)(function)
+
+
 def selection_options(function: Verb) -> Verb:
     """The options that say what to forget, for `forget` and `estimate`."""
     options = [

@@ -169,6 +169,11 @@ class RunSpec:
         if self.additive:
             raise UsageError(f"{verb} is made for tangent models, and this run is additive; it cannot be done here yet")
 
+    def check_additive(self, what: str) -> None:
+        """UsageError for what an additive run alone can do, where this is none."""
+        if not self.additive:
+            raise UsageError(f"{what} needs --solver additive, and this run's solver is {self.solver}")
+
     @property
     def stored_dtype(self) -> str:
         """The type of the numbers in the cache."""

@@ -21,8 +21,11 @@ from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import data_address, data_stamp, run_address
+from taft_ray.run.owned import sums_of_owners
 from taft_ray.run.quarantine import damaged_objects, quarantines
+from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_to_read_in
+from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.run.spec import is_run, run_spec
 from taft_ray.storage import Manifest, Store, digest_json, read_manifest, write_manifest
 from taft_ray.storage import rundir as names
@@ -36,23 +39,33 @@ if TYPE_CHECKING:
 
 @operation("evaluate")
 def evaluate(
-    run: str, data: str, *, predictions: str | None = None, against: str | None = None, report: Report = silent
+    run: str,
+    data: str,
+    *,
+    predictions: str | None = None,
+    against: str | None = None,
+    owners: Sequence[str] = (),
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Accuracy of the composed model (both ways), of the monolith if there is one, and by number of shards.
 
     predictions: a .parquet or .csv file to write a row per picture to: its file and row, its label, and what is predicted.
 
+    owners: evaluate the model of these owners' pictures alone (an additive run). It is no fact of the run, and not committed.
+
     against: another run, which is evaluated on the same data too, or such a file: the answer has "against" then (`compare`).
     """
     check_suffix("predictions", predictions)
     run, data = run_address(run), data_address(data)
-    run_spec(Store(run))  # what is no run, or a wrong path, must not take the start of Ray to be told
+    spec = run_spec(Store(run))  # what is no run, or a wrong path, must not take the start of Ray to be told
+    if owners:
+        spec.check_additive("the model of some owners alone")
     open_source(data)
     other = None if against is None else _other_model(against)
     from taft_ray.orchestration import session
 
     with session.connected(report):
-        answer, table = _evaluated(run, data, report)
+        answer, table = _evaluated(run, data, report, owners)
         if other is not None and isinstance(other, str):
             other = _evaluated(other, data, report)[1]
     if predictions is not None:
@@ -72,7 +85,7 @@ def _other_model(against: str) -> str | pd.DataFrame:
     return address
 
 
-def _evaluated(run: str, data: str, report: Report) -> tuple[dict[str, Any], pd.DataFrame]:
+def _evaluated(run: str, data: str, report: Report, owners: Sequence[str] = ()) -> tuple[dict[str, Any], pd.DataFrame]:
     """The answer, and a row per picture."""
     store = Store(run)
     spec = run_spec(store)
@@ -80,6 +93,8 @@ def _evaluated(run: str, data: str, report: Report) -> tuple[dict[str, Any], pd.
     composer.recover_what_can_be()
     state = composer.snapshot()
     manifest = _eval_cache(store, run, spec, data, state, composer.class_names(), report)
+    if owners:
+        return _of_owners(run, spec, data, composer, manifest, owners)
     try:
         return _measured(run, spec, data, composer, manifest)
     except (IntegrityError, ObjectMissing) as error:
@@ -191,6 +206,36 @@ def _measured(
     composer.commit(Evaluated.from_json(answer), f"evaluated/{digest_json(answer)}")
     assert table is not None  # the run's own composition is one of its modes
     return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}, table
+
+
+def _of_owners(
+    run: str, spec: RunSpec, data: str, composer: Composer, manifest: Manifest, owners: Sequence[str]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The model of these owners' pictures alone, on the data; nothing is committed."""
+    from taft_ray.evaluation.classification import classification
+    from taft_ray.orchestration.actors import worker_for
+
+    classes = composer.class_names()
+    sums = sums_of_owners(Record(run), owners)
+    worker = worker_for(run, spec, len(classes))
+    said = Said.of(*worker.outputs(sums, manifest.refs))  # type: ignore[arg-type]  # an additive run's worker takes sums
+    accuracy, digest = float((said.labels == said.predicted).mean()), snapshot_digest(sums)
+    state = composer.snapshot()
+    answer = {
+        "data": data,
+        "rejected": counts(manifest.table)["rejected"],
+        "accuracy": accuracy,
+        "n": len(said.labels),
+        "composed": digest,
+        "by_composition": {spec.compose: {"accuracy": accuracy, "composed": digest, "seconds": 0.0}},
+        "monolith": None,
+        "by_shards": [],
+        "owners": list(owners),
+        "ok": not state.quarantined,
+        "quarantined": quarantines(state),
+        **classification(said.labels, said.predicted, said.probabilities, classes),
+    }
+    return answer, said.table(manifest.table, classes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

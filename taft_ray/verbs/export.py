@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from taft_ray.log import operation
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.run.model import build_tangent, load_for
+from taft_ray.run.owned import sums_of_owners
+from taft_ray.run.record import Record
 from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.run.spec import run_spec
 from taft_ray.run.state import read_state
@@ -31,11 +34,12 @@ FORMATS = (".pt2", ".onnx")
 
 
 @operation("export")
-def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
+def export(run: str, output: str, compose: str | None = None, owners: Sequence[str] = ()) -> dict[str, Any]:
     """Write the composed model of a run to a local file, its format by the file's ending; what was written.
 
     The file takes float32 pictures (B, 3, size, size), scaled to 0..1 and normalised as its ``taft_ray`` entry says: JSON of
     {"composed": digest, "classes", "size", "mean", "std", "shards", "version"}, in .pt2's extra files and .onnx's metadata.
+    With ``owners`` it is the model of their pictures alone (an additive run), and the entry names them.
     """
     store, path = Store(run), Path(output)
     spec = run_spec(store)
@@ -53,8 +57,12 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
     if state.cached is None or not state.in_model:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     classes = list(state.cached.classes)
-    made = _additive if spec.additive else _tangent
-    digest, model = made(store, spec, state, compose or spec.compose)
+    if owners:
+        spec.check_additive("the model of some owners alone")
+    if spec.additive:
+        digest, model = _additive(run, store, spec, state, owners)
+    else:
+        digest, model = _tangent(store, spec, state, compose or spec.compose)
     preprocess = load_for(spec).preprocess
     facts = {
         "composed": digest,
@@ -64,6 +72,7 @@ def export(run: str, output: str, compose: str | None = None) -> dict[str, Any]:
         "std": list(preprocess.std),
         "shards": [shard.shard for shard in state.in_model],
         "version": VERSION,
+        **({"owners": list(owners)} if owners else {}),
     }
     program = model.exported(torch.zeros(2, 3, preprocess.size, preprocess.size))
     try:
@@ -83,16 +92,21 @@ def _tangent(store: Store, spec: RunSpec, state: RunState, mode: str) -> tuple[s
     return snapshot_digest(delta), model
 
 
-def _additive(store: Store, spec: RunSpec, state: RunState, mode: str) -> tuple[str, AdditiveNetwork]:
-    """The digest of the sums, and the model of them."""
+def _additive(
+    run: str, store: Store, spec: RunSpec, state: RunState, owners: Sequence[str]
+) -> tuple[str, AdditiveNetwork]:
+    """The digest of the sums (of some owners' rows), and the model of them."""
     from taft_ray.additive import AdditiveNetwork
     from taft_ray.run.rows import build_rows, model_of
 
-    totals = sums_of(store, state).totals
+    arrays = (
+        sums_of_owners(Record(run), owners)
+        if owners
+        else {name: total.numpy() for name, total in sums_of(store, state).totals.items()}
+    )
     maker, _, _ = build_rows(replace(spec, device="cpu"))
-    arrays = {name: total.numpy() for name, total in totals.items()}
     model = AdditiveNetwork(maker.network.float(), maker.projection, model_of(spec, arrays))
-    return snapshot_digest(totals), model
+    return snapshot_digest(arrays), model
 
 
 def _need_onnx() -> None:

@@ -120,10 +120,13 @@ class Run:
         split: str | None = None,
         predictions: str | os.PathLike[str] | None = None,
         against: str | os.PathLike[str] | Run | None = None,
+        owners: Iterable[str] = (),
     ) -> answers.Evaluation:
         """Accuracy of the composed model on data of the same classes: in all, per class, and by confidence.
 
         split: read this split of it. predictions: a .parquet or .csv file for a line per picture.
+
+        owners: of an additive run, the model of these owners' pictures alone.
 
         against: another run, evaluated on the same data, or such a file; the answer's ``against`` compares picture by picture.
         """
@@ -133,7 +136,7 @@ class Run:
         file = None if predictions is None else os.fspath(predictions)
         other = against.uri if isinstance(against, Run) else None if against is None else os.fspath(against)
         return answers.Evaluation.from_json(
-            evaluate(self.uri, source, predictions=file, against=other, report=self._progress)
+            evaluate(self.uri, source, predictions=file, against=other, owners=tuple(owners), report=self._progress)
         )
 
     def predict(self, pictures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> answers.Predictions:
@@ -154,11 +157,16 @@ class Run:
 
         return answers.Reported.from_json(report(self.uri))
 
-    def export(self, output: str | os.PathLike[str], compose: str | None = None) -> answers.Exported:
-        """Write the composed model as one file that runs without taft_ray: .pt2 or .onnx."""
+    def export(
+        self, output: str | os.PathLike[str], compose: str | None = None, *, owners: Iterable[str] = ()
+    ) -> answers.Exported:
+        """Write the composed model as one file that runs without taft_ray: .pt2 or .onnx.
+
+        owners: of an additive run, the model of these owners' pictures alone.
+        """
         from taft_ray.verbs.export import export
 
-        return answers.Exported.from_json(export(self.uri, os.fspath(output), compose))
+        return answers.Exported.from_json(export(self.uri, os.fspath(output), compose, tuple(owners)))
 
     # --- forgetting
 

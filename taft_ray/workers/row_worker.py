@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from taft_ray.sums import Totals
 from taft_ray.workers.warm import Warm, in_use
 
 _log = logger_of(__name__)
+
+Sums = Mapping[str, np.ndarray]  # by name: see `run.rows.terms_of`
 
 
 class RowWorker(Warm):
@@ -82,19 +84,19 @@ class RowWorker(Warm):
 
     @in_use
     def evaluate(
-        self, key: str | None, parts: Sequence[dict[str, Any]], delta_ref: dict | None = None
+        self, model: str | Sums | None, parts: Sequence[dict[str, Any]], delta_ref: dict | None = None
     ) -> dict[str, Any]:
-        """Accuracy on the parts of the composed snapshot at ``key``."""
+        """Accuracy on the parts of a model: a composed snapshot's key, or sums by name."""
         began = time.perf_counter()
         _, labels, rows = self._read(parts)
-        correct = int((self._at(str(key)).logits(rows).argmax(1) == labels).sum())
+        correct = int((self._at(model).logits(rows).argmax(1) == labels).sum())
         return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
 
     @in_use
-    def outputs(self, key: str, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-        """Sample keys, labels (n,) and logits (n, K) of the parts, by the composed snapshot at ``key``."""
+    def outputs(self, model: str | Sums, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+        """Sample keys, labels (n,) and logits (n, K) of the parts, by a model as `evaluate` takes it."""
         keys, labels, rows = self._read(parts)
-        return keys, labels, self._at(key).logits(rows)
+        return keys, labels, self._at(model).logits(rows)
 
     @in_use
     def accuracy_by_shards(
@@ -124,7 +126,10 @@ class RowWorker(Warm):
             self._rows = (name, [key for part in read for key in part.keys], labels, rows)
         return self._rows[1:]
 
-    def _at(self, key: str) -> AdditiveModel:
-        if self._model is None or self._model[0] != key:
-            self._model = (key, model_of(self.spec, load_arrays(self.store, key)))
+    def _at(self, model: str | Sums | None) -> AdditiveModel:
+        """The model at a snapshot's key, which is kept, or of these sums."""
+        if not isinstance(model, str):
+            return model_of(self.spec, model or {})
+        if self._model is None or self._model[0] != model:
+            self._model = (model, model_of(self.spec, load_arrays(self.store, model)))
         return self._model[1]

@@ -128,6 +128,10 @@ def test_additive_run_on_ray(
     said = run.predict(test_parquet)
     truth = {sample_id(n): CLASSES[n % 3] for n in range(1000, 1048)}
     assert np.mean([one.label == truth[one.picture] for one in said.predictions]) == measured.accuracy
+    alone = run.evaluate(test_parquet, owners=["owner-0", "owner-1"])
+    assert (alone.owners, alone.n) == (("owner-0", "owner-1"), 48)
+    assert alone.composed != measured.composed
+    assert run.status().composed == measured.composed
     told = run.forget([sample_id(3)])
     assert isinstance(told, tr.answers.Certificate)
     assert told.mode == "subtract"

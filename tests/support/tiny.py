@@ -27,6 +27,10 @@ def picture(number: int) -> bytes:
     return buffer.getvalue()
 
 
+def owner_of(number: int) -> str:
+    return f"owner-{number % 10}"
+
+
 def sample_id(number: int) -> str:
     return f"person-{number:03d}"
 
@@ -41,7 +45,7 @@ def write_parquet(folder: Path, numbers: Collection[int]) -> Path:
                 "image": [picture(n) for n in rows],
                 "label": [CLASSES[n % 3] for n in rows],
                 "id": [sample_id(n) for n in rows],
-                "owner": [f"owner-{n % 10}" for n in rows],
+                "owner": [owner_of(n) for n in rows],
             }
         )
         pq.write_table(table, folder / f"part-{part}.parquet", row_group_size=16)

@@ -1,0 +1,51 @@
+"""The model of some owners' pictures alone: sums over their rows. An additive run alone has it: there a sum of rows is a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow.compute as pc
+
+from taft_ray.counting import are, which
+from taft_ray.data import sample_key
+from taft_ray.data.columns import has_key, is_kept
+from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.run.record import Record
+from taft_ray.run.rows import joined, terms_of
+from taft_ray.storage import PartRef, read_several
+
+_TOGETHER = 64  # parts that are in memory at once
+
+
+def sums_of_owners(record: Record, owners: Sequence[str]) -> dict[str, np.ndarray]:
+    """The sums over the rows of these owners' samples, of shards in the model.
+
+    UnknownSample for owners without samples in the run, UsageError where it is not additive or their shards are out of the model.
+    """
+    record.spec.check_additive("the model of some owners alone")
+    manifest = record.manifest()
+    keys = {sample_key(owner, record.spec.seed): owner for owner in owners}
+    table = manifest.table
+    rows = table.filter(pc.and_(is_kept(table), has_key(table["owner_key"], keys)))  # type: ignore[attr-defined]  # made at import
+    unknown = [keys[key] for key in keys if key not in set(rows["owner_key"].to_pylist())]
+    if unknown:
+        named = which("owner", unknown)
+        raise UnknownSample(f"{named} {are(len(unknown))} not in this run, or {are(len(unknown))} forgotten")
+    there = {shard.shard for shard in record.state.in_model}
+    wanted = [
+        place for place in zip(rows["shard"].to_pylist(), rows["part"].to_pylist(), strict=True) if place[0] in there
+    ]
+    held = set(rows["key"].to_pylist())
+    parts = {(int(shard), ref["part"]): ref for shard, refs in manifest.parts.items() for ref in refs}
+    found: dict[str, np.ndarray] = {}
+    refs = [PartRef.from_json(parts[place]) for place in sorted(set(wanted))]
+    for start in range(0, len(refs), _TOGETHER):
+        read = read_several(record.store, refs[start : start + _TOGETHER], fingerprint=manifest.fingerprint)
+        values, labels = joined(read)
+        mine = np.array([key in held for part in read for key in part.keys])
+        terms = terms_of(values[mine], labels[mine], len(record.state.classes))
+        found = {name: found[name] + term if name in found else term for name, term in terms.items()}
+    if not found:
+        raise UsageError(f"the shards of {which('owner', list(owners))} are out of the model; retrain them first")
+    return found
