@@ -12,11 +12,14 @@ from plain import InlinePasses
 from taft_ray.composer.composer import Composer
 from taft_ray.orchestration import actors, prefix_pass, session
 from taft_ray.verbs import evaluate, forget, repair, status
+from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
 
 
 @contextmanager
-def without_ray(folder: Path | str, worker: ShardWorker, composer: Composer | None = None) -> Iterator[None]:
+def without_ray(
+    folder: Path | str, worker: ShardWorker | RowWorker, composer: Composer | None = None
+) -> Iterator[None]:
     """`forget`, `repair`, `status` and `evaluate` of this run; every call has a composer that starts from storage.
 
     composer: one that stays warm instead. worker: as of `plain_train`.
