@@ -158,9 +158,9 @@ def export_command(run: str, output: str, compose: str | None, owners: tuple[str
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @answers
 def report_command(runs: tuple[str, ...], report: ProgressReport) -> Any:
-    """Write RUN's report: one HTML page, and report.json. Several runs are put side by side, in comparison.html.
+    """Write RUN's report, a page; several runs are put side by side.
 
-    The comparison lies among the reports of the first run.
+    The numbers lie beside the page, in report.json. The comparison lies among the reports of the first run.
     """
     from taft_ray.verbs.run import Run, compare
 

@@ -241,6 +241,7 @@ class TestWithRay:
         # and the right classes do not need another folder
         assert not (run / "cache").exists()
 
+    @pytest.mark.slow
     def test_too_many_rejected_rows_are_counted_by_reason(
         self, run: Path, tmp_path: Path, model_options: list[str]
     ) -> None:

@@ -62,6 +62,7 @@ def test_lane_killed_in_the_middle_ends_with_the_same_digest(
     assert verify(str(run))["problems"] == []
 
 
+@pytest.mark.slow
 def test_composer_killed_while_lanes_train_ends_with_the_same_digest(
     ridge: Trained, copy_of: Callable[..., Path], spec_of: Callable[..., Any], parquet: Path
 ) -> None:

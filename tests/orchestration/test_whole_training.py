@@ -157,7 +157,7 @@ def test_evaluation_says_how_many_pictures_it_leaves_out(ridge: Trained, parquet
     run.forget([sample_id(0)], mode="drop")
     measured = run.evaluate(parquet)
     assert (measured.n, measured.left_out) == (SAMPLES - 1, 1)
-    assert "1 pictures were left out: the run was asked to forget samples with their ids" in str(measured)
+    assert "1 picture was left out: the run was asked to forget samples with these ids" in str(measured)
     assert run.evaluate(parquet).left_out == 1, "the cached tokens remember it"
 
 

@@ -88,7 +88,7 @@ def forget_falsely(run: Path, ids: list[str], monkeypatch: pytest.MonkeyPatch) -
     store = Store(str(run))
     old = {s.shard: read_delta(store, s.in_sums)[0] for s in state_of(run).in_model}
     monkeypatch.setattr(Hoarder, "old", old, raising=False)
-    monkeypatch.setattr(folder, "ShardWorker", Hoarder)
+    monkeypatch.setattr(folder, "new_worker", lambda address, _, classes: Hoarder(address, classes))
     plain_forget(run, ids, "retrain")
 
 

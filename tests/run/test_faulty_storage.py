@@ -102,6 +102,7 @@ def test_training_and_forgetting_end_with_the_same_bits(
     assert Composer(run).composed_digest() == expected[-1][1]
 
 
+@pytest.mark.slow
 def test_one_call_in_seven_fails_and_commands_are_run_again_until_they_finish(
     s3: S3Server,
     quick: None,

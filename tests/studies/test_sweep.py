@@ -178,6 +178,7 @@ def test_a_sweep_that_was_cut_off_goes_on_where_it_was(
     assert found["curve"][: len(lost["curve"])] == lost["curve"]
 
 
+@pytest.mark.slow
 def test_after_a_forget_a_sweep_is_stale_and_is_made_anew_without_the_sample(
     swept: dict[str, Any], run: Path, copy_of: Callable[..., Path]
 ) -> None:

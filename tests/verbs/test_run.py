@@ -388,7 +388,9 @@ def test_estimate_and_forget_have_the_same_default(folder: Path, outside: None) 
     assert here("forget", folder, "--ids", sample_id(1), "--dry-run", "--json").json["mode"] == "retrain"
     assert here("forget", folder, "--ids", sample_id(1), "--deadline", "30d", "--json").json["mode"] == "retrain"
     for verb in ("estimate", "forget"):
-        assert "[default: retrain]" in " ".join(here(verb, "--help").out.split())
+        assert "[default: subtract for an additive run, retrain for any other]" in " ".join(
+            here(verb, "--help").out.split()
+        )
 
 
 def test_estimate_of_what_waits_has_the_request_and_its_dates(folder: Path, outside: None) -> None:
