@@ -235,6 +235,7 @@ class TestWithRay:
 
         monkeypatch.setattr(session, "connect", lambda: None)
 
+    @pytest.mark.slow
     def test_label_outside_the_classes(self, run: Path, parquet: Path, model_options: list[str]) -> None:
         options = ["--data", parquet, *model_options, "--classes", "ant,bee"]
         here("train", run, *options).complains(1, "outside the 2 classes", "'cat'")

@@ -38,6 +38,7 @@ def check(found: list[dict[str, Any]], roles: set[str], writes: int) -> None:
     assert by_time["staged"] == sum(kill["when"] == "before" and kill["change"] != "delete" for kill in found)
 
 
+@pytest.mark.slow
 def test_forget_by_retrain(tmp_path: Path) -> None:
     check(kills(tmp_path, "retrain"), {"composer", "retrain actor"}, writes=15)
 

@@ -38,6 +38,7 @@ def wait_until(what: Callable[[], Any], seconds: float = 120, every: float = 0.0
     raise TimeoutError(what)
 
 
+@pytest.mark.slow
 def test_lane_killed_in_the_middle_ends_with_the_same_digest(
     ray_session: None, adam: Trained, copy_of: Callable[..., Path], spec_of: Callable[..., Any], parquet: Path
 ) -> None:

@@ -65,6 +65,7 @@ def test_training_again_repeats_nothing(ridge: Trained, spec_of: Callable[..., A
     assert {path: path.stat().st_mtime_ns for path in files(run)} == stamps
 
 
+@pytest.mark.slow
 def test_lanes_and_machines_do_not_change_a_bit(ridge: Trained, train_once: Any, parquet: Path) -> None:
     """Two lanes, other order of the source files' bytes on disk: the same deltas."""
     run, _ = train_once(parquet, lanes=2)

@@ -156,6 +156,7 @@ def test_asked_again_it_repeats_nothing(swept: dict[str, Any], run: Path, monkey
     assert (again["best"], again["trials"], again["forgotten_since"]) == (swept["best"], swept["trials"], 0)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_cut_off_goes_on_where_it_was(
     swept: dict[str, Any], run: Path, copy_of: Callable[..., Path]
 ) -> None:
