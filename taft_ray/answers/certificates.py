@@ -126,7 +126,9 @@ class Certificate(Answer):
         return paragraphs(title, told, *notes, listed("It does not cover:", self.does_not_cover))
 
     def _removed(self) -> str:
-        deltas, objects = len(self.deltas_removed), len(self.objects_removed)
+        objects = len(self.objects_removed)
+        # a subtraction replaces records of shards that stay, so that none of its deltas left the model
+        deltas = max(len(self.deltas_removed), sum(one["key"].startswith("deltas/") for one in self.objects_removed))
         more = f", and {plural(self.older_versions_removed, 'older version')}" if self.older_versions_removed else ""
         return f"{plural(objects, 'object')} that saw the samples, {plural(deltas, 'delta')} among them{more}"
 

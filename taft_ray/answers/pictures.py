@@ -124,7 +124,7 @@ class Evaluation(Answer, HasRows):
         known = sorted((one for one in self.per_class if one.accuracy is not None), key=lambda one: one.accuracy or 0)
         told += [f"  {one.label}: {one.accuracy or 0:.1%} of {one.n:,}" for one in known[:_SHOWN]]
         told += (
-            [f"  and {plural(len(known) - _SHOWN, 'class', 'classes')} recognised better"]
+            [f"  and {plural(len(known) - _SHOWN, 'class', 'classes')} recognised as well or better"]
             if len(known) > _SHOWN
             else []
         )

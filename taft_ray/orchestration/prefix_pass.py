@@ -33,6 +33,19 @@ DECODE_SHARE = 0.5  # of decoders for a GPU: some of these processes always wait
 CALLS_AT_ONCE = 2  # of an actor: one decodes and has the prefix while the other hashes and writes
 
 
+def _own_words() -> ray.data.DataContext:
+    """Ray Data's context, told to be silent: neither progress nor a plan, and our own errors as they are.
+
+    Its log would tell an error before it is raised, with a traceback. Importing ray.data sets the level of that log, so that it
+    cannot be set once for all.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    return context
+
+
 class RayPasses:
     """`prefix.passes.Passes`, through Ray Data."""
 
@@ -41,6 +54,7 @@ class RayPasses:
         chunks = [list(files[at : at + FILES_A_TASK]) for at in range(0, len(files), FILES_A_TASK)]
         if len(chunks) == 1:
             return index_files(chunks[0])
+        _own_words()
         indexed = ray.data.from_items(
             [{"files": chunk} for chunk in chunks], override_num_blocks=len(chunks)
         ).map_batches(index_chunk, batch_size=1, zero_copy_batch=True)
@@ -55,12 +69,7 @@ class RayPasses:
         on_gpu = spec.device == "cuda"
         calls = -(-sum(len(piece.parts) for piece in pieces) // PARTS_A_CALL)
         workers = min(workers, calls)  # an actor that gets no call would still be started, and waited for
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        # What goes wrong is raised here, as our own error and not as one of Ray Data's with ours in its text; its log would tell it before that,
-        # with a traceback. (Importing ray.data sets the level of its log, so that it cannot be set once for all.)
-        context.raise_original_map_exception = True
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        context = _own_words()
         # a part is a block: larger ones would pass through one decoder and one actor, however many there are
         context.target_max_block_size = 1
         dataset = ray.data.from_items(

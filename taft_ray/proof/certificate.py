@@ -16,7 +16,7 @@ from taft_ray.answers.certificates import ADDED
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.facts import Purge, Removed
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, RequestState, RunState
+from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, SUBTRACT, RequestState, RunState
 from taft_ray.run.quarantine import quarantines
 from taft_ray.storage import MALFORMED, DeltaRef, Entry, Ledger, canonical_json, digest_json, parse_json
 from taft_ray.storage import rundir as names
@@ -37,6 +37,7 @@ _DOES_NOT_COVER = (
     "disk blocks and object storage not yet reclaimed: a delete is logical",
     "models that were handed out before the request; publishing a model before and after a drop reveals the shard's delta",
 )
+_OF_SUBTRACTION = "models that were handed out before the request; whoever has the model before and after it can learn about the samples that left"
 
 
 def certificate_of(
@@ -64,7 +65,7 @@ def certificate_of(
         **_what_came_after(run, state, fits),
         **_cost(state, steps, fits, told),
         "environment": _environment(run, spec),
-        "does_not_cover": list(_DOES_NOT_COVER),
+        "does_not_cover": [*_DOES_NOT_COVER[:-1], _OF_SUBTRACTION if state.mode == SUBTRACT else _DOES_NOT_COVER[-1]],
     }
     return parse_json(seal(body, _SEAL))
 

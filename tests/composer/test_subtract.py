@@ -14,6 +14,7 @@ from folder import copy_run, files, flip_a_byte, holders, kinds, plain_forget, s
 from plain import plain_train
 from tiny import SAMPLES, sample_id, write_parquet
 
+from taft_ray.answers import Certificate
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
@@ -102,6 +103,9 @@ def test_forget_equals_never_seen(
     told = plain_forget(run, [sample_id(n) for n in gone], "subtract")
     assert told["composed_after"] == digest(run) == never_seen(gone)
     assert told["retrained"] == []
+    assert "learn about the samples that left" in told["does_not_cover"][-1]
+    assert any(one["key"].startswith("deltas/") for one in told["objects_removed"])
+    assert "0 deltas" not in str(Certificate.from_json(told))
     assert {shard["state"] for shard in told["shards_after"]} == {TRAINED}
     assert all(shard.state == TRAINED for shard in state_of(run).shards.values())
     assert [step["step"] for step in told["steps"]] == ["requested", "dropped", "rewritten", "purged"]
