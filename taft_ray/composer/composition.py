@@ -153,7 +153,7 @@ class Composition:
         return True
 
     def shift(self, moves: Mapping[int, tuple[DeltaRef, DeltaRef | None]], terms: Mapping[str, np.ndarray]) -> None:
-        """Follow a committed subtraction without reading what stays: shards whose delta is another one, or None, now.
+        """Follow a committed subtraction without reading what stays: shards whose delta it replaced, by None where none is left.
 
         terms: the sums over the rows that left. Where these sums are not level with the ledger, the next `sums` follows it.
         """

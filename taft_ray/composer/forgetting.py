@@ -16,15 +16,8 @@ from typing import Any
 
 from taft_ray.composer.asking import Asking, Clock
 from taft_ray.composer.composition import Composition
-from taft_ray.composer.purge import (
-    Rewrite,
-    evaluation_caches,
-    purge_leftovers,
-    purge_request,
-    purge_starts,
-    rewrite,
-    slices_lost,
-)
+from taft_ray.composer.purge import evaluation_caches, purge_leftovers, purge_request, purge_starts
+from taft_ray.composer.rewrite import Rewrite, rewrite, slices_lost
 from taft_ray.composer.selection import Selection
 from taft_ray.counting import which
 from taft_ray.data.identical import twins
@@ -212,8 +205,9 @@ class Forgetting(Asking):
                 return made.fact if self.record.state.manifest_key == made.base else None
 
             if self.record.commit(Rewritten, f"{request}/rewritten", decide) == made.fact and made.left is not None:
+                # by the fact, not by the state: others may have taken a shard out since
                 moves = {
-                    number: (ref, self.record.state.shards[number].delta)
+                    number: (ref, made.fact.deltas.get(str(number)))
                     for number, ref in before.items()
                     if ref is not None
                 }

@@ -36,7 +36,6 @@ class RowMaker:
 
     def __init__(self, network: nn.Module, projection: Projection, device: str) -> None:
         self.network, self.projection = network.to(device).eval(), projection
-        self.device = device
 
     def prefix(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) -> int16 (n, 1, S)."""

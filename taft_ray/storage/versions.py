@@ -177,9 +177,8 @@ class Versions:
                 f"{plural(len(content), 'older version')} of {plural(len(objects), 'object')}, with their content,"
             )
         if markers:
-            parts.append(
-                f"{plural(len(markers), 'delete marker, which names a key and holds no content,', 'delete markers, which name a key and hold no content,')}"
-            )
+            one = "delete marker, which names a key and holds no content,"
+            parts.append(plural(len(markers), one, "delete markers, which name a key and hold no content,"))
         if not parts:
             return None
         codes = sorted({refusals[v.name] for v in left if refusals.get(v.name)}) or ["the storage gave no reason"]

@@ -15,7 +15,9 @@ from plain import plain_train
 from tiny import SAMPLES, sample_id, write_parquet
 
 from taft_ray.answers import Certificate
+from taft_ray.composer import forgetting
 from taft_ray.composer.composer import Composer
+from taft_ray.composer.rewrite import rewrite
 from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
 from taft_ray.errors import UsageError
@@ -231,6 +233,30 @@ def test_two_composers_subtract_and_both_are_level(
         composer.record.refresh()
         assert composer.composition.computed_digest() == never_seen([3, 4, 5])
     assert verify(str(run))["problems"] == []
+
+
+def test_composer_that_was_overtaken_by_another_and_a_drop_is_level(
+    trained: Path, copy_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one has written a subtraction and not committed it, another commits the same, and drops the shard."""
+    run = copy_of(trained)
+    first, calls = Composer(str(run)), []
+    asked = first.request_forget(Selection(ids=(sample_id(3),)), "subtract")
+    shard = shard_of(sample_id(3), len(state_of(run).shards))
+
+    def overtaken(*args: Any) -> Any:
+        made = rewrite(*args)
+        if not calls:
+            calls.append(made)
+            plain_forget(run, [sample_id(3)], "subtract")
+            plain_forget(run, [], "drop", shards=(shard,))
+        return made
+
+    monkeypatch.setattr(forgetting, "rewrite", overtaken)
+    first.resume_forget(asked["request"])
+    assert calls
+    first.record.refresh()
+    assert first.composition.computed_digest() == digest(run)
 
 
 def test_older_copy_of_the_folder_forgets_again(
