@@ -29,6 +29,21 @@ class ShardStatus(Answer):
 
 
 @dataclass(frozen=True)
+class AdditionStatus(Answer):
+    """Data that was added to the run. samples: as it was read in, and by now. known: rows that the run had already.
+
+    forgotten: rows that stayed out because they are.
+    """
+
+    data: str
+    shards: tuple[int, ...]
+    samples: int
+    samples_now: int
+    known: int
+    forgotten: int
+
+
+@dataclass(frozen=True)
 class RequestStatus(Answer):
     """A request to forget. deadline, runs_at: unix seconds, where it was gathered with others."""
 
@@ -112,6 +127,7 @@ class Status(Answer, HasRows):
     classes: tuple[str, ...] = ()
     accuracy: float | None = None
     measured_on: str | None = None
+    additions: tuple[AdditionStatus, ...] = ()
 
     def pending(self) -> bool:
         """Whether shards wait for a fit, or the data was not read in yet."""
@@ -122,7 +138,13 @@ class Status(Answer, HasRows):
         return self.pending() or any(not one.done and one.runs_at is None for one in self.requests)
 
     def __str__(self) -> str:
-        parts = [self._facts(), self._shards(), self._requests(), *(f"to do: {one}" for one in self.to_do)]
+        parts = [
+            self._facts(),
+            self._additions(),
+            self._shards(),
+            self._requests(),
+            *(f"to do: {one}" for one in self.to_do),
+        ]
         parts += [f"damaged: {self.damaged}"] if self.damaged else []
         return "\n\n".join(part for part in parts if part)
 
@@ -154,6 +176,15 @@ class Status(Answer, HasRows):
         return (
             f"{plural(count, 'row')} of the data; taft-ray status {self.run} --rejected lists them" if count else None
         )
+
+    def _additions(self) -> str:
+        """A line per addition; a run that was never added to has none."""
+        head = ["added", "shards", "samples", "now", "known before", "forgotten"]
+        rows = [
+            [one.data, some([str(n) for n in one.shards]), one.samples, one.samples_now, one.known, one.forgotten]
+            for one in self.additions
+        ]
+        return columns(head, rows, (2, 3, 4, 5)) if rows else ""
 
     def _shards(self) -> str:
         """All shards, or of many those that are not simply trained."""

@@ -12,6 +12,7 @@ from taft_ray.cli.answers import answers
 from taft_ray.cli.selection import owners_option
 from taft_ray.cli.spec import spec_from, spec_options
 from taft_ray.counting import plural
+from taft_ray.data import with_split
 from taft_ray.errors import UsageError
 from taft_ray.progress import ProgressReport
 from taft_ray.sums.options import COMPOSITIONS
@@ -26,16 +27,32 @@ WATCH_S = 2.0
 @click.command()
 @click.argument("run")
 @spec_options
+@click.option(
+    "--add", metavar="URI", help="More data for a RUN that exists: its new pictures become shards of their own."
+)
+@click.option("--add-shards", type=int, help="How many; as many of the run's size by default.")
 @click.option("--monolithic", is_flag=True, help="Also train one model over everything, for comparison.")
 @click.option("--lanes", type=int, help="Workers at once; one a GPU, or as the cores allow, by default.")
 @answers
-def train(run: str, report: ProgressReport, monolithic: bool, lanes: int | None, **options: Any) -> Any:
-    """Train every shard of RUN that has no delta yet, and compose."""
+def train(
+    run: str,
+    report: ProgressReport,
+    add: str | None,
+    add_shards: int | None,
+    monolithic: bool,
+    lanes: int | None,
+    **options: Any,
+) -> Any:
+    """Train every shard of RUN that has no delta yet, and compose. A RUN that exists needs none of the options of its spec."""
     from taft_ray.answers import Trained
     from taft_ray.verbs.train import train as verb
 
+    if add is not None:
+        add, options["split"] = with_split(add, options["split"]), None
     spec = spec_from(run, options)
-    return Trained.from_json(verb(run, spec, monolithic=monolithic, lanes=lanes, report=report))
+    return Trained.from_json(
+        verb(run, spec, add=add, add_shards=add_shards, monolithic=monolithic, lanes=lanes, report=report)
+    )
 
 
 @click.command()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS
 from taft_ray.cli.answers import Verb
@@ -80,7 +81,7 @@ class _Field:
 _DATA = (
     click.option("--spec", metavar="FILE", is_eager=True, expose_value=False, callback=_defaults_from,
                  help="Defaults of the options below, from a JSON file such as a sweep's best.json; a path or URI."),
-    click.option("--data", required=True, metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."),
+    click.option("--data", metavar="URI", help="Image folder, Parquet or WebDataset; local or remote."),
     click.option("--split", metavar="NAME", help="Read this split of DATA: the same as DATA?split=NAME."),
     click.option("--model", default=EMBEDDED_NAME, show_default=True, help="The embedded model, or any timm name."),
     click.option("--weights", metavar="URI", help="A safetensors file; else the embedded or the hub's weights."),
@@ -184,18 +185,38 @@ def shared_spec_options(function: Verb) -> Verb:
 
 def shared_spec_from(options: dict[str, Any]) -> RunSpec:
     """A RunSpec from `shared_spec_options`; what it does not know stays in ``options``."""
+    if options["data"] is None:
+        raise UsageError("--data is missing")
     names = (set(RunSpec.__dataclass_fields__) - _VARIED) & options.keys()
     return _made(None, {name: options.pop(name) for name in names})
 
 
 def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
     """A RunSpec from `spec_options`; what it does not know stays in ``options``."""
-    options["data"] = with_split(options["data"], options.pop("split"))
-    names = set(RunSpec.__dataclass_fields__) & options.keys()
+    split, names = options.pop("split"), set(RunSpec.__dataclass_fields__) & options.keys()
     values = {name: options.pop(name) for name in names}
     for name in ("last_blocks", "site_blocks"):
         values[name] = _last_blocks(values[name])
-    return _made(run, values)
+    if values["data"] is None:
+        return _gone_on_with(run, values)
+    return _made(run, {**values, "data": with_split(values["data"], split)})
+
+
+def _gone_on_with(run: str, values: dict[str, Any]) -> RunSpec:
+    """The spec of a run that exists, with what was typed of it; UsageError where there is no run."""
+    from taft_ray.run.address import run_address
+    from taft_ray.run.spec import is_run
+    from taft_ray.storage import Store
+    from taft_ray.verbs.new_spec import continued
+
+    if not is_run(Store(run_address(run))):
+        raise UsageError(f"--data is missing, and {run} is no run that could be gone on with")
+    context = click.get_current_context()
+    typed = {name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    if typed & {"classes"} and values["classes"] is not None:
+        values["classes"] = _class_names(values["classes"])
+    chosen = {name: values[name] for name in typed if values[name] != AUTO}
+    return continued(run, chosen)
 
 
 def _made(run: str | None, values: dict[str, Any]) -> RunSpec:

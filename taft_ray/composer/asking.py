@@ -15,8 +15,9 @@ from taft_ray.composer.composition import Composition
 from taft_ray.composer.purge import keys_of
 from taft_ray.composer.selection import Selection, alike_there, find
 from taft_ray.counting import plural
-from taft_ray.data import assign, sample_keys
+from taft_ray.data import sample_keys
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UnknownSample, UsageError
+from taft_ray.plans.additions import shards_of_keys
 from taft_ray.plans.facts import ForgetRequested, Placed
 from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
 from taft_ray.plans.gather import runs_at
@@ -156,9 +157,8 @@ class Asking:
         shards: list[int] = []
         if spec.assignment == "hash":
             keys = sample_keys(selection.ids, spec.seed)
-            where = [int(shard) for shard in assign(keys, shards=spec.shards, method="hash")]
-            self._check_in_cache(dict(zip(selection.ids, zip(keys, where, strict=True), strict=True)))
-            shards = sorted(set(where))
+            where = shards_of_keys(keys, spec.shards, self.record.state.additions)
+            shards = self._shards_there(dict(zip(selection.ids, zip(keys, where, strict=True), strict=True)))
         started = self.clock()
         facts = {"mode": mode, "hashes": hashes, "owners": [], "requested": started}
         self.tombstones().write(request, facts)
@@ -169,18 +169,25 @@ class Asking:
         self._commit(request, decide)
         return request
 
-    def _check_in_cache(self, asked: Mapping[str, tuple[bytes, int]]) -> None:
-        """UnknownSample for ids that no part of their shard holds and nobody forgot: a slip must take no shard out."""
+    def _shards_there(self, asked: Mapping[str, tuple[bytes, tuple[int, ...]]]) -> list[int]:
+        """The shards of these ids, of those in which each may be. asked: id -> its key, and the shards.
+
+        UnknownSample for ids that no part of them holds and nobody forgot: a slip must take no shard out.
+        """
         state = self.record.state
+        possible = {shard for _, shards in asked.values() for shard in shards}
         with suppress(IntegrityError, ObjectMissing):  # a part that cannot be read may hold anybody
-            parts = cached_parts(self.store, state, {shard for _, shard in asked.values()})
-            held = {key for several in parts.values() for part in several for key in part["keys"]}
+            parts = cached_parts(self.store, state, possible)
+            held = {key: shard for shard, several in parts.items() for part in several for key in part["keys"]}
             hashes = dict(zip(asked, hashes_of(self.store, list(asked)), strict=True))
             unknown = [n for n, (key, _) in asked.items() if key not in held and hashes[n] not in state.tombstones]
             if unknown:
                 raise UnknownSample(
                     f"{plural(len(unknown), 'id is', 'ids are')} not in this run, such as {unknown[0]!r}; nothing was forgotten"
                 )
+            # an id that is forgotten already is in no part: any of its shards may have held it
+            return sorted({s for key, shards in asked.values() for s in ([held[key]] if key in held else shards)})
+        return sorted(possible)
 
     def place(self, request: str) -> None:
         """Say which shards a request touches that was made while nobody could tell."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from taft_ray.composer.adding import Adding
 from taft_ray.composer.asking import Clock
 from taft_ray.composer.composition import Composition
 from taft_ray.composer.forgetting import Forgetting
@@ -20,6 +21,7 @@ from taft_ray.composer.mending import Mending
 from taft_ray.composer.queue import Queue
 from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
+from taft_ray.plans.additions import Added, AdditionBegun
 from taft_ray.plans.facts import Cached, Created, Damage, F, Repaired
 from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
@@ -53,6 +55,10 @@ class Composer:
         return Queue(self.record, self.composition, self._clock)
 
     @cached_property
+    def adding(self) -> Adding:
+        return Adding(self.record, self.composition)
+
+    @cached_property
     def forgetting(self) -> Forgetting:
         return Forgetting(self.record, self.composition, self._clock)
 
@@ -61,7 +67,7 @@ class Composer:
         return Mending(self.record, self.composition)
 
     def _read_anew(self) -> None:
-        for name in ("record", "composition", "queue", "forgetting", "mending"):
+        for name in ("record", "composition", "queue", "adding", "forgetting", "mending"):
             self.__dict__.pop(name, None)
 
     def _check_folder(self) -> None:
@@ -97,6 +103,18 @@ class Composer:
         self.record.publish()
         self.forgetting.tidy()
 
+    def begin_addition(self, data: str, shards: int) -> AdditionBegun:
+        """Commit that more data is read in: see `Adding.begin`."""
+        self._check_folder()
+        return self.adding.begin(data, shards)
+
+    def admit_addition(self, fact: Added, begun: AdditionBegun) -> Added | None:
+        """Commit a finished pass over more data: see `Adding.admit`."""
+        committed = self.adding.admit(fact, begun)
+        if committed is not None:
+            self.forgetting.tidy()
+        return committed
+
     def snapshot(self) -> RunState:
         """The state, for the driver's decisions and reports."""
         self._check_folder()
@@ -108,7 +126,7 @@ class Composer:
         self.record.refresh()
         if self.record.state.cached is None:
             raise StorageError(f"{self.record.store.uri} has no manifest yet: train first")
-        return list(self.record.state.cached.classes)
+        return list(self.record.state.classes)
 
     def class_count(self) -> int:
         """K."""

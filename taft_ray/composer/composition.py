@@ -16,7 +16,7 @@ from taft_ray.plans.facts import Composed
 from taft_ray.plans.state import TRAINED, ShardState
 from taft_ray.run.quarantine import ShardUnreadable
 from taft_ray.run.record import Record
-from taft_ray.run.rows import read_terms
+from taft_ray.run.rows import grow, grown, read_terms
 from taft_ray.run.snapshots import is_snapshot, load_arrays, save_snapshot, snapshot_digest
 from taft_ray.run.solve import Model, Solve, solve
 from taft_ray.storage import DeltaRef, Store
@@ -104,6 +104,8 @@ class Composition:
     def sums(self) -> Totals:
         """The sums, level with the ledger as last read."""
         state = self.record.state
+        if grow(self._sums, len(state.classes)):
+            self._composed, self._digests = {}, {}
         moved = sorted(self._ahead.union(state.moves[self._seen :]))
         wanted = {shard: _member(state.shards[shard]) for shard in moved if state.shards[shard].state == TRAINED}
         leaving = [shard for shard in moved if shard in self._members and self._members[shard] != wanted.get(shard)]
@@ -119,7 +121,7 @@ class Composition:
             except (ObjectMissing, IntegrityError):  # purged by another writer, or damaged: what is left is summed anew
                 self._sums, self._members, self._seen, self._ahead = Totals(), {}, 0, set()
                 return self.sums()
-            self._sums.subtract(terms, weight)
+            self._sums.subtract(grown(terms, len(state.classes)), weight)
             del self._members[shard]
             self.terms.discard({ref.key})  # what has left does not come back: not even memory keeps it
         reading = self.terms.read_each([wanted[n][0] for n in entering])
@@ -128,7 +130,7 @@ class Composition:
                 terms = next(reading)
             except (ObjectMissing, IntegrityError) as error:
                 raise ShardUnreadable(str(error), shard) from error
-            self._sums.add(terms, wanted[shard][1])
+            self._sums.add(grown(terms, len(state.classes)), wanted[shard][1])
             self._members[shard] = wanted[shard]
         self._seen, self._ahead = len(state.moves), set()
         return self._sums
@@ -178,7 +180,8 @@ class Composition:
         """
         sums = self.sums()
         if shard not in self._members:
-            sums.add(self.terms.read(ref) if terms is None else terms, weight)
+            made = self.terms.read(ref) if terms is None else terms
+            sums.add(grown(made, len(self.record.state.classes)), weight)
             self._members[shard] = (ref, weight)
             self._ahead.add(shard)
             self._composed, self._digests = {}, {}

@@ -15,12 +15,11 @@ import pyarrow.compute as pc
 from taft_ray.composer.composition import Composition
 from taft_ray.composer.purge import damaged_evaluation_caches, purge_leftovers
 from taft_ray.errors import IntegrityError
-from taft_ray.plans.facts import ObjectRef, Repaired, RepairedPart, RepairedShard
+from taft_ray.plans.facts import Damage, ObjectRef, Repaired, RepairedPart, RepairedShard
 from taft_ray.prefix.tokens_lost import lost_rows
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.run.record import Record
-from taft_ray.storage import Manifest, digest_json, write_rows
-from taft_ray.storage import rundir as names
+from taft_ray.storage import Manifest, digest_json, read_rows, rewrite_rows, write_again
 
 
 class Mending:
@@ -64,17 +63,19 @@ class Mending:
     def manifest_is_whole(self) -> bool:
         """Whether the manifest can be read, or could be written again from this process's memory."""
         self.record.refresh()
-        state, known = self.record.state, self.record.manifest_in_memory
-        if state.manifest_key is None or not damaged_objects(self.store, [self._manifest_ref()]):
+        known = self.record.manifest_in_memory
+        if self.record.state.manifest_key is None or not self._manifest_damage():
             return True
         if known is not None:
-            again = write_rows(self.store, known.table, known.meta, names.manifest_version(state.manifest_key))
-            if again.key != state.manifest_key:
-                self.store.erase([again.key])
-        return not damaged_objects(self.store, [self._manifest_ref()])
+            self.store.erase(sorted(write_again(self.store, known).keys - known.keys))
+        return not self._manifest_damage()
 
-    def _manifest_ref(self) -> ObjectRef:
-        return ObjectRef(str(self.record.state.manifest_key), str(self.record.state.manifest))
+    def _manifest_damage(self) -> list[Damage]:
+        """The damage of the manifest: of its head, or else of its segments."""
+        head = ObjectRef(str(self.record.state.manifest_key), str(self.record.state.manifest))
+        if damage := damaged_objects(self.store, [head]):
+            return damage
+        return damaged_objects(self.store, read_rows(self.store, head.key, head.digest).segments)
 
     def _remove_damaged_copies(self) -> None:
         """Damaged copies of what is elsewhere go: evaluation caches, made again when needed, and snapshots of another model."""
@@ -83,7 +84,7 @@ class Mending:
 
     def _to_read(self, shard: int) -> dict[str, Any]:
         """The manifest's rows of a shard whose part is damaged now, or went with a forget; the digests of the damaged ones."""
-        table = self.record.manifest().table
+        table = self.record.manifest().rows([shard])
         refs = self.record.parts([shard])
         bad = {one.key for one in damaged_objects(self.store, map(ObjectRef.from_json, refs))}
         digests = {ref["part"]: ref["digest"] for ref in refs if ref["key"] in bad}
@@ -126,7 +127,7 @@ class Mending:
         new = [part for one in made["shards"].values() for part in one["parts"]]
         before = {part["key"]: part["digest"] for part in self.record.parts(sorted(made["shards"]))}
         manifest = self._manifest_with(made["shards"]) if new else None
-        parts = (manifest or self.record.manifest()).parts
+        parts = (manifest or self.record.manifest()).parts_of(list(made["shards"]))
         refs = [ref for number in made["shards"] for ref in state.shards[number].checkpoints]
         damaged = {one.key for one in damaged_objects(self.store, refs)}
         shards = {
@@ -146,7 +147,7 @@ class Mending:
     def _manifest_with(self, shards: Mapping[int, Mapping[str, Any]]) -> Manifest:
         """Write the manifest that names the parts made again, for samples that had lost their tokens too."""
         manifest = self.record.manifest()
-        table, parts = manifest.table, {shard: list(refs) for shard, refs in manifest.parts.items()}
+        table, parts = manifest.rows(shards), manifest.parts_of(shards)
         row_of: dict[bytes, int] = {}
         for number, one in shards.items():
             refs = {ref["part"]: ref for ref in parts.get(str(number), [])}
@@ -154,7 +155,6 @@ class Mending:
                 refs[part["part"]] = {name: part[name] for name in ("key", "digest", "rows", "bytes", "part")}
                 row_of |= {key: row for row, key in enumerate(part["keys"])}
             parts[str(number)] = [refs[part] for part in sorted(refs)]
-        meta = {**manifest.meta, "parts": parts}
         at = table.schema.get_field_index("part_row")
         rows: Sequence[int | None] = [
             row_of.get(key, row)
@@ -162,4 +162,4 @@ class Mending:
         ]
         field = table.schema.field(at)
         table = table.set_column(at, field, pa.array(rows, field.type))
-        return write_rows(self.store, table, meta, version=self.record.state.rewrites + 1)
+        return rewrite_rows(self.store, manifest, table, parts, shards, self.record.state.rewrites + 1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -41,8 +41,7 @@ def purge_request(store: Store, state: RunState, request: RequestState, manifest
     rewritten = request.rewritten
     assert rewritten is not None
     digests = {one.key: one.digest for one in rewritten.removing}
-    parts = {} if manifest is None else manifest.parts
-    doomed = sorted({*digests, *dead(store, state, request, parts, state.manifest_key, state.checkpoint_keys())})
+    doomed = sorted({*digests, *dead(store, state, request, manifest, state.checkpoint_keys())})
     removed = remove(store, doomed, digests, Purged, request.request)
     remove_lists(store)
     store.sweep(
@@ -55,8 +54,7 @@ def dead(
     store: Store,
     state: RunState,
     request: RequestState,
-    parts: Mapping[str, Any],
-    rows: str | None,
+    manifest: Manifest | None,
     checkpoints: Set[str],
     ahead: int = 0,
 ) -> list[str]:
@@ -66,18 +64,21 @@ def dead(
     current one (a delta) or of the next (a part) may be another process at work. With ``ahead`` = 1: as it will be once the
     request's rewrite is committed.
     """
-    named = {part["key"] for refs in parts.values() for part in refs} | {rows}
+    named: set[str] = set()
+    if manifest is not None:
+        parts = manifest.parts_of(request.shards)
+        named = {part["key"] for refs in parts.values() for part in refs} | manifest.keys
     needed = state.delta_keys() | (state.start_keys() if request.mode == "resolve" else set())
     dead: list[str] = []
     for number in request.shards:
         current = state.shards[number].current + ahead
-        if rows is not None:
+        if manifest is not None:
             listed = store.traces(f"{names.shard_prefix(number)}/")
             dead += [key for key in listed if key not in named and names.part_generation(key) <= current]
         dead += _old_deltas(store, number, current, needed)
         listed = store.traces(f"{names.checkpoint_folder(number)}/")
         dead += [key for key in listed if key not in checkpoints and names.part_generation(key) < current]
-    if rows is not None:
+    if manifest is not None:
         version = state.rewrites + ahead
         listed = store.traces(names.MANIFEST_ROWS)
         dead += [key for key in listed if key not in named and names.manifest_version(key) <= version]
@@ -91,7 +92,7 @@ def purge_leftovers(store: Store, state: RunState, manifest: Manifest) -> list[s
 
     A prefix pass that went on while another committed the cache, and a worker that was killed, leave such.
     """
-    named = {part["key"] for part in manifest.refs} | {manifest.key}
+    named = {part["key"] for part in manifest.refs} | manifest.keys
     named |= state.delta_keys() | state.start_keys() | state.checkpoint_keys()
     current = {f"{number:05d}": shard.current for number, shard in state.shards.items()}
     dead = [key for key in store.traces(names.MANIFEST_ROWS) if names.manifest_version(key) <= state.rewrites]

@@ -56,7 +56,8 @@ class Queue:
             self._leases["monolith"] = lane
             return self.record.known(self.monolith_task)
         # lanes start beside the prefix pass: there will be work
-        return {"wait": True} if self.record.state.cached is None else None
+        reading = self.record.state.cached is None or self.record.state.adding is not None
+        return {"wait": True} if reading else None
 
     def _next(self, together: int) -> list[int]:
         """The next shards for a lane: one, or as many as have ``together`` pictures while every lane still finds some later."""

@@ -24,7 +24,7 @@ from taft_ray.plans.state import SUBTRACT, TRAINED, RequestState, RunState
 from taft_ray.prefix.tokens_lost import lost_rows, without_tokens
 from taft_ray.run.quarantine import ShardUnreadable
 from taft_ray.run.rows import terms_of, write_record
-from taft_ray.storage import DeltaRef, Manifest, PartRef, Store, read_part, rewrite_part, write_rows
+from taft_ray.storage import DeltaRef, Manifest, PartRef, Store, read_part, rewrite_part, rewrite_rows
 from taft_ray.storage import rundir as names
 
 _WRITERS = 8  # parts that are written at once
@@ -32,7 +32,7 @@ _WRITERS = 8  # parts that are written at once
 
 def slices_lost(manifest: Manifest, request: RequestState, spec: RunSpec) -> dict[str, tuple[int, ...]]:
     """The slices of each shard that lose a sample by this request."""
-    lost = {key: shard for key, shard in keys_of(manifest.table, request.hashes).items() if shard >= 0}
+    lost = {key: shard for key, shard in keys_of(manifest.rows(request.shards), request.hashes).items() if shard >= 0}
     return lost_slices(lost, slices=spec.slices, seed=spec.seed)
 
 
@@ -61,17 +61,14 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
     evaluation caches. Deltas that a resolve under way starts from stay.
     """
     digests = {ref.key: ref.digest for ref in dropped_by(request).deltas}
-    parts: dict[str, list[dict[str, Any]]] = {}
-    rows: str | None = None
     samples: dict[str, int] = {}
     damage: _Damage = _Damage()
     made = None
     deltas: dict[str, DeltaRef] = {}
     left = None
     if manifest is not None:
-        keys = set(keys_of(manifest.table, request.hashes))
+        keys = set(keys_of(manifest.rows(request.shards), request.hashes))
         made, samples, damage = _rewrite_cache(store, state, manifest, request.shards, keys, digests)
-        parts, rows = made.parts, made.key
         if request.mode == SUBTRACT:
             deltas = _records(store, state, request, made)
             left = _rows_leaving(store, state, request, manifest, made, keys)
@@ -80,7 +77,7 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
     }
     digests |= {ref.key: ref.digest for survival in survivals.values() for ref in survival.purged}
     stay = {ref.key for survival in survivals.values() for ref in survival.kept}
-    doomed = dead(store, state, request, parts, rows, stay, ahead=1)
+    doomed = dead(store, state, request, made, stay, ahead=1)
     if request.mode == SUBTRACT:
         replaced = [ref for shard in request.shards if (ref := state.shards[shard].delta) is not None]
         digests |= {ref.key: ref.digest for ref in replaced}
@@ -92,7 +89,7 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
         fact=Rewritten(
             request.request,
             None if made is None else made.digest,
-            rows,
+            None if made is None else made.key,
             samples,
             tuple(Removed(key, digests.get(key)) for key in sorted(set(doomed))),
             {str(shard): one.kept for shard, one in survivals.items() if one.kept or one.purged},
@@ -108,16 +105,16 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
 def _records(store: Store, state: RunState, request: RequestState, made: Manifest) -> dict[str, DeltaRef]:
     """The next generation's records of the shards that stay in the model without the request's samples."""
 
+    parts = made.parts_of(request.shards)
+
     def record(number: int) -> DeltaRef:
         generation = state.shards[number].current + 1
-        parts = made.parts[str(number)]
+        named = parts[str(number)]
         return write_record(
-            store, names.delta_folder(number), number, generation, parts, made.fingerprint, len(state.classes)
+            store, names.delta_folder(number), number, generation, named, made.fingerprint, len(state.classes)
         )
 
-    stay = [
-        number for number in request.shards if state.shards[number].state == TRAINED and made.parts.get(str(number))
-    ]
+    stay = [number for number in request.shards if state.shards[number].state == TRAINED and parts.get(str(number))]
     with ThreadPoolExecutor(_WRITERS) as writers:
         return {str(number): ref for number, ref in zip(stay, writers.map(record, stay), strict=True)}
 
@@ -127,11 +124,12 @@ def _rows_leaving(
 ) -> Mapping[str, np.ndarray] | None:
     """The sums over the rows with these keys, of shards in the model; None where there are none."""
     rows, labels = [], []
+    old, new = before.parts_of(request.shards), after.parts_of(request.shards)
     for number in request.shards:
         if state.shards[number].state != TRAINED:
             continue
-        stay = {ref["key"] for ref in after.parts.get(str(number), [])}
-        for ref in before.parts.get(str(number), []):
+        stay = {ref["key"] for ref in new.get(str(number), [])}
+        for ref in old.get(str(number), []):
             if ref["key"] not in stay:
                 part = read_part(store, PartRef.from_json(ref), fingerprint=before.fingerprint)
                 gone = [row for row, key in enumerate(part.keys) if key in keys]
@@ -163,7 +161,7 @@ def _rewrite_cache(
     A damaged part, which cannot be rewritten, goes whole. Its other samples keep their rows without a ``part_row``, and their
     tokens are to be read again. The damage of quarantined shards comes back too.
     """
-    table, parts = manifest.table, {shard: list(refs) for shard, refs in manifest.parts.items()}
+    table, parts = manifest.rows(shards), manifest.parts_of(shards)
     parts_lost: list[LostPart] = []
     touched = _parts_with(table, keys)
 
@@ -201,8 +199,8 @@ def _rewrite_cache(
     table = table.filter(pc.invert(gone))  # type: ignore[attr-defined]  # pyarrow makes its functions at import
     for lost in parts_lost:
         table = without_tokens(table, lost.shard, lost.part)
-    digests[manifest.key] = manifest.digest
-    made = write_rows(store, table, {**manifest.meta, "parts": parts}, version=state.rewrites + 1)
+    made = rewrite_rows(store, manifest, table, parts, shards, state.rewrites + 1)
+    digests |= {one.key: one.digest for one in manifest.objects if one.key not in made.keys}
     samples = {str(shard): sum(ref["rows"] for ref in parts.get(str(shard), [])) for shard in shards}
     ill = [shard for shard in shards if state.shards[shard].quarantine is not None]
     if not ill:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from taft_ray.data import id_hash, owner_hash, sample_key
 from taft_ray.data.columns import has_key, has_number, is_kept
 from taft_ray.data.identical import check_known, twins
 from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.plans.additions import shards_of_keys
 from taft_ray.plans.forget import MOST_IDS, Known
 from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_of
@@ -51,9 +53,13 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
             f"the activation cache of {record.store.uri} is not finished, so it has no samples to forget yet; "
             "leave them out of the data, or ask again when `taft-ray status` shows its shards"
         )
-    table = record.manifest().table
     by_key = {sample_key(name, spec.seed): name for name in selection.ids}
     by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
+    table = (
+        record.manifest().table
+        if by_owner or selection.with_identical
+        else _rows_near(record, by_key, selection.shards)
+    )
     hashes: dict[str, str] = {}
     found: dict[str, Known] = {}
     owned: set[str] = set()
@@ -71,6 +77,15 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
     owners = {name: owner_hash(name, secret) for name in selection.owners} if secret else {}
     _check(record, selection, owned, owners)
     return hashes, found, list(owners.values())
+
+
+def _rows_near(record: Record, keys: Collection[bytes], shards: Sequence[int] = ()) -> pa.Table:
+    """Rows of the manifest among which all of these samples and shards are: of a large one not all rows, if it can be."""
+    manifest, spec = record.manifest(), record.spec
+    if spec.assignment != "hash":  # the shard of a sample depends on the others
+        return manifest.table
+    placed = shards_of_keys(list(keys), spec.shards, record.state.additions)
+    return manifest.rows({*shards, *itertools.chain.from_iterable(placed)})
 
 
 def _asked_rows(table: pa.Table, keys: Iterable[bytes], owners: Iterable[bytes], shards: Sequence[int]) -> pa.Table:
@@ -103,7 +118,7 @@ def alike_there(record: Record, unknown: Sequence[str]) -> str:
         if form != name
     }
     keys = [sample_key(form, record.spec.seed) for form in forms]
-    there = set(_asked_rows(record.manifest().table, keys, [], [])["key"].to_pylist())
+    there = set(_asked_rows(_rows_near(record, keys), keys, [], [])["key"].to_pylist())
     for key, (form, name) in zip(keys, forms.items(), strict=True):
         if key in there:
             return f". {name!a} is not there, and {form!a}, which differs in blanks or Unicode form, is another id"

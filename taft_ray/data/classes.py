@@ -62,6 +62,28 @@ def resolve_classes(
     return tuple(sorted(found))
 
 
+def more_classes(
+    known: Sequence[str], source_classes: Sequence[str] | None, labels: Iterable[str | None], two_readings: str = ""
+) -> tuple[str, ...]:
+    """The classes of a run that gets more data: those that it has, and behind them the new ones, sorted.
+
+    Labels that name or number a known class bring none. DataError where the labels can be read in two ways.
+    """
+    found = {label for label in labels if label is not None}
+    try:
+        for label in found:
+            label_index(label, known)
+        return tuple(known)
+    except DataError:
+        pass
+    if two_readings:
+        raise DataError(two_readings)
+    new = found - set(known)
+    if len(found | set(known)) > 1:
+        _refuse_two_readings(found | set(known), named=bool(source_classes))
+    return (*known, *sorted(new, key=lambda label: (int(label), "") if _is_number(label) else (0, label)))
+
+
 def _refuse_two_readings(found: set[str], named: bool) -> None:
     """DataError for labels that may be classes or something else; ``named``: the data itself names them as classes."""
     if len(found) == 1:

@@ -44,9 +44,9 @@ MANIFEST_SCHEMA = pa.schema(
 
 
 def build_manifest(
-    index: pa.Table, *, classes: Sequence[str], seed: int, shards: int, method: Method = "hash"
+    index: pa.Table, *, classes: Sequence[str], seed: int, shards: int, method: Method = "hash", first: int = 0
 ) -> pa.Table:
-    """One row for every row of the index, sorted by (shard, key), the rejected (shard -1) first.
+    """One row for every row of the index, sorted by (shard, key), the rejected (shard -1) first. first: the first shard's number.
 
     Guarantees: no row is lost and none is in two shards; the result does not depend on the order of the index.
     DataError where rows belong to several splits. Logs a warning where ids have blanks at their ends, or classes differ in case alone.
@@ -66,7 +66,7 @@ def build_manifest(
     owners = _owner_keys(index["owner"].to_pylist(), seed)
     labels = label_column(index, classes)
     shard = np.full(index.num_rows, -1, np.int64)
-    shard[positions] = assign(
+    shard[positions] = first + assign(
         [keys[i] for i in positions],
         shards=shards,
         method=method,

@@ -27,6 +27,9 @@ from taft_ray.errors import DataError, UsageError
 _ASSUMED_BYTES = 100_000  # of a picture whose size the storage does not tell
 
 
+Key = bytes  # of a sample
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stripe:
     """What to read, one entry a sample, sorted by (shard, part, key). Small and picklable: it holds no picture."""
@@ -63,6 +66,11 @@ class Stripe:
         chosen = set(wanted)
         spans = [np.arange(at, end) for at, end in self._spans() if (int(self.shard[at]), int(self.part[at])) in chosen]
         return self._take(np.concatenate([np.zeros(0, np.int64), *spans]))
+
+    def keys_of_parts(self) -> Iterator[tuple[tuple[int, int], list[Key]]]:
+        """(shard, part), and the keys of its samples in order."""
+        for at, end in self._spans():
+            yield (int(self.shard[at]), int(self.part[at])), [key.tobytes() for key in self.key[at:end]]
 
     def _take(self, positions: np.ndarray) -> "Stripe":
         used, file = np.unique(self.file[positions], return_inverse=True)

@@ -4,42 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from taft_ray.errors import IntegrityError
 from taft_ray.jsonable import JsonObject, optional
+from taft_ray.plans.additions import Added, AdditionBegun
+from taft_ray.plans.fact import Damage, Fact, ObjectRef, Removed
 from taft_ray.storage import MALFORMED, CheckpointRef, DeltaRef
-
-
-@dataclass(frozen=True)
-class ObjectRef(JsonObject):
-    """An object of storage, and what it must be."""
-
-    key: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class Removed(JsonObject):
-    """An object that was, or is to be, removed. digest: None where no record had it."""
-
-    key: str
-    digest: str | None
-
-
-@dataclass(frozen=True)
-class Damage(JsonObject):
-    """An object that is not what it must be."""
-
-    key: str
-    problem: str
-
-
-@dataclass(frozen=True)
-class Fact(JsonObject):
-    """The body of a ledger entry."""
-
-    KIND: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -320,7 +291,7 @@ class Composed(Fact):
 KINDS: dict[str, type[Fact]] = {
     kind.KIND: kind
     for kind in (
-        Created, Cached, Trained, MonolithTrained, Quarantined, Repaired, TrainingFinished, ForgetRequested, Placed,
+        Created, Cached, AdditionBegun, Added, Trained, MonolithTrained, Quarantined, Repaired, TrainingFinished, ForgetRequested, Placed,
         Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed,
     )
 }  # fmt: skip

@@ -44,6 +44,10 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             for number, samples in enumerate(fact.samples):
                 state.shards[number] = ShardState(number, samples, state=PENDING if samples else EMPTY)
             _order_pending(state, state.shards)
+        case facts.AdditionBegun():
+            state.adding, state.additions_begun = fact, state.additions_begun + 1
+        case facts.Added():
+            _add(state, fact)
         case facts.Trained():
             _train(state, fact)
         case facts.MonolithTrained():
@@ -88,6 +92,16 @@ def _order_pending(state: RunState, numbers: Iterable[int]) -> None:
     waiting = [shard for shard in map(state.shards.__getitem__, numbers) if shard.state == PENDING]
     waiting.sort(key=lambda shard: (-shard.samples, shard.shard))
     state.pending = dict.fromkeys(shard.shard for shard in waiting)
+
+
+def _add(state: RunState, fact: facts.Added) -> None:
+    state.additions.append(fact)
+    state.adding = None
+    state.monolith = None  # it is of other data
+    state.manifest, state.manifest_key, state.rewrites = fact.manifest, fact.manifest_key, state.rewrites + 1
+    for number, samples in zip(fact.shards, fact.samples, strict=True):
+        state.shards[number] = ShardState(number, samples, state=PENDING if samples else EMPTY)
+    _order_pending(state, [*state.pending, *fact.shards])
 
 
 def _train(state: RunState, fact: facts.Trained) -> None:

@@ -15,9 +15,14 @@ _APART = ("reports/", "eval/")  # what reports are made of is in the ledger; eva
 _PASS = ("cache/", "base/", "manifest/")  # what the prefix pass writes before it commits
 
 
-def referred_to(state: RunState, parts: Mapping[str, Any], composed: Collection[str], manifest_key: str) -> set[str]:
-    """Every key that the ledger or the manifest names. parts: the manifest's, by shard. composed: the current snapshots."""
-    wanted: set[str] = {part["key"] for refs in parts.values() for part in refs} | set(composed) | {manifest_key}
+def referred_to(
+    state: RunState, parts: Mapping[str, Any], composed: Collection[str], manifest: Collection[str]
+) -> set[str]:
+    """Every key that the ledger or the manifest names.
+
+    parts: the manifest's, by shard. composed: the current snapshots. manifest: the keys of its own objects.
+    """
+    wanted: set[str] = {part["key"] for refs in parts.values() for part in refs} | set(composed) | set(manifest)
     wanted |= state.delta_keys() | state.start_keys() | state.checkpoint_keys() | state.quarantined_keys()
     wanted |= {request.forgotten.certificate.key for request in state.requests.values() if request.forgotten}
     wanted |= {request.signed.key for request in state.requests.values() if request.signed}
@@ -27,10 +32,10 @@ def referred_to(state: RunState, parts: Mapping[str, Any], composed: Collection[
 
 
 def orphans(
-    keys: Iterable[str], state: RunState, parts: Mapping[str, Any], composed: Collection[str], manifest_key: str
+    keys: Iterable[str], state: RunState, parts: Mapping[str, Any], composed: Collection[str], manifest: Collection[str]
 ) -> list[str]:
     """Keys of deltas, checkpoints, cache parts, snapshots, manifests and certificates that ledger and manifest do not name."""
-    wanted = referred_to(state, parts, composed, manifest_key)
+    wanted = referred_to(state, parts, composed, manifest)
     folders = ("deltas/", "checkpoints/", "composed/", "certificates/", "manifest/rows-")
     watched = (*folders, "cache/") if state.cached is not None else folders
     return [key for key in keys if key.startswith(watched) and key not in wanted and not in_flight(key, state)]
@@ -44,13 +49,15 @@ def in_flight(key: str, state: RunState) -> bool:
     """
     open_ones = [request for request in state.requests.values() if request.forgotten is None]
     if key.startswith(names.MANIFEST_ROWS):
-        waited = any(r.rewritten is None for r in open_ones) or bool(state.quarantined)
+        waited = any(r.rewritten is None for r in open_ones) or bool(state.quarantined) or state.adding is not None
         return names.manifest_version(key) > state.rewrites and waited
     if key.startswith(f"{names.CERTIFICATES_FOLDER}/"):
         return any(key.startswith(f"{names.CERTIFICATES_FOLDER}/{r.request}-") for r in open_ones)
-    shard = next((s for n, s in state.shards.items() if f"/shard={n:05d}/" in key), None)
-    if shard is None:
-        return False
+    number = names.shard_of(key)
+    shard = None if number is None else state.shards.get(number)
+    if shard is None:  # one of data that is being read in
+        adding = state.adding
+        return adding is not None and number in range(adding.first, adding.first + adding.shards)
     touching = [request for request in open_ones if shard.shard in request.shards]
     if key.startswith(f"{names.CACHE_FOLDER}/"):
         waited = any(r.rewritten is None for r in touching) or shard.quarantine is not None
@@ -62,15 +69,15 @@ def in_flight(key: str, state: RunState) -> bool:
 
 
 def strangers(
-    keys: Iterable[str], state: RunState, parts: Mapping[str, Any], composed: Collection[str], manifest_key: str
+    keys: Iterable[str], state: RunState, parts: Mapping[str, Any], composed: Collection[str], manifest: Collection[str]
 ) -> list[str]:
     """Keys that are no part of a run at all and no leftover either: nobody but a person knows what they are."""
-    known = referred_to(state, parts, composed, manifest_key) | {*_ALWAYS}
+    known = referred_to(state, parts, composed, manifest) | {*_ALWAYS}
     apart = _APART if state.cached is not None else (*_APART, *_PASS)
     left = [
         key
         for key in keys
         if key not in known and not key.startswith(apart) and not in_flight(key, state) and not _LEDGER.fullmatch(key)
     ]
-    leftovers = {*orphans(left, state, parts, composed, manifest_key)}
+    leftovers = {*orphans(left, state, parts, composed, manifest)}
     return [key for key in left if key not in leftovers]

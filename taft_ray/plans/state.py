@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from taft_ray.plans.additions import Added, AdditionBegun
 from taft_ray.plans.facts import (
     Cached,
     Composed,
@@ -135,6 +136,9 @@ class RunState:
     created: Created | None = None
     created_time: str = ""
     cached: Cached | None = None
+    additions: list[Added] = field(default_factory=list)
+    adding: AdditionBegun | None = None  # data that is being read in
+    additions_begun: int = 0
     trainings: list[TrainingFinished] = field(default_factory=list)
     evaluations: list[Evaluated] = field(default_factory=list)
     compositions: list[Composed] = field(default_factory=list)
@@ -147,6 +151,8 @@ class RunState:
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes, in the order of the logits; empty before the prefix pass."""
+        if self.additions:
+            return self.additions[-1].classes
         return () if self.cached is None else self.cached.classes
 
     @property
@@ -167,7 +173,9 @@ class RunState:
     @property
     def members(self) -> str:
         """The digest of the deltas in the model, each with its weight: what a composition is of."""
-        return digest_json([[shard.shard, shard.in_sums.digest, shard.weight] for shard in self.in_model])
+        members: list[Any] = [[shard.shard, shard.in_sums.digest, shard.weight] for shard in self.in_model]
+        grown = self.cached is not None and len(self.classes) > len(self.cached.classes)
+        return digest_json([*members, {"classes": len(self.classes)}] if grown else members)
 
     def promised(self) -> dict[str, float]:
         """The id hashes that wait for a request to be carried out, and the first deadline of each.

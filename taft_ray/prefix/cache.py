@@ -6,7 +6,7 @@ Tokens travel nowhere but into storage: whoever makes them writes them, and only
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ from taft_ray.storage import rundir as names
 
 PART_ROWS = 64  # samples a cache part: what travels through the pipeline as one row
 STRIPE_BYTES = 256 << 20  # encoded pictures held by a reading task
+PART_FOLDERS = f"{names.CACHE_FOLDER}/shard={{shard:05d}}"  # where a pass over a run's data writes a shard's parts
 BASE_KEY = f"{names.BASE_FOLDER}/base.safetensors"
 
 
@@ -74,10 +75,13 @@ def build_cache(
     workers: int,
     report: Report,
     rows: int | None = None,
+    first: int = 0,
 ) -> CacheResult:
     """Assign shards, run the prefix, write the parts; parts that a killed pass finished are not redone.
 
     rows: take at most so many of the source's rows, a random choice that is always the same; all by default.
+
+    first: the number of the first shard.
     """
     started = time.time() - source.seconds
     files, index, names = source.files, source.rows, source.classes
@@ -85,13 +89,13 @@ def build_cache(
         drawn = sample_keys([f"{row}" for row in index["id"].to_pylist()], seed=0)
         index = index.take(pa.array(sorted(range(len(drawn)), key=drawn.__getitem__)[:rows]))
     indexed = index.num_rows
-    index = _without_forgotten(index, tombstones, secret)
-    planned = build_manifest(index, classes=names, seed=spec.seed, shards=shards, method=assignment)  # type: ignore[arg-type]
+    index = without_forgotten(index, tombstones, secret)
+    planned = build_manifest(index, classes=names, seed=spec.seed, shards=shards, method=assignment, first=first)  # type: ignore[arg-type]
     listed = list_key(folders)
     check_rows(store, planned, spec.max_rejected, listed)
     pieces = stripes(planned, files, budget_bytes=STRIPE_BYTES, part_rows=PART_ROWS)
     every = [part for piece in pieces for part in piece.parts]
-    answers = _finished(store, folders, every, {part: rows for piece in pieces for part, rows in piece.rows.items()})
+    answers = _finished(store, folders, pieces)
     wanted = set(every) - answers.keys()
     total = sum(len(piece) for piece in pieces)
     done = sum(len(answer["keys"]) + len(answer["bad"]) for answer in answers.values())
@@ -157,7 +161,7 @@ def make_parts(
         store.erase([marker_key(folders.format(shard=shard), part) for piece in pieces for shard, part in piece.parts])
 
 
-def _without_forgotten(index: pa.Table, state: RunState, secret: bytes | None) -> pa.Table:
+def without_forgotten(index: pa.Table, state: RunState, secret: bytes | None) -> pa.Table:
     """The index without forgotten samples and those of forgotten owners: not even as rejected rows do they come back."""
     if secret is None or not (state.tombstones or state.owner_tombstones):
         return index
@@ -179,13 +183,11 @@ def with_hashes(table: pa.Table, index: pa.Table, seed: int, secret: bytes | Non
     return table.append_column("id_hash", pa.array([by_key.get(key) for key in table["key"].to_pylist()], pa.string()))
 
 
-def _finished(
-    store: Store, folders: str, parts: Sequence[tuple[int, int]], rows: Mapping[tuple[int, int], int]
-) -> dict[tuple[int, int], dict[str, Any]]:
-    """Answers of an earlier pass whose parts are still there, whole."""
+def _finished(store: Store, folders: str, pieces: Sequence[Stripe]) -> dict[tuple[int, int], dict[str, Any]]:
+    """Answers of an earlier pass over the same samples whose parts are still there, whole."""
     there = {info.key: info.size for info in store.list(f"{folders.split('/')[0]}/")}
     answers: dict[tuple[int, int], dict[str, Any]] = {}
-    for shard, part in parts:
+    for (shard, part), keys in ((where, keys) for piece in pieces for where, keys in piece.keys_of_parts()):
         key = marker_key(folders.format(shard=shard), part)
         if key not in there:
             continue
@@ -195,7 +197,7 @@ def _finished(
             intact = ref is None or there.get(ref["key"]) == ref["bytes"]
         except (ObjectMissing, IntegrityError, *MALFORMED):
             continue
-        if intact and len(answer["keys"]) + len(answer["bad"]) == rows[shard, part]:
+        if intact and {*answer["keys"], *answer["bad"]} == {key.hex() for key in keys}:
             answers[shard, part] = answer
     return answers
 

@@ -7,7 +7,7 @@ manifest has of it; where the source is unchanged a part has the bytes that it h
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from taft_ray.data import Stripe, index_files, label_index, open_source, sample_
 from taft_ray.data.keys import KEY_BYTES
 from taft_ray.data.source_file import SourceFile
 from taft_ray.errors import DataError
+from taft_ray.plans.additions import source_of
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.cache import STRIPE_BYTES, make_parts
@@ -37,28 +38,32 @@ def made_again(
     state: RunState,
     found: Mapping[str, Any],
     *,
-    data: str,
+    data: str | None,
     classes: Sequence[str],
     workers: int,
     report: Report,
 ) -> tuple[dict[str, Any], list[str]]:
-    """What `Mending.repaired` takes, of the shards that could be made again; and what is in the way of the others."""
+    """What `Mending.repaired` takes, of the shards that could be made again; and what is in the way of the others.
+
+    data: where the source lies now; where each shard was read from by default.
+    """
     store = Store(run)
-    files = {file.relative: file for file in open_source(data).files} if _any_rows(found) else {}
+    sources = {number: data or source_of(number, spec.data, state.additions) for number in found["shards"]}
+    opened = _opened({sources[number] for number, one in found["shards"].items() if one["rows"].num_rows})
     whole: dict[int, dict[str, Any]] = {}
     problems: list[str] = []
     written: list[dict[str, Any]] = []
-    wanted: dict[int, list[pa.Table]] = {}
+    wanted: dict[int, list[tuple[int, pa.Table]]] = {}
     for number, one in found["shards"].items():
         try:
-            _check(number, one["rows"], files, state, spec, classes)
+            _check(number, one["rows"], opened.get(sources[number], {}), state, spec, classes)
         except DataError as error:
             problems.append(f"shard {number}: {error}")
             continue
         whole[number] = {"generation": one["generation"], "parts": []}
-        wanted.setdefault(one["generation"], []).append(one["rows"])
+        wanted.setdefault(one["generation"], []).append((number, one["rows"]))
     for generation, tables in wanted.items():
-        stripes = [stripe for table in tables for stripe in _stripes(table, files)]
+        stripes = [stripe for number, table in tables for stripe in _stripes(table, opened.get(sources[number], {}))]
         if not stripes:
             continue
         folders = f"{names.CACHE_FOLDER}/shard={{shard:05d}}/generation={generation:06d}"
@@ -101,8 +106,9 @@ def _other_content(answer: Mapping[str, Any]) -> str:
     )
 
 
-def _any_rows(found: Mapping[str, Any]) -> bool:
-    return any(one["rows"].num_rows for one in found["shards"].values())
+def _opened(sources: Iterable[str]) -> dict[str, dict[str, SourceFile]]:
+    """The files of each of these data sets, by their names."""
+    return {data: {file.relative: file for file in open_source(data).files} for data in sources}
 
 
 def _check(

@@ -196,7 +196,7 @@ def _manifest_before(request: str, entries: Sequence[Entry]) -> str | None:
     for entry in entries:
         if entry.kind == "rewritten" and entry.body["request"] == request:
             break
-        if entry.kind in ("cached", "rewritten"):
+        if entry.kind in ("cached", "added", "rewritten"):
             digest = entry.body["manifest"] or digest
     return digest
 

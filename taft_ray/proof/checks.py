@@ -171,7 +171,7 @@ def deltas(run: Evidence) -> None:
     for done, shard in enumerate(shards):
         run.report("verify deltas", done, len(shards))
         with run.examining("deltas", shard.shard):
-            sums.add(read_terms(run.store, shard.in_sums), shard.weight)
+            sums.add(read_terms(run.store, shard.in_sums, len(run.state.classes)), shard.weight)
     run.report("verify deltas", len(shards), len(shards))
     run.checks["deltas"] = len(shards)
     monolith = run.state.monolith_delta
@@ -262,7 +262,7 @@ def _evaluation_cache(run: Evidence, folder: str) -> int:
         )
     _no_forgotten(run, found.table, f"{folder}/{found.key}")
     known = {ref["key"] for ref in found.refs}
-    known |= {f"{folder}/{key}" for key in (found.key, MANIFEST_KEY)}
+    known |= {f"{folder}/{key}" for key in (*found.keys, MANIFEST_KEY)}
     unknown = [key for key in run.sizes if key.startswith(f"{folder}/") and key not in known]
     if unknown:
         run.problems.append(f"evaluation caches: nothing refers to {_named(unknown)}; remove the folder {folder}")
@@ -326,7 +326,7 @@ def unknown_objects(run: Evidence) -> None:
         unread = (*unread, f"{names.COMPOSED_FOLDER}/")
     # what could not be read is a problem already; and a snapshot was named as one
     keys = [key for key in run.sizes if not key.startswith((*unread, f"{names.COMPOSED_FOLDER}/"))]
-    about = (run.state, run.parts, {*(run.snapshots or ())}, "" if run.manifest is None else run.manifest.key)
+    about = (run.state, run.parts, {*(run.snapshots or ())}, () if run.manifest is None else run.manifest.keys)
     left, strange = orphans(keys, *about), strangers(keys, *about)
     run.checks["objects nothing refers to"] = len(left) + len(strange)
     proofs = [key for key in left if key.startswith(f"{names.CERTIFICATES_FOLDER}/")]

@@ -56,6 +56,6 @@ class Evidence(Findings):
     snapshots: Mapping[str, str] | None = None  # what the deltas compose to: key -> digest; None while it is not known
 
     @property
-    def parts(self) -> dict[str, list[dict[str, Any]]]:
+    def parts(self) -> Mapping[str, list[dict[str, Any]]]:
         """The manifest's cache parts, by shard."""
         return {} if self.manifest is None else self.manifest.parts

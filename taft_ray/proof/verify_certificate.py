@@ -179,7 +179,7 @@ def _objects_back(store: Store, spec: Any, state: RunState, certificate: dict[st
         return []
     try:
         manifest = read_manifest(store)
-        parts, rows = ({}, "") if manifest is None else (manifest.parts, manifest.key)
+        parts, rows = ({}, set()) if manifest is None else (manifest.parts, manifest.keys)
         composed = (
             snapshots_of(spec, sums_of(store, state))
             if any(k.startswith(f"{names.COMPOSED_FOLDER}/") for k in back)

@@ -79,8 +79,6 @@ class Record:
         for entry in self.ledger.since(self._applied):
             apply(self.state, entry)
             self._applied += 1
-            if entry.kind in ("cached", "rewritten", "repaired"):
-                self._manifest = None
 
     def was_exchanged(self) -> bool:
         """Whether the ledger in storage no longer has the last entry read from it: another copy of the folder was put there."""
@@ -142,19 +140,21 @@ class Record:
 
         ObjectMissing when another writer has replaced it since the ledger was read.
         """
-        if self._manifest is None:
+        known = self.manifest_in_memory
+        if known is None:
             key, digest = self.state.manifest_key, self.state.manifest
             if key is None or digest is None:
                 raise StorageError(
                     f"{self.store.uri} has no manifest yet: its activation cache is not finished; run taft-ray train"
                 )
-            self._manifest = read_rows(self.store, key, digest)
-        return self._manifest
+            known = self._manifest = read_rows(self.store, key, digest, self._manifest)
+        return known
 
     @property
     def manifest_in_memory(self) -> Manifest | None:
         """The manifest that the ledger, as last read, commits to, where this process has read it."""
-        return self._manifest
+        known = self._manifest
+        return known if known is not None and known.key == self.state.manifest_key else None
 
     def publish(self) -> None:
         """Let the manifest's pointer, for readers without a ledger, name what the ledger commits to."""
@@ -172,5 +172,5 @@ class Record:
 
     def parts(self, shards: Sequence[int]) -> list[dict[str, Any]]:
         """The cache parts of these shards, as the manifest lists them."""
-        known = self.manifest().parts
+        known = self.manifest().parts_of(shards)
         return [part for shard in shards for part in known.get(str(shard), [])]

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from taft_ray.additive import AdditiveModel, Projection
     from taft_ray.models import Preprocess
     from taft_ray.plans.spec import RunSpec
+    from taft_ray.sums import Totals
 
 _PARTS = "parts"  # in the record of a shard: PartRef JSON
 _FINGERPRINT = "fingerprint"
-_ADDED_UP = ("additive/gram", "additive/by_class", "additive/counts")
+_COUNTS = "additive/counts"
+_PER_CLASS = ("additive/by_class", _COUNTS)
+_ADDED_UP = ("additive/gram", *_PER_CLASS)
 _UNNAMED = {name: value for name, value in Sums(1, 1).to_arrays().items() if name not in _ADDED_UP}
 _TOGETHER = 64  # parts that are in memory at once while rows are summed
 
@@ -119,13 +122,38 @@ def write_record(
     return write_delta(store, folder, generation, {"classes": np.array([classes], np.int64)}, meta)
 
 
-def read_terms(store: Store, ref: DeltaRef) -> dict[str, np.ndarray]:
+def read_terms(store: Store, ref: DeltaRef, classes: int = 0) -> dict[str, np.ndarray]:
     """A shard's part in the sums: its delta's terms, or the sums over the rows that its record names.
+
+    classes: how many the run has by now; see `grown`.
 
     IntegrityError naming the object when a byte differs. ObjectMissing when one is not there.
     """
     tensors, meta = read_delta(store, ref)
-    return sums_of_record(store, tensors, meta, ref.key) if _PARTS in meta else tensors
+    return grown(sums_of_record(store, tensors, meta, ref.key), classes) if _PARTS in meta else tensors
+
+
+def grown(terms: Mapping[str, np.ndarray], classes: int) -> dict[str, np.ndarray]:
+    """Terms of an additive run as of pictures of at least so many classes: no picture is in those that came later."""
+    more = classes - class_count(terms)
+    if more <= 0 or _COUNTS not in terms:
+        return dict(terms)
+    return {
+        name: np.concatenate([value, np.zeros((more, *value.shape[1:]), value.dtype)]) if name in _PER_CLASS else value
+        for name, value in terms.items()
+    }
+
+
+def grow(totals: Totals, classes: int) -> bool:
+    """Make totals as of at least so many classes: whether anything changed."""
+    before = class_count(totals.totals)
+    totals.totals = grown(totals.totals, classes)
+    return class_count(totals.totals) != before
+
+
+def class_count(terms: Mapping[str, np.ndarray]) -> int:
+    """How many classes terms are of; 0 where they are no sums over rows."""
+    return len(terms.get(_COUNTS, ()))
 
 
 def sums_of_record(

@@ -16,16 +16,16 @@ from taft_ray.storage import rundir as names
 from taft_ray.sums import Sums
 
 
-def read_terms(store: Store, ref: DeltaRef) -> dict[str, torch.Tensor]:
-    """A delta's int64 terms; IntegrityError naming the object when a byte differs."""
-    return {name: torch.from_numpy(value) for name, value in read_arrays(store, ref).items()}
+def read_terms(store: Store, ref: DeltaRef, classes: int = 0) -> dict[str, torch.Tensor]:
+    """A delta's int64 terms, of so many classes; IntegrityError naming the object when a byte differs."""
+    return {name: torch.from_numpy(value) for name, value in read_arrays(store, ref, classes).items()}
 
 
 def sums_of(store: Store, state: RunState) -> Sums:
     """The exact sums over the shards in the model."""
     sums = Sums()
     for shard in state.in_model:
-        sums.add(read_terms(store, shard.in_sums), shard.weight)
+        sums.add(read_terms(store, shard.in_sums, len(state.classes)), shard.weight)
     return sums
 
 

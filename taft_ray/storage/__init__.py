@@ -9,10 +9,14 @@ from taft_ray.storage.json_text import MALFORMED, json_object, parse_json
 from taft_ray.storage.ledger import Entry, Ledger, entry_key
 from taft_ray.storage.manifest import (
     Manifest,
+    extend_rows,
+    filled,
     point_manifest,
     read_manifest,
     read_pointer,
     read_rows,
+    rewrite_rows,
+    write_again,
     write_manifest,
     write_rows,
 )
@@ -39,6 +43,8 @@ __all__ = [
     "digest_json",
     "digest_tensors",
     "entry_key",
+    "extend_rows",
+    "filled",
     "id_key",
     "json_object",
     "parse_json",
@@ -52,7 +58,9 @@ __all__ = [
     "read_several",
     "read_spec",
     "rewrite_part",
+    "rewrite_rows",
     "sweep_copies",
+    "write_again",
     "write_checkpoint",
     "write_delta",
     "write_manifest",

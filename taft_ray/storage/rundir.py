@@ -53,6 +53,12 @@ def part_of(key: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def shard_of(key: str) -> int | None:
+    """The shard in whose folder an object lies; None for what lies in none."""
+    found = re.search(r"/shard=(\d+)/", key)
+    return int(found[1]) if found else None
+
+
 def delta_generation(key: str) -> int:
     """The generation of a delta; 0 for what is not named like one."""
     found = re.match(r"(\d+)-", key.rpartition("/")[2])
@@ -61,8 +67,7 @@ def delta_generation(key: str) -> int:
 
 def manifest_version(key: str) -> int:
     """How many purges had rewritten the manifest of these rows."""
-    found = re.fullmatch(r"rows-(\d{6})-.*", key.rpartition("/")[2])
-    return int(found[1]) if found else 0
+    return manifest.version_of(key) or 0
 
 
 def delta_folder(shard: int) -> str:

@@ -121,7 +121,7 @@ def _eval_cache(
         found = read_manifest(eval_store)
     except IntegrityError:
         found = None  # damaged: made again
-    if found is None or found.meta["stamp"] != stamp:
+    if found is None or found.meta["stamp"] != stamp or found.meta["classes"] != list(classes):
         from taft_ray.orchestration import session
         from taft_ray.orchestration.prefix_pass import PASSES
         from taft_ray.prefix.cache import build_cache

@@ -56,7 +56,7 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
     state = read_state(store)
     if state.cached is None or not state.in_model:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
-    classes = list(state.cached.classes)
+    classes = list(state.classes)
     if owners:
         spec.check_additive("the model of some owners alone")
     if spec.additive:

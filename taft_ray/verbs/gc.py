@@ -25,7 +25,8 @@ def gc(run: str) -> dict[str, Any]:
     record.publish()
     manifest = None if record.state.cached is None else record.current(record.manifest)
     current = record.current(lambda: snapshots_of(spec, sums_of(store, record.state)))
-    left = orphans(held, record.state, manifest.parts if manifest else {}, current, manifest.key if manifest else "")
+    parts, keys = (manifest.parts, manifest.keys) if manifest else ({}, ())
+    left = orphans(held, record.state, parts, current, keys)
     store.erase(left)
     store.sweep()
     return {"removed": left, "bytes": sum(listed.get(name, 0) for name in left)}

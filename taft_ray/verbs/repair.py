@@ -48,7 +48,7 @@ def _repaired(run: str, spec: RunSpec, data: str | None, report: Report) -> dict
     from taft_ray.prefix.manifest_again import manifest_again
 
     composer = composer_of(run)
-    source = data_address(data) if data is not None else spec.data
+    source = None if data is None else data_address(data)
     if not composer.manifest_is_whole():
         store, state = Store(run), composer.snapshot()
         manifest_again(PASSES, store, spec, state, data=source, secret=secret_of(store))
@@ -72,7 +72,7 @@ def _repaired(run: str, spec: RunSpec, data: str | None, report: Report) -> dict
 
 
 def _shards(
-    run: str, spec: RunSpec, composer: Composer, source: str, report: Report
+    run: str, spec: RunSpec, composer: Composer, source: str | None, report: Report
 ) -> tuple[set[int], list[str], dict[str, Any]]:
     """Make again what the shards in quarantine lack and commit it: which could be, what is in the way of the others, what was found."""
     from taft_ray.orchestration.prefix_pass import PASSES

@@ -12,6 +12,7 @@ from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.evaluation import summarise
 from taft_ray.log import operation
 from taft_ray.pages import certificate_page, report_page
+from taft_ray.plans.additions import counts_of
 from taft_ray.plans.facts import Composed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
@@ -130,7 +131,7 @@ def gather(store: Store, spec: RunSpec, state: RunState) -> dict[str, Any]:
         facts["quarantine"] = quarantines(state)
     if state.cached is not None:
         cached = state.cached
-        facts["data"] = {**cached.counts, "classes": list(cached.classes)}
+        facts["data"] = {**counts_of(cached.counts, state.additions), "classes": list(state.classes)}
         facts["cache"] = {name: getattr(cached, name) for name in ("seconds", "images", "bytes", "started", "ended")}
     if state.trainings:
         facts["training"] = state.trainings[0].to_json()

@@ -61,6 +61,8 @@ class Run:
         data: str | os.PathLike[str] | None = None,
         *,
         split: str | None = None,
+        add: str | os.PathLike[str] | None = None,
+        add_shards: int | None = None,
         monolithic: bool = False,
         lanes: int | None = None,
         **spec: Any,
@@ -68,7 +70,9 @@ class Run:
         """Train every shard that has no delta yet, and compose.
 
         data: a folder of class folders, Parquet or WebDataset, local or remote; the run's own where it exists already.
-        split: read this split of it.
+        split: read this split of it, or of what is added.
+        add: more data for a run that exists; pictures that it knows or has forgotten stay as they are. add_shards: how many
+        shards it becomes, by default as many of the run's size.
         monolithic: also train one model over everything, for comparison. lanes: workers at once.
         spec: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed; they are fixed by the
         first call, and SpecMismatch names those that differ later.
@@ -76,13 +80,23 @@ class Run:
         from taft_ray.verbs.new_spec import continued, spec_of
         from taft_ray.verbs.train import train
 
+        if add is not None:
+            add, split = with_split(os.fspath(add), split), None
         if data is not None:
             spec["data"] = with_split(os.fspath(data), split)
         elif split is not None:
             raise UsageError(f"split={split!r} is a split of data; give data, too")
         made = spec_of(self.uri, spec) if "data" in spec else continued(self.uri, spec)
         return answers.Trained.from_json(
-            train(self.uri, made, monolithic=monolithic, lanes=lanes, report=self._progress)
+            train(
+                self.uri,
+                made,
+                add=add,
+                add_shards=add_shards,
+                monolithic=monolithic,
+                lanes=lanes,
+                report=self._progress,
+            )
         )
 
     def repair(self, data: str | os.PathLike[str] | None = None) -> answers.Repaired:

@@ -8,6 +8,7 @@ from typing import Any
 from taft_ray.composer.composer import Composer
 from taft_ray.counting import are, which
 from taft_ray.log import operation
+from taft_ray.plans.additions import counts_of
 from taft_ray.plans.gather import due, planned_start
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
@@ -54,7 +55,18 @@ def status(run: str) -> dict[str, Any]:
             for r in state.requests.values()
         ],
         "monolith": None if state.monolith is None else {"purged": state.monolith.delta is None},
-        "data": None if state.cached is None else dict(state.cached.counts),  # as it was read in
+        "data": None if state.cached is None else counts_of(state.cached.counts, state.additions),  # as it was read in
+        "additions": [
+            {
+                "data": one.data,
+                "shards": list(one.shards),
+                "samples": sum(one.samples),
+                "samples_now": sum(state.shards[shard].samples for shard in one.shards),
+                "known": one.known,
+                "forgotten": one.forgotten,
+            }
+            for one in state.additions
+        ],
         "samples": sum(shard.samples for shard in state.shards.values()),
         "to_do": _to_do(run, state),
         "quarantined": ill,
@@ -79,10 +91,15 @@ def _to_do(run: str, state: RunState) -> list[str]:
         if open_ones
         else []
     )
+    reading = (
+        [f"{state.adding.data} is not all added: taft-ray train {run} goes on with it"]
+        if state.adding is not None
+        else []
+    )
     ill = [shard.shard for shard in state.quarantined]
     lost = (
         [f"the comparison model was damaged: taft-ray repair {run}"]
         if state.monolith is not None and state.monolith.lost
         else []
     )
-    return [*requests, *([way_out(run, ill)] if ill else []), *lost]
+    return [*reading, *requests, *([way_out(run, ill)] if ill else []), *lost]

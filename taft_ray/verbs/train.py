@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from taft_ray.counting import which
+from taft_ray.counting import plural, which
 from taft_ray.data import open_source
 from taft_ray.data.identical import say
 from taft_ray.errors import DataError, TaftError, UsageError
@@ -27,26 +27,39 @@ from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_to_read_in
 from taft_ray.run.spec import is_run, run_spec
 from taft_ray.storage import Store, digest_bytes, write_spec
-from taft_ray.storage import rundir as names
 from taft_ray.verbs.status import status
 
 if TYPE_CHECKING:
     from taft_ray.orchestration.actors import RemoteComposer
     from taft_ray.orchestration.lanes import Lanes
+    from taft_ray.plans.additions import AdditionBegun
+    from taft_ray.prefix.additions import More
     from taft_ray.prefix.passes import Indexed
 
 
 @operation("train")
 def train(
-    run: str, spec: RunSpec, *, monolithic: bool = False, lanes: int | None = None, report: Report = silent
+    run: str,
+    spec: RunSpec,
+    *,
+    add: str | None = None,
+    add_shards: int | None = None,
+    monolithic: bool = False,
+    lanes: int | None = None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Bring a run to where every shard with samples has a delta, and compose it. Safe to call again at any time.
 
     Writes the spec, the activation cache and the deltas that are missing; repeats nothing that the ledger has.
     ``monolithic`` also trains one model over everything, on the same kind of worker, for comparison.
+
+    add: more data for a run that exists. Its pictures that the run does not know become ``add_shards`` shards behind those
+    that there are, by default as many of their size. Everything that the run has, or has forgotten, stays as it is.
     """
     if lanes is not None and lanes < 1:
         raise UsageError(f"expected lanes >= 1, got {lanes}; set --lanes")
+    if add_shards is not None and (add is None or add_shards < 1):
+        raise UsageError(f"add_shards={add_shards}: expected at least 1, and --add with it")
     if monolithic and spec.additive:
         raise UsageError("an additive run is one model over everything already; leave --monolithic out")
     began = time.time()
@@ -68,9 +81,10 @@ def train(
         write_spec(store, spec.to_json())
         training = replace(Training.of(run, spec, lanes, report), source=source)
         training.begin()
+        notes = (*notes, *training.want(None if add is None else data_address(add), add_shards))
         composed = training.finish(monolithic=monolithic)
-        cached = training.state().cached
-        notes = (*notes, *say(None if cached is None else cached.counts))
+        state = training.state()
+        notes = (*notes, *say(None if state.cached is None else state.cached.counts))
         said = {"notes": list(notes)} if notes else {}
         return {**status(run), "compose": composed, "seconds": time.time() - began, **said}
 
@@ -132,6 +146,7 @@ class Training:
     report: Report
     secret: bytes | None = None
     source: Indexed | None = None  # the data, where this call has read it already
+    more: tuple[AdditionBegun, More] | None = None  # data to be added
     running: Lanes | None = None
     ready: Sequence[float] = field(default_factory=list)
     trained_from: float = 0.0
@@ -155,14 +170,50 @@ class Training:
     def begin(self) -> None:
         """The run's first fact, and a secret for its id hashes."""
         known = self.state()
-        self.secret = secret_to_read_in(self.record.store, known, reading=known.cached is None)
+        self.secret = secret_to_read_in(
+            self.record.store, known, reading=known.cached is None or known.adding is not None
+        )
         made_on = run_environment(cpus=self.there[0], gpus=self.there[1], lanes=self.lanes)
         self.composer.begin(made_on, self.secret and digest_bytes(self.secret))
+
+    def want(self, add: str | None, shards: int | None) -> list[str]:
+        """Look at data to be added, and commit that it is; or go on with what was begun. The answer is notes for a person."""
+        from taft_ray.orchestration.prefix_pass import PASSES
+        from taft_ray.prefix.additions import index_more, nothing_added, shards_for
+
+        state = self.state()
+        data = add or (state.adding and state.adding.data)
+        if data is None:
+            return []
+        if state.cached is None:
+            raise UsageError(f"{self.run} has not read its own data yet; train it without --add first")
+        self.secret = secret_to_read_in(self.record.store, state, reading=True)
+        manifest = self.record.current(self.record.manifest)
+        more = index_more(PASSES, data, self.spec, manifest, state, self.secret)
+        classes = more.source.classes[len(state.classes) :]
+        if classes and not self.spec.additive:
+            raise UsageError(
+                f"{data} has {which('class', classes)}, which the run lacks. The outputs of a tangent model are fixed; "
+                "leave these pictures out, or make an additive run (--solver additive)"
+            )
+        rows = more.source.rows.num_rows
+        if not rows:
+            if state.adding is not None and state.adding.data == data:
+                ended = nothing_added(state.adding, more, manifest, state)
+                self.composer.admit_addition(ended, state.adding)
+            return [f"nothing in {data} is new: {_left_out(more)}"]
+        held = sum(shard.samples for shard in state.shards.values())
+        begun = self.composer.begin_addition(data, shards or shards_for(rows, held, len(state.shards)))
+        self.more = begun, more
+        said = (
+            f"{plural(rows, 'row')} of {data} added as {which('shard', range(begun.first, begun.first + begun.shards))}"
+        )
+        return [said + (f"; {_left_out(more)}" if more.known or more.forgotten else ""), *_new_classes(classes)]
 
     def finish(self, *, monolithic: bool) -> dict[str, Any] | None:
         """Cache, fits, the comparison model if it is wanted, and the composed model."""
         state = self.state()
-        work = state.cached is None or bool(pending_shards(state))
+        work = state.cached is None or self.more is not None or bool(pending_shards(state))
         self._tokens(work)
         compare = monolithic and self.composer.want_monolith()
         self._fits(work, compare)
@@ -189,10 +240,11 @@ class Training:
         if work and not self.gpus:
             self.running = self._started(self.lanes)
         self.trained_from = self.composer.now()
-        if self.record.state.cached is not None:
-            return
         try:
-            self.trained_from = self._cache()
+            if self.record.state.cached is None:
+                self.trained_from = self._cache()
+            if self.more is not None:
+                self.trained_from = self._read_more(*self.more)
         except BaseException:
             if self.running is not None:
                 self.running.send_home()
@@ -201,19 +253,30 @@ class Training:
     def _cache(self) -> float:
         """Make the activation cache and commit it; returns when the lanes could begin, by the composer's clock."""
         from taft_ray.orchestration.prefix_pass import PASSES
-        from taft_ray.prefix.cache import build_cache, cached_fact
+        from taft_ray.prefix.cache import PART_FOLDERS, build_cache, cached_fact
         from taft_ray.prefix.passes import index_source
 
         store, spec = self.record.store, self.spec
         result = build_cache(
             PASSES, store, self.run, spec, source=self.source or index_source(PASSES, spec.data, spec.classes),
-            shards=spec.shards, assignment=spec.assignment, folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=self.record.state,
+            shards=spec.shards, assignment=spec.assignment, folders=PART_FOLDERS, tombstones=self.record.state,
             secret=self.secret, workers=self.gpus or self.lanes, report=self.report,
         )  # fmt: skip
         fact = cached_fact(store, spec, result)
         committing = self.composer.now()
         self.composer.admit_cache(fact)  # which removes the marks of the pass, too
         return committing
+
+    def _read_more(self, begun: AdditionBegun, more: More) -> float:
+        """Make the cache of data to be added and commit it; returns when the lanes could begin."""
+        from taft_ray.orchestration.prefix_pass import PASSES
+        from taft_ray.prefix.additions import read_more
+
+        workers = self.gpus or self.lanes
+        read_more(
+            PASSES, self.run, self.record, begun, more, self.composer.admit_addition, self.secret, workers, self.report
+        )
+        return self.composer.now()
 
     def _started(self, count: int) -> Lanes:
         from taft_ray.orchestration.lanes import start_lanes
@@ -243,6 +306,17 @@ class Training:
         self._started(1).wait(self.report)
         if self.state().monolith_delta is None:
             raise TaftError("the comparison model was not finished; run the same command again")
+
+
+def _left_out(more: More) -> str:
+    """Why rows of data to be added are not."""
+    known = f"{plural(more.known, 'row is', 'rows are')} in the run already" if more.known else ""
+    forgotten = f"{plural(more.forgotten, 'row stays', 'rows stay')} out, forgotten" if more.forgotten else ""
+    return ", ".join(filter(None, (known, forgotten))) or "it has no row"
+
+
+def _new_classes(classes: Sequence[str]) -> list[str]:
+    return [f"new classes: {', '.join(classes)}"] if classes else []
 
 
 def _check_all_trained(state: RunState) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from taft_ray.additive import AdditiveModel
 from taft_ray.log import context, logger_of
 from taft_ray.run.environment import fit_environment, settle
-from taft_ray.run.rows import fingerprint_of, joined, model_of, read_terms, write_record
+from taft_ray.run.rows import class_count, fingerprint_of, grow, joined, model_of, read_terms, write_record
 from taft_ray.run.snapshots import load_arrays
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import DeltaRef, PartRef, Store, digest_json, read_several
@@ -108,9 +108,12 @@ class RowWorker(Warm):
     ) -> list[dict[str, Any]]:
         """Accuracy of the model of the first m shards, for each m in ``counts``."""
         _, labels, rows = self._read(parts)
-        totals, found = Totals(), []
+        totals, found, classes = Totals(), [], self.classes
         for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
-            totals.add(read_terms(self.store, DeltaRef.from_json(ref)), weight)
+            terms = read_terms(self.store, DeltaRef.from_json(ref), classes)
+            classes = max(classes, class_count(terms))
+            grow(totals, classes)
+            totals.add(terms, weight)
             if position in counts and totals.weight:
                 logits = model_of(self.spec, totals.totals).logits(rows)
                 accuracy = int((logits.argmax(1) == labels).sum()) / max(1, len(labels))

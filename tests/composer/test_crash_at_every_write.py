@@ -56,6 +56,7 @@ def test_forget_by_subtraction(tmp_path: Path) -> None:
         ("resolve", {"composer", "retrain actor"}, 15),
         ("sum", {"driver", "prefix actor", "lane", "composer"}, 18),
         ("drop-rows", {"composer"}, 10),
+        ("add", {"driver", "prefix actor", "lane", "composer"}, 14),
     ],
 )
 def test_whole_run(tmp_path: Path, phase: str, roles: set[str], writes: int) -> None:

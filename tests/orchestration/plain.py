@@ -11,11 +11,13 @@ from folder import at
 from taft_ray.composer.composer import Composer
 from taft_ray.data import SourceFile, Stripe, index_files
 from taft_ray.plans.spec import RunSpec
+from taft_ray.prefix.additions import index_more, read_more
 from taft_ray.prefix.cache import build_cache, cached_fact
 from taft_ray.prefix.part_writer import PartWriter
 from taft_ray.prefix.passes import index_source
 from taft_ray.prefix.pictures import Decode, read_parts
 from taft_ray.progress import silent
+from taft_ray.run.record import Record
 from taft_ray.storage import Store, digest_bytes, id_key, write_spec
 from taft_ray.storage import rundir as names
 from taft_ray.workers.kinds import new_worker
@@ -50,6 +52,19 @@ def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
         workers=1, report=silent,
     )  # fmt: skip
     composer.admit_cache(cached_fact(store, spec, result))
+
+
+def plain_add(run: Path | str, data: Path | str, shards: int = 1) -> Composer:
+    """Add data to a run and sum it, as `train --add` does; the composer."""
+    composer = Composer(str(run))
+    secret = id_key(Store(str(run)), create=False)
+    composer.begin({}, digest_bytes(secret))
+    record = Record(str(run))
+    more = index_more(InlinePasses(), str(data), record.spec, record.manifest(), record.state, secret)
+    if more.source.rows.num_rows:
+        begun = composer.begin_addition(str(data), shards)
+        read_more(InlinePasses(), str(run), record, begun, more, composer.admit_addition, secret, 1, silent)
+    return plain_train(run, record.spec)
 
 
 def plain_train(

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from folder import holders, plain_forget, shard_of, state_of
-from plain import plain_train
+from plain import plain_add, plain_train
 from tiny import MODEL, SIZE, sample_id, write_parquet
 
 from taft_ray.composer.composer import Composer
@@ -38,13 +40,16 @@ from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
 
 PICTURES, SHARDS = 24, 3
-TANGENT, ADDITIVE = ("train", "retrain", "drop", "resolve"), ("sum", "subtract", "drop-rows")
+MORE = range(PICTURES - 6, PICTURES + 9)  # what is added: some of it known or forgotten, some of a new class
+TANGENT, ADDITIVE = ("train", "retrain", "drop", "resolve"), ("sum", "subtract", "drop-rows", "add")
 CHAIN = {phase: chain for chain in (TANGENT, ADDITIVE) for phase in chain}
 BEFORE, STAGED = "before", "staged"
 
 
 def victims(mode: str) -> list[str]:
     """Whom a phase forgets: two of one shard by retrain, one of another each by drop and by resolve."""
+    if mode == "add":
+        return []
     known = {"retrain": (0, 2), "drop": (1, 1), "resolve": (2, 1), "subtract": (0, 2), "drop-rows": (1, 1)}
     shard, count = known[mode]
     return [name for name in map(sample_id, range(PICTURES)) if shard_of(name, SHARDS) == shard][:count]
@@ -61,6 +66,11 @@ def make_data(home: Path) -> None:
     torch.manual_seed(0)
     save_file(timm.create_model(MODEL, img_size=SIZE).state_dict(), home / "weights.safetensors")
     write_parquet(home / "data", range(PICTURES))
+    write_parquet(home / "more", MORE)
+    file = home / "more" / "part-0.parquet"
+    table = pq.read_table(file)
+    labels = pa.array(["dog"] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("label"), "label", labels), file)
 
 
 def do(phase: str, home: Path, run: Path) -> None:
@@ -69,6 +79,8 @@ def do(phase: str, home: Path, run: Path) -> None:
         if phase == "sum":
             values |= {"solver": "additive", "features": 48}
         plain_train(run, RunSpec(data=str(home / "data"), shards=SHARDS, **values))
+    elif phase == "add":
+        plain_add(run, home / "more", shards=2)
     else:
         plain_forget(run, victims(phase), "drop" if phase == "drop-rows" else phase)
 
@@ -107,7 +119,7 @@ def role(phase: str) -> str:
         if isinstance(owner, PartWriter):
             return "prefix actor"
         if isinstance(owner, ShardWorker | RowWorker):
-            return "lane" if phase in ("train", "sum") else "retrain actor"
+            return "lane" if phase in ("train", "sum", "add") else "retrain actor"
         if isinstance(owner, Composer):
             return "composer"
         frame = frame.f_back

@@ -1,0 +1,66 @@
+"""Adding data to a run: its start and its end, as commits. The prefix pass between them is the driver's.
+
+Guarantees: what the run has is neither read nor written again; an addition that another writer overtakes commits nothing.
+"""
+
+from __future__ import annotations
+
+from taft_ray.composer.composition import Composition
+from taft_ray.errors import UsageError
+from taft_ray.plans.additions import Added, AdditionBegun
+from taft_ray.run.record import Record
+from taft_ray.storage import rundir as names
+
+
+class Adding:
+    """Additions to one run."""
+
+    def __init__(self, record: Record, composition: Composition) -> None:
+        self.record, self.composition = record, composition
+        self.store = record.store
+
+    def begin(self, data: str, shards: int) -> AdditionBegun:
+        """Commit that this data is read in, as so many shards; the fact that says so already, where there is one.
+
+        One addition is under way at a time: the latest takes the place of one that was cut off, whose parts go.
+        """
+        self.record.refresh()
+        state = self.record.state
+        if state.adding is not None and state.adding.data == data:
+            return state.adding
+        fact = AdditionBegun(data, len(state.shards), shards, state.additions_begun)
+
+        def decide() -> AdditionBegun | None:
+            now = self.record.state
+            return fact if (now.additions_begun, len(now.shards)) == (fact.number, fact.first) else None
+
+        if self.record.commit(AdditionBegun, f"addition-begun/{fact.number}", decide) != fact:
+            raise UsageError(
+                f"another process adds data to {self.store.uri}; wait for it, and run the same command again"
+            )
+        self._remove_leftovers()
+        return fact
+
+    def _remove_leftovers(self) -> None:
+        """The parts of an addition that was cut off and never went on."""
+        left = [
+            key
+            for key in self.store.traces(f"{names.CACHE_FOLDER}/shard=")
+            if (names.shard_of(key) or 0) >= len(self.record.state.shards)
+        ]
+        self.store.erase(left)
+
+    def admit(self, fact: Added, begun: AdditionBegun) -> Added | None:
+        """Commit a finished pass over more data; None where the run is another one by now than the pass rests on."""
+        if self.record.spec.additive:
+            self.record.current(self.composition.sums)  # level before classes come: they are then not summed anew
+
+        def decide() -> Added | None:
+            state = self.record.state
+            same = state.manifest_key == fact.base and state.adding == begun and len(state.requests) == fact.requests
+            return fact if same else None
+
+        committed = self.record.commit(Added, f"added/{begun.number}/{fact.manifest}", decide)
+        if committed is not None:
+            self.record.publish()
+        return committed
