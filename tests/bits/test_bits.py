@@ -37,7 +37,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", observe.FITS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "joint" else ()) for name in observe.FITS]
+)
 def test_a_new_run_has_the_recorded_digests(
     name: str, tmp_path: Path, ray_there: Mapping[str, str], same_machine: None
 ) -> None:

@@ -43,6 +43,7 @@ def test_forget_by_retrain(tmp_path: Path) -> None:
     check(kills(tmp_path, "retrain"), {"composer", "retrain actor"}, writes=15)
 
 
+@pytest.mark.slow
 def test_forget_by_subtraction(tmp_path: Path) -> None:
     check(kills(tmp_path, "subtract"), {"composer"}, writes=10)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from folder import delta_digests, files, kinds, shard_of, state_of
 from plain import plain_train
-from tiny import CLASSES, SAMPLES, SHARDS, sample_id
+from tiny import CLASSES, SAMPLES, SHARDS, sample_id, write_parquet
 
 import taft_ray as tr
 from taft_ray.composer.composer import Composer
@@ -143,6 +143,17 @@ def test_additive_run_on_ray(
         "equals, to the last bit, a model that never saw the samples"
         in (Path(run.report().page).parent / f"certificate-{told.request}.html").read_text()
     )
+    more = write_parquet(tmp_path / "more", range(SAMPLES - 10, SAMPLES + 20))
+    added = run.train(add=more)
+    (one,) = added.additions
+    assert (one.samples, one.known) == (20, 10)
+    assert "20 rows of" in str(added.notes)
+    assert f"{more}" in str(run.status())
+    again = run.train(add=more)
+    assert again.notes is not None
+    assert "is new" in again.notes[0]
+    assert again.composed == added.composed == run.evaluate(test_parquet).composed
+    assert run.verify().problems == ()
     for refused in (
         lambda: run.train(data=parquet, monolithic=True),
         lambda: run.sweep(),

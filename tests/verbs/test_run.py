@@ -106,6 +106,7 @@ def test_requests_that_are_carried_out_together_name_each_other_and_are_signed_t
     assert run.verify().problems == ()
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_understood_leaves_no_run_behind(tmp_path: Path, ray_session: None, weights: Path) -> None:
     data = tmp_path / "data.parquet"
     pictures = [picture(n) for n in range(6)]
