@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taft_ray.cli.answers import answers
+from taft_ray.cli.sections import Sectioned
 from taft_ray.cli.selection import owners_option
 from taft_ray.cli.spec import spec_from, spec_options
 from taft_ray.counting import plural
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 WATCH_S = 2.0
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @click.argument("run")
 @spec_options
 @click.option("--monolithic", is_flag=True, help="Also train one model over everything, for comparison.")
