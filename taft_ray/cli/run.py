@@ -122,7 +122,8 @@ def list_command(uri: str, report: ProgressReport) -> Any:
 def destroy(run: str, yes: bool, report: ProgressReport) -> Any:
     """Remove RUN, older versions too; tombstones beside it stay.
 
-    It cannot be undone. Without --yes nothing is removed.
+    It cannot be undone. Without --yes nothing is removed. Tombstones are the requests to forget, kept in RUN.tombstones:
+    by them a copy of RUN that is put back forgets again.
     """
     from taft_ray.verbs.run import Run
 

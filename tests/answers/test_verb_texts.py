@@ -89,6 +89,12 @@ def test_what_was_written_or_removed_is_counted() -> None:
         assert not RAW.search(text.replace("run's", ""))
 
 
+def test_destroyed_run_says_where_tombstones_stay_and_why() -> None:
+    text = str(answers.Destroyed.from_json(DESTROYED))
+    assert "stay beside it in /runs/pets.tombstones. By them a copy of the run that is put back forgets again." in text
+    assert "tombstones" not in str(answers.Destroyed.from_json({**DESTROYED, "tombstones": None}))
+
+
 def test_evaluation_says_each_accuracy_once() -> None:
     by = {"mean": {"accuracy": 0.5, "composed": "ab" * 32, "seconds": 0.0}}
     values: dict[str, Any] = {
