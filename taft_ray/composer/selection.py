@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -85,36 +84,17 @@ def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str,
     if missing and secret is None:
         raise UnknownSample(
             f"{plural(len(missing), 'id is', 'ids are')} not in this run, such as {missing[0]!r}; whether they were forgotten "
-            "cannot be told: the key of the id hashes is damaged or was destroyed. Nothing was forgotten"
+            "cannot be told: the key of the id hashes is damaged or was destroyed"
         )
     for name in missing:
         hashes[name] = id_hash(name, secret or b"")
-
-
-def alike_there(record: Record, unknown: Sequence[str]) -> str:
-    """A sentence on an id that is in the run in another Unicode form, or without the blanks; empty where there is none.
-
-    It only tells: two ids that look alike are two samples.
-    """
-    forms = {
-        form: name
-        for name in unknown
-        for form in (name.strip(), *(unicodedata.normalize(kind, name) for kind in ("NFC", "NFD")))
-        if form != name
-    }
-    keys = [sample_key(form, record.spec.seed) for form in forms]
-    there = set(_asked_rows(record.manifest().table, keys, [], [])["key"].to_pylist())
-    for key, (form, name) in zip(keys, forms.items(), strict=True):
-        if key in there:
-            return f". {name!a} is not there, and {form!a}, which differs in blanks or Unicode form, is another id"
-    return ""
 
 
 def _check(record: Record, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:
     state = record.state
     unknown = [n for n in selection.owners if n not in owned and owners.get(n) not in state.owner_tombstones]
     if unknown:
-        raise UnknownSample(f"owners {unknown[:5]} have no samples in this run; nothing was forgotten")
+        raise UnknownSample(f"owners {unknown[:5]} have no samples in this run")
     wrong = [shard for shard in selection.shards if shard not in state.shards]
     if wrong:
         raise UsageError(
