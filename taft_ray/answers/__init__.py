@@ -4,7 +4,7 @@
 """
 
 from taft_ray.answers.answer import Answer
-from taft_ray.answers.certificates import Certificate, Due, Refitted, Step
+from taft_ray.answers.certificates import BroughtBack, Certificate, Due, Refitted, Step
 from taft_ray.answers.compared import Compared, ComparedRun
 from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, Runs, RunSummary
 from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
@@ -53,6 +53,7 @@ __all__ = [
     "OF_COMMANDS",
     "Answer",
     "Audit",
+    "BroughtBack",
     "ByComposition",
     "Certificate",
     "CertificateVerification",

@@ -47,7 +47,8 @@ class RequestStatus(Answer):
         """How far it is, in a sentence with its deadline."""
         by = f", for the deadline {moment(self.deadline)}" if self.deadline else ""
         how = f"waits until {moment(self.runs_at)}" if self.waits() else "is done" if self.done else "is under way"
-        return f"request {self.request} of {plural(self.samples, 'sample')} {how}{by}"
+        of = f"of {plural(self.samples, 'sample')}" if self.samples else "that brings dropped shards back"
+        return f"request {self.request} {of} {how}{by}"
 
     def waits(self) -> bool:
         """Whether its time has not come."""
