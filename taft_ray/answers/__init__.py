@@ -4,7 +4,7 @@
 """
 
 from taft_ray.answers.answer import Answer
-from taft_ray.answers.certificates import Certificate, Due, Refitted, Step
+from taft_ray.answers.certificates import BroughtBack, Certificate, Due, Refitted, Step
 from taft_ray.answers.compared import Compared, ComparedRun
 from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, Runs, RunSummary
 from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
@@ -19,6 +19,8 @@ from taft_ray.answers.state import (
     RejectedRows,
     Repaired,
     RequestStatus,
+    Sample,
+    Samples,
     ShardStatus,
     Status,
     Trained,
@@ -33,7 +35,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "estimate": (Estimate,),
     "forget": (Certificate, Promise, Due, Estimate),
     "sign": (Certificate,),
-    "status": (Status, RejectedRows),
+    "status": (Status, RejectedRows, Samples),
     "verify": (Verification, CertificateVerification),
     "repair": (Repaired,),
     "audit": (Audit,),
@@ -51,6 +53,7 @@ __all__ = [
     "OF_COMMANDS",
     "Answer",
     "Audit",
+    "BroughtBack",
     "ByComposition",
     "Certificate",
     "CertificateVerification",
@@ -80,6 +83,8 @@ __all__ = [
     "RequestStatus",
     "RunSummary",
     "Runs",
+    "Sample",
+    "Samples",
     "ShardStatus",
     "Status",
     "Step",

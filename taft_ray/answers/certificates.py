@@ -10,6 +10,7 @@ from taft_ray.answers.answer import Answer
 from taft_ray.answers.requests import EarlierRequest
 from taft_ray.answers.text import duration, facts, listed, moment, paragraphs, short, written_moment
 from taft_ray.counting import plural, which
+from taft_ray.evaluation.notation import timed_step
 from taft_ray.jsonable import optional
 
 ADDED = ("signature", "repeated", "forgotten_before", "signed_too")
@@ -38,8 +39,25 @@ class Refitted(Answer):
 
 
 @dataclass(frozen=True)
+class BroughtBack(Answer):
+    """An earlier drop, and those of its shards that are in the model again, without the drop's samples."""
+
+    request: str
+    samples: int
+    id_hashes: tuple[str, ...]
+    shards: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{which('shard', self.shards)}, without what request {self.request} forgot ({plural(self.samples, 'sample')})"
+
+
+@dataclass(frozen=True)
 class Certificate(Answer):
     """The samples forgotten, the objects removed for it, and the model after it; sealed by ``digest``.
+
+    samples: those that nobody had forgotten before; 0 where a request only brought dropped shards back.
+
+    brought_back: the drops whose shards it brought back.
 
     signature: Ed25519 over the certificate's bytes, where it was signed.
 
@@ -86,6 +104,7 @@ class Certificate(Answer):
     digest: str
     composed_before_unknown: str | None = optional()
     damage: Mapping[str, Any] | None = optional()
+    brought_back: tuple[BroughtBack, ...] | None = optional()
     signature: Mapping[str, Any] | None = optional()
     repeated: bool | None = optional()
     forgotten_before: tuple[EarlierRequest, ...] | None = optional()
@@ -103,14 +122,14 @@ class Certificate(Answer):
 
     def __str__(self) -> str:
         """The outcome of the request, and where the whole certificate lies."""
-        samples = plural(self.samples, "sample")
-        title = f"Forgot {samples} of {which('shard', self.shards)} by {self.mode}."
+        title = self._title()
         if self.repeated:
             title = f"Nothing was left to forget. This was certified on {written_moment(self.issued)}: {title}"
         told = facts(
             [
                 ("request", f"{self.request}, made {written_moment(self.requested)}"),
                 ("deadline", moment(self.deadline)),
+                *(("came back", str(one)) for one in self.brought_back or ()),
                 ("removed", self._removed()),
                 *self._shards(),
                 ("model", self._model()),
@@ -118,6 +137,10 @@ class Certificate(Answer):
                 ("cost", self._cost()),
                 ("signed", None if self.signature is None else "yes, the signature is in the ledger"),
                 ("certificate", self.address),
+                (
+                    "as a page",
+                    f"taft-ray report {self.run['address']} writes it: reports/certificate-{self.request}.html",
+                ),
             ]
         )
         notes = [str(one) for one in self.forgotten_before or ()] + self._others()
@@ -125,12 +148,25 @@ class Certificate(Answer):
         notes += [f"beyond reach: {one}" for one in self.beyond_reach]
         return paragraphs(title, told, *notes, listed("It does not cover:", self.does_not_cover))
 
+    def _title(self) -> str:
+        if self.samples:
+            return f"Forgot {plural(self.samples, 'sample')} of {which('shard', self.shards)} by {self.mode}."
+        fitted = [one.shard for one in self.retrained]
+        back = f" {which('shard', fitted).capitalize()} came back by {self.mode}, without them." if fitted else ""
+        return f"Every sample that was named had been forgotten before.{back}"
+
     def _removed(self) -> str:
-        objects = len(self.objects_removed)
+        """The objects that saw the samples; the list of samples, which saw no picture, is told apart."""
+        lists = sum(one["key"].startswith("manifest/") for one in self.objects_removed)
+        older = [plural(self.older_versions_removed, "older version")] if self.older_versions_removed else []
+        if not self.samples:  # what saw the samples went with the requests that forgot them
+            return "; ".join([f"{plural(len(self.objects_removed), 'object')} out of date", *older])
+        objects = len(self.objects_removed) - lists
         # a subtraction replaces records of shards that stay, so that none of its deltas left the model
         deltas = max(len(self.deltas_removed), sum(one["key"].startswith("deltas/") for one in self.objects_removed))
-        more = f", and {plural(self.older_versions_removed, 'older version')}" if self.older_versions_removed else ""
-        return f"{plural(objects, 'object')} that saw the samples, {plural(deltas, 'delta')} among them{more}"
+        named = ["the list of samples that named them"] if lists else []
+        saw = f"{plural(objects, 'object')} that saw the samples, {plural(deltas, 'delta')} among them"
+        return "; ".join([saw, *named, *older])
 
     def _shards(self) -> list[tuple[str, str]]:
         """A line per shard: what it is now, and how far from its optimum where it was solved again."""
@@ -150,7 +186,7 @@ class Certificate(Answer):
             return None
         rest = total - sum(seconds for _, seconds in steps)
         steps += [("the rest", rest)] if rest > total / 100 else []
-        return f"{duration(total)}: " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in steps)
+        return f"{duration(total)}: " + ", ".join(f"{timed_step(self.mode, step)} {duration(s)}" for step, s in steps)
 
     def _cost(self) -> str | None:
         money, price = self.cost.get("money"), self.cost.get("price_per_hour")

@@ -143,8 +143,8 @@ class Destroyed(Answer):
     def __str__(self) -> str:
         older = f" and {plural(self.older_versions, 'older version')}" if self.older_versions else ""
         kept = (
-            f"The tombstones stay in {self.tombstones}: an older copy of the folder forgets again by them. Remove them "
-            "by hand where there is none."
+            f"The tombstones, which are the requests to forget, stay beside it in {self.tombstones}. By them a copy of the "
+            "run that is put back forgets again. Once there is no copy, also in no backup, remove that folder by hand."
         )
         return paragraphs(
             f"Destroyed {self.run}: {plural(self.removed, 'object')}{older} removed.",

@@ -111,11 +111,15 @@ class Evaluation(Answer, HasRows):
     owners: tuple[str, ...] = optional(())  # whose pictures alone the model is of; empty: everybody's
 
     def __str__(self) -> str:
-        ways = ", ".join(f"by {mode} {one.accuracy:.1%}" for mode, one in self.by_composition.items())
+        own = [mode for mode, one in self.by_composition.items() if one.composed == self.composed]
+        others = {mode: one for mode, one in self.by_composition.items() if one.composed != self.composed}
+        how = f", composed by {own[0]}" if own and others else ""  # where there is one way, nothing is to be told apart
         told = [
-            f"accuracy {self.accuracy:.1%} on {plural(self.n, 'picture')} of {self.data} (model {self.composed[:16]})",
-            f"composed {ways}" + ("" if self.monolith is None else f"; one model over everything {self.monolith:.1%}"),
+            f"accuracy {self.accuracy:.1%} on {plural(self.n, 'picture')} of {self.data} (model {self.composed[:16]}{how})"
         ]
+        beside = [f"composed by {mode} {one.accuracy:.1%}" for mode, one in others.items()]
+        beside += [] if self.monolith is None else [f"one model over everything {self.monolith:.1%}"]
+        told += ["; ".join(beside)] if beside else []
         sure = [f"among the best five {self.top5:.1%}"] if self.top5 is not None else []
         sure += (
             [f"expected calibration error {self.calibration_error:.1%}"] if self.calibration_error is not None else []

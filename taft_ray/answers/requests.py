@@ -69,15 +69,15 @@ class Estimate(Answer):
         if self.request is not None:
             return self._answered()
         shards = self.shards or ()
-        forgotten = plural(self.samples_to_forget or 0, "sample")
         reach = facts(
             [
                 ("mode", self.mode),
-                ("forgets", f"{forgotten} of {which('shard', shards)}"),
+                ("forgets", self._forgets(shards)),
                 ("fits again", self._fits(shards)),
                 (
                     "removes",
-                    f"up to {size(self.bytes_to_purge or 0)}: caches, deltas and snapshots that saw the samples",
+                    f"up to {size(self.bytes_to_purge or 0)}: caches, deltas and snapshots that "
+                    + ("saw the samples" if self.samples_to_forget else "are out of date"),
                 ),
                 ("takes", self._takes()),
                 ("besides", self._besides()),
@@ -98,6 +98,12 @@ class Estimate(Answer):
             )
         waits = listed("Waiting:", [str(one) for one in self.waiting])
         return paragraphs(waits, "taft-ray forget with the same options and no --deadline forgets them at once.")
+
+    def _forgets(self, shards: Sequence[int]) -> str:
+        if self.samples_to_forget:
+            return f"{plural(self.samples_to_forget, 'sample')} of {which('shard', shards)}"
+        back = "comes back" if len(shards) == 1 else "come back"
+        return f"no sample that was not forgotten before; {which('shard', shards)} {back} without those"
 
     def _fits(self, shards: Sequence[int]) -> str:
         if self.mode == "subtract":

@@ -14,7 +14,7 @@ from taft_ray.answers.text import columns, moment, paragraphs, short, some
 from taft_ray.counting import plural, which
 from taft_ray.jsonable import optional
 
-_SHARDS, _REQUESTS = 20, 10  # that a person is shown
+_SHARDS, _REQUESTS, _SAMPLES = 20, 10, 20  # that a person is shown
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class RequestStatus(Answer):
         """How far it is, in a sentence with its deadline."""
         by = f", for the deadline {moment(self.deadline)}" if self.deadline else ""
         how = f"waits until {moment(self.runs_at)}" if self.waits() else "is done" if self.done else "is under way"
-        return f"request {self.request} of {plural(self.samples, 'sample')} {how}{by}"
+        of = f"of {plural(self.samples, 'sample')}" if self.samples else "that brings dropped shards back"
+        return f"request {self.request} {of} {how}{by}"
 
     def waits(self) -> bool:
         """Whether its time has not come."""
@@ -229,6 +230,39 @@ class Repaired(Status):
     def __str__(self) -> str:
         made = f"made again: {which('shard', self.repaired)}" if self.repaired else "no shard had to be made again"
         return "\n\n".join([super().__str__(), made, *(f"not repaired: {why}" for why in self.not_repaired)])
+
+
+@dataclass(frozen=True)
+class Sample(Answer):
+    """A sample in a shard. id: what a forget takes; None where the data that has it could not be read."""
+
+    id: str | None
+    label: str
+    shard: int
+    file: str
+    row: int
+
+
+@dataclass(frozen=True)
+class Samples(Answer, HasRows):
+    """Every sample in the shards of a run. without_id: how many ids are not known. why: what was in the way."""
+
+    ROWS: ClassVar[tuple[str, ...]] = ("samples",)
+
+    run: str
+    samples: tuple[Sample, ...]
+    without_id: int
+    why: str | None
+
+    def __str__(self) -> str:
+        rows = [[one.id, one.label, one.shard, one.file, one.row] for one in self.samples[:_SAMPLES]]
+        left = len(self.samples) - len(rows)
+        missing = plural(self.without_id, "id is", "ids are")
+        return paragraphs(
+            columns(["id", "class", "shard", "file", "row"], rows, (2, 4)) if rows else "No sample is in a shard.",
+            f"and {plural(left, 'sample')} more; --output FILE.csv has all" if left else None,
+            f"{missing} not known: {self.why}" if self.without_id else None,
+        )
 
 
 @dataclass(frozen=True)

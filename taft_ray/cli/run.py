@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taft_ray.cli.answers import answers
+from taft_ray.cli.sections import Sectioned
 from taft_ray.cli.selection import owners_option
 from taft_ray.cli.spec import spec_from, spec_options
 from taft_ray.counting import plural
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 WATCH_S = 2.0
 
 
-@click.command()
+@click.command(cls=Sectioned)
 @click.argument("run")
 @spec_options
 @click.option(
@@ -84,18 +85,43 @@ def evaluate(
 @click.argument("run")
 @click.option("--rejected", is_flag=True, help="List the rows of the data that were rejected, each with its reason.")
 @click.option(
+    "--samples", is_flag=True, help="List the samples by the ids that forget takes, with class, shard and file."
+)
+@click.option("--output", metavar="FILE", help="With --samples: write all of them there, too; .csv or .parquet.")
+@click.option(
+    "--data", metavar="URI", help="With --samples: where the source lies now; ids of a column are read from there."
+)
+@click.option(
     "--watch",
     is_flag=True,
     help="Show it again whenever it changes, until nothing is under way; another process may work on RUN.",
 )
 @answers
-def status(run: str, rejected: bool, watch: bool, report: ProgressReport) -> Any:
+def status(
+    run: str, rejected: bool, samples: bool, output: str | None, data: str | None, watch: bool, report: ProgressReport
+) -> Any:
     """Where RUN stands."""
     from taft_ray.verbs.run import Run
 
+    if rejected + samples + watch > 1:
+        raise UsageError("--rejected, --samples and --watch show different things; give one of them")
+    if (output or data) and not samples:
+        raise UsageError("--output and --data are of --samples; add it, or leave them out")
+    if samples:
+        return _samples(Run(run), output, data)
     if rejected:
         return Run(run).rejected()
     return _watched(Run(run)) if watch else Run(run).status()
+
+
+def _samples(run: Run, output: str | None, data: str | None) -> Any:
+    from taft_ray.verbs.table_file import check_suffix, write_table
+
+    check_suffix("output", output)
+    answer = run.samples(data)
+    if output is not None:
+        write_table(answer.to_pandas(), output)
+    return answer
 
 
 def _watched(run: Run) -> Status:
@@ -138,7 +164,8 @@ def list_command(uri: str, report: ProgressReport) -> Any:
 def destroy(run: str, yes: bool, report: ProgressReport) -> Any:
     """Remove RUN, older versions too; tombstones beside it stay.
 
-    It cannot be undone. Without --yes nothing is removed.
+    It cannot be undone. Without --yes nothing is removed. Tombstones are the requests to forget, kept in RUN.tombstones:
+    by them a copy of RUN that is put back forgets again.
     """
     from taft_ray.verbs.run import Run
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,8 +103,8 @@ _FIELDS = (
     _Field("features", int, "Of additive: numbers per picture."),
     _Field("site_blocks", str, 'Of additive: how many last blocks are read, "all", or "default" (7/12 of them).', default=str(DEFAULT_BLOCKS)),
     _Field("loss", click.Choice(LOSSES)),
-    _Field("kappa", float),
-    _Field("alpha", float),
+    _Field("kappa", float, "κ of the loss rsl; of additive the factor of the logits, which changes no prediction."),
+    _Field("alpha", float, "α of the loss rsl."),
     _Field("penalty", float, "λ of λ‖Δw‖²."),
     _Field("tolerance", float, "Relative residual (ridge)."),
     _Field("max_iterations", int, "Of ridge."),
@@ -197,6 +197,7 @@ def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
     values = {name: options.pop(name) for name in names}
     for name in ("last_blocks", "site_blocks"):
         values[name] = _last_blocks(values[name])
+<<<<<<< HEAD
     if values["data"] is None:
         return _gone_on_with(run, values)
     return _made(run, {**values, "data": with_split(values["data"], split)})
@@ -217,14 +218,20 @@ def _gone_on_with(run: str, values: dict[str, Any]) -> RunSpec:
         values["classes"] = _class_names(values["classes"])
     chosen = {name: values[name] for name in typed if values[name] != AUTO}
     return continued(run, chosen)
+=======
+    context = click.get_current_context(silent=True)
+    source = context.get_parameter_source if context is not None else lambda name: None
+    return _made(run, values, {name for name in values if source(name) is ParameterSource.COMMANDLINE})
+>>>>>>> h-words
 
 
-def _made(run: str | None, values: dict[str, Any]) -> RunSpec:
+def _made(run: str | None, values: dict[str, Any], typed: Collection[str] = ()) -> RunSpec:
+    """The spec of these fields. typed: those that a person has asked for, and that no default or file has brought."""
     from taft_ray.verbs.new_spec import spec_of
 
     if values["classes"] is not None:
         values["classes"] = _class_names(values["classes"])
-    return spec_of(run, values)
+    return spec_of(run, values, typed)
 
 
 def _class_names(text: str) -> tuple[str, ...]:

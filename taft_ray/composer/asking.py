@@ -12,14 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from taft_ray.composer.composition import Composition
+from taft_ray.composer.near import what_was_meant
 from taft_ray.composer.purge import keys_of
-from taft_ray.composer.selection import Selection, alike_there, find
+from taft_ray.composer.selection import Selection, find
 from taft_ray.counting import plural
 from taft_ray.data import sample_keys
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UnknownSample, UsageError
 from taft_ray.plans.additions import shards_of_keys
 from taft_ray.plans.facts import ForgetRequested, Placed
-from taft_ray.plans.forget import ForgetPlan, estimate, plan_forget, request_id
+from taft_ray.plans.forget import ForgetPlan, Known, estimate, plan_forget, request_id
 from taft_ray.plans.gather import runs_at
 from taft_ray.plans.state import SUBTRACT, RequestState
 from taft_ray.prefix.cached_parts import cached_parts
@@ -28,6 +29,7 @@ from taft_ray.run.secret import hashes_of
 from taft_ray.storage import Store, Tombstones, digest_bytes, id_key
 
 Clock = Callable[[], float]  # unix seconds
+NOTHING_DONE = "nothing was forgotten"
 
 
 def keep_beside(store: Store, ids: Sequence[str], mode: str) -> str | None:
@@ -55,10 +57,17 @@ class Asking:
         self.store = record.store
         self._tombstones: Tombstones | None = None
 
-    def plan(self, selection: Selection, mode: str, deadline: float | None = None) -> ForgetPlan | str:
-        """What a request would touch, or the request that answers it already."""
-        hashes, found, owners = find(self.record, selection)
+    def plan(
+        self, selection: Selection, mode: str, deadline: float | None = None, refused: str = NOTHING_DONE
+    ) -> ForgetPlan | str:
+        """What a request would touch, or the request that answers it already.
+
+        refused: what an UnknownSample says of the consequence.
+        """
+        hashes: dict[str, str] = {}
+        found: dict[str, Known] = {}
         try:
+            hashes, found, owners = find(self.record, selection)
             return plan_forget(
                 self.record.state,
                 mode=mode,
@@ -69,8 +78,9 @@ class Asking:
                 deadline=deadline,
             )
         except UnknownSample as error:
-            alike = alike_there(self.record, [name for name in selection.ids if name not in found])
-            raise UnknownSample(f"{error}{alike}") from None
+            missing = [name for name in selection.ids if name in hashes and name not in found]
+            unknown = [name for name in missing if hashes[name] not in self.record.state.tombstones]
+            raise UnknownSample(f"{error}; {refused}{what_was_meant(self.record, unknown)}") from None
 
     def request(self, selection: Selection, mode: str, deadline: float | None = None) -> str:
         """Commit a request, or find the one that answers it: its name. From here on its samples are tombstones."""

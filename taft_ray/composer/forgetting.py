@@ -45,7 +45,7 @@ class Forgetting(Asking):
 
     def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
         """What a forget would touch and cost; nothing happens."""
-        plan = self.record.current(lambda: self.plan(selection, mode))
+        plan = self.record.current(lambda: self.plan(selection, mode, refused="there is nothing to estimate"))
         if isinstance(plan, str):
             asked = set(hashes_of(self.store, selection.ids)) or set(self._request(plan).hashes)
             gone = asked <= self.record.state.forgotten()

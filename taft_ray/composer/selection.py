@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import itertools
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+=======
+from collections.abc import Iterable, Mapping, Sequence
+>>>>>>> h-words
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -100,12 +104,13 @@ def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str,
     if missing and secret is None:
         raise UnknownSample(
             f"{plural(len(missing), 'id is', 'ids are')} not in this run, such as {missing[0]!r}; whether they were forgotten "
-            "cannot be told: the key of the id hashes is damaged or was destroyed. Nothing was forgotten"
+            "cannot be told: the key of the id hashes is damaged or was destroyed"
         )
     for name in missing:
         hashes[name] = id_hash(name, secret or b"")
 
 
+<<<<<<< HEAD
 def alike_there(record: Record, unknown: Sequence[str]) -> str:
     """A sentence on an id that is in the run in another Unicode form, or without the blanks; empty where there is none.
 
@@ -125,11 +130,13 @@ def alike_there(record: Record, unknown: Sequence[str]) -> str:
     return ""
 
 
+=======
+>>>>>>> h-words
 def _check(record: Record, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:
     state = record.state
     unknown = [n for n in selection.owners if n not in owned and owners.get(n) not in state.owner_tombstones]
     if unknown:
-        raise UnknownSample(f"owners {unknown[:5]} have no samples in this run; nothing was forgotten")
+        raise UnknownSample(f"owners {unknown[:5]} have no samples in this run")
     wrong = [shard for shard in selection.shards if shard not in state.shards]
     if wrong:
         raise UsageError(

@@ -3,6 +3,12 @@
 from typing import Any
 
 ABSENT = "not measured"
+_OF_SUBTRACTION = {"drop": "begin", "purge": "subtract and remove"}
+
+
+def timed_step(mode: str, step: str) -> str:
+    """A step whose seconds a forget has, in words: a subtraction drops no shard, and its certificate has the names of a drop."""
+    return _OF_SUBTRACTION.get(step, step) if mode == "subtract" else step
 
 
 def value_of(number: dict[str, Any], *, short: bool = False) -> str:

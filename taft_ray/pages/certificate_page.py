@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 from markupsafe import Markup
 
+from taft_ray.evaluation.notation import timed_step
 from taft_ray.pages.document import page
 from taft_ray.pages.shown import Shown, code, counted, digest, marked, table, time_of
 
@@ -31,6 +32,12 @@ _STEPS = {
 _SUBTRACTION = {
     "dropped": "The subtraction began; no shard left the model",
     "rewritten": "The samples left the sums, and the list of samples was committed without them",
+}
+_NOTHING_NEW = {  # a request that only brings dropped shards back
+    "requested": "The request was recorded",
+    "dropped": "The request began; its shards had left the model before",
+    "rewritten": "The list of samples was committed again, for the next generation of these shards",
+    "purged": "What was out of date was deleted, and looked for again",
 }
 _SPKI = bytes.fromhex("302a300506032b6570032100")  # what an Ed25519 key has before it in DER (RFC 8410)
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, TemplateError)
@@ -55,6 +62,7 @@ def certificate_page(
             "certificate.html",
             **common,
             checked=checked,
+            timed_step=timed_step,
             file=f"{certificate['run']['address']}/{key}" if key else "FILE",
             fitted=[one["shard"] for one in certificate["retrained"] if not one["facts"].get("resolved")],
             cold=[one["shard"] for one in certificate["retrained"] if one["facts"].get("warm") is False],
@@ -71,7 +79,7 @@ def certificate_page(
 def _steps(certificate: Mapping[str, Any]) -> Any:
     rows: list[list[Any]] = [
         [
-            _told(certificate["mode"], step["step"])
+            _told(certificate, step["step"])
             or marked(step["step"], f"/steps/{i}/step", str(step["step"]).capitalize()),
             time_of(step["time"], f"/steps/{i}/time"),
             marked(step["number"], f"/steps/{i}/number", f"{step['number']:,}"),
@@ -83,9 +91,11 @@ def _steps(certificate: Mapping[str, Any]) -> Any:
     return table("Steps", ("Step", "When", "Ledger entry", "Its digest begins"), rows, numeric=(2,), prose=(0,))
 
 
-def _told(mode: str, step: str) -> str | None:
+def _told(certificate: Mapping[str, Any], step: str) -> str | None:
     """A step in words, where its name is not enough."""
-    if mode == "subtract":
+    if not certificate["samples"]:
+        return _NOTHING_NEW.get(step) or _STEPS.get(step)
+    if certificate["mode"] == "subtract":
         return _SUBTRACTION.get(step) or _STEPS.get(step)
     return _STEPS.get(step)
 

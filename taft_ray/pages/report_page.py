@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from taft_ray.evaluation.measured import is_measure, lookup
-from taft_ray.evaluation.notation import ABSENT, recorded
+from taft_ray.evaluation.notation import ABSENT, recorded, timed_step
 from taft_ray.pages.document import page
 from taft_ray.pages.figures import both
 from taft_ray.pages.figures.accuracy import COMPOSED, accuracy_by_shards, accuracy_rows
@@ -127,20 +127,18 @@ def _moment(shown: Shown, path: str) -> Any:
 
 def _steps(report: dict[str, Any], measured: Shown) -> Table:
     forgets = measured.raw("forgets") or []
-    steps = sorted(
-        dict.fromkeys(step for forget in forgets for step in forget.get("seconds") or {}),
-        key=lambda step: step == "total",
-    )
+    named = [{timed_step(one.get("mode"), step): step for step in one.get("seconds") or {}} for one in forgets]
+    steps = sorted(dict.fromkeys(name for names in named for name in names), key=lambda name: name == "total")
     rows = [
         [
             _request(measured, i),
-            *(_step(measured, i, step) for step in steps),
+            *(_step(measured, i, named[i][name]) if name in named[i] else "–" for name in steps),
             derived(report, f"forgets[{i}].speedup_retrain", short=True),
             derived(report, f"forgets[{i}].speedup_end_to_end", short=True),
         ]
         for i in range(len(forgets))
     ]
-    head = ("Request", *(f"{title(step)}, s" for step in steps), "Retrain, × monolith", "End to end, × monolith")
+    head = ("Request", *(f"{title(name)}, s" for name in steps), "Retrain, × monolith", "End to end, × monolith")
     return table("Seconds of each step", head, rows, numeric=range(1, len(head)))
 
 
@@ -170,7 +168,7 @@ def _curve(report: dict[str, Any]) -> Table:
     }
     return table(
         "Accuracy by number of shards composed",
-        ("Shards", *(mode.capitalize() for mode in shown), "Monolith"),
+        ("Shards", *(["Composed"] if len(shown) == 1 else map(str.capitalize, shown)), "Monolith"),
         [
             [
                 measured.at(f"accuracy_by_shards[{i}].shards", "whole"),
@@ -186,12 +184,15 @@ def _curve(report: dict[str, Any]) -> Table:
 
 def _models(report: dict[str, Any], measured: Shown) -> Table:
     rows = []
-    for i, composition in enumerate(measured.raw("composition") or ()):
+    compositions = measured.raw("composition") or ()
+    for i, composition in enumerate(compositions):
         name = f"accuracy_{composition.get('mode')}"
         if name in report["derived"]:
             rows.append(
                 [
-                    Markup("Composed by {}").format(measured.text(f"composition[{i}].mode")),
+                    Markup("Composed by {}").format(measured.text(f"composition[{i}].mode"))
+                    if len(compositions) > 1
+                    else "Composed",
                     *(derived(report, f"{name}{end}") for end in ("", "_margin")),
                     derived(report, f"{name}_gap", short=True),
                     measured.at(f"composition[{i}].seconds", "seconds"),

@@ -70,7 +70,7 @@ def plan_forget(
     if not hashes:
         earlier = _earlier(state, owners, whole_shards)
         if earlier is None:
-            raise UsageError("no ids were given, and no owner or shard that holds samples; nothing was forgotten")
+            raise UsageError("no ids were given, and no owner or shard that holds samples")
         return earlier
     _check_known(state, hashes, found)
     asked = tuple(sorted(set(hashes.values())))
@@ -104,10 +104,7 @@ def _check_known(state: RunState, hashes: Mapping[str, str], found: Mapping[str,
     unknown = [name for name, digest in hashes.items() if name not in found and digest not in state.tombstones]
     if unknown:
         shown = ", ".join(repr(name) for name in unknown[:5]) + (f" and {len(unknown) - 5} more" if unknown[5:] else "")
-        raise UnknownSample(
-            f"{plural(len(unknown), 'id is', 'ids are')} not in this run: {shown}; nothing was forgotten. An id is the value of the data's column "
-            "'id', without one FILE#ROW (train.parquet#17), and of a picture file its path in the data (train/cat/1.png)"
-        )
+        raise UnknownSample(f"{plural(len(unknown), 'id is', 'ids are')} not in this run: {shown}")
 
 
 def _fresh(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,6 +51,7 @@ def certificate_of(
     entries = ledger.since(0)
     steps = [entry for entry in entries if entry.kind in _STEPS and entry.body["request"] == request]
     fits = _fits(state, steps, entries) if state.mode in FITTING else {}
+    back = brought_back(entries, request, fits)
     body = {
         "schema": SCHEMA,
         "issued": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -63,6 +64,7 @@ def certificate_of(
         "carried_out_with": sorted(set(told.get("carried_out_with", ())) - {request}),
         **_removals(state, entries, told),
         **_what_came_after(run, state, fits),
+        **({"brought_back": back} if back else {}),
         **_cost(state, steps, fits, told),
         "environment": _environment(run, spec),
         "does_not_cover": [*_DOES_NOT_COVER[:-1], _OF_SUBTRACTION if state.mode == SUBTRACT else _DOES_NOT_COVER[-1]],
@@ -178,6 +180,42 @@ def _fits(state: RequestState, steps: Sequence[Entry], entries: Sequence[Entry])
     return {entry.body["shard"]: entry for entry in fits}
 
 
+def brought_back(entries: Sequence[Entry], request: str, fitted: Collection[int]) -> list[dict[str, Any]]:
+    """The drops whose shards this request's fits put back into the model: {"request", "samples", "id_hashes", "shards"}.
+
+    shards: those of the drop that were out when this request began, and were ``fitted`` by it. A shard that was dropped
+    several times is under each of the drops.
+    """
+    asked: dict[str, Mapping[str, Any]] = {}
+    out: dict[int, list[str]] = {}  # shard: the drops that it waits out
+    for entry in entries:
+        name = entry.body.get("request")
+        if entry.kind == "forget-requested":
+            asked[entry.body["request"]] = entry.body
+        elif entry.kind == "placed":
+            asked[entry.body["request"]] = {**asked[entry.body["request"]], "shards": entry.body["shards"]}
+        elif entry.kind == "dropped" and name == request:
+            break
+        elif entry.kind == "dropped" and asked[entry.body["request"]]["mode"] == "drop":
+            for shard in asked[entry.body["request"]]["shards"]:
+                out.setdefault(shard, []).append(entry.body["request"])
+        elif entry.kind == "trained":
+            out.pop(entry.body["shard"], None)
+    back: dict[str, list[int]] = {}
+    for shard in sorted(fitted):
+        for earlier in out.get(shard, ()):
+            back.setdefault(earlier, []).append(shard)
+    return [
+        {
+            "request": one,
+            "samples": len(asked[one]["hashes"]),
+            "id_hashes": list(asked[one]["hashes"]),
+            "shards": shards,
+        }
+        for one, shards in back.items()
+    ]
+
+
 def _step(entry: Entry) -> dict[str, Any]:
     what = _STEPS.get(entry.kind) or f"trained shard {entry.body['shard']}"
     return {"step": what, "number": entry.number, "digest": entry.digest, "time": entry.time}
@@ -231,6 +269,9 @@ def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
         yield f"it says {certificate['samples']} samples, and names {len(set(hashes))}"
     if certificate["still_listed_after_purge"] and not certificate["beyond_reach"]:
         yield f"{certificate['still_listed_after_purge'][:4]} were still listed after the purge"
+    for back in certificate.get("brought_back", ()):
+        if back["samples"] != len(set(back["id_hashes"])):
+            yield f"it says {back['samples']} samples of request {back['request']}, and names {len(set(back['id_hashes']))}"
     yield from _disorder(certificate)
     after = {shard["shard"]: shard["state"] for shard in certificate["shards_after"]}
     if sorted(after) != sorted(certificate["shards"]):
@@ -284,6 +325,16 @@ def contradictions(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> 
             wrong = [name for name, value in says.items() if entry.body.get(name) != value]
             if wrong:
                 yield f"{what}: the certificate and entry {number} of the ledger differ in {wrong}"
+    yield from _other_drops(certificate, entries)
+
+
+def _other_drops(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:
+    """Where a certificate that names drops whose shards came back names others than the ledger has."""
+    if "brought_back" not in certificate:  # nothing came back, or an earlier version made it
+        return
+    fitted = {one["shard"] for one in certificate["retrained"]}
+    if certificate["brought_back"] != brought_back(entries, certificate["request"], fitted):
+        yield "the shards that came back, and the samples that they came back without, are not those of the ledger"
 
 
 def _says(certificate: Mapping[str, Any], step: str) -> dict[str, Any]:

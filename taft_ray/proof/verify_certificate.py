@@ -155,7 +155,7 @@ def _compare_signatures(findings: Findings, request: RequestState, signature: Si
 
 
 def _samples_back(store: Store, state: RunState, certificate: dict[str, Any]) -> list[str]:
-    hashes = set(certificate["id_hashes"])
+    hashes = set(certificate["id_hashes"]).union(*(one["id_hashes"] for one in certificate.get("brought_back", ())))
     found = []
     if hashes - state.tombstones.keys():
         found.append(

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from taft_ray.counting import are, plural
-from taft_ray.errors import IntegrityError, StorageError
+from taft_ray.errors import StorageError
 from taft_ray.log import operation
-from taft_ray.plans.fold import replay
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import is_run
-from taft_ray.storage import Ledger, Store, Tombstones
+from taft_ray.storage import Store
 from taft_ray.storage import rundir as names
+from taft_ray.storage.tombstones import SUFFIX
 
 _FOLDERS = (  # the ledger late: what is interrupted says until then what the run was
     names.COMPOSED_FOLDER, names.DELTAS_FOLDER, names.CHECKPOINTS_FOLDER, names.CACHE_FOLDER, names.EVAL_FOLDER,
@@ -69,10 +69,9 @@ def _check_gone(store: Store, left: Sequence[str]) -> None:
 
 
 def _tombstones(store: Store) -> str | None:
-    """Where the run's tombstones are kept; None where there are none, or nobody can tell any more."""
-    try:
-        identity = replay(Ledger(store).entries()).identity
-    except IntegrityError:
-        return None
-    beside = Tombstones(store, str(identity))
-    return beside.store.uri if beside.store is not None and beside.names() else None
+    """Where tombstones stay beside the run, also those of runs that this address held before; None where there are none.
+
+    The ledger is not asked: it may be damaged, or gone with a destroy that was interrupted.
+    """
+    beside = store.beside(SUFFIX)
+    return beside.uri if beside is not None and beside.list() else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
 from taft_ray.embedded.names import EMBEDDED_NAME
 from taft_ray.errors import UsageError
+from taft_ray.plans.solver_options import check_idle
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import run_spec
@@ -17,15 +18,18 @@ from taft_ray.storage import Store, read_spec
 AUTO = "auto"
 
 
-def spec_of(run: str | None, given: Mapping[str, Any]) -> RunSpec:
+def spec_of(run: str | None, given: Mapping[str, Any], asked: Collection[str] | None = None) -> RunSpec:
     """The spec that these fields make; "auto" device and precision are those of RUN where it exists already.
 
-    A run may be continued on another kind of machine than it was begun on. UsageError for a field that is none.
+    A run may be continued on another kind of machine than it was begun on. UsageError for a field that is none, and in a new
+    run for one that means nothing to its solver.
+
+    asked: those of the fields that a person gave, all of them by default.
     """
     values = {"device": AUTO, "precision": AUTO, **_known(given)}
-    pinned: Mapping[str, Any] = {}
-    if run is not None and AUTO in (values["device"], values["precision"]):
-        pinned = read_spec(Store(run_address(run))) or {}
+    pinned = {} if run is None else read_spec(Store(run_address(run))) or {}
+    if not pinned:
+        check_idle(values, given if asked is None else asked)
     if values["device"] == AUTO:
         values["device"] = pinned.get("device") or _device()
     if values["precision"] == AUTO:

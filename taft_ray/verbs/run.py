@@ -127,6 +127,15 @@ class Run:
 
         return answers.RejectedRows.from_json(rejected(self.uri))
 
+    def samples(self, data: str | os.PathLike[str] | None = None) -> answers.Samples:
+        """The samples in its shards, by the ids that `forget` takes. `Samples.to_pandas` makes a table.
+
+        data: where the source lies now, for ids that only it has; where it was read from by default.
+        """
+        from taft_ray.verbs.samples import samples
+
+        return answers.Samples.from_json(samples(self.uri, data=None if data is None else os.fspath(data)))
+
     def evaluate(
         self,
         data: str | os.PathLike[str],

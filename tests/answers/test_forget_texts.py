@@ -132,6 +132,59 @@ def test_certificate_has_dates_counts_and_its_place() -> None:
     assert line(text, "model") == "no shard is in it any more"
 
 
+BACK: dict[str, Any] = {
+    **CERTIFICATE, "mode": "retrain", "samples": 0, "id_hashes": [], "shards": [1],
+    "shards_after": CERTIFICATE["shards_after"][:1], "deltas_removed": [],
+    "objects_removed": [{"key": "manifest/rows-000002-ab.parquet", "digest": None}],
+    "brought_back": [{"request": "11aa", "samples": 2, "id_hashes": ["d", "e"], "shards": [1]}],
+}  # fmt: skip
+
+
+def test_certificate_of_a_shard_that_came_back_says_whose_samples_it_came_back_without() -> None:
+    answer = answers.Certificate.from_json(BACK)
+    text = str(answer)
+    assert text.startswith(
+        "Every sample that was named had been forgotten before. Shard 1 came back by retrain, without them."
+    )
+    assert line(text, "came back") == "shard 1, without what request 11aa forgot (2 samples)"
+    assert line(text, "removed") == "1 object out of date"
+    assert "0 samples" not in text
+    assert "saw the samples" not in text
+    assert answer.to_json() == BACK
+    mixed = str(answers.Certificate.from_json({**CERTIFICATE, "brought_back": BACK["brought_back"]}))
+    assert mixed.startswith("Forgot 3 samples of shards 1 and 2 by resolve.\n")
+    assert line(mixed, "came back") == "shard 1, without what request 11aa forgot (2 samples)"
+    older = str(answers.Certificate.from_json({name: value for name, value in BACK.items() if name != "brought_back"}))
+    assert older.startswith("Every sample that was named had been forgotten before.")
+
+
+def test_estimate_and_status_of_a_request_that_only_brings_a_shard_back_say_so() -> None:
+    text = str(answers.Estimate.from_json({**ESTIMATE, "samples_to_forget": 0, "shards": [4]}))
+    assert line(text, "forgets") == "no sample that was not forgotten before; shard 4 comes back without those"
+    assert "saw the samples" not in text
+    waits = answers.RequestStatus("3f39", "retrain", 0, False, None, None)
+    assert waits.told() == "request 3f39 that brings dropped shards back is under way"
+
+
+def test_list_of_samples_is_no_object_that_saw_them() -> None:
+    objects = [*CERTIFICATE["objects_removed"], {"key": "manifest/rows-000002-ab.parquet", "digest": None}]
+    text = str(answers.Certificate.from_json({**CERTIFICATE, "objects_removed": objects, "older_versions_removed": 2}))
+    assert line(text, "removed") == (
+        "2 objects that saw the samples, 1 delta among them; the list of samples that named them; 2 older versions"
+    )
+
+
+def test_certificate_says_how_its_page_is_made() -> None:
+    text = str(answers.Certificate.from_json(CERTIFICATE))
+    assert line(text, "as a page") == "taft-ray report /runs/pets writes it: reports/certificate-7c88.html"
+
+
+def test_seconds_of_a_subtraction_name_what_it_does() -> None:
+    seconds = {"drop": 0.15, "purge": 0.05, "retrain": None, "total": 0.2}
+    text = str(answers.Certificate.from_json({**CERTIFICATE, "mode": "subtract", "retrained": [], "seconds": seconds}))
+    assert line(text, "took") == "0.20 s: begin 0.15 s, subtract and remove 0.05 s"
+
+
 def test_certificate_names_other_requests() -> None:
     before = [{"request": "11", "mode": "drop", "samples": 1, "done": True}]
     values = {

@@ -89,6 +89,26 @@ def test_what_was_written_or_removed_is_counted() -> None:
         assert not RAW.search(text.replace("run's", ""))
 
 
+def test_destroyed_run_says_where_tombstones_stay_and_why() -> None:
+    text = str(answers.Destroyed.from_json(DESTROYED))
+    assert "stay beside it in /runs/pets.tombstones. By them a copy of the run that is put back forgets again." in text
+    assert "tombstones" not in str(answers.Destroyed.from_json({**DESTROYED, "tombstones": None}))
+
+
+def test_evaluation_says_each_accuracy_once() -> None:
+    by = {"mean": {"accuracy": 0.5, "composed": "ab" * 32, "seconds": 0.0}}
+    values: dict[str, Any] = {
+        "data": "test", "rejected": 0, "accuracy": 0.625, "n": 8, "composed": "cd" * 32, "monolith": None, "by_shards": [],
+        "ok": True, "quarantined": [], "by_composition": {"additive": {**by["mean"], "accuracy": 0.625, "composed": "cd" * 32}},
+    }  # fmt: skip
+    assert str(answers.Evaluation.from_json(values)) == "accuracy 62.5% on 8 pictures of test (model cdcdcdcdcdcdcdcd)"
+    both = {**by, "gram": {"accuracy": 0.625, "composed": "cd" * 32, "seconds": 0.0}}
+    assert str(answers.Evaluation.from_json({**values, "by_composition": both, "monolith": 0.75})).splitlines() == [
+        "accuracy 62.5% on 8 pictures of test (model cdcdcdcdcdcdcdcd, composed by gram)",
+        "composed by mean 50.0%; one model over everything 75.0%",
+    ]
+
+
 def test_rejected_rows_are_a_table() -> None:
     rows = [{"file": "a.parquet", "row": 7, "reason": "not a picture"}]
     values = {

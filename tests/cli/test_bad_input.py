@@ -123,6 +123,9 @@ def test_empty_folder_of_data(run: Path, tmp_path: Path, model_options: list[str
         (["--threads", "0"], ["--threads"]),
         (["--seed", "-1"], ["--seed"]),
         (["--lanes", "0"], ["--lanes"]),
+        (["--solver", "additive", "--epochs", "3"], ["--epochs means nothing to --solver additive", "Leave it out"]),
+        (["--solver", "additive", "--compose", "mean"], ["--compose means nothing to --solver additive"]),
+        (["--features", "16"], ["--features means nothing to --solver ridge"]),
     ],
 )
 def test_impossible_option(

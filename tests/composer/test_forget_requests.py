@@ -451,7 +451,7 @@ def test_without_the_key_what_is_there_can_be_forgotten_and_nothing_else_is_told
 ) -> None:
     plain_forget(run, [sample_id(0)], "drop")
     destroy_key(str(run))
-    with pytest.raises(UnknownSample, match=r"cannot be told: the key .* was destroyed. Nothing was forgotten"):
+    with pytest.raises(UnknownSample, match=r"cannot be told: the key .* was destroyed; nothing was forgotten"):
         plain_forget(run, [sample_id(0)], "drop")
     certificate = plain_forget(run, [sample_id(1)], "retrain", worker=worker, owners=("owner-5",))
     assert certificate["samples"] == len({sample_id(1), *owned_by(5)})

@@ -22,6 +22,7 @@ from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
 from taft_ray.errors import UsageError
 from taft_ray.plans.facts import Composed
+from taft_ray.plans.solver_options import idle
 from taft_ray.plans.state import DROPPED, EMPTY, TRAINED
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.rows import read_terms, terms_of
@@ -83,6 +84,20 @@ def test_digest_does_not_depend_on_shards_lanes_or_order(
     backwards = write_parquet(tmp_path / "data", list(range(SAMPLES))[::-1])
     plain_train(tmp_path / "backwards", additive(backwards))
     assert digest(tmp_path / "backwards") == expected
+
+
+def test_options_that_are_refused_change_no_bit(
+    trained: Path, tmp_path: Path, parquet: Path, additive: Callable[..., Any]
+) -> None:
+    """Fields that `train` says mean nothing to an additive run, changed all at once."""
+    changes: dict[str, Any] = {
+        "last_blocks": 2, "trainable": "head", "reset": True, "cls_token": True, "loss": "mse", "alpha": 2.0, "penalty": 0.5,
+        "epsilon": 0.5, "joint_penalty": 0.5, "cache_dtype": "bfloat16", "constants_gib": 0.5, "tolerance": 0.5,
+        "max_iterations": 1, "epochs": 1, "batch_size": 5, "learning_rate": 0.5, "milestones": (1,), "slices": 3, "radius": 0.5,
+    }  # fmt: skip
+    assert changes.keys() == idle("additive") - {"compose", "weighting"}, "those two are refused by the spec itself"
+    plain_train(tmp_path / "run", additive(parquet, **changes))
+    assert digest(tmp_path / "run") == digest(trained)
 
 
 def test_sums_are_those_of_the_rows(trained: Path) -> None:

@@ -162,6 +162,37 @@ def test_long_tables_are_folded(facts):
     assert "<details><summary>Every fit of every shard" not in page_of(run_facts(6))
 
 
+def test_seconds_of_a_subtraction_stand_under_names_of_their_own(facts):
+    seconds = {"drop": 0.25, "purge": 0.375, "retrain": None, "total": 0.75}
+    facts["forgets"].append({"request": "ab" * 8, "mode": "subtract", "samples": 1, "shards": [3], "seconds": seconds})
+    table = page_of(facts).partition("<caption>Seconds of each step</caption>")[2].partition("</table>")[0]
+    *before, last = re.findall(r"<tr.*?</tr>", table.partition("<tbody")[2], re.DOTALL)
+    cells = dict(re.findall(r'data-head="([^"]+)"[^>]*><span>(?:<data[^>]*>)?([^<]*)', last))
+    assert list(cells)[1:7] == ["Drop, s", "Purge, s", "Retrain, s", "Begin, s", "Subtract and remove, s", "Total, s"]
+    shown = {
+        name: cells[f"{name}, s"] for name in ("Begin", "Subtract and remove", "Total", "Drop", "Purge", "Retrain")
+    }
+    assert shown == {
+        "Begin": "0.250", "Subtract and remove": "0.375", "Total": "0.750", "Drop": "–", "Purge": "–", "Retrain": "–",
+    }  # fmt: skip
+    assert all("Begin" in row for row in before), "every row has every column"
+
+
+def test_a_run_that_is_composed_in_one_way_names_it_nowhere_twice(facts):
+    facts["run"]["spec"] |= {"solver": "additive", "compose": "additive"}
+    facts["composition"] = [{**facts["composition"][1], "mode": "additive"}]
+    facts["accuracy_by_shards"] = [
+        {"shards": one["shards"], "additive": one["gram"]} for one in facts["accuracy_by_shards"]
+    ]
+    html = page_of(facts)
+    above = Page(html).text.partition("Run, data and machine")[0]
+    assert above.count("additive") == 1, "the solver, in the line below the heading"
+    assert "composed by" not in html.partition("Run, data and machine")[0].lower()
+    two = Page(page_of(run_facts())).text
+    assert "Composed by gram" in two
+    assert "Composed by mean" in two
+
+
 @pytest.mark.parametrize(("shards", "lanes"), [(1, 1), (1000, 2), (1000, 64)])
 def test_one_shard_and_a_thousand_render_in_three_seconds(shards, lanes):
     facts, tries = run_facts(shards, lanes), []

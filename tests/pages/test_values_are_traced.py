@@ -131,6 +131,18 @@ def test_every_number_of_a_real_runs_pages_is_in_the_documents(proved: tuple[Pat
     assert (run / names.report_key("report.html")).is_file()
 
 
+@pytest.mark.parametrize("samples", [0, 1])
+def test_every_number_of_a_certificate_that_brings_shards_back_is_in_it(samples: int, proved: tuple[Path, Any]) -> None:
+    certificate = proved[1]["retrain"]
+    drops = [
+        {"request": f"aa0{n}", "samples": 2, "id_hashes": [f"{n}1" * 16, f"{n}2" * 16], "shards": [0, n]}
+        for n in (1, 2)
+    ]
+    hashes = certificate["id_hashes"][:samples]
+    back = {**certificate, "samples": samples, "id_hashes": hashes, "brought_back": drops}
+    assert_traced(certificate_page(back), back, least=15)
+
+
 def test_the_check_finds_a_number_that_is_not_recorded() -> None:
     document = {"a": 0.1234, "list": [1, 2]}
     assert_traced('<main><data value="0.1234" data-from="/a">12.3 %</data></main>', document, least=1)

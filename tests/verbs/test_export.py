@@ -134,8 +134,11 @@ def test_additive_model_is_exported_without_what_was_forgotten(
     wanted = additive_logits(run)
     torch.testing.assert_close(logits, wanted, rtol=0, atol=5e-3)  # a number of a row may fall on the next step
     assert float((wanted - before).abs().max()) > 1e-2
-    with pytest.raises(UsageError, match="keeps no statistics"):
-        export(str(run), str(file), "mean")
+    for compose in ("mean", "gram", "joint"):
+        with pytest.raises(
+            UsageError, match=rf"--compose {compose}: an additive run has one model, .*Leave --compose out"
+        ):
+            export(str(run), str(file), compose)
 
 
 def additive_logits(run: Path) -> torch.Tensor:

@@ -312,6 +312,30 @@ def test_a_destroyed_run_is_gone_and_what_is_not_its_own_stays(folder: Path, out
         run.destroy()
 
 
+@pytest.mark.parametrize("before", ["another run was here", "the ledger is damaged", "a destroy was interrupted"])
+def test_destroy_names_tombstones_whoever_left_them(
+    before: str, folder: Path, outside: None, parquet: Path, spec_of: Callable[..., Any]
+) -> None:
+    tr.Run(folder).forget([sample_id(0)], mode="drop")
+    if before == "another run was here":
+        tr.Run(folder).destroy()
+        plain_train(folder, spec_of(parquet, trainable="head", shards=1, max_iterations=1))
+    elif before == "the ledger is damaged":
+        sorted((folder / "ledger").iterdir())[1].write_text("{}")
+    else:
+        for path in files(folder, "ledger"):
+            path.unlink()
+    answer = tr.Run(folder).destroy()
+    assert answer.tombstones == f"{folder}.tombstones"
+    assert f"stay beside it in {folder}.tombstones" in str(answer)
+    assert Path(f"{folder}.tombstones").is_dir()
+    assert not folder.exists()
+
+
+def test_destroy_of_a_run_that_forgot_nothing_speaks_of_no_tombstones(folder: Path, outside: None) -> None:
+    assert "tombstones" not in str(tr.Run(folder).destroy())
+
+
 def test_an_interrupted_destroy_goes_on(folder: Path, outside: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from taft_ray.storage import Store
 

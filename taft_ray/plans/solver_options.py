@@ -1,0 +1,67 @@
+"""Which fields of a spec mean something to which solver: a field that is in no set here means something to each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from taft_ray.additive.options import ADDITIVE
+from taft_ray.errors import UsageError
+from taft_ray.log import logger_of
+from taft_ray.plans.spec import RunSpec
+
+OF_FITS = frozenset(
+    [
+        "last_blocks", "trainable", "reset", "cls_token", "loss", "alpha", "penalty", "compose", "epsilon", "joint_penalty",
+        "weighting", "cache_dtype", "constants_gib",
+    ]
+)  # fmt: skip
+"""Fields of ridge and adam, which fit a tangent model per shard."""
+
+OF_SOLVER = {
+    "ridge": frozenset(["tolerance", "max_iterations"]),
+    "adam": frozenset(["epochs", "batch_size", "learning_rate", "milestones", "slices", "radius"]),
+    ADDITIVE: frozenset(["features", "site_blocks"]),
+}
+"""Fields of one solver alone."""
+
+_log = logger_of(__name__)
+
+
+def idle(solver: str) -> frozenset[str]:
+    """The fields that mean nothing to a solver."""
+    others = frozenset().union(*(fields for name, fields in OF_SOLVER.items() if name != solver))
+    return others | OF_FITS if solver == ADDITIVE else others
+
+
+def check_idle(values: Mapping[str, Any], given: Collection[str]) -> None:
+    """UsageError for a ``given`` field that means nothing to the kind of run that is made; a field's own default is let pass.
+
+    Between ridge and adam it is a warning: runs of earlier versions have such fields, and are repeated with them.
+    """
+    solver = values.get("solver", RunSpec.solver)
+    if solver not in OF_SOLVER:
+        return  # the spec refuses it
+    fields = RunSpec.__dataclass_fields__
+    lost = sorted(name for name in idle(solver) & set(given) if values.get(name) != fields[name].default)
+    other_kind = [name for name in lost if solver == ADDITIVE or name in OF_SOLVER[ADDITIVE]]
+    if other_kind:
+        one = len(other_kind) == 1
+        raise UsageError(
+            f"{_options(other_kind)} mean{'s' * one} nothing to --solver {solver}: {_WHY[solver == ADDITIVE]}. "
+            f"Leave {'it' if one else 'them'} out, or choose another solver"
+        )
+    lost = [name for name in lost if name not in _REFUSED]
+    if lost:
+        _log.warning("%s mean%s nothing to --solver %s", _options(lost), "s" * (len(lost) == 1), solver)
+
+
+_REFUSED = ("slices", "radius")  # by `fitting.FitConfig`
+_WHY = {
+    True: "an additive run fits nothing, and sums rows of numbers",
+    False: "rows of numbers are made by --solver additive alone",
+}
+
+
+def _options(names: Collection[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
