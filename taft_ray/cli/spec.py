@@ -197,10 +197,12 @@ def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
     values = {name: options.pop(name) for name in names}
     for name in ("last_blocks", "site_blocks"):
         values[name] = _last_blocks(values[name])
-<<<<<<< HEAD
+    context = click.get_current_context(silent=True)
+    source = context.get_parameter_source if context is not None else lambda name: None
     if values["data"] is None:
-        return _gone_on_with(run, values)
-    return _made(run, {**values, "data": with_split(values["data"], split)})
+        return _gone_on_with(run, {name: values[name] for name in names if source(name) is not ParameterSource.DEFAULT})
+    values["data"] = with_split(values["data"], split)
+    return _made(run, values, {name for name in names if source(name) is ParameterSource.COMMANDLINE})
 
 
 def _gone_on_with(run: str, values: dict[str, Any]) -> RunSpec:
@@ -212,17 +214,9 @@ def _gone_on_with(run: str, values: dict[str, Any]) -> RunSpec:
 
     if not is_run(Store(run_address(run))):
         raise UsageError(f"--data is missing, and {run} is no run that could be gone on with")
-    context = click.get_current_context()
-    typed = {name for name in values if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    if typed & {"classes"} and values["classes"] is not None:
+    if values.get("classes") is not None:
         values["classes"] = _class_names(values["classes"])
-    chosen = {name: values[name] for name in typed if values[name] != AUTO}
-    return continued(run, chosen)
-=======
-    context = click.get_current_context(silent=True)
-    source = context.get_parameter_source if context is not None else lambda name: None
-    return _made(run, values, {name for name in values if source(name) is ParameterSource.COMMANDLINE})
->>>>>>> h-words
+    return continued(run, {name: value for name, value in values.items() if value != AUTO})
 
 
 def _made(run: str | None, values: dict[str, Any], typed: Collection[str] = ()) -> RunSpec:

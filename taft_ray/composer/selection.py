@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import itertools
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-=======
-from collections.abc import Iterable, Mapping, Sequence
->>>>>>> h-words
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -59,15 +54,15 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
         )
     by_key = {sample_key(name, spec.seed): name for name in selection.ids}
     by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
-    table = (
-        record.manifest().table
-        if by_owner or selection.with_identical
-        else _rows_near(record, by_key, selection.shards)
-    )
     hashes: dict[str, str] = {}
     found: dict[str, Known] = {}
     owned: set[str] = set()
-    asked = _asked_rows(table, by_key, by_owner, [shard for shard in selection.shards if shard in record.state.shards])
+    shards = [shard for shard in selection.shards if shard in record.state.shards]
+    table = _rows_near(record, by_key, shards)
+    asked = _asked_rows(table, by_key, by_owner, shards)
+    if by_owner or selection.with_identical or by_key.keys() - set(asked["key"].to_pylist()):
+        table = record.manifest().table
+        asked = _asked_rows(table, by_key, by_owner, shards)
     if selection.with_identical:
         check_known(table, record.store.uri)
         asked = pa.concat_tables([asked, twins(table, asked["key"].to_pylist())])
@@ -83,8 +78,8 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
     return hashes, found, list(owners.values())
 
 
-def _rows_near(record: Record, keys: Collection[bytes], shards: Sequence[int] = ()) -> pa.Table:
-    """Rows of the manifest among which all of these samples and shards are: of a large one not all rows, if it can be."""
+def _rows_near(record: Record, keys: Collection[bytes], shards: Sequence[int]) -> pa.Table:
+    """The rows of these shards, and of those where these samples are by the run's assignment; others may be among them."""
     manifest, spec = record.manifest(), record.spec
     if spec.assignment != "hash":  # the shard of a sample depends on the others
         return manifest.table
@@ -110,28 +105,6 @@ def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str,
         hashes[name] = id_hash(name, secret or b"")
 
 
-<<<<<<< HEAD
-def alike_there(record: Record, unknown: Sequence[str]) -> str:
-    """A sentence on an id that is in the run in another Unicode form, or without the blanks; empty where there is none.
-
-    It only tells: two ids that look alike are two samples.
-    """
-    forms = {
-        form: name
-        for name in unknown
-        for form in (name.strip(), *(unicodedata.normalize(kind, name) for kind in ("NFC", "NFD")))
-        if form != name
-    }
-    keys = [sample_key(form, record.spec.seed) for form in forms]
-    there = set(_asked_rows(_rows_near(record, keys), keys, [], [])["key"].to_pylist())
-    for key, (form, name) in zip(keys, forms.items(), strict=True):
-        if key in there:
-            return f". {name!a} is not there, and {form!a}, which differs in blanks or Unicode form, is another id"
-    return ""
-
-
-=======
->>>>>>> h-words
 def _check(record: Record, selection: Selection, owned: set[str], owners: Mapping[str, str]) -> None:
     state = record.state
     unknown = [n for n in selection.owners if n not in owned and owners.get(n) not in state.owner_tombstones]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +32,10 @@ def samples(run: str, *, data: str | None = None) -> dict[str, Any]:
     table = _kept(record)
     ids, why = ids_by_place(table, record.spec.seed), None
     if None in ids:
-        ids, why = _from_source(record, table, ids, data_address(data) if data is not None else record.spec.data)
+        began = [record.spec.data, *(one.data for one in record.state.additions)]
+        ids, why = _from_source(
+            record, table, ids, [data_address(data)] if data is not None else list(dict.fromkeys(began))
+        )
     label, shard, file, row = (table[name].to_pylist() for name in ("label", "shard", "uri_relative", "row"))
     classes = record.state.classes
     found = [
@@ -52,14 +56,16 @@ def _kept(record: Record) -> pa.Table:
 
 
 def _from_source(
-    record: Record, table: pa.Table, ids: list[str | None], data: str
+    record: Record, table: pa.Table, ids: list[str | None], sources: Sequence[str]
 ) -> tuple[list[str | None], str | None]:
-    """The ids with those that the source has, and why others are missing."""
+    """The ids with those that the sources have, and why others are missing."""
     keys, files = table["key"].to_pylist(), table["uri_relative"].to_pylist()
     wanted = {file for file, name in zip(files, ids, strict=True) if name is None}
-    try:
-        known = ids_of_source([one for one in open_source(data).files if one.relative in wanted], record.spec.seed)
-    except (TaftError, OSError) as error:
-        return ids, f"the data cannot be read: {error}"
+    known: dict[bytes, str] = {}
+    for data in sources:
+        try:
+            known |= ids_of_source([one for one in open_source(data).files if one.relative in wanted], record.spec.seed)
+        except (TaftError, OSError) as error:
+            return ids, f"the data cannot be read: {error}"
     found = [name if name is not None else known.get(key) for name, key in zip(ids, keys, strict=True)]
-    return found, f"{data} has other ids now; --data says where the data lies" if None in found else None
+    return found, f"{', '.join(sources)} has other ids now; --data says where the data lies" if None in found else None
