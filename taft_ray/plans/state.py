@@ -21,6 +21,7 @@ from taft_ray.plans.facts import (
     StartPurged,
     Trained,
     TrainingFinished,
+    Tuned,
 )
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
@@ -138,6 +139,7 @@ class RunState:
     trainings: list[TrainingFinished] = field(default_factory=list)
     evaluations: list[Evaluated] = field(default_factory=list)
     compositions: list[Composed] = field(default_factory=list)
+    tunings: list[Tuned] = field(default_factory=list)  # of an additive run's settings, and giving them up
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -168,6 +170,12 @@ class RunState:
     def members(self) -> str:
         """The digest of the deltas in the model, each with its weight: what a composition is of."""
         return digest_json([[shard.shard, shard.in_sums.digest, shard.weight] for shard in self.in_model])
+
+    @property
+    def tuned(self) -> Tuned | None:
+        """The latest choice of settings, which may be of other sums; None where there is no policy."""
+        latest = self.tunings[-1] if self.tunings else None
+        return None if latest is None or latest.policy is None else latest
 
     def promised(self) -> dict[str, float]:
         """The id hashes that wait for a request to be carried out, and the first deadline of each.
