@@ -1,8 +1,8 @@
 """R: the fixed projection of sites to S numbers, from names and a seed.
 
 Each group has a matrix of its own, with orthonormal rows, times sqrt(width / kept): vectors keep their length on average.
-Rows of the groups take turns, so that the first S' numbers are a projection of all groups as well: the first rows of each group's
-matrix are orthonormal too. Its scale is that of all rows, which λ makes up for.
+Rows of the groups take turns, so that the first S' numbers are a projection of all groups as well. The first rows of each group's
+matrix are orthonormal too. Their scale is that of all rows, which λ makes up for.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class Reduced:
         )
 
     def leave_one_out(self, penalty: float, rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (m, K) of pictures in the sums, each by the model without it at the same λ n; and where they can be told, (m,).
+        """Logits (m, K) of pictures in the sums, each by the model without it at the same λ n. Beside them (m,): which can be told.
 
         The hat matrix gives them: (fit − h y) / (1 − h), where h = 1/n + (a − t/n)ᵀ (Ḡ + λ n I)⁻¹ (a − t/n). They cannot be told
         where h is 1: the picture decides its own logits alone.

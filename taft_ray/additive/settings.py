@@ -1,4 +1,4 @@
-"""What may be chosen of an additive model, and what was: records without numpy. Legend: S numbers per row, K classes.
+"""Records of what may be chosen of an additive model, and of what was; without numpy. Legend: S numbers per row, K classes.
 
 Numbers of a row belong to groups of sites, a group per block. A model may use the first numbers of every row alone, weigh the
 groups, penalise, and scale its logits. None of it changes a row or a sum.
@@ -32,9 +32,13 @@ class SiteGroup(JsonObject):
 class Policy(JsonObject):
     """The candidates, in the order in which equally good ones are taken. A choice is a function of them and of what is left.
 
-    sizes: S', how many of the first numbers of a row. weights: those that a group may have beside 1; empty: all have 1.
-    searched_at: the S' at which weights are searched, at most the largest of ``sizes``. kappas: factors of the logits.
-    penalties: λ. left_out: how many pictures are left out one by one for κ, those with the smallest keys.
+    sizes: S', how many of the first numbers of a row. kappas: factors of the logits. penalties: λ.
+
+    weights: those that a group may have beside 1; empty: all have 1.
+
+    searched_at: the S' at which weights are searched, at most the largest of ``sizes``.
+
+    left_out: how many pictures are left out one by one for κ, those with the smallest keys.
     """
 
     groups: tuple[SiteGroup, ...]
@@ -83,7 +87,7 @@ class Policy(JsonObject):
 
 @dataclass(frozen=True)
 class Settings(JsonObject):
-    """What a model uses. size: S'. weights: of each group's share of |a|². penalty: λ. kappa: factor of the logits."""
+    """The choice for a model. size: S'. weights: of each group's share of |a|². penalty: λ. kappa: factor of the logits."""
 
     size: int
     weights: tuple[float, ...]

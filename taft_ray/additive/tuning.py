@@ -83,7 +83,7 @@ class Tuner:
         return _least(self.candidates)
 
     def settings(self, left_out: LeftOut | None = None) -> Settings:
-        """What was chosen. left_out: of `left_out`; None, or nothing told: κ is the policy's first."""
+        """The choice. left_out: of `left_out`; None, or nothing told: κ is the policy's first."""
         chosen, kappa = self.chosen, self.policy.kappas[0]
         if left_out is not None and left_out.told:
             kappa = self.policy.kappas[int(np.argmin(left_out.losses))]

@@ -53,9 +53,10 @@ class TunedKappa(Answer):
 
 @dataclass(frozen=True)
 class Tuned(Answer, HasRows):
-    """What a policy chose of an additive run's model, and by what. settings: None where the policy was given up.
+    """A policy's choice for an additive run's model, and its criteria. settings: None where the policy was given up.
 
     composed: the digest of the sums that it is of. pictures: in them. left_out: how many were left out, each once.
+
     features: the numbers of a row. groups: of sites, in the order of the weights.
     """
 

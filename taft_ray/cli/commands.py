@@ -62,7 +62,7 @@ LINES = {
     "tune": Line(
         "tune",
         "tune",
-        "Choose settings of an additive RUN's model from its sums and rows, in about the time of a solve.",
+        "Choose settings of an additive RUN's model from its sums and rows, in seconds.",
     ),
     "verify": Line(
         "proof",

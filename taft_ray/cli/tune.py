@@ -61,7 +61,7 @@ def tune(
     reset: bool,
     report: ProgressReport,
 ) -> Any:
-    """Choose settings of an additive RUN's model from its sums and rows, in about the time of a solve.
+    """Choose settings of an additive RUN's model from its sums and rows, in seconds.
 
     Criteria are generalised cross-validation and pictures left out one by one; test data is not asked for. The candidates are kept
     as the run's policy: whenever a picture has left, the next command that uses the model chooses again among them.

@@ -331,10 +331,11 @@ class TriedSettings(JsonObject):
 
 @dataclass(frozen=True)
 class Tuned(Fact):
-    """What a policy chose of an additive run's model. of: the digest of the sums, without which the choice is stale.
+    """A policy's choice for an additive run's model. of: the digest of the sums, without which the choice is stale.
 
-    policy: None gives the choice up. tried: the candidates from the sums. left_out: how many pictures κ was chosen by, each left
-    out once. accuracy, losses: theirs, by κ in the policy's order.
+    policy: None gives the choice up. tried: the candidates from the sums. left_out: how many pictures chose κ.
+
+    accuracy, losses: of these pictures, each left out once; losses by κ in the policy's order.
 
     Criteria have three digits here, for this entry stays when a picture leaves: more would tell more of it.
     """

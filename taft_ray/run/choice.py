@@ -28,7 +28,7 @@ Rows = Iterator[tuple[Sequence[bytes], np.ndarray, np.ndarray]]  # sample keys, 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Choice:
-    """What was chosen, with all that it was chosen by. left_out: of the chosen candidate; None where no row was needed."""
+    """A choice, with all that it was made by. left_out: of the chosen candidate; None where no row was needed."""
 
     tuned: Tuned
     tuner: Tuner

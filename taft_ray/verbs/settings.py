@@ -1,4 +1,4 @@
-"""What answers say of the settings that an additive run's model had."""
+"""Words of answers on the settings that an additive run's model had."""
 
 from __future__ import annotations
 

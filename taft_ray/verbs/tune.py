@@ -1,6 +1,6 @@
 """`tune`: choose the settings of an additive run's model by a policy, from its sums and from rows left out one by one. No Ray.
 
-What is committed is the policy and its choice (`plans.facts.Tuned`). A choice is of the sums that it names, and stale once a picture
+The policy and its choice are committed (`plans.facts.Tuned`). A choice is of the sums that it names, and stale once a picture
 has left them. `evaluate` and `predict` choose again then, once, and commit that. `export`, and the models of some owners, choose again
 in memory. No test picture is looked at.
 """
@@ -35,8 +35,10 @@ def tune(
 ) -> dict[str, Any]:
     """Choose among these candidates, show the criteria, and commit the choice with its policy; safe to call again.
 
-    sizes: how many of a row's first numbers. weights: those that a group of sites may have beside 1; () leaves them alike. kappas:
-    factors of the logits; one alone is taken as it is. left_out: pictures at most. reset: have no policy any more.
+    sizes: how many of a row's first numbers. weights: those that a group of sites may have beside 1; () leaves them alike.
+
+    kappas: factors of the logits; one alone is taken as it is. left_out: pictures at most. reset: have no policy any more.
+
     UsageError where the run is not additive, has no model, or cannot have a candidate.
     """
     began = time.perf_counter()

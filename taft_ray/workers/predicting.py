@@ -44,7 +44,9 @@ def predictions(
 ) -> Iterator[list[Predicted]]:
     """Probabilities of pictures, as many at a time as come together.
 
-    composed: the key of the composed model's snapshot. tuned: an additive model's settings, chosen from these sums. Without a GPU, a run that was made on one predicts on the CPU.
+    composed: the key of the composed model's snapshot. tuned: an additive model's settings, chosen from these sums.
+
+    Without a GPU, a run that was made on one predicts on the CPU.
     """
     if spec.device == "cuda" and not torch.cuda.is_available():
         spec = replace(spec, device="cpu")
