@@ -157,7 +157,7 @@ def vectors_of(name: str, assets: Path, cache: Path) -> tuple[nn.Module, int, Ve
     data = DATA[name]
     loaded = load_model(data.model, None if data.weights is None else str(assets / data.weights), data.image_size)
     network, size = loaded.network, loaded.preprocess.size
-    sites = sites_of(network, size, members=KEPT, size=1000)
+    sites = sites_of(network, size, last_blocks="all", members=KEPT, size=1000)
     files = {"train": str(assets / data.files[0]), "test": str(assets / data.files[1])}
     if data.weights is None:
         folder = Path(tempfile.mkdtemp(prefix="additive-digits-"))

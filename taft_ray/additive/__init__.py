@@ -10,21 +10,29 @@ from taft_ray.lazy import attributes
 if TYPE_CHECKING:
     from taft_ray.additive.exact_sums import Sums
     from taft_ray.additive.model import AdditiveModel, AdditiveNetwork
+    from taft_ray.additive.options import GRID
     from taft_ray.additive.projection import Projection
-    from taft_ray.additive.ridge import GRID, Score, Solution, leave_one_out, solve
+    from taft_ray.additive.ridge import Score, Solution, leave_one_out, solve
     from taft_ray.additive.rows import rows_of, to_rows
+    from taft_ray.additive.settings import Policy, Settings, SiteGroup
     from taft_ray.additive.sites import Group, Sites, site_vectors, sites_of
+    from taft_ray.additive.tuning import Tuner, column_scales
 
 __all__ = [
     "GRID",
     "AdditiveModel",
     "AdditiveNetwork",
     "Group",
+    "Policy",
     "Projection",
     "Score",
+    "Settings",
+    "SiteGroup",
     "Sites",
     "Solution",
     "Sums",
+    "Tuner",
+    "column_scales",
     "leave_one_out",
     "rows_of",
     "site_vectors",
@@ -37,8 +45,11 @@ _WHERE = {
     "taft_ray.additive.exact_sums": ("Sums",),
     "taft_ray.additive.model": ("AdditiveModel", "AdditiveNetwork"),
     "taft_ray.additive.projection": ("Projection",),
-    "taft_ray.additive.ridge": ("GRID", "Score", "Solution", "leave_one_out", "solve"),
+    "taft_ray.additive.options": ("GRID",),
+    "taft_ray.additive.ridge": ("Score", "Solution", "leave_one_out", "solve"),
     "taft_ray.additive.rows": ("rows_of", "to_rows"),
+    "taft_ray.additive.settings": ("Policy", "Settings", "SiteGroup"),
+    "taft_ray.additive.tuning": ("Tuner", "column_scales"),
     "taft_ray.additive.sites": ("Group", "Sites", "site_vectors", "sites_of"),
 }
 

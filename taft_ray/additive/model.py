@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from taft_ray.additive.exact_sums import Sums
 from taft_ray.additive.grid import UNIT, check_rows, from_rows
+from taft_ray.additive.options import GRID
 from taft_ray.additive.projection import Projection
-from taft_ray.additive.ridge import GRID, Solution, solve
+from taft_ray.additive.ridge import Solution, solve
 from taft_ray.additive.rows import on_grid
+from taft_ray.additive.settings import Settings, SiteGroup
 from taft_ray.additive.sites import site_vectors
+from taft_ray.additive.tuning import column_scales
 from taft_ray.errors import DataError, DeltaMismatch
 
 
@@ -28,9 +31,15 @@ class AdditiveModel:
     recipe: str = ""
 
     @classmethod
-    def of(cls, sums: Sums, penalty: float | None = None) -> AdditiveModel:
-        """The model of these sums (`solve`). penalty: λ; None chooses it by generalised cross-validation."""
-        return cls.from_solution(solve(sums, GRID if penalty is None else (penalty,)), sums.recipe)
+    def of(cls, sums: Sums, penalty: float | None = None, scales: np.ndarray | None = None) -> AdditiveModel:
+        """The model of these sums (`solve`). penalty: λ; None chooses it by generalised cross-validation. scales: as of `solve`."""
+        return cls.from_solution(solve(sums, GRID if penalty is None else (penalty,), scales), sums.recipe)
+
+    @classmethod
+    def chosen(cls, sums: Sums, groups: Sequence[SiteGroup], settings: Settings) -> AdditiveModel:
+        """The model of these sums with these settings of `Tuner`."""
+        scales = column_scales(groups, settings.size, settings.weights)
+        return cls.of(sums, settings.penalty, scales).scaled(settings.kappa)
 
     @classmethod
     def from_solution(cls, solution: Solution, recipe: str = "") -> AdditiveModel:

@@ -1,7 +1,8 @@
 """R: the fixed projection of sites to S numbers, from names and a seed.
 
 Each group has a matrix of its own, with orthonormal rows, times sqrt(width / kept): vectors keep their length on average.
-Rows of the groups take turns, so that the first S' numbers are a projection of all groups as well.
+Rows of the groups take turns, so that the first S' numbers are a projection of all groups as well. The first rows of each group's
+matrix are orthonormal too. Their scale is that of all rows, which λ makes up for.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from taft_ray.additive.settings import turns
 from taft_ray.additive.sites import Group, Sites
 from taft_ray.errors import UsageError
 from taft_ray.tangent.model import seeded_normal
@@ -34,13 +37,9 @@ class Projection:
         self.sites, self.seed = sites, seed
         with _one_torch_thread() as pool:
             self._matrices = list(pool.map(self._matrix, sites.groups))
-        places = [
-            ((row + 0.5) / group.kept, at, row) for at, group in enumerate(sites.groups) for row in range(group.kept)
-        ]
-        starts = [0]
-        for group in sites.groups:
-            starts.append(starts[-1] + group.kept)
-        self._order = torch.tensor([starts[at] + row for _, at, row in sorted(places)])
+        kept = [group.kept for group in sites.groups]
+        starts = list(accumulate(kept, initial=0))
+        self._order = torch.tensor([starts[group] + row for group, row in turns(kept)])
 
     @property
     def size(self) -> int:

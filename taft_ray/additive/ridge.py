@@ -19,11 +19,11 @@ import numpy as np
 
 from taft_ray.additive.exact_sums import Sums
 from taft_ray.additive.grid import UNIT, check_rows, from_rows
+from taft_ray.additive.options import GRID
 from taft_ray.additive.threads import one_blas_thread
-from taft_ray.additive.tridiagonal import Tridiagonal, reduced
+from taft_ray.additive.tridiagonal import reduced
 from taft_ray.errors import DataError, UsageError
 
-GRID = tuple(10.0 ** (step / 4) for step in range(-40, 5))  # 1e-10 to 10
 _STRIP = 128
 _LEFT = 1e-6  # of the pictures must be degrees of freedom that the model does not use
 
@@ -54,66 +54,35 @@ class Solution:
         return self.score.penalty
 
 
-def solve(sums: Sums, penalties: Sequence[float] = GRID) -> Solution:
+def solve(sums: Sums, penalties: Sequence[float] = GRID, scales: np.ndarray | None = None) -> Solution:
     """The model of these sums, with the λ of ``penalties`` that has the least GCV; of equal ones the largest.
 
-    Guarantees: on one machine the bits are a function of the sums and of ``penalties``, whatever threads are set. Another
+    scales: factors >= 0 of a row's first numbers, (S',); numbers behind them are left out. The coefficients are those of whole
+    rows all the same, (K, S). None: all numbers, as they are.
+
+    Guarantees: on one machine the bits are a function of the sums and of the arguments, whatever threads are set. Another
     machine's differ in their last digits: compare sums there.
     Raises DataError for sums of no pictures, UsageError for an impossible penalty.
     """
-    if not penalties or not all(0 < penalty < float("inf") for penalty in penalties):
-        raise UsageError(f"penalties={list(penalties)}: expected finite numbers > 0, at least one")
-    problem = _Problem(sums)
-    with one_blas_thread():
-        tri = reduced(problem.gram)
-        turned = tri.turn(problem.cross.T)  # Qᵀ B̄ᵀ
-        curve = tuple(problem.score(tri, turned, penalty) for penalty in penalties)
-        best = min(range(len(curve)), key=lambda place: (curve[place].gcv, -curve[place].penalty))
-        weight = curve[best].penalty * problem.n
-        coefficients = np.ascontiguousarray(tri.turn_back(tri.solve(turned, weight)).T)
-        intercept = problem.target - coefficients @ problem.mean
-    ends = (min(penalties), max(penalties))
-    return Solution(
-        coefficients=coefficients,
-        intercept=intercept,
-        score=curve[best],
-        curve=curve,
-        at_end=len(penalties) > 1 and curve[best].penalty in ends,
-    )
+    return Problem(sums).reduced(scales).solve(penalties)
 
 
 def leave_one_out(sums: Sums, penalty: float, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Logits (m, K) of pictures that are in the sums, each by the model without it at the same λ n. For reports.
 
-    The hat matrix gives them: (fit − h y) / (1 − h), where h = 1/n + (a − t/n)ᵀ (Ḡ + λ n I)⁻¹ (a − t/n).
     Raises DataError where a picture decides its own logits alone.
     """
-    check_rows(rows, sums.size)
-    labels = np.asarray(labels)
-    if labels.shape != (len(rows),) or (len(rows) and not 0 <= int(labels.min()) <= int(labels.max()) < sums.classes):
-        raise DataError(f"{len(rows)} rows with labels {labels.shape}: expected a class below {sums.classes} per row")
-    problem = _Problem(sums)
-    with one_blas_thread():
-        tri = reduced(problem.gram)
-        weight = penalty * problem.n
-        coefficients = tri.turn_back(tri.solve(tri.turn(problem.cross.T), weight)).T
-        logits = np.empty((len(rows), sums.classes))
-        for at in range(0, len(rows), 1024):
-            values = from_rows(rows[at : at + 1024]) - problem.mean
-            turned = tri.turn(values.T)
-            hat = (1 / problem.n + (turned * tri.solve(turned, weight)).sum(0))[:, None]
-            if bool((hat >= 1 - 1e-9).any()):
-                raise DataError("a picture decides its own logits alone; raise the penalty, or add pictures")
-            fit = problem.target + values @ coefficients.T
-            logits[at : at + 1024] = (fit - hat * np.eye(sums.classes)[labels[at : at + 1024]]) / (1 - hat)
+    logits, told = Problem(sums).reduced().leave_one_out(penalty, rows, labels)
+    if not told.all():
+        raise DataError("a picture decides its own logits alone; raise the penalty, or add pictures")
     return logits
 
 
-class _Problem:
+class Problem:
     """Ḡ, B̄ and what belongs to them, float64."""
 
     def __init__(self, sums: Sums) -> None:
-        self.n = sums.n
+        self.n, self.size, self.classes = sums.n, sums.size, sums.classes
         if self.n == 0:
             raise DataError("an additive model of no pictures: nothing is in the sums")
         counts, total = sums.counts, sums.total
@@ -123,15 +92,106 @@ class _Problem:
         self.cross = (sums.by_class - np.multiply.outer(self.target, total.astype(np.float64))) * UNIT
         self.gram = _centred(sums.upper(), total, self.n)
 
-    def score(self, tri: Tridiagonal, turned: np.ndarray, penalty: float) -> Score:
-        weight = penalty * self.n
-        found = tri.solve(turned, weight)
-        free = 1 + len(found) - weight * tri.trace_of_inverse(weight)
-        fitted = float((found * turned).sum()) + weight * float(np.square(found).sum())
-        residual = max(self.spread - fitted, 0.0)
-        left = self.n - free
-        gcv = self.n * residual / left**2 if left > _LEFT * self.n else float("inf")
-        return Score(penalty=penalty, gcv=gcv, degrees_of_freedom=free, residual=residual / self.n)
+    def reduced(self, scales: np.ndarray | None = None) -> Reduced:
+        """With Ḡ as Q T Qᵀ. scales: as `solve` takes them."""
+        if scales is None:
+            return Reduced(self, np.ones(self.size), self.cross, self.gram.copy())
+        size = len(scales)
+        gram = self.gram[:size, :size] * scales[:, None]
+        gram *= scales
+        return Reduced(self, scales, self.cross[:, :size] * scales, gram)
+
+
+class Reduced:
+    """A `Problem` with the numbers of rows scaled and Ḡ tridiagonal: each λ takes O(S K) steps.
+
+    gram: overwritten.
+    """
+
+    def __init__(self, problem: Problem, scales: np.ndarray, cross: np.ndarray, gram: np.ndarray) -> None:
+        self.problem, self.scales = problem, scales
+        with one_blas_thread():
+            self._tri = reduced(gram)
+            self._turned = self._tri.turn(cross.T)  # Qᵀ B̄ᵀ
+
+    def scores(self, penalties: Sequence[float]) -> tuple[Score, ...]:
+        """GCV of each λ."""
+        if not penalties or not all(0 < penalty < float("inf") for penalty in penalties):
+            raise UsageError(f"penalties={list(penalties)}: expected finite numbers > 0, at least one")
+        with one_blas_thread():
+            return tuple(map(self._score, penalties))
+
+    def solve(self, penalties: Sequence[float]) -> Solution:
+        """As the function `solve`."""
+        curve = self.scores(penalties)
+        best = best_of(curve)
+        coefficients = np.zeros((self.problem.classes, self.problem.size))
+        with one_blas_thread():
+            found = self._coefficients(best.penalty)
+            coefficients[:, : len(self.scales)] = found * self.scales
+            intercept = self.problem.target - found @ self._mean
+        return Solution(
+            coefficients=coefficients,
+            intercept=intercept,
+            score=best,
+            curve=curve,
+            at_end=len(penalties) > 1 and best.penalty in (min(penalties), max(penalties)),
+        )
+
+    def leave_one_out(self, penalty: float, rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (m, K) of pictures in the sums, each by the model without it at the same λ n. Beside them (m,): which can be told.
+
+        The hat matrix gives them: (fit − h y) / (1 − h), where h = 1/n + (a − t/n)ᵀ (Ḡ + λ n I)⁻¹ (a − t/n). They cannot be told
+        where h is 1: the picture decides its own logits alone.
+        """
+        problem, size = self.problem, len(self.scales)
+        check_rows(rows, problem.size)
+        labels = np.asarray(labels)
+        if labels.shape != (len(rows),) or (
+            len(rows) and not 0 <= int(labels.min()) <= int(labels.max()) < problem.classes
+        ):
+            raise DataError(
+                f"{len(rows)} rows with labels {labels.shape}: expected a class below {problem.classes} per row"
+            )
+        logits, told = np.zeros((len(rows), problem.classes)), np.zeros(len(rows), bool)
+        weight = penalty * problem.n
+        with one_blas_thread():
+            coefficients = self._coefficients(penalty)
+            for at in range(0, len(rows), 1024):
+                block = slice(at, at + 1024)
+                values = from_rows(rows[block, :size]) * self.scales - self._mean
+                turned = self._tri.turn(values.T)
+                hat = (1 / problem.n + (turned * self._tri.solve(turned, weight)).sum(0))[:, None]
+                fit = problem.target + values @ coefficients.T
+                told[block] = hat[:, 0] < 1 - 1e-9
+                left = np.where(told[block, None], 1 - hat, 1.0)
+                logits[block] = (fit - hat * np.eye(problem.classes)[labels[block]]) / left
+        return logits, told
+
+    @property
+    def _mean(self) -> np.ndarray:
+        return self.problem.mean[: len(self.scales)] * self.scales
+
+    def _coefficients(self, penalty: float) -> np.ndarray:
+        """(K, S') for scaled rows."""
+        found = self._tri.solve(self._turned, penalty * self.problem.n)
+        return np.ascontiguousarray(self._tri.turn_back(found).T)
+
+    def _score(self, penalty: float) -> Score:
+        n = self.problem.n
+        weight = penalty * n
+        found = self._tri.solve(self._turned, weight)
+        free = 1 + len(found) - weight * self._tri.trace_of_inverse(weight)
+        fitted = float((found * self._turned).sum()) + weight * float(np.square(found).sum())
+        residual = max(self.problem.spread - fitted, 0.0)
+        left = n - free
+        gcv = n * residual / left**2 if left > _LEFT * n else float("inf")
+        return Score(penalty=penalty, gcv=gcv, degrees_of_freedom=free, residual=residual / n)
+
+
+def best_of(curve: Sequence[Score]) -> Score:
+    """The least GCV; of equal ones the largest λ."""
+    return min(curve, key=lambda score: (score.gcv, -score.penalty))
 
 
 def _centred(upper: np.ndarray, total: np.ndarray, n: int) -> np.ndarray:

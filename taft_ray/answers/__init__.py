@@ -25,12 +25,14 @@ from taft_ray.answers.state import (
     Status,
     Trained,
 )
+from taft_ray.answers.tuned import Tuned, TunedCandidate, TunedKappa, TunedPenalty
 
 # the answers of verbs, by the command that prints them
 OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "train": (Trained,),
     "evaluate": (Evaluation,),
     "sweep": (Swept,),
+    "tune": (Tuned,),
     "export": (Exported,),
     "estimate": (Estimate,),
     "forget": (Certificate, Promise, Due, Estimate),
@@ -91,6 +93,10 @@ __all__ = [
     "Swept",
     "Trained",
     "Trial",
+    "Tuned",
+    "TunedCandidate",
+    "TunedKappa",
+    "TunedPenalty",
     "Unreadable",
     "Verification",
     "Waiting",

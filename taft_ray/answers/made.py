@@ -10,6 +10,7 @@ from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
 from taft_ray.answers.text import columns, facts, listed, paragraphs, short, size, some
+from taft_ray.answers.tuned import settings_text
 from taft_ray.counting import plural, which
 from taft_ray.jsonable import optional
 
@@ -30,12 +31,14 @@ class Exported(Answer):
     shards: tuple[int, ...]
     version: str
     owners: tuple[str, ...] = optional(())  # whose pictures alone it is of; empty: everybody's
+    settings: Mapping[str, Any] | None = optional()  # of an additive run that was tuned: those of the model
 
     def __str__(self) -> str:
         return facts(
             [
                 ("file", f"{self.output}, {size(self.bytes)}"),
                 ("model", f"{short(self.composed)} of {which('shard', self.shards)}"),
+                ("settings", settings_text(self.settings) if self.settings else None),
                 ("classes", f"{len(self.classes)}: {some(self.classes)}"),
                 ("takes", f"pictures of {self.size} × {self.size} pixels, scaled to 0..1 and then by mean and std"),
                 ("mean", ", ".join(f"{one:.4g}" for one in self.mean)),

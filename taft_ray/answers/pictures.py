@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
+from taft_ray.answers.tuned import settings_text
 from taft_ray.counting import plural
 from taft_ray.jsonable import optional
 
@@ -109,6 +110,7 @@ class Evaluation(Answer, HasRows):
     against: Against | None = optional()
     left_out: int = optional(0)
     owners: tuple[str, ...] = optional(())  # whose pictures alone the model is of; empty: everybody's
+    settings: Mapping[str, Any] | None = optional()  # of an additive run that was tuned: those of the model
 
     def __str__(self) -> str:
         own = [mode for mode, one in self.by_composition.items() if one.composed == self.composed]
@@ -120,6 +122,7 @@ class Evaluation(Answer, HasRows):
         beside = [f"composed by {mode} {one.accuracy:.1%}" for mode, one in others.items()]
         beside += [] if self.monolith is None else [f"one model over everything {self.monolith:.1%}"]
         told += ["; ".join(beside)] if beside else []
+        told += [f"settings by the run's policy: {settings_text(self.settings)}"] if self.settings else []
         sure = [f"among the best five {self.top5:.1%}"] if self.top5 is not None else []
         sure += (
             [f"expected calibration error {self.calibration_error:.1%}"] if self.calibration_error is not None else []
@@ -184,6 +187,7 @@ class Predictions(Answer, HasRows):
     n: int
     predictions: tuple[Prediction, ...]
     unreadable: tuple[Unreadable, ...]
+    settings: Mapping[str, Any] | None = optional()  # of an additive run that was tuned: those of the model
 
     def to_pandas(self, rows: str | None = None) -> pd.DataFrame:
         """A row per picture: what is predicted, or why it could not be read. rows: only "predictions" or "unreadable"."""
@@ -207,4 +211,5 @@ class Predictions(Answer, HasRows):
         told = [f"{one.picture}: {one.label} ({one.probability:.1%})" for one in self.predictions]
         bad = [f"{one.picture}: not read, {one.reason}" for one in self.unreadable]
         end = f"{plural(self.n, 'picture')} by the model {self.composed[:16]}"
+        end += f" with {settings_text(self.settings)}" if self.settings else ""
         return "\n".join([*told, *bad, end + (f"; {len(bad)} could not be read" if bad else "")])

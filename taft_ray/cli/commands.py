@@ -59,6 +59,11 @@ LINES = {
         "Try settings on the tokens that RUN has cached; writes the best as a spec for train --spec.",
     ),
     "train": Line("run", "train", "Train every shard of RUN that has no delta yet, and compose."),
+    "tune": Line(
+        "tune",
+        "tune",
+        "Choose settings of an additive RUN's model from its sums and rows, in seconds.",
+    ),
     "verify": Line(
         "proof",
         "verify",
@@ -68,7 +73,7 @@ LINES = {
 
 
 GROUPS = {
-    "Make a run": ("train", "repair", "sweep"),
+    "Make a run": ("train", "repair", "sweep", "tune"),
     "Use it": ("predict", "evaluate", "export"),
     "Look at it": ("status", "list", "report"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
@@ -96,6 +101,7 @@ EXAMPLES = {
     "status": "status runs/pets",
     "sweep": "sweep runs/pets --vary penalty=0.001,0.01,0.1",
     "train": "train runs/pets --data pets/train --model deit_tiny_patch16_224 --shards 50",
+    "tune": "tune runs/pets --sizes 512,1024,2048",
     "verify": "verify runs/pets",
 }
 

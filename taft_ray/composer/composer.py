@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taft_ray.composer.adding import Adding
 from taft_ray.composer.asking import Clock
@@ -22,7 +22,7 @@ from taft_ray.composer.queue import Queue
 from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.plans.additions import Added, AdditionBegun
-from taft_ray.plans.facts import Cached, Created, Damage, F, Repaired
+from taft_ray.plans.facts import Cached, Created, Damage, F, Repaired, Tuned
 from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.run.record import Record
@@ -30,6 +30,9 @@ from taft_ray.run.solve import Solve, solve
 from taft_ray.storage import DeltaRef, digest_bytes
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
+
+if TYPE_CHECKING:
+    from taft_ray.composer.tuning import Tuning
 
 
 class Composer:
@@ -66,8 +69,14 @@ class Composer:
     def mending(self) -> Mending:
         return Mending(self.record, self.composition)
 
+    @cached_property
+    def tuning(self) -> Tuning:
+        from taft_ray.composer.tuning import Tuning  # with scipy, which no other command needs
+
+        return Tuning(self.record, self.composition)
+
     def _read_anew(self) -> None:
-        for name in ("record", "composition", "queue", "adding", "forgetting", "mending"):
+        for name in ("record", "composition", "queue", "adding", "forgetting", "mending", "tuning"):
             self.__dict__.pop(name, None)
 
     def _check_folder(self) -> None:
@@ -181,6 +190,14 @@ class Composer:
     def compose(self, mode: str | None = None) -> dict[str, Any]:
         """Compose the shards in the model and keep a snapshot: {"mode", "digest", "key", "seconds", "shards"}."""
         return self.composition.compose(mode)
+
+    def served(self, mode: str | None = None) -> tuple[dict[str, Any], Tuned | None]:
+        """`compose`, and the settings of that model by the run's policy, chosen again and committed where they were stale."""
+        while True:
+            composed = self.compose(mode)
+            tuned = self.tuning.current() if self.record.state.tuned else None
+            if tuned is None or tuned.of == composed["digest"]:
+                return composed, tuned
 
     def composed_digest(self) -> str | None:
         """The digest of the composed model, None when no shard is in it."""

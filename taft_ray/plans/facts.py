@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from taft_ray.additive.settings import Policy, Settings
 from taft_ray.errors import IntegrityError
 from taft_ray.jsonable import JsonObject, optional
 from taft_ray.plans.additions import Added, AdditionBegun
@@ -274,6 +275,7 @@ class Evaluated(Fact):
     top5: float | None = optional()
     calibration_error: float | None = optional()
     calibration: tuple[Mapping[str, Any], ...] = optional(())
+    settings: Settings | None = optional()  # of an additive run with a policy: those that the model had
 
 
 @dataclass(frozen=True)
@@ -288,11 +290,42 @@ class Composed(Fact):
     of: str | None = optional()
 
 
+@dataclass(frozen=True)
+class TriedSettings(JsonObject):
+    """A candidate of a choice, with the best λ for it. gcv: None where the model could follow every picture."""
+
+    size: int
+    weights: tuple[float, ...]
+    penalty: float
+    gcv: float | None
+
+
+@dataclass(frozen=True)
+class Tuned(Fact):
+    """A policy's choice for an additive run's model. of: the digest of the sums, without which the choice is stale.
+
+    policy: None gives the choice up. tried: the candidates from the sums. left_out: how many pictures chose κ.
+
+    accuracy, losses: of these pictures, each left out once; losses by κ in the policy's order.
+
+    Criteria have three digits here, for this entry stays when a picture leaves: more would tell more of it.
+    """
+
+    KIND = "tuned"
+    policy: Policy | None
+    of: str | None = None
+    settings: Settings | None = None
+    tried: tuple[TriedSettings, ...] = ()
+    left_out: int = 0
+    accuracy: float | None = None
+    losses: tuple[float | None, ...] = ()
+
+
 KINDS: dict[str, type[Fact]] = {
     kind.KIND: kind
     for kind in (
         Created, Cached, AdditionBegun, Added, Trained, MonolithTrained, Quarantined, Repaired, TrainingFinished, ForgetRequested, Placed,
-        Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed,
+        Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed, Tuned,
     )
 }  # fmt: skip
 

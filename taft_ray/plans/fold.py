@@ -86,6 +86,8 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.evaluations.append(fact)
         case facts.Composed():
             state.compositions.append(fact)
+        case facts.Tuned():
+            state.tunings.append(fact)
 
 
 def _order_pending(state: RunState, numbers: Iterable[int]) -> None:

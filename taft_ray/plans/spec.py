@@ -167,7 +167,8 @@ class RunSpec:
     def check_tangent(self, verb: str) -> None:
         """UsageError for a verb that is about tangent models, where this run has none."""
         if self.additive:
-            raise UsageError(f"{verb} is made for tangent models, and this run is additive; it cannot be done here yet")
+            way = "use taft-ray tune, which needs no trial" if verb == "sweep" else "it cannot be done here yet"
+            raise UsageError(f"{verb} is made for tangent models, and this run is additive; {way}")
 
     def check_additive(self, what: str) -> None:
         """UsageError for what an additive run alone can do, where this is none."""

@@ -22,6 +22,7 @@ from taft_ray.plans.facts import (
     StartPurged,
     Trained,
     TrainingFinished,
+    Tuned,
 )
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
@@ -142,6 +143,7 @@ class RunState:
     trainings: list[TrainingFinished] = field(default_factory=list)
     evaluations: list[Evaluated] = field(default_factory=list)
     compositions: list[Composed] = field(default_factory=list)
+    tunings: list[Tuned] = field(default_factory=list)  # of an additive run's settings, and giving them up
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -176,6 +178,12 @@ class RunState:
         members: list[Any] = [[shard.shard, shard.in_sums.digest, shard.weight] for shard in self.in_model]
         grown = self.cached is not None and len(self.classes) > len(self.cached.classes)
         return digest_json([*members, {"classes": len(self.classes)}] if grown else members)
+
+    @property
+    def tuned(self) -> Tuned | None:
+        """The latest choice of settings, which may be of other sums; None where there is no policy."""
+        latest = self.tunings[-1] if self.tunings else None
+        return None if latest is None or latest.policy is None else latest
 
     def promised(self) -> dict[str, float]:
         """The id hashes that wait for a request to be carried out, and the first deadline of each.

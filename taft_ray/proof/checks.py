@@ -13,6 +13,7 @@ from taft_ray.plans.fold import replay
 from taft_ray.plans.orphans import orphans, strangers
 from taft_ray.plans.state import RunState
 from taft_ray.proof.certificate import contradictions, inconsistencies, open_certificate
+from taft_ray.proof.check_choice import choice
 from taft_ray.proof.check_quarantine import quarantine
 from taft_ray.proof.evidence import Evidence
 from taft_ray.proof.signature import check_signature
@@ -183,6 +184,7 @@ def deltas(run: Evidence) -> None:
         with run.examining("deltas"):
             run.snapshots = snapshots_of(run.spec, sums)
             if run.spec.additive:
+                run.sums = {name: total.numpy() for name, total in sums.totals.items()} if sums.weight else None
                 _same_sums(run)
 
 
@@ -354,6 +356,7 @@ AFTER_THE_CHAIN: tuple[Check, ...] = (
     base,
     checkpoints,
     deltas,
+    choice,
     quarantine,
     snapshots,
     certificates,

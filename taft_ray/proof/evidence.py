@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
@@ -53,6 +55,7 @@ class Evidence(Findings):
     state: RunState = field(default_factory=RunState)
     sizes: Mapping[str, int] = field(default_factory=dict)  # every object listed: key -> bytes
     manifest: Manifest | None = None
+    sums: Mapping[str, np.ndarray] | None = None  # of an additive run: those of its rows; None while they are not known
     snapshots: Mapping[str, str] | None = None  # what the deltas compose to: key -> digest; None while it is not known
 
     @property

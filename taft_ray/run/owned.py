@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
@@ -23,6 +23,17 @@ def sums_of_owners(record: Record, owners: Sequence[str]) -> dict[str, np.ndarra
 
     UnknownSample for owners without samples in the run, UsageError where it is not additive or their shards are out of the model.
     """
+    found: dict[str, np.ndarray] = {}
+    for _, rows, labels in rows_of_owners(record, owners):
+        terms = terms_of(rows, labels, len(record.state.classes))
+        found = {name: found[name] + term if name in found else term for name, term in terms.items()}
+    if not found:
+        raise UsageError(f"the shards of {which('owner', list(owners))} are out of the model; retrain them first")
+    return found
+
+
+def rows_of_owners(record: Record, owners: Sequence[str]) -> Iterator[tuple[list[bytes], np.ndarray, np.ndarray]]:
+    """Keys, rows (n, S) and labels (n,) of these owners' samples in the model, some at a time; errors as of `sums_of_owners`."""
     record.spec.check_additive("the model of some owners alone")
     manifest = record.manifest()
     keys = {sample_key(owner, record.spec.seed): owner for owner in owners}
@@ -38,14 +49,10 @@ def sums_of_owners(record: Record, owners: Sequence[str]) -> dict[str, np.ndarra
     ]
     held = set(rows["key"].to_pylist())
     parts = {(int(shard), ref["part"]): ref for shard, refs in manifest.parts.items() for ref in refs}
-    found: dict[str, np.ndarray] = {}
     refs = [PartRef.from_json(parts[place]) for place in sorted(set(wanted))]
     for start in range(0, len(refs), _TOGETHER):
         read = read_several(record.store, refs[start : start + _TOGETHER], fingerprint=manifest.fingerprint)
         values, labels = joined(read)
-        mine = np.array([key in held for part in read for key in part.keys])
-        terms = terms_of(values[mine], labels[mine], len(record.state.classes))
-        found = {name: found[name] + term if name in found else term for name, term in terms.items()}
-    if not found:
-        raise UsageError(f"the shards of {which('owner', list(owners))} are out of the model; retrain them first")
-    return found
+        read_keys = [key for part in read for key in part.keys]
+        mine = np.array([key in held for key in read_keys])
+        yield [key for key, is_mine in zip(read_keys, mine, strict=True) if is_mine], values[mine], labels[mine]

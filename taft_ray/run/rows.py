@@ -7,7 +7,7 @@ sums. The model is a function of the sums over all shards.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +15,25 @@ import numpy as np
 from taft_ray.additive.exact_sums import Sums
 from taft_ray.additive.options import DEFAULT_BLOCKS
 from taft_ray.errors import IntegrityError, UsageError
-from taft_ray.storage import MALFORMED, DeltaRef, PartRef, Store, digest_json, read_delta, read_several, write_delta
+from taft_ray.run.snapshots import snapshot_digest
+from taft_ray.storage import (
+    MALFORMED,
+    CachePart,
+    DeltaRef,
+    PartRef,
+    Store,
+    digest_json,
+    read_delta,
+    read_several,
+    write_delta,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from taft_ray.additive import AdditiveModel, Projection
     from taft_ray.models import Preprocess
+    from taft_ray.plans.facts import Tuned
     from taft_ray.plans.spec import RunSpec
     from taft_ray.sums import Totals
 
@@ -161,19 +173,38 @@ def sums_of_record(
 ) -> dict[str, np.ndarray]:
     """The sums over the rows of a record."""
     try:
-        refs = [PartRef.from_json(part) for part in json.loads(meta[_PARTS])]
         classes = int(tensors["classes"][0])
     except MALFORMED as error:
-        raise IntegrityError(f"{key} in {store.uri} is not the record of a shard ({error}); restore it") from error
+        raise _no_record(store, key, error) from error
     sums: Sums | None = None
-    for start in range(0, len(refs), _TOGETHER):
-        parts = read_several(store, refs[start : start + _TOGETHER], fingerprint=meta[_FINGERPRINT])
+    for parts in parts_of_record(store, meta, key):
         rows, labels = joined(parts)
         sums = sums or Sums(rows.shape[1], classes)
         sums.add(rows, labels)
     if sums is None:
         raise UsageError(f"{key} in {store.uri} names no part: a shard without samples has no record")
     return _terms(sums)
+
+
+def parts_of_record(store: Store, meta: Mapping[str, str], key: str) -> Iterator[list[CachePart]]:
+    """The parts of a record, some at a time."""
+    try:
+        refs = [PartRef.from_json(part) for part in json.loads(meta[_PARTS])]
+        fingerprint = meta[_FINGERPRINT]
+    except MALFORMED as error:
+        raise _no_record(store, key, error) from error
+    for start in range(0, len(refs), _TOGETHER):
+        yield read_several(store, refs[start : start + _TOGETHER], fingerprint=fingerprint)
+
+
+def read_rows(store: Store, ref: DeltaRef) -> Iterator[list[CachePart]]:
+    """The parts with a shard's rows, some at a time; errors as of `read_terms`."""
+    _, meta = read_delta(store, ref)
+    yield from parts_of_record(store, meta, ref.key)
+
+
+def _no_record(store: Store, key: str, error: Exception) -> IntegrityError:
+    return IntegrityError(f"{key} in {store.uri} is not the record of a shard ({error}); restore it")
 
 
 def joined(parts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -183,11 +214,24 @@ def joined(parts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.concatenate([part.labels for part in several])
 
 
-def model_of(spec: RunSpec, arrays: Mapping[str, np.ndarray]) -> AdditiveModel:
-    """The model of these sums; λ is chosen by generalised cross-validation.
+def sums_from(arrays: Mapping[str, np.ndarray]) -> Sums:
+    """The sums of these arrays, as `terms_of` gives them."""
+    return Sums.from_arrays({**arrays, **_UNNAMED})
+
+
+def model_of(spec: RunSpec, arrays: Mapping[str, np.ndarray], tuned: Tuned | None = None) -> AdditiveModel:
+    """The model of these sums. tuned: the settings that were chosen from them; None: λ is chosen, and κ is the spec's.
 
     Its logits are κ times those of one-hot targets, as the rescaled square loss has them (TAFT eq. 2).
+    IntegrityError for settings that were chosen from other sums: they are stale.
     """
     from taft_ray.additive import AdditiveModel
 
-    return AdditiveModel.of(Sums.from_arrays({**arrays, **_UNNAMED})).scaled(spec.kappa)
+    sums = sums_from(arrays)
+    if tuned is None or tuned.policy is None or tuned.settings is None:
+        return AdditiveModel.of(sums).scaled(spec.kappa)
+    if tuned.of != snapshot_digest(arrays):
+        raise IntegrityError(
+            f"settings that were chosen from the sums {str(tuned.of)[:16]} are not those of the sums at hand; choose them again"
+        )
+    return AdditiveModel.chosen(sums, tuned.policy.groups, tuned.settings)

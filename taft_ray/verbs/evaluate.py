@@ -21,6 +21,7 @@ from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import data_address, data_stamp, run_address
+from taft_ray.run.choice import choice_of_owners
 from taft_ray.run.owned import sums_of_owners
 from taft_ray.run.quarantine import damaged_objects, quarantines
 from taft_ray.run.record import Record
@@ -31,6 +32,7 @@ from taft_ray.storage import Manifest, Store, digest_json, read_manifest, write_
 from taft_ray.storage import rundir as names
 from taft_ray.verbs.against import compare, read_predictions
 from taft_ray.verbs.composer import composer_of
+from taft_ray.verbs.settings import settings_told
 from taft_ray.verbs.table_file import SUFFIXES, check_suffix, write_table
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ def evaluate(
     predictions: a .parquet or .csv file to write a row per picture to: its file and row, its label, and what is predicted.
 
     owners: evaluate the model of these owners' pictures alone (an additive run). It is no fact of the run, and not committed.
+
+    Where an additive run has a policy (`tune`), stale settings are chosen again first, and committed; "settings" has them.
 
     against: another run, which is evaluated on the same data too, or such a file: the answer has "against" then (`compare`).
     """
@@ -173,15 +177,17 @@ def _measured(
     from taft_ray.orchestration.actors import worker_for
 
     classes = composer.class_names()
-    worker = worker_for(run, spec, len(classes))
+    worker: Any = worker_for(run, spec, len(classes))
     answer: dict[str, Any] = {"data": data, "rejected": counts(manifest.table)["rejected"]}
     if manifest.meta.get("left_out"):  # rows of samples that this run has forgotten, or is asked to
         answer["left_out"] = manifest.meta["left_out"]
     by_mode: dict[str, Any] = {}
     table: pd.DataFrame | None = None
+    policy: dict[str, Any] = {}
     for mode in reversed(spec.modes):
-        composed = composer.compose(mode)
-        measured = worker.evaluate(composed["key"], parts)
+        composed, tuned = composer.served(mode)
+        by = {} if tuned is None else {"tuned": tuned}
+        measured = worker.evaluate(composed["key"], parts, **by)
         by_mode[mode] = {
             "accuracy": measured["accuracy"],
             "composed": composed["digest"],
@@ -189,7 +195,9 @@ def _measured(
         }
         if mode == spec.compose:
             answer |= {"accuracy": measured["accuracy"], "n": measured["n"], "composed": composed["digest"]}
-            said = Said.of(*worker.outputs(composed["key"], parts))
+            answer |= settings_told(tuned)
+            policy = {} if tuned is None else {"policy": tuned.policy}
+            said = Said.of(*worker.outputs(composed["key"], parts, **by))
             answer |= classification(said.labels, said.predicted, said.probabilities, classes)
             table = said.table(manifest.table, classes)
     answer["by_composition"] = by_mode
@@ -202,6 +210,7 @@ def _measured(
         [shard.weight for shard in shards],
         parts,
         _milestones(len(shards)),
+        **policy,
     )
     composer.commit(Evaluated.from_json(answer), f"evaluated/{digest_json(answer)}")
     assert table is not None  # the run's own composition is one of its modes
@@ -216,9 +225,11 @@ def _of_owners(
     from taft_ray.orchestration.actors import worker_for
 
     classes = composer.class_names()
-    sums = sums_of_owners(Record(run), owners)
-    worker = worker_for(run, spec, len(classes))
-    said = Said.of(*worker.outputs(sums, manifest.refs))  # type: ignore[arg-type]  # an additive run's worker takes sums
+    record = Record(run)
+    sums = sums_of_owners(record, owners)
+    tuned = choice_of_owners(record, owners, sums)
+    worker: Any = worker_for(run, spec, len(classes))
+    said = Said.of(*worker.outputs(sums, manifest.refs, tuned))
     accuracy, digest = float((said.labels == said.predicted).mean()), snapshot_digest(sums)
     state = composer.snapshot()
     answer = {
@@ -231,6 +242,7 @@ def _of_owners(
         "monolith": None,
         "by_shards": [],
         "owners": list(owners),
+        **settings_told(tuned),
         "ok": not state.quarantined,
         "quarantined": quarantines(state),
         **classification(said.labels, said.predicted, said.probabilities, classes),

@@ -13,8 +13,10 @@ import torch
 from taft_ray.additive.options import ADDITIVE
 from taft_ray.errors import StorageError, UsageError
 from taft_ray.log import operation
+from taft_ray.plans.facts import Tuned
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
+from taft_ray.run.choice import choice_for, choice_of_owners
 from taft_ray.run.model import build_tangent, load_for
 from taft_ray.run.owned import sums_of_owners
 from taft_ray.run.record import Record
@@ -25,6 +27,7 @@ from taft_ray.run.sums import one_thread, sums_of
 from taft_ray.storage import Store
 from taft_ray.sums.options import COMPOSITIONS
 from taft_ray.tangent import ComposedModel
+from taft_ray.verbs.settings import settings_told
 from taft_ray.version import VERSION
 
 if TYPE_CHECKING:
@@ -39,7 +42,8 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
 
     The file takes float32 pictures (B, 3, size, size), scaled to 0..1 and normalised as its ``taft_ray`` entry says: JSON of
     {"composed": digest, "classes", "size", "mean", "std", "shards", "version"}, in .pt2's extra files and .onnx's metadata.
-    With ``owners`` it is the model of their pictures alone (an additive run), and the entry names them.
+    With ``owners`` it is the model of their pictures alone (an additive run), and the entry names them. Where an additive run
+    has a policy (`tune`), the entry has its "settings"; stale ones are chosen again, in memory alone.
     """
     store, path = Store(run), Path(output)
     spec = run_spec(store)
@@ -65,8 +69,9 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
     if owners:
         spec.check_additive("the model of some owners alone")
     if spec.additive:
-        digest, model = _additive(run, store, spec, state, owners)
+        digest, model, tuned = _additive(run, store, spec, state, owners)
     else:
+        tuned = None
         digest, model = _tangent(store, spec, state, compose or spec.compose)
     preprocess = load_for(spec).preprocess
     facts = {
@@ -78,6 +83,7 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
         "shards": [shard.shard for shard in state.in_model],
         "version": VERSION,
         **({"owners": list(owners)} if owners else {}),
+        **settings_told(tuned),
     }
     program = model.exported(torch.zeros(2, 3, preprocess.size, preprocess.size))
     try:
@@ -99,19 +105,21 @@ def _tangent(store: Store, spec: RunSpec, state: RunState, mode: str) -> tuple[s
 
 def _additive(
     run: str, store: Store, spec: RunSpec, state: RunState, owners: Sequence[str]
-) -> tuple[str, AdditiveNetwork]:
-    """The digest of the sums (of some owners' rows), and the model of them."""
+) -> tuple[str, AdditiveNetwork, Tuned | None]:
+    """The digest of the sums (of some owners' rows), the model of them, and the settings by the run's policy."""
     from taft_ray.additive import AdditiveNetwork
     from taft_ray.run.rows import build_rows, model_of
 
-    arrays = (
-        sums_of_owners(Record(run), owners)
-        if owners
-        else {name: total.numpy() for name, total in sums_of(store, state).totals.items()}
-    )
+    if owners:
+        record = Record(run)
+        arrays = sums_of_owners(record, owners)
+        tuned = choice_of_owners(record, owners, arrays)
+    else:
+        arrays = {name: total.numpy() for name, total in sums_of(store, state).totals.items()}
+        tuned = choice_for(store, state, arrays)
     maker, _, _ = build_rows(replace(spec, device="cpu"))
-    model = AdditiveNetwork(maker.network.float(), maker.projection, model_of(spec, arrays))
-    return snapshot_digest(arrays), model
+    model = AdditiveNetwork(maker.network.float(), maker.projection, model_of(spec, arrays, tuned))
+    return snapshot_digest(arrays), model, tuned
 
 
 def _need_onnx() -> None:

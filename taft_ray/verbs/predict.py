@@ -14,6 +14,7 @@ from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
+from taft_ray.verbs.settings import settings_told
 
 
 @operation("predict")
@@ -22,7 +23,8 @@ def predict(run: str, pictures: Sequence[str], *, report: Report = silent) -> di
 
     {"run", "composed", "classes", "n": how many are predicted, "predictions": [{"picture", "label", "probability",
     "probabilities": [of each class]}], "unreadable": [{"picture", "reason"}]}. Pictures that cannot be read are counted and named,
-    and the others are predicted.
+    and the others are predicted. "settings" where an additive run has a policy (`tune`): if they were stale, they are chosen again
+    first, and committed.
     """
     if not pictures:
         raise UsageError("no pictures were given; give files, a folder, Parquet or a tar")
@@ -31,14 +33,14 @@ def predict(run: str, pictures: Sequence[str], *, report: Report = silent) -> di
     files = find_pictures(pictures)
     composer = Composer(run)
     composer.recover()
-    composed = composer.compose()
+    composed, tuned = composer.served()
     classes = composer.class_names()
     from taft_ray.workers.predicting import predictions
 
     store, spec = composer.record.store, composer.record.spec
     found: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
-    for some in predictions(store, spec, len(classes), composed["key"], _reported(files, report)):
+    for some in predictions(store, spec, len(classes), composed["key"], _reported(files, report), tuned):
         for one in some:
             if one.reason:
                 unreadable.append({"picture": one.name, "reason": one.reason})
@@ -58,6 +60,7 @@ def predict(run: str, pictures: Sequence[str], *, report: Report = silent) -> di
         "n": len(found),
         "predictions": found,
         "unreadable": unreadable,
+        **settings_told(tuned),
     }
 
 

@@ -156,7 +156,7 @@ def gather(store: Store, spec: RunSpec, state: RunState) -> dict[str, Any]:
         for c in latest_of.values()
     ]
     if latest is not None:
-        elsewhere = {"by_shards", "by_composition", "monolith", "rejected"}
+        elsewhere = {"by_shards", "by_composition", "monolith", "rejected", "settings"}
         facts["evaluation"] = {name: value for name, value in latest.to_json().items() if name not in elsewhere}
         facts["accuracy_by_shards"] = list(latest.by_shards)
     facts["forgets"] = [_forget(request, measured) for request in state.requests.values() if request.forgotten]

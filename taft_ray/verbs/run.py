@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taft_ray import answers
+from taft_ray.additive.settings import LEFT_OUT
 from taft_ray.data.splits import with_split
 from taft_ray.errors import UsageError
 from taft_ray.progress import Report, silent
@@ -112,6 +113,26 @@ class Run:
         from taft_ray.verbs.sweep import sweep
 
         return answers.Swept.from_json(sweep(self.uri, asked or Sweep(**options), mlflow=mlflow, report=self._progress))
+
+    def tune(
+        self,
+        *,
+        sizes: Sequence[int] = (),
+        weights: Sequence[float] | None = None,
+        kappas: Sequence[float] = (),
+        left_out: int = LEFT_OUT,
+        reset: bool = False,
+    ) -> answers.Tuned:
+        """Choose settings of an additive run's model from its sums and rows; what is chosen stays level with what is left.
+
+        sizes: of a row's first numbers. weights: those that a group of sites may have beside 1. kappas: factors of the logits.
+
+        left_out: pictures at most that are left out one by one. reset: have no policy any more.
+        """
+        from taft_ray.verbs.tune import tune
+
+        told = tune(self.uri, sizes=sizes, weights=weights, kappas=kappas, left_out=left_out, reset=reset)
+        return answers.Tuned.from_json(told)
 
     # --- looking at it
 
@@ -333,6 +354,11 @@ def runs(uri: str | os.PathLike[str]) -> answers.Runs:
     from taft_ray.verbs.list import runs
 
     return answers.Runs.from_json(runs(os.fspath(uri)))
+
+
+def tune(run: str | os.PathLike[str] | Run, **options: Any) -> answers.Tuned:
+    """`Run.tune` of a run."""
+    return (run if isinstance(run, Run) else Run(run)).tune(**options)
 
 
 def compare(*runs: str | os.PathLike[str] | Run) -> answers.Compared:

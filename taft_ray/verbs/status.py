@@ -28,7 +28,9 @@ def status(run: str) -> dict[str, Any]:
     composed = composer.composed_digest()
     state, spec = composer.snapshot(), composer.record.spec
     ill = quarantines(state)
-    latest = next((one for one in reversed(state.evaluations) if one.composed == composed), None)
+    settings = state.tuned.settings if state.tuned and state.tuned.of == composed else None
+    measured = [one for one in state.evaluations if one.composed == composed and one.settings == settings]
+    latest = measured[-1] if measured else None
     return {
         "run": run,
         "ok": not ill and in_the_way is None,

@@ -13,6 +13,7 @@ from torch import Tensor
 from taft_ray.data import Undecodable, decode_image
 from taft_ray.data.unlabelled import Named
 from taft_ray.models import Preprocess
+from taft_ray.plans.facts import Tuned
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.tokens import prefix_tokens
 from taft_ray.run.environment import settle, torch_settings_kept
@@ -34,18 +35,25 @@ class Predicted:
 
 
 def predictions(
-    store: Store, spec: RunSpec, classes: int, composed: str, pictures: Iterable[Sequence[Named]]
+    store: Store,
+    spec: RunSpec,
+    classes: int,
+    composed: str,
+    pictures: Iterable[Sequence[Named]],
+    tuned: Tuned | None = None,
 ) -> Iterator[list[Predicted]]:
     """Probabilities of pictures, as many at a time as come together.
 
-    composed: the key of the composed model's snapshot. Without a GPU, a run that was made on one predicts on the CPU.
+    composed: the key of the composed model's snapshot. tuned: an additive model's settings, chosen from these sums.
+
+    Without a GPU, a run that was made on one predicts on the CPU.
     """
     if spec.device == "cuda" and not torch.cuda.is_available():
         spec = replace(spec, device="cpu")
     with torch_settings_kept():
         settle(spec)
         if spec.additive:
-            yield from _by_rows(store, spec, composed, pictures)
+            yield from _by_rows(store, spec, composed, pictures, tuned)
             return
         tm, _ = build_tangent(spec, classes)
         preprocess = Preprocess.of(tm.network)
@@ -55,11 +63,11 @@ def predictions(
 
 
 def _by_rows(
-    store: Store, spec: RunSpec, composed: str, pictures: Iterable[Sequence[Named]]
+    store: Store, spec: RunSpec, composed: str, pictures: Iterable[Sequence[Named]], tuned: Tuned | None
 ) -> Iterator[list[Predicted]]:
     """By an additive run's model."""
     maker, preprocess, _ = build_rows(spec)
-    model = model_of(spec, load_arrays(store, composed))
+    model = model_of(spec, load_arrays(store, composed), tuned)
     for some in pictures:
         yield _predicted(
             preprocess, spec, some,

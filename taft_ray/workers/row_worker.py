@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from taft_ray.additive import AdditiveModel
+from taft_ray.additive import AdditiveModel, Policy, Tuner
 from taft_ray.log import context, logger_of
+from taft_ray.plans.facts import Tuned
 from taft_ray.run.environment import fit_environment, settle
-from taft_ray.run.rows import class_count, fingerprint_of, grow, joined, model_of, read_terms, write_record
+from taft_ray.run.rows import class_count, fingerprint_of, grow, joined, model_of, read_terms, sums_from, write_record
 from taft_ray.run.snapshots import load_arrays
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import DeltaRef, PartRef, Store, digest_json, read_several
@@ -34,7 +35,7 @@ class RowWorker(Warm):
         self.classes = classes
         settle(self.spec)
         self.fingerprint = fingerprint_of(self.spec)
-        self._model: tuple[str, AdditiveModel] | None = None
+        self._model: tuple[tuple[str, Tuned | None], AdditiveModel] | None = None
         self._rows: tuple[str, list[bytes], np.ndarray, np.ndarray] | None = None
         super().__init__(idle_s)
 
@@ -84,19 +85,25 @@ class RowWorker(Warm):
 
     @in_use
     def evaluate(
-        self, model: str | Sums | None, parts: Sequence[dict[str, Any]], delta_ref: dict | None = None
+        self,
+        model: str | Sums | None,
+        parts: Sequence[dict[str, Any]],
+        delta_ref: dict | None = None,
+        tuned: Tuned | None = None,
     ) -> dict[str, Any]:
-        """Accuracy on the parts of a model: a composed snapshot's key, or sums by name."""
+        """Accuracy on the parts of a model: a composed snapshot's key, or sums by name; with settings chosen from these sums."""
         began = time.perf_counter()
         _, labels, rows = self._read(parts)
-        correct = int((self._at(model).logits(rows).argmax(1) == labels).sum())
+        correct = int((self._at(model, tuned).logits(rows).argmax(1) == labels).sum())
         return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
 
     @in_use
-    def outputs(self, model: str | Sums, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+    def outputs(
+        self, model: str | Sums, parts: Sequence[dict[str, Any]], tuned: Tuned | None = None
+    ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
         """Sample keys, labels (n,) and logits (n, K) of the parts, by a model as `evaluate` takes it."""
         keys, labels, rows = self._read(parts)
-        return keys, labels, self._at(model).logits(rows)
+        return keys, labels, self._at(model, tuned).logits(rows)
 
     @in_use
     def accuracy_by_shards(
@@ -105,8 +112,12 @@ class RowWorker(Warm):
         weights: Sequence[int],
         parts: Sequence[dict[str, Any]],
         counts: Sequence[int],
+        policy: Policy | None = None,
     ) -> list[dict[str, Any]]:
-        """Accuracy of the model of the first m shards, for each m in ``counts``."""
+        """Accuracy of the model of the first m shards, for each m in ``counts``.
+
+        policy: chooses the settings of each from its sums. κ changes no class, so no row is read for it.
+        """
         _, labels, rows = self._read(parts)
         totals, found, classes = Totals(), [], self.classes
         for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
@@ -115,7 +126,7 @@ class RowWorker(Warm):
             grow(totals, classes)
             totals.add(terms, weight)
             if position in counts and totals.weight:
-                logits = model_of(self.spec, totals.totals).logits(rows)
+                logits = self._by(policy, totals.totals).logits(rows)
                 accuracy = int((logits.argmax(1) == labels).sum()) / max(1, len(labels))
                 found.append({"shards": position, self.spec.compose: accuracy})
         return found
@@ -129,10 +140,17 @@ class RowWorker(Warm):
             self._rows = (name, [key for part in read for key in part.keys], labels, rows)
         return self._rows[1:]
 
-    def _at(self, model: str | Sums | None) -> AdditiveModel:
+    def _at(self, model: str | Sums | None, tuned: Tuned | None) -> AdditiveModel:
         """The model at a snapshot's key, which is kept, or of these sums."""
         if not isinstance(model, str):
-            return model_of(self.spec, model or {})
-        if self._model is None or self._model[0] != model:
-            self._model = (model, model_of(self.spec, load_arrays(self.store, model)))
+            return model_of(self.spec, model or {}, tuned)
+        if self._model is None or self._model[0] != (model, tuned):
+            self._model = ((model, tuned), model_of(self.spec, load_arrays(self.store, model), tuned))
         return self._model[1]
+
+    def _by(self, policy: Policy | None, arrays: Sums) -> AdditiveModel:
+        """The model of these sums, its settings chosen by a policy from them alone."""
+        if policy is None:
+            return model_of(self.spec, arrays)
+        sums = sums_from(arrays)
+        return AdditiveModel.chosen(sums, policy.groups, Tuner(sums, policy).settings())

@@ -15,6 +15,7 @@ from plain import plain_train
 from tiny import CLASSES, SAMPLES, SHARDS, sample_id, write_parquet
 
 import taft_ray as tr
+from taft_ray.additive import Settings
 from taft_ray.composer.composer import Composer
 from taft_ray.data import sample_key
 from taft_ray.errors import UsageError
@@ -133,11 +134,19 @@ def test_additive_run_on_ray(
     assert (alone.owners, alone.n) == (("owner-0", "owner-1"), 48)
     assert alone.composed != measured.composed
     assert run.status().composed == measured.composed
+    tuned = run.tune()
+    with_settings = run.evaluate(test_parquet)
+    assert with_settings.settings == tuned.settings
+    assert with_settings.accuracy == with_settings.by_shards[-1]["additive"]
     told = run.forget([sample_id(3)])
     assert isinstance(told, tr.answers.Certificate)
     assert told.mode == "subtract"
     assert told.composed_after == run.status().composed != measured.composed
-    assert run.evaluate(test_parquet).composed == told.composed_after
+    again = run.evaluate(test_parquet)
+    assert again.composed == told.composed_after
+    chosen = state_of(run.uri).tuned
+    assert chosen is not None
+    assert (chosen.of, chosen.settings) == (told.composed_after, Settings.from_json(again.settings or {}))
     assert run.verify(retrain=True).problems == ()
     assert (
         "equals, to the last bit, a model that never saw the samples"

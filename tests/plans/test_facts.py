@@ -10,6 +10,7 @@ import observe
 import pytest
 from history import cached, created, forget_entries, forgotten, trained
 
+from taft_ray.additive.settings import Policy, Settings, SiteGroup
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.facts import (
     KINDS,
@@ -21,11 +22,14 @@ from taft_ray.plans.facts import (
     KeyDestroyed,
     Rewritten,
     Trained,
+    TriedSettings,
+    Tuned,
     fact_of,
     read_fact,
 )
 from taft_ray.storage import CheckpointRef, DeltaRef
 
+POLICY = Policy((SiteGroup("blocks.0", 2), SiteGroup("blocks.1", 2)), (2, 4), (1.0, 2.0))
 DELTA = DeltaRef("deltas/shard=00000/000001-d.safetensors", "d", 8)
 
 
@@ -46,6 +50,16 @@ def test_every_entry_of_version_0_1_0_is_written_back_as_it_was(name: str, tmp_p
         Rewritten("r", "m", "k", {"0": 4}, (), {"0": (CheckpointRef(1, "c", "d", 8),)}, {"0": 1}, (), (1,)),
         ForgetRequested("r", "drop", ("h",), (0,), deadline=7.5, runs_at=6.5, unplaced=True),
         KeyDestroyed(),
+        Tuned(
+            POLICY,
+            "d",
+            Settings(4, (1.0, 0.25), 1e-3, 2.0),
+            (TriedSettings(4, (1.0, 1.0), 1e-3, None),),
+            7,
+            0.5,
+            (0.1,),
+        ),
+        Tuned(None),
     ],
     ids=lambda fact: fact.KIND,
 )

@@ -13,10 +13,12 @@ from tiny import CLASSES, SAMPLES, owner_of, sample_id, write_parquet
 
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.run.choice import choice_of_owners
 from taft_ray.run.owned import sums_of_owners
 from taft_ray.run.record import Record
 from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.verbs.export import export
+from taft_ray.verbs.tune import tune
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +67,19 @@ def test_what_was_forgotten_is_in_nobodys_model(
         sums_of_owners(Record(str(run)), owners)
 
 
-def test_exported_file_names_the_owners(trained: Path, tmp_path: Path) -> None:
-    owners = some_owners()
-    told = export(str(trained), str(tmp_path / "model.pt2"), owners=owners)
-    assert told["composed"] == snapshot_digest(sums_of_owners(Record(str(trained)), owners))
+def test_exported_file_names_the_owners_and_has_settings_of_their_pictures(
+    trained: Path, copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    owners, run = some_owners(), copy_of(trained)
+    everybody = tune(str(run), weights=())["settings"]
+    told = export(str(run), str(tmp_path / "model.pt2"), owners=owners)
+    record = Record(str(run))
+    sums = sums_of_owners(record, owners)
+    assert told["composed"] == snapshot_digest(sums)
+    chosen = choice_of_owners(record, owners, sums)
+    assert chosen is not None
+    assert chosen.settings is not None
+    assert told["settings"] == chosen.settings.to_json() != everybody
     extra = {"taft_ray": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert json.loads(extra["taft_ray"])["owners"] == owners
