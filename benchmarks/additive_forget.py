@@ -14,19 +14,20 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from taft_ray.additive.exact_sums import Sums
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
-from taft_ray.data import MANIFEST_SCHEMA, id_hash, sample_keys
+from taft_ray.data import MANIFEST_SCHEMA, assign, id_hash, sample_keys
 from taft_ray.plans.facts import Cached
 from taft_ray.plans.spec import RunSpec
-from taft_ray.run.rows import model_of, write_record
+from taft_ray.run.rows import model_of, terms_in, write_record
 from taft_ray.storage import Store, digest_bytes, id_key, write_part, write_rows, write_spec
 from taft_ray.storage import rundir as names
 
@@ -47,27 +48,27 @@ def synthetic_run(run: Path, shards: int, pictures: int, features: int) -> None:
     composer = Composer(str(run))
     composer.begin({}, digest_bytes(secret))
     keys = sample_keys([name_of(n) for n in range(pictures)], spec.seed)
-    rng = np.random.default_rng(0)
-    noise = rng.integers(-900, 900, (4096, features), dtype=np.int16)
+    placed = assign(keys, shards=shards, method="hash")
+    members = [np.flatnonzero(placed == shard).tolist() for shard in range(shards)]
+    # the first rows of one block, whatever the shard: so its sums are those of its size
+    rows = np.random.default_rng(0).integers(-900, 900, (max(map(len, members)), features), dtype=np.int16)
+    labels = np.arange(len(rows)) % CLASSES
     parts: dict[str, list[dict[str, Any]]] = {}
     places: list[tuple[int, int, int]] = []
-    for shard in range(shards):
-        members = range(shard, pictures, shards)
-        for part, start in enumerate(range(0, len(members), PART)):
-            held = members[start : start + PART]
-            rows = noise[rng.integers(0, len(noise) - len(held)) :][: len(held)] ^ np.int16(rng.integers(0, 64))
+    for shard, held in enumerate(members):
+        for part, start in enumerate(range(0, len(held), PART)):
+            end = min(start + PART, len(held))
             ref = write_part(
-                store, names.shard_prefix(shard), part, keys=[keys[n] for n in held],
-                labels=np.array([n % CLASSES for n in held], np.int64), tokens=rows[:, None], dtype="int16",
-                fingerprint="synthetic",
+                store, names.shard_prefix(shard), part, keys=[keys[n] for n in held[start:end]],
+                labels=labels[start:end], tokens=rows[start:end, None], dtype="int16", fingerprint="synthetic",
             )  # fmt: skip
             parts.setdefault(str(shard), []).append({**ref.to_json(), "part": part})
-            places += [(shard, part, at) for at in range(len(held))]
-    order = [n for shard in range(shards) for n in range(shard, pictures, shards)]
+            places += [(shard, part, at) for at in range(end - start)]
+    order = [n for held in members for n in held]
     columns = {
         "key": [keys[n] for n in order],
         "shard": [place[0] for place in places],
-        "label": [n % CLASSES for n in order],
+        "label": [int(labels[at]) for held in members for at in range(len(held))],
         "owner_key": [None] * pictures,
         "uri_relative": ["synthetic"] * pictures,
         "row": order,
@@ -81,16 +82,28 @@ def synthetic_run(run: Path, shards: int, pictures: int, features: int) -> None:
     hashes = pa.array([id_hash(name_of(n), secret) for n in order], pa.string())
     meta = {"parts": parts, "classes": [str(c) for c in range(CLASSES)], "fingerprint": "synthetic"}
     manifest = write_rows(store, table.append_column("id_hash", hashes), meta, version=0)
-    samples = tuple(len(range(shard, pictures, shards)) for shard in range(shards))
+    samples = tuple(map(len, members))
     composer.admit_cache(Cached(manifest.digest, samples, tuple(meta["classes"]), manifest.key))
-    for shard in range(shards):
+    for shard, terms in _sums_of(samples, rows, labels):
         refs = parts[str(shard)]
         ref = write_record(store, names.delta_folder(shard), shard, 1, refs, "synthetic", CLASSES)
         composer.finished(
             {"shard": shard, "generation": 1, "samples": samples[shard], "delta": ref.to_json(), "facts": {},
-             "parts": [part["digest"] for part in refs]}
+             "parts": [part["digest"] for part in refs], "terms": terms}
         )  # fmt: skip
     composer.compose()
+
+
+def _sums_of(
+    samples: Sequence[int], rows: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Each shard, the smallest first, and the sums over its rows: the first ones of all."""
+    sums, added = Sums(rows.shape[1], CLASSES), 0
+    for shard in sorted(range(len(samples)), key=samples.__getitem__):
+        if samples[shard] > added:
+            sums.add(rows[added : samples[shard]], labels[added : samples[shard]])
+            added = samples[shard]
+        yield shard, terms_in(sums)
 
 
 def forgotten(run: Path, numbers: Sequence[int]) -> tuple[float, dict[str, float]]:

@@ -106,10 +106,10 @@ def terms_of(rows: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, np
     """The part of these rows in the sums. rows: int16 (n, S). labels: (n,)."""
     sums = Sums(rows.shape[1], classes)
     sums.add(rows, labels)
-    return _terms(sums)
+    return terms_in(sums)
 
 
-def _terms(sums: Sums) -> dict[str, np.ndarray]:
+def terms_in(sums: Sums) -> dict[str, np.ndarray]:
     """The arrays that add up. The rows' recipe is in the fingerprint of their parts."""
     return {name: value for name, value in sums.to_arrays().items() if name in _ADDED_UP}
 
@@ -183,7 +183,7 @@ def sums_of_record(
         sums.add(rows, labels)
     if sums is None:
         raise UsageError(f"{key} in {store.uri} names no part: a shard without samples has no record")
-    return _terms(sums)
+    return terms_in(sums)
 
 
 def parts_of_record(store: Store, meta: Mapping[str, str], key: str) -> Iterator[list[CachePart]]:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from taft_ray.prefix.additions import index_more, read_more, shards_for
 from taft_ray.progress import silent
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.record import Record
+from taft_ray.run.rows import model_of
+from taft_ray.run.snapshots import load_arrays
 from taft_ray.storage import Store, id_key, manifest
 from taft_ray.verbs.gc import gc
 from taft_ray.verbs.repair import repair
 from taft_ray.verbs.status import status
+from taft_ray.verbs.tune import policy_of
 from taft_ray.workers.row_worker import RowWorker
 
 FIRST = range(80)  # what the runs here begin with
@@ -141,6 +145,18 @@ def test_new_class_is_a_new_output(run: Path, tmp_path: Path, more: Any, additiv
     plain_forget(run, [sample_id(201), sample_id(3)], "subtract")
     plain_forget(tmp_path / "run", [sample_id(201), sample_id(3)], "subtract")
     assert digest(run) == digest(tmp_path / "run")
+
+
+def test_settings_are_chosen_anew_with_new_classes(run: Path, tmp_path: Path, more: Any, additive: Any) -> None:
+    policy = replace(policy_of(additive(more(FIRST)), sizes=(24, 48), left_out=20), searched_at=24)
+    Composer(str(run)).tuning.adopt(policy)
+    plain_add(run, with_dogs(tmp_path / "dogs", range(200, 220)))
+    composed, choice = Composer(str(run)).served()
+    assert choice is not None
+    assert choice.of == composed["digest"]
+    assert verify(str(run))["problems"] == []
+    model = model_of(Record(str(run)).spec, load_arrays(Store(str(run)), composed["key"]), choice)
+    assert model.intercept.shape == (4,)
 
 
 def test_known_and_forgotten_pictures_stay_as_they_are(run: Path, more: Any, from_the_start: Any) -> None:

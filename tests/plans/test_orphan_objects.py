@@ -23,7 +23,7 @@ WANTED = [
 
 
 def left(keys: list[str], *entries: Entry, composed: tuple[str, ...] = ("composed/now.safetensors",)) -> list[str]:
-    return orphans(keys, replay([cached([5, 5]), trained(0, 5), *entries]), PARTS, composed, MANIFEST)
+    return orphans(keys, replay([cached([5, 5]), trained(0, 5), *entries]), PARTS, composed, {MANIFEST})
 
 
 def test_nothing_that_is_referred_to_is_an_orphan() -> None:
@@ -64,3 +64,11 @@ def test_certificate_is_wanted_once_it_is_committed() -> None:
     entries = forget_entries("r", "drop", ["h"], {0: 4})
     assert left(["certificates/r.json"], *entries) == ["certificates/r.json"]
     assert left(["certificates/r.json"], *entries, forgotten("r")) == []
+
+
+def test_parts_of_data_that_is_being_added_are_at_work() -> None:
+    begun = Entry("addition-begun", {"data": "more", "first": 2, "shards": 3, "number": 0})
+    parts = [f"cache/shard={shard:05d}/part-000-z.arrow" for shard in range(2, 6)]
+    assert left([*WANTED, *parts], begun) == parts[3:]
+    assert left([*WANTED, "manifest/rows-000001-z.parquet"], begun) == []
+    assert left([*WANTED, *parts]) == parts, "nothing is being added"
