@@ -83,6 +83,10 @@ def read_more(
     """
     for _ in range(_TRIES):
         record.refresh()
+        if record.state.adding != begun:
+            if any((one.data, one.first) == (begun.data, begun.first) for one in record.state.additions):
+                return  # another process was at the same, and first
+            raise CommitConflict(f"another addition took the place of that of {begun.data}; run the same command again")
         requests = len(record.state.requests)
         result = build_cache(
             passes, record.store, run, record.spec, source=more.source, shards=begun.shards, first=begun.first,

@@ -17,7 +17,7 @@ from without_ray import without_ray
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
-from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.errors import CommitConflict, UnknownSample, UsageError
 from taft_ray.plans.additions import Added
 from taft_ray.prefix.additions import index_more, read_more, shards_for
 from taft_ray.progress import silent
@@ -236,18 +236,29 @@ def test_addition_that_another_takes_the_place_of_leaves_nothing(run: Path, more
     assert verify(str(run))["problems"] == []
 
 
-def test_late_pass_of_an_addition_commits_nothing(run: Path, more: Any) -> None:
-    composer, record, found, begun, secret = addition(run, more(range(80, 100)))
-    plain_add(run, more(range(100, SAMPLES)))
+@pytest.mark.parametrize("same", [False, True])
+def test_late_pass_of_an_addition_commits_nothing(run: Path, more: Any, from_the_start: Any, same: bool) -> None:
+    late, other = more(range(80, 100)), more(range(100, SAMPLES))
+    composer, record, found, begun, secret = addition(run, late)
     kept: list[Added | None] = []
 
     def admit(fact: Added, begun: Any) -> Added | None:
+        plain_add(run, late if same else other)
         kept.append(composer.admit_addition(fact, begun))
-        raise KeyboardInterrupt
+        return kept[-1]
 
-    with pytest.raises(KeyboardInterrupt):
+    def read() -> None:
         read_more(InlinePasses(), str(run), record, begun, found, admit, secret, 1, silent)
-    assert kept == [None]
+
+    if same:
+        read()
+    else:
+        with pytest.raises(CommitConflict, match="another addition took the place"):
+            read()
+    assert (kept == [None]) is not same, "the same pass to the byte is the same commit"
+    assert digest(run) == from_the_start([*FIRST, *(range(80, 100) if same else range(100, SAMPLES))])
+    gc(str(run))
+    assert verify(str(run))["problems"] == []
 
 
 @pytest.mark.parametrize("what", ["cache/shard=00005/*.arrow", "cache/shard=00001/*.arrow", "manifest/rows-*.parquet"])
