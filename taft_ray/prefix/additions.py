@@ -16,6 +16,7 @@ from taft_ray.data import counts, open_source, sample_keys
 from taft_ray.data.classes import more_classes
 from taft_ray.data.columns import has_key
 from taft_ray.data.identical import identical_counts
+from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import CommitConflict
 from taft_ray.plans.additions import Added, AdditionBegun
 from taft_ray.plans.spec import RunSpec
@@ -49,9 +50,9 @@ def index_more(
     source = open_source(data)
     rows = passes.index(source.files)
     ids = rows["id"].to_pylist()
-    named = pa.array([name is not None for name in ids])
+    named = pa.array([name is not None for name in ids], pa.bool_())
     keys = sample_keys([name if name is not None else "" for name in ids], spec.seed)
-    held = pa.chunked_array([pa.array(keys, pa.binary(len(keys[0]) if keys else 1))])
+    held = pa.chunked_array([pa.array(keys, pa.binary(KEY_BYTES))])
     there = pc.and_(named, has_key(held, manifest.table["key"].to_pylist())).combine_chunks()  # type: ignore[attr-defined]  # made at import
     known = sum(there.to_pylist())
     unknown = rows.filter(pc.invert(there))  # type: ignore[attr-defined]

@@ -171,7 +171,7 @@ def without_forgotten(index: pa.Table, state: RunState, secret: bytes | None) ->
         name is None or (owner not in gone and id_hash(name, secret) not in state.tombstones)
         for name, owner in zip(index["id"].to_pylist(), index["owner"].to_pylist(), strict=True)
     ]
-    return index.filter(pa.array(keep))
+    return index.filter(pa.array(keep, pa.bool_()))
 
 
 def with_hashes(table: pa.Table, index: pa.Table, seed: int, secret: bytes | None) -> pa.Table:

@@ -120,7 +120,7 @@ def _of_addition(
     """Data that was added. known: the keys of all that the run had until then, which were not taken twice."""
     source = index_source(passes, data, added.classes)
     keys = sample_keys([name if name is not None else "" for name in source.rows["id"].to_pylist()], spec.seed)
-    rows = source.rows.filter(pa.array([key not in known for key in keys]))
+    rows = source.rows.filter(pa.array([key not in known for key in keys], pa.bool_()))
     # forgotten before, and so left out; what was forgotten since was taken, and purged
     before = list(state.requests.values())[: added.requests]
     then = RunState(

@@ -188,6 +188,13 @@ def test_added_picture_is_forgotten_like_any_other(
         plain_forget(run, ["nobody"], "subtract")
 
 
+def test_data_without_anything_new_changes_nothing(run: Path, more: Any) -> None:
+    plain_forget(run, [sample_id(5)], "subtract")
+    before = cached(run), digest(run), len(Record(str(run)).ledger.entries())
+    plain_add(run, more([5, 6, 7]))
+    assert (cached(run), digest(run), len(Record(str(run)).ledger.entries())) == before
+
+
 def addition(run: Path, data: Path, shards: int = 1) -> tuple[Composer, Record, Any, Any, bytes]:
     """An addition as far as it is before its pass."""
     composer, record, secret = Composer(str(run)), Record(str(run)), id_key(Store(str(run)), create=False)
