@@ -57,6 +57,9 @@ def _bars(axes: Axes, summary: dict[str, Any]) -> None:
             width * 0.92,
             yerr=[100 * (entry["spread"] or 0) for _, entry in there],
             color=_CYCLE[at % len(_CYCLE)],
+            hatch="//" * (at // len(_CYCLE)),  # a colour comes again
+            edgecolor=COLOURS["paper"] if at >= len(_CYCLE) else _CYCLE[at],
+            linewidth=0,
             ecolor=COLOURS["ink"],
             label=row,
         )
