@@ -68,7 +68,7 @@ def table(wanted: Wanted) -> Table:
 
 
 def forgetting(wanted: Wanted) -> Table:
-    """One picture leaves. Every way is timed on the same worker, from what it has cached to the model that answers."""
+    """One picture leaves. Every way is timed on a warm worker, from what it has cached to the model that answers."""
     rows: dict[str, tuple[Make, str]] = {}
     ways = {"additive": "subtract", "head": "subtract", "knn": "remove the row", "head2toe": "select anew"}
     for row, (make, readout) in _untrained(wanted).items():
@@ -89,7 +89,7 @@ def forgetting(wanted: Wanted) -> Table:
         "largest Δ margin": ("margin", ("after", "max")),
         "equal predictions": ("accuracy", ("after", "same")),
         "mean Δ margin if nothing is forgotten": ("margin", ("before", "mean")),
-        "seconds": ("s", ("seconds",)),
+        "CPU seconds": ("s", ("seconds",)),
     }
     base = replace(wanted.base, timed=True, leaving=1)
     made = tuple(

@@ -6,7 +6,7 @@ Legend: n samples, N shards, B evaluation pictures, K classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -120,28 +120,33 @@ def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> di
 
 
 def fit_shard(
-    cell: Cell, model: TangentModel | NonLinear, shard: TokenSet, *, start: Delta | None = None
+    cell: Cell,
+    model: TangentModel | NonLinear,
+    shard: TokenSet,
+    *,
+    start: Delta | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Member, dict[str, Any]]:
     """A shard's member, and what it took. Statistics are kept where there is something to compose.
 
-    start: of ridge, where the shard was before pictures left it, as a resolve goes on from there.
+    start: of ridge, where the shard was before pictures left it, as a resolve goes on from there. clock: of the seconds.
     """
     spec = cell.spec
     config = spec.fit_config() if start is None else spec.fit_config().to_resolve()
     keys = sample_keys([key.hex() for key in shard.keys], spec.seed)
 
-    began = time.perf_counter()
+    began = clock()
     pictures: Pictures = prepare_pictures(model, shard.tokens, budget=spec.constants_bytes)
-    prepared = time.perf_counter()
+    prepared = clock()
     slices = torch.from_numpy(slice_of(keys, slices=spec.slices, seed=spec.seed))
     delta = fit(model, pictures, shard.labels, config, order=order_by_key(keys), start=start, slice_of=slices)
-    fitted = time.perf_counter()
+    fitted = clock()
     statistics: dict[str, Mapping[str, Tensor] | None] = {"mean": None}
     seconds = {}
     for readout in _by_statistics(cell, model, shard.tokens[:1]):
-        started = time.perf_counter()
+        started = clock()
         statistics[readout] = statistics_for(readout, model, pictures, delta)  # type: ignore[arg-type]  # a tangent model
-        seconds[f"{readout}_seconds"] = time.perf_counter() - started
+        seconds[f"{readout}_seconds"] = clock() - started
     facts = {
         "prepare_seconds": prepared - began,
         "fit_seconds": fitted - prepared,

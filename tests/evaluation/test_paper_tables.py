@@ -66,7 +66,7 @@ def time_summary() -> dict[str, Any]:
 
 
 def forget_summary() -> dict[str, Any]:
-    units = {"accuracy after": "accuracy", "largest Δ margin": "margin", "seconds": "s"}
+    units = {"accuracy after": "accuracy", "largest Δ margin": "margin", "CPU seconds": "s"}
     values = [
         entry(row, name, [0.0 if unit == "margin" and row == "a" else 0.5] * 2, unit)
         for row in ("a", "b")

@@ -115,15 +115,15 @@ def _time(axes: Axes, summary: dict[str, Any]) -> None:
 
 
 def _forget(axes: Axes, summary: dict[str, Any]) -> None:
-    """Accuracy after a forget against its seconds. Open: the model is not the one that never had the picture."""
+    """Accuracy after a forget against its CPU seconds. Open: the model is not the one that never had the picture."""
     found = entries(summary)
     for at, row in enumerate(summary["rows"]):
-        seconds, accuracy = found[row, "seconds"], found[row, "accuracy after"]
+        seconds, accuracy = found[row, "CPU seconds"], found[row, "accuracy after"]
         colour, exact = _CYCLE[at % len(_CYCLE)], max(found[row, "largest Δ margin"]["values"]) == 0
         axes.errorbar(
             seconds["mean"], 100 * accuracy["mean"], yerr=100 * (accuracy["spread"] or 0), color=colour, capsize=3,
             marker=_MARKERS[at % len(_MARKERS)], markerfacecolor=colour if exact else "none", linestyle="none", label=row,
         )  # fmt: skip
     _log_axis(axes)
-    axes.set_xlabel("seconds of a forget, log scale")
+    axes.set_xlabel("CPU seconds of a forget, log scale")
     axes.set_ylabel("accuracy after it, percent")
