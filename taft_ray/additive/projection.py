@@ -70,6 +70,20 @@ class Projection:
             ]
         return torch.cat(parts, dim=1)[:, self._order.to(device)]
 
+    def back(self, a: Tensor) -> list[Tensor]:
+        """a, (n, S) float64 -> the site vectors that it was made of, (n, width) of each group.
+
+        Each R is orthogonal where all numbers are kept, and its transpose undoes it. UsageError where some were left out.
+        """
+        if any(group.kept != group.width for group in self.sites.groups):
+            raise UsageError(f"{self.size} of {self.sites.width} numbers are kept: site vectors need all of them")
+        sorted_back = torch.empty_like(a).index_copy_(1, self._order, a)
+        parts = sorted_back.split([group.kept for group in self.sites.groups], dim=1)
+        return [
+            part @ self.matrix(number) / _scale(group)
+            for number, (group, part) in enumerate(zip(self.sites.groups, parts, strict=True))
+        ]
+
     def _matrix(self, group: Group) -> Tensor:
         if group.kept > group.width:
             raise UsageError(f"{group.name}: {group.kept} of {group.width} numbers cannot be kept; lower the size")

@@ -15,7 +15,8 @@ from taft_ray.errors import UsageError
 from taft_ray.progress import ProgressReport
 
 NAMES = (
-    "table1", "table2", "fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "table7", "epsilon", "joint", "rates", "choices", "slices",
+    "table1", "table2", "fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "table7", "epsilon", "joint", "rates", "choices", "slices", "baselines",
+    "forgetting",
 )  # fmt: skip
 
 

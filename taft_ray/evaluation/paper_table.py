@@ -21,7 +21,7 @@ def number(entry: dict[str, Any] | None) -> str:
     text = one(scale * entry["mean"])
     if entry["spread"] is not None:
         text += f" ± {one(scale * entry['spread'])}"
-    return text if entry["unit"] == "accuracy" else f"{text}{'×' if entry['unit'] == '×' else ' s'}"
+    return text + {"accuracy": "", "margin": "", "×": "×", "s": " s"}[entry["unit"]]
 
 
 def entries(summary: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from taft_ray.errors import UsageError
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from taft_ray.fitting.loss import Loss
 
 SOLVERS = ("ridge", "adam")
+RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 can reach
+RESOLVE_ITERATIONS = 2000  # at most
 LOSSES = ("rsl", "mse", "ce")
 
 
@@ -75,6 +77,14 @@ class FitConfig:
                 f"slices={self.slices}: solver={self.solver!r} has no stages to keep checkpoints of; "
                 "use --slices 1, or --solver adam"
             )
+
+    def to_resolve(self) -> FitConfig:
+        """The same fit, gone on with to `RESOLVE_TOLERANCE` from where a shard was."""
+        return replace(
+            self,
+            tolerance=min(self.tolerance, RESOLVE_TOLERANCE),
+            max_iterations=max(self.max_iterations, RESOLVE_ITERATIONS),
+        )
 
     def as_loss(self) -> Loss:
         from taft_ray.fitting.loss import Loss

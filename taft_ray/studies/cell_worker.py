@@ -9,10 +9,10 @@ import numpy as np
 
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.run.environment import cell_environment, settle
-from taft_ray.run.model import build_tangent
+from taft_ray.run.model import build_tangent, load_for
 from taft_ray.storage import Store, canonical_json, json_object
 from taft_ray.studies.shared_tokens import token_set
-from taft_ray.systems import Cell, measure
+from taft_ray.systems import ON_SITES, Cell, TokenSet, measure, measure_forgetting, measure_frozen, measure_sites
 
 SAME = 1e-9  # accuracies of a cell that is measured again may differ by this much, which is rounding of a mean
 
@@ -30,10 +30,8 @@ class CellWorker:
         """
         cell = Cell.from_json(cell_json)
         settle(cell.spec)
-        tm, _ = build_tangent(cell.spec, classes)
-        kind = cell.spec.cache_dtype
-        train, test = (token_set(three, kind) for three in (arrays[:3], arrays[3:]))
-        result = measure(cell, tm, train, test)
+        train, test = (token_set(three, cell.spec.stored_dtype) for three in (arrays[:3], arrays[3:]))
+        result = _measured(cell, classes, train, test)
         document = {"cell": cell.to_json(), "digest": cell.digest, **result, "environment": cell_environment(cell.spec)}
         if again:
             try:
@@ -45,6 +43,17 @@ class CellWorker:
                 return {**document, "same": same, "before": before}
         self.store.write(cell_key(cell), canonical_json(document))
         return document
+
+
+def _measured(cell: Cell, classes: int, train: TokenSet, test: TokenSet) -> dict[str, Any]:
+    """By the function for this cell's network."""
+    if cell.network in ON_SITES:
+        loaded = load_for(cell.spec)
+        return measure_sites(cell, loaded.network, loaded.preprocess.size, classes, train, test)
+    tm, _ = build_tangent(cell.spec, classes)
+    if cell.network == "frozen":
+        return measure_frozen(cell, tm, train, test)
+    return (measure_forgetting if cell.leaving else measure)(cell, tm, train, test)
 
 
 def cell_key(cell: Cell) -> str:

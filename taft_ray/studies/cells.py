@@ -18,7 +18,7 @@ from taft_ray.progress import Report
 from taft_ray.storage import Store, json_object
 from taft_ray.studies.cell_worker import CellWorker, cell_key
 from taft_ray.studies.shared_tokens import Tokens, shared_tokens
-from taft_ray.systems import Cell, Table
+from taft_ray.systems import ON_SITES, Cell, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Measured:
 
 @dataclass(kw_only=True)
 class TokenSource:
-    """Where tokens come from: one pair of (training, evaluation) tokens for each depth of the suffix."""
+    """Where tokens come from: one pair of (training, evaluation) tokens for each depth of the suffix, and one of sites."""
 
     root: str
     data: str
@@ -47,7 +47,7 @@ class TokenSource:
     def of(self, cell: Cell) -> tuple[Tokens, Tokens]:
         """The pair for this cell, in Ray; the last one is kept, for cells come depth by depth."""
         session.check_device(cell.spec.device)
-        depth = cell.spec.last_blocks
+        depth = _of_tokens(cell)
         if self._held is None or self._held[0] != depth:
             self._held = None
             train = shared_tokens(
@@ -58,6 +58,11 @@ class TokenSource:
             )
             self._held = (depth, train, test)
         return self._held[1:]
+
+
+def _of_tokens(cell: Cell) -> tuple[bool, str]:
+    """Cells that read the same tokens have this in common."""
+    return cell.network in ON_SITES, str(cell.spec.last_blocks)
 
 
 def _workers(spec: RunSpec) -> int:
@@ -87,7 +92,7 @@ def measured(store: Store, asked: Table, source: TokenSource, workers: int | Non
     total, found = len(asked.cells), len(results)
     report("cells", found, total)
     # seed by seed, so that what was interrupted can be drawn with --seeds of those that are whole; long cells do not start last
-    missing.sort(key=lambda c: (str(c.spec.last_blocks), c.timed, c.spec.seed, -c.spec.shards))
+    missing.sort(key=lambda c: (*_of_tokens(c), c.timed, c.spec.seed, -c.spec.shards))
     with session.connected() if missing else nullcontext():
         for group in _alike(missing):
             train, test = source.of(group[0])
@@ -111,7 +116,7 @@ def _alike(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Consecutive cells that share tokens, and whether they may run side by side."""
     group: list[Cell] = []
     for cell in cells:
-        if group and (cell.spec.last_blocks, cell.timed) != (group[0].spec.last_blocks, group[0].timed):
+        if group and (_of_tokens(cell), cell.timed) != (_of_tokens(group[0]), group[0].timed):
             yield group
             group = []
         group.append(cell)

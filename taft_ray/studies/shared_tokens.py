@@ -31,6 +31,7 @@ _OF_THE_PREFIX = (
     "model", "weights", "weights_digest", "image_size", "classes", "last_blocks", "precision", "cache_dtype", "device",
     "threads", "max_rejected", "exif_orientation",
 )  # fmt: skip
+_OF_SITES = ("solver", "features", "site_blocks")  # the projection is by seed 0, whatever a cell's seed is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,12 @@ class Tokens:
 def shared_tokens(
     root: str, spec: RunSpec, data: str, *, rows: int | None, classes: Sequence[str] | None, report: Report
 ) -> Tokens:
-    """Tokens of ``data`` at the entrance of the suffix of ``spec``; from ``root`` where an earlier call left them there."""
-    prefix = RunSpec(data="shared", shards=1, **{name: getattr(spec, name) for name in _OF_THE_PREFIX})
+    """Tokens of ``data`` at the entrance of the suffix of ``spec``, or rows where it is additive.
+
+    They come from ``root`` where an earlier call left them there.
+    """
+    of_sites = {name: getattr(spec, name) for name in _OF_SITES} if spec.additive else {}
+    prefix = RunSpec(data="shared", shards=1, **{name: getattr(spec, name) for name in _OF_THE_PREFIX}, **of_sites)
     folder = f"{root.rstrip('/')}/tokens/{digest_json(prefix.to_json())[:16]}"
     store = Store(folder)
     write_spec(store, prefix.to_json())
@@ -81,9 +86,11 @@ def shared_tokens(
     return Tokens(gathered=gathered, classes=tuple(found.meta["classes"]), count=count, stamp=stamp)
 
 
-def token_set(arrays: Sequence[np.ndarray], cache_dtype: str) -> TokenSet:
+def token_set(arrays: Sequence[np.ndarray], stored_dtype: str) -> TokenSet:
     """What a worker got of `Tokens.arrays`, its tokens without a copy. Read-only: nothing may be written into them."""
     tokens, keys, labels = arrays
     return TokenSet(
-        keys=[key.tobytes() for key in keys], labels=torch.from_numpy(labels.copy()), tokens=mapped(tokens, cache_dtype)
+        keys=[key.tobytes() for key in keys],
+        labels=torch.from_numpy(labels.copy()),
+        tokens=mapped(tokens, stored_dtype),
     )

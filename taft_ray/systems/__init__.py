@@ -8,10 +8,15 @@ A system is a network that shards are fitted with (`tangent`, or `nonlinear` for
     Model Soup    nonlinear, mean         the mean of the shards' weights
     SISA          nonlinear, vote         each shard's network answers, the majority wins; `average` adds up what they answer
     NLFT, FC      one shard; FC trains the head alone
+    RegMean, ++   nonlinear, merged layer by layer (`regmean.py`)
+
+Systems that train no network are in `frozen.py` and `head2toe.py`.
 """
 
-from taft_ray.systems.cell import NETWORKS, Cell
+from taft_ray.systems.cell import NETWORKS, ON_SITES, Cell
+from taft_ray.systems.forgetting import measure_forgetting
 from taft_ray.systems.measure import TokenSet, measure
+from taft_ray.systems.measure_rows import measure_frozen, measure_sites
 from taft_ray.systems.nonlinear import NonLinear
 from taft_ray.systems.paper import TABLES, table
 from taft_ray.systems.points import Point, Table, Wanted
@@ -20,6 +25,7 @@ from taft_ray.systems.summary import summarise
 
 __all__ = [
     "NETWORKS",
+    "ON_SITES",
     "READOUTS",
     "TABLES",
     "Cell",
@@ -32,6 +38,9 @@ __all__ = [
     "Wanted",
     "average",
     "measure",
+    "measure_forgetting",
+    "measure_frozen",
+    "measure_sites",
     "summarise",
     "table",
     "vote",

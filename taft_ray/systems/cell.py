@@ -10,7 +10,8 @@ from taft_ray.errors import UsageError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import digest_json
 
-NETWORKS = ("tangent", "nonlinear")
+NETWORKS = ("tangent", "nonlinear", "frozen", "additive", "head2toe")
+ON_SITES = ("additive", "head2toe")  # their cache holds site vectors instead of tokens
 # where a cell's inputs lie, which does not change its numbers; their contents are in `Cell.inputs`
 _PLACES = ("data", "weights", "max_rejected", "versions", "compose")
 _LAST_BITS = ("constants_gib",)  # of its numbers no more than these are changed by: not of seconds
@@ -21,9 +22,12 @@ class Cell:
     """What a cell is. Cells of several tables that are alike are one: nothing here names a table.
 
     spec: data, model, trained part, fit, shards, seed and the rest, as of a run. ``spec.data`` is the training data.
-    network: "tangent" (TAFT) or "nonlinear" (NLFT of the same parameters, Adam only).
+    network: "tangent" (TAFT), "nonlinear" (NLFT of the same parameters, Adam only), or one that is not trained: "frozen" (ridge
+        and nearest neighbours on the head's inputs), "additive" and "head2toe" (both on the sites of the last blocks).
     forget: this fraction of the samples is left out before anything is fitted, the same ones for every cell of a seed.
     kept: also read out this many of the shards (all where fewer have samples), the first ones of each of ``orders`` random orders.
+    leaving: so many pictures leave after everything was fitted, and each way to forget them is measured.
+    merges: fine-tuned shards are merged by RegMean and RegMean++ as well.
     epsilons, joint_penalties: of the Gram and of the joint composition, measured beside the spec's own.
     timed: its seconds are read, so nothing else may run beside it, and a fit that does not count comes first.
     inputs: digests of the training data, the evaluation data and the weights.
@@ -37,6 +41,8 @@ class Cell:
     epsilons: tuple[float, ...] = ()
     joint_penalties: tuple[float, ...] = ()
     timed: bool = False
+    leaving: int = 0
+    merges: bool = False
     inputs: Mapping[str, str]
 
     def __post_init__(self) -> None:
@@ -44,6 +50,16 @@ class Cell:
             raise UsageError(f"network={self.network!r}: expected one of {', '.join(NETWORKS)}")
         if self.network == "nonlinear" and self.spec.solver != "adam":
             raise UsageError(f"network='nonlinear' with solver={self.spec.solver!r}: it is trained by adam only")
+        if (self.network in ON_SITES) != self.spec.additive:
+            raise UsageError(
+                f"network={self.network!r} with solver={self.spec.solver!r}: {' and '.join(ON_SITES)} need additive"
+            )
+        if self.merges and self.network != "nonlinear":
+            raise UsageError(
+                f"merges=True with network={self.network!r}: fine-tuned shards alone are merged by RegMean"
+            )
+        if self.leaving < 0 or (self.leaving and self.forget):
+            raise UsageError(f"leaving={self.leaving}, forget={self.forget}: expected leaving >= 0, and one of the two")
         if self.spec.assignment == "grouped":
             raise UsageError("assignment='grouped' needs owners, which cached tokens do not have; use hash or equal")
         if not 0 <= self.forget < 1:
@@ -62,8 +78,12 @@ class Cell:
             "timed": self.timed,
             "inputs": dict(self.inputs),
         }
-        if self.joint_penalties:  # cells of earlier versions have none, and keep their digests
+        if self.joint_penalties:  # cells of earlier versions have none of these, and keep their digests
             values["joint_penalties"] = list(self.joint_penalties)
+        if self.leaving:
+            values["leaving"] = self.leaving
+        if self.merges:
+            values["merges"] = True
         return values
 
     @classmethod

@@ -6,7 +6,7 @@ Legend: n samples, N shards, B evaluation pictures, K classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -24,7 +24,8 @@ from taft_ray.systems.cell import Cell
 from taft_ray.systems.nonlinear import NonLinear
 from taft_ray.systems.order import order_by_key
 from taft_ray.systems.readouts import Member, Readouts
-from taft_ray.tangent import Pictures, TangentModel, prepare_pictures
+from taft_ray.systems.regmean import regmean
+from taft_ray.tangent import Delta, Pictures, TangentModel, prepare_pictures
 
 WARM_UP = 64  # pictures of the fit that does not count
 
@@ -55,11 +56,19 @@ def split(cell: Cell, train: TokenSet) -> list[Tensor]:
     keys = sample_keys([key.hex() for key in train.keys], seed)
     shard = assign(keys, shards=spec.shards, method=spec.assignment, labels=train.labels.numpy())  # type: ignore[arg-type]  # checked by the spec
     in_order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
-    drawn = sample_keys([f"forget {key.hex()}" for key in train.keys], seed)
-    forgotten = sorted(range(len(keys)), key=drawn.__getitem__)[: round(cell.forget * len(keys))]
     kept = np.ones(len(keys), bool)
-    kept[forgotten] = False
+    kept[_drawn(cell, train, round(cell.forget * len(keys)))] = False
     return [torch.from_numpy(in_order[kept[in_order] & (shard[in_order] == number)]) for number in range(spec.shards)]
+
+
+def leaving(cell: Cell, train: TokenSet) -> Tensor:
+    """The pictures that leave after the fit, as positions in ``train``: the first that `Cell.forget` would leave out."""
+    return torch.tensor(_drawn(cell, train, cell.leaving), dtype=torch.int64)
+
+
+def _drawn(cell: Cell, train: TokenSet, count: int) -> list[int]:
+    drawn = sample_keys([f"forget {key.hex()}" for key in train.keys], cell.spec.seed)
+    return sorted(range(len(drawn)), key=drawn.__getitem__)[:count]
 
 
 def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> dict[str, Any]:
@@ -78,8 +87,8 @@ def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> di
     if not any(len(index) for index in shards):
         raise DataError("every shard is empty: no sample was kept")
     if cell.timed:
-        _fit_shard(replace(cell, spec=replace(cell.spec, epochs=1)), model, train[shards[0][:WARM_UP]])
-    fitted = [_fit_shard(cell, model, train[index]) for index in shards if len(index)]
+        fit_shard(replace(cell, spec=replace(cell.spec, epochs=1)), model, train[shards[0][:WARM_UP]])
+    fitted = [fit_shard(cell, model, train[index]) for index in shards if len(index)]
     members = [member for member, _ in fitted]
     readouts = Readouts(
         model, prepare_pictures(model, test.tokens, budget=cell.spec.constants_bytes), test.labels, members, cell.spec
@@ -100,28 +109,44 @@ def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> di
         "evaluated": len(test),
         "fits": {name: [facts[name] for _, facts in fitted] for name in fitted[0][1]},
     }
+    if cell.merges and isinstance(model, NonLinear):
+        shard_tokens = [train[index].tokens for index in shards if len(index)]
+        for readout, refreshed in (("regmean", False), ("regmean++", True)):
+            merged = regmean(model, [member.delta for member in members], shard_tokens, refreshed=refreshed)
+            out["accuracy"][readout] = readouts.accuracy_of(merged)
     if cell.timed:
         out["recompose_seconds"] = _recompose_seconds(members, cell.spec)
     return {**out, "seconds": time.perf_counter() - began}
 
 
-def _fit_shard(cell: Cell, model: TangentModel | NonLinear, shard: TokenSet) -> tuple[Member, dict[str, Any]]:
-    """A shard's member, and what it took. Statistics are kept where there is something to compose."""
+def fit_shard(
+    cell: Cell,
+    model: TangentModel | NonLinear,
+    shard: TokenSet,
+    *,
+    start: Delta | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[Member, dict[str, Any]]:
+    """A shard's member, and what it took. Statistics are kept where there is something to compose.
+
+    start: of ridge, where the shard was before pictures left it, as a resolve goes on from there. clock: of the seconds.
+    """
     spec = cell.spec
+    config = spec.fit_config() if start is None else spec.fit_config().to_resolve()
     keys = sample_keys([key.hex() for key in shard.keys], spec.seed)
 
-    began = time.perf_counter()
+    began = clock()
     pictures: Pictures = prepare_pictures(model, shard.tokens, budget=spec.constants_bytes)
-    prepared = time.perf_counter()
+    prepared = clock()
     slices = torch.from_numpy(slice_of(keys, slices=spec.slices, seed=spec.seed))
-    delta = fit(model, pictures, shard.labels, spec.fit_config(), order=order_by_key(keys), slice_of=slices)
-    fitted = time.perf_counter()
+    delta = fit(model, pictures, shard.labels, config, order=order_by_key(keys), start=start, slice_of=slices)
+    fitted = clock()
     statistics: dict[str, Mapping[str, Tensor] | None] = {"mean": None}
     seconds = {}
     for readout in _by_statistics(cell, model, shard.tokens[:1]):
-        started = time.perf_counter()
+        started = clock()
         statistics[readout] = statistics_for(readout, model, pictures, delta)  # type: ignore[arg-type]  # a tangent model
-        seconds[f"{readout}_seconds"] = time.perf_counter() - started
+        seconds[f"{readout}_seconds"] = clock() - started
     facts = {
         "prepare_seconds": prepared - began,
         "fit_seconds": fitted - prepared,

@@ -1,7 +1,7 @@
 """The paper's tables and figures as lists of points: the recipes, and which cells each table reads what from.
 
 Source: TAFT (Liu et al., ICLR 2024), its Tables 1, 2, 4 to 7 and Figures 1 and 2. A cell that several tables need is the same cell in
-all of them.
+all of them. Rows beside the paper's are in `baselines.py`.
 """
 
 from __future__ import annotations
@@ -11,39 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from taft_ray.errors import UsageError
+from taft_ray.systems import baselines
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.points import Point, Table, Wanted, accuracy, gram_at, joint_at, kept, refit_seconds
 from taft_ray.systems.readouts import COMPOSED
+from taft_ray.systems.recipes import adam, adam_reset, nlft, ridge
 
 FORGET = (0.0, 0.5)  # of the samples (figure 1c)
 EPSILONS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.1, 0.3)
 JOINT_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SISA_SLICES = 4
-
-# --- the systems, as changes of the base cell
-
-
-def ridge(base: Cell, **changes: Any) -> Cell:
-    return base.with_spec(solver="ridge", **changes)
-
-
-def adam(base: Cell, **changes: Any) -> Cell:
-    """The paper's TAFT: RSL, Adam, learning rate 1e-3 (its Tables 4 and 6)."""
-    return base.with_spec(**{"solver": "adam", "learning_rate": 1e-3, **changes})
-
-
-def adam_reset(base: Cell, **changes: Any) -> Cell:
-    """What the paper takes on shards: the last block re-initialised before it is linearised, PT=F (its Table 6)."""
-    return adam(base, **{"reset": True, **changes})
-
-
-def nlft(base: Cell, **changes: Any) -> Cell:
-    """The paper's NLFT: cross-entropy, no penalty; learning rate 1e-3 on shards and 1e-4 on the whole data (its Tables 4 to 6)."""
-    rate = 1e-4 if changes.get("shards", base.spec.shards) == 1 else 1e-3
-    spec = {"solver": "adam", "loss": "ce", "penalty": 0.0, "learning_rate": rate, **changes}
-    return replace(base.with_spec(**spec), network="nonlinear")
-
 
 SHARDED = {
     "Model Soup (NLFT, mean of weights)": (nlft, "mean"),
@@ -115,6 +93,7 @@ def _table2(wanted: Wanted) -> Table:
         # of one shard there is nothing to compose: every readout is that model
         if shards > 1 or readout == "mean"
     ]
+    points += baselines.points(wanted)
     title = "Composition of shards; 1 is one model on all data, the same for every readout of a solver"
     return Table(name="table2", title=title, row="system", column="shards", picture="bars", points=tuple(points))
 
@@ -329,6 +308,8 @@ TABLES: dict[str, Callable[[Wanted], Table]] = {
     "rates": _rates,
     "choices": _choices,
     "slices": _slices,
+    "baselines": baselines.table,
+    "forgetting": baselines.forgetting,
 }
 
 

@@ -19,7 +19,7 @@ Read = Callable[[Mapping[str, Any]], float]
 class Point:
     """One number of one seed: ``read`` of the cell's result, divided into ``against``'s where that is given.
 
-    unit: "accuracy" (a fraction), "s" or "×".
+    unit: "accuracy" (a fraction), "s", "×" or "margin" (a plain number).
     """
 
     row: str
@@ -47,7 +47,7 @@ class Wanted:
     """What a table is made for. ``base``: data, model and the rest, whose fit and trained part each row changes.
 
     shards: the numbers of shards of table2; the figures use the largest. many_blocks: of table1's "-7" rows; 0 leaves them out.
-    joint: whether shards of this network can be composed jointly.
+    joint: whether shards of this network can be composed jointly. site_width: the numbers that its sites have; None where it has none.
     """
 
     base: Cell
@@ -55,6 +55,7 @@ class Wanted:
     shards: Sequence[int] = (10, 25, 50)
     many_blocks: int = 7
     joint: bool = True
+    site_width: int | None = None
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
@@ -76,7 +77,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """picture: "bars", "lines" (columns are numbers) or "time" (accuracy against seconds)."""
+    """picture: "bars", "lines" (columns are numbers), "time" (accuracy against seconds, of two models) or "forget" (of one)."""
 
     name: str
     title: str
@@ -111,6 +112,18 @@ def gram_at(epsilon: float) -> Read:
 
 def joint_at(penalty: float) -> Read:
     return lambda result: float(result["joint_by_penalty"][f"{penalty:g}"])
+
+
+def forgotten(way: str, *path: str) -> Read:
+    """A number of one way to forget, such as "seconds", or "after" and "mean"."""
+
+    def read(result: Mapping[str, Any]) -> float:
+        found: Any = result["forgetting"][way]
+        for name in path:
+            found = found[name]
+        return float(found)
+
+    return read
 
 
 def refit_seconds(readout: str | None) -> Read:

@@ -87,6 +87,10 @@ class Readouts:
     def _accuracy(self, outputs: Tensor) -> float:
         return float((outputs.argmax(-1) == self.labels).double().mean())
 
+    def accuracy_of(self, delta: Delta) -> float:
+        """Accuracy of one model at w + Δ."""
+        return self._accuracy(self._outputs(delta))
+
     def _compose(self, sums: Sums, readout: str, **changes: float) -> Delta:
         like = self.members[0].delta
         composed = replace(self.spec, **changes).composed(sums, readout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch
@@ -21,7 +22,7 @@ from taft_ray.tangent.gram import gram_matrices
 from taft_ray.tangent.network import Cut, cut
 from taft_ray.tangent.options import TRAINABLE
 from taft_ray.tangent.prepared import Pictures, Prepared, batches
-from taft_ray.tangent.rule import Rule, Saving
+from taft_ray.tangent.rule import LinearInput, Rule, Saving
 from taft_ray.tangent.trained import Probes, trained_vector
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, RmsNorm)
@@ -133,11 +134,21 @@ class TangentModel(nn.Module):
         The class-token short cut holds here too: the scores are linear in the keys' input, so that in a last block whose
         input is frozen keys and values need not be formed whatever its weights are.
         """
+        return self._at(tokens, delta)
+
+    @torch.no_grad()
+    def layer_inputs(self, tokens: Tensor, delta: Mapping[str, Tensor]) -> list[LinearInput]:
+        """The inputs of each trained linear layer of the network at w + Δ for these pictures, the first layer first."""
+        return self._at(tokens, delta, self.trained)
+
+    def _at(self, tokens: Tensor, delta: Mapping[str, Tensor], trained: frozenset[str] | None = None) -> Any:
+        """`_Suffix` at the weights w + Δ."""
         base = self.base
         moved = {name: (base[name] + value).to(base[name]) for name, value in delta.items()}
         x = self._entrance(tokens, moved.pop(CLASS_TOKEN, None))
         suffix = _Suffix(self.network, self._cut.suffix)
-        return torch.func.functional_call(suffix, {f"network.{name}": value for name, value in moved.items()}, (x,))
+        named = {f"network.{name}": value for name, value in moved.items()}
+        return torch.func.functional_call(suffix, named, (x, trained))
 
     def jvp(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(f_w(x), J_w f(x)·Δ), each (B, K); the tangent is differentiable in ``delta``. DeltaMismatch on other names."""
@@ -169,15 +180,20 @@ class TangentModel(nn.Module):
 
 
 class _Suffix(nn.Module):
-    """The primal pass of the suffix as a module whose parameters can be replaced for a call."""
+    """The primal pass of the suffix as a module whose parameters can be replaced for a call.
+
+    Its answer is the logits, or with ``trained`` the inputs of those layers.
+    """
 
     def __init__(self, network: nn.Module, suffix: Rule) -> None:
         super().__init__()
         self.network = network
         self._suffix = suffix
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._suffix.primal(x, Saving())
+    def forward(self, x: Tensor, trained: frozenset[str] | None) -> Tensor | list[LinearInput]:
+        saved = Saving()
+        logits = self._suffix.primal(x, saved)
+        return logits if trained is None else list(self._suffix.linear_inputs(saved, trained))
 
 
 def _token_count(tokens: Tensor) -> int:

@@ -63,10 +63,10 @@ def reproduce(
     label = label or spec.data.rstrip("/").rpartition("/")[2].partition(".")[0]
     stamps = {"data": data_stamp(spec.data), "test": data_stamp(test), "weights": loaded.weights_digest}
     inputs = {**stamps, "rows": str(rows), "test_rows": str(test_rows)}
-    joint = _composes_jointly(loaded, spec)
     wanted = Wanted(
-        base=Cell(spec=spec, inputs=inputs), seeds=seeds, shards=shards, many_blocks=many_blocks, joint=joint
-    )
+        base=Cell(spec=spec, inputs=inputs), seeds=seeds, shards=shards, many_blocks=many_blocks,
+        joint=_composes_jointly(loaded, spec), site_width=_site_width(loaded),
+    )  # fmt: skip
     asked = table(name, wanted)
     for options in {tuple({**cell.spec.linearize_options(), "seed": 0}.items()) for cell in asked.cells}:
         linearize(loaded.network, num_classes=2, **dict(options))  # refuses what this model cannot do
@@ -94,6 +94,19 @@ def _composes_jointly(loaded: LoadedModel, spec: RunSpec) -> bool:
     except UnsupportedModel:
         return False
     return True
+
+
+def _site_width(loaded: LoadedModel) -> int | None:
+    """The numbers that the additive model's sites have of this network; None where it has no sites."""
+    from taft_ray.additive import sites_of
+    from taft_ray.additive.sites import default_blocks
+    from taft_ray.tangent.network import units_of
+
+    try:
+        blocks = default_blocks(len(units_of(loaded.network).names))
+        return sites_of(loaded.network, loaded.preprocess.size, size=blocks).width  # a number per block is the least
+    except UnsupportedModel:
+        return None
 
 
 def _again(asked: Table, wanted: str, source: TokenSource) -> dict[str, Any]:
@@ -131,7 +144,7 @@ def _write(
             default=None,
         ),
         "cells": {
-            digest: {"seconds": result["seconds"], "absent_classes": result["absent_classes"]}
+            digest: {name: result[name] for name in ("seconds", "absent_classes", "digests") if name in result}
             for digest, result in sorted(measured.results.items())
         },
         "environment": first["environment"],

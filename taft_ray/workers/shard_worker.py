@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,6 @@ from taft_ray.workers.warm import Warm, in_use
 
 _log = logger_of(__name__)
 
-RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 can reach
-RESOLVE_ITERATIONS = 2000  # at most
-
 Progress = Callable[[int, int], None]
 
 
@@ -49,7 +45,7 @@ class ShardWorker(Measuring):
         """Fit one shard (or everything, for the monolith) and write its delta.
 
         task: {"shard": number or "monolith", "generation": n, "parts": [PartRef JSON]}; with "resolve": {"start": DeltaRef JSON
-        or None} the fit starts from that delta instead of zero and goes on to RESOLVE_TOLERANCE; with "resume": CheckpointRef
+        or None} the fit starts from that delta instead of zero and goes on as `FitConfig.to_resolve` says; with "resume": CheckpointRef
         JSON it goes on from that checkpoint, and from zero, for the same bits, where that cannot be used.
         Returns what the composer commits: {"shard", "generation", "samples", "delta": DeltaRef JSON, "facts": {…}}, and of a
         shard in slices "checkpoints": [CheckpointRef JSON], those of the stages that this fit made.
@@ -63,8 +59,7 @@ class ShardWorker(Measuring):
 
         start, resolve = None, task.get("resolve")
         if resolve is not None:
-            tolerance = min(config.tolerance, RESOLVE_TOLERANCE)
-            config = replace(config, tolerance=tolerance, max_iterations=max(config.max_iterations, RESOLVE_ITERATIONS))
+            config = config.to_resolve()
             start = self._start(resolve["start"])
         checkpoints = None
         if config.slices > 1:

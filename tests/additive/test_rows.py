@@ -250,3 +250,16 @@ def test_the_network_gives_the_logits_of_its_rows():
     with pytest.raises(DeltaMismatch, match="that of the projection"):
         AdditiveNetwork(build(case), Projection(projection.sites, seed=1), model)
     assert issubclass(DeltaMismatch, TaftError)
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_a_projection_that_keeps_all_numbers_can_be_undone(name: str):
+    case = next(case for case in SEVERAL if case.id.startswith(name))
+    few = sites_for(case)
+    sites = sites_for(case, size=few.width)
+    vectors = site_vectors(build(case), sites, images(case))
+    projection = Projection(sites, seed=3)
+    for found, vector in zip(projection.back(projection(vectors)), vectors, strict=True):
+        assert torch.allclose(found, vector.double(), atol=1e-9)
+    with pytest.raises(UsageError, match="all of them"):
+        Projection(few).back(torch.zeros(1, few.size, dtype=torch.float64))

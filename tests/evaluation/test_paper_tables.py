@@ -43,6 +43,8 @@ def test_one_seed_has_no_spread():
 def test_seconds_and_ratios_have_their_units():
     values = [entry("a", "10", [0.5, 0.5], "s"), entry("a", "50", [41.0, 43.0], "×")]
     assert "| a | 0.5 ± 0.01 s | 42.0 ± 0.01× |" in markdown(summary(values=values, rows=["a"]))
+    values = [entry("a", "10", [0.0], "margin"), entry("a", "50", [0.1234, 0.1234], "margin")]
+    assert "| a | 0 | 0.123 ± 0.01 |" in markdown(summary(values=values, rows=["a"]))
 
 
 def test_csv_names_the_cell_of_every_number():
@@ -63,10 +65,20 @@ def time_summary() -> dict[str, Any]:
     return summary("time", 1, values=values, rows=["a"], columns=[value["column"] for value in values])
 
 
+def forget_summary() -> dict[str, Any]:
+    units = {"accuracy after": "accuracy", "largest Δ margin": "margin", "CPU seconds": "s"}
+    values = [
+        entry(row, name, [0.0 if unit == "margin" and row == "a" else 0.5] * 2, unit)
+        for row in ("a", "b")
+        for name, unit in units.items()
+    ]
+    return summary("forget", 2, values=values, columns=list(units))
+
+
 @pytest.mark.parametrize(
     "made",
-    [summary("bars"), summary("lines"), summary("lines", 1), time_summary()],
-    ids=["bars", "lines", "one", "time"],
+    [summary("bars"), summary("lines"), summary("lines", 1), time_summary(), forget_summary()],
+    ids=["bars", "lines", "one", "time", "forget"],
 )
 def test_picture_is_svg_and_the_same_bytes_again(made):
     first = picture(made)

@@ -42,9 +42,9 @@ def first(make: Any) -> dict[str, Any]:
 
 
 def test_table_is_written_in_every_form(make: Any, first: dict[str, Any]) -> None:
-    assert (
-        first["made"] == first["cells"] == 4 * 2
-    )  # four fits (NLFT, Adam at PT=T and PT=F, ridge) on one shard and on two
+    # four fits (NLFT, Adam at PT=T and PT=F, ridge), frozen systems and the additive one on one shard and on two; one
+    # selection; NLFT to be merged
+    assert first["made"] == first["cells"] == 6 * 2 + 2
     for kind in ("json", "csv", "md", "svg"):
         assert (make.out / f"tables/table2-tiny.{kind}").is_file()
     summary = json.loads((make.out / "tables/table2-tiny.json").read_text())
@@ -58,15 +58,26 @@ def test_table_is_written_in_every_form(make: Any, first: dict[str, Any]) -> Non
     assert sum(ridge) / len(ridge) > 0.6  # of three classes
 
 
+def test_systems_without_shards_say_so_by_their_digests(make: Any, first: dict[str, Any]) -> None:
+    summary = json.loads((make.out / "tables/table2-tiny.json").read_text())
+    digests = {digest[:12]: cell.get("digests") for digest, cell in summary["cells"].items()}
+    for row in ("additive", "head alone, ridge from exact sums", "kNN, k = 20"):
+        one, two = (entry for entry in summary["values"] if entry["row"] == row)
+        assert (one["column"], two["column"]) == ("1", "2")
+        assert digests[one["cells"][0]] == digests[two["cells"][0]] is not None
+        assert one["values"] == two["values"]
+
+
 def test_nothing_is_measured_twice_and_what_is_missing_is(make: Any, first: dict[str, Any]) -> None:
     assert make()["made"] == 0
     assert make("fig1a")["made"] == 0  # its cells are table2's
+    assert make("baselines")["made"] == 0
     before = {path: path.read_bytes() for path in (make.out / "cells").iterdir()}
     victim = sorted(before)[0]
     victim.unlink()  # as after a kill: its cell was not written
     assert make()["made"] == 1
     again, was = json.loads(victim.read_text()), json.loads(before.pop(victim))
-    assert (again["accuracy"], again["kept"]) == (was["accuracy"], was["kept"])
+    assert (again["accuracy"], again.get("kept")) == (was["accuracy"], was.get("kept"))
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
@@ -95,3 +106,15 @@ def test_missing_data_is_said_before_anything_is_written(make: Any, spec_of: Any
     with pytest.raises(DataError):
         reproduce("table1", str(tmp_path / "out"), spec, str(tmp_path), seeds=(0,), shards=(2,), many_blocks=0)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow  # 13 ways of four kinds of cells; tests/systems has each
+def test_ways_to_forget_are_measured(make: Any, first: dict[str, Any]) -> None:
+    answer = make("forgetting")
+    exact = [row for row in answer["rows"] if "against" not in row and "resolve" not in row]
+    assert len(exact) == 11
+    for row in exact:
+        assert answer["rows"][row]["largest Δ margin"] == 0.0, row
+    assert answer["rows"]["ridge, Gram: drop, against retrain"]["largest Δ margin"] > 0
+    drawn = (make.out / "tables/forgetting-tiny.svg").read_text()
+    assert all(row.replace("&", "&amp;") in drawn for row in answer["rows"])

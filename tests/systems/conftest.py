@@ -1,7 +1,6 @@
 """A tiny network, pictures of three colours as tokens of its prefix, and the cell that goes with them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +40,6 @@ def cell_of() -> Callable[..., Cell]:
     def make(**changes: Any) -> Cell:
         own = {name: changes.pop(name) for name in Cell.__dataclass_fields__.keys() & changes.keys()}
         spec = RunSpec(data="toy", model="toy", **{"shards": 4, "epochs": 2, "batch_size": 8, **changes})
-        return replace(Cell(spec=spec, inputs={"data": "toy"}), **own)
+        return Cell(**{"spec": spec, "inputs": {"data": "toy"}, **own})
 
     return make

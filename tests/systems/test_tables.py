@@ -7,12 +7,20 @@ import pytest
 
 from taft_ray.cli.reproduce import NAMES
 from taft_ray.errors import UsageError
-from taft_ray.systems import TABLES, Wanted, summarise, table
+from taft_ray.systems import ON_SITES, TABLES, Wanted, summarise, table
 
 
 @pytest.fixture
 def wanted(cell_of):
-    return Wanted(base=cell_of(), seeds=(0, 1), shards=(2, 5), many_blocks=2)
+    return Wanted(base=cell_of(), seeds=(0, 1), shards=(2, 5), many_blocks=2, site_width=96)
+
+
+OTHERS = ("head", "knn", "additive", "head2toe", "regmean", "regmean++")
+WAYS = [
+    *("additive: subtract", "head: subtract", "knn: remove the row", "head2toe: select anew", "average: retrain"),
+    *(f"gram: {way}" for way in ("retrain", "resolve", "drop", "drop, against retrain")),
+    *(f"{readout}: retrain" for readout in ("mean", "joint", "regmean++")),
+]
 
 
 def fake(cell):
@@ -20,8 +28,10 @@ def fake(cell):
     seed, shards = cell.spec.seed, cell.spec.shards
     value = 0.5 + 0.1 * seed
     accuracy = dict.fromkeys(("mean", "gram", "joint", "average", "vote"), value)
+    away = {"mean": value, "max": value, "same": value}
     return {
-        "accuracy": accuracy,
+        "accuracy": dict.fromkeys(OTHERS, value) | accuracy,
+        "forgetting": {way: {"accuracy": value, "seconds": value, "after": away, "before": away} for way in WAYS},
         "kept": [{"order": o, "shards": n, **accuracy} for o in (0, 1) for n in range(1, shards + 1)],
         "gram_by_epsilon": {f"{e:g}": value for e in cell.epsilons},
         "joint_by_penalty": {f"{p:g}": value for p in cell.joint_penalties},
@@ -55,6 +65,7 @@ def test_tables_share_cells(wanted):
     assert cells["fig2a"] & cells["table2"]
     assert cells["slices"] & cells["table2"]
     assert cells["rates"] & cells["table2"]
+    assert cells["baselines"] <= cells["table2"]
 
 
 def test_recipes_are_the_papers(wanted):
@@ -114,4 +125,19 @@ def test_no_number_is_of_a_composition_that_there_is_not(wanted, name):
     results = {cell.digest: fake(cell) for cell in made.cells}
     for result in results.values():
         del result["accuracy"]["joint"], result["recompose_seconds"]["joint"], result["fits"]["joint_seconds"]
+        del result["forgetting"]["joint: retrain"]
     assert summarise(made, results)["values"]
+
+
+def test_rows_of_sites_need_sites(wanted):
+    without = table("table2", replace(wanted, site_width=None))
+    assert not any("additive" in point.row or "Head2Toe" in point.row for point in without.points)
+    assert all(point.cell.network not in ON_SITES for point in without.points)
+    widths = {point.cell.spec.features for point in table("table2", wanted).points if point.cell.network in ON_SITES}
+    assert widths == {96}
+
+
+def test_one_picture_leaves_every_cell_of_forgetting(wanted):
+    made = table("forgetting", wanted)
+    assert all(cell.leaving == 1 and cell.timed and cell.spec.shards == 5 for cell in made.cells)
+    assert not {cell.digest for cell in made.cells} & {cell.digest for cell in table("table2", wanted).cells}

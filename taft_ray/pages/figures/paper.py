@@ -1,4 +1,4 @@
-"""The picture of a table of the paper, as an SVG file: bars with spreads, lines, or accuracy against seconds."""
+"""The picture of a table of `reproduce`, as an SVG file: bars with spreads, lines, or accuracy against seconds."""
 
 import io
 from typing import Any
@@ -19,7 +19,7 @@ _INCH = 72
 
 def picture(summary: dict[str, Any]) -> bytes:
     """SVG; the same summary gives the same bytes."""
-    draw = {"bars": _bars, "lines": _lines, "time": _time}[summary["picture"]]
+    draw = {"bars": _bars, "lines": _lines, "time": _time, "forget": _forget}[summary["picture"]]
     buffer = io.BytesIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -57,6 +57,9 @@ def _bars(axes: Axes, summary: dict[str, Any]) -> None:
             width * 0.92,
             yerr=[100 * (entry["spread"] or 0) for _, entry in there],
             color=_CYCLE[at % len(_CYCLE)],
+            hatch="//" * (at // len(_CYCLE)),  # a colour comes again
+            edgecolor=COLOURS["paper"] if at >= len(_CYCLE) else _CYCLE[at],
+            linewidth=0,
             ecolor=COLOURS["ink"],
             label=row,
         )
@@ -109,3 +112,18 @@ def _time(axes: Axes, summary: dict[str, Any]) -> None:
     _log_axis(axes)
     axes.set_xlabel("seconds of a retrain, log scale")
     axes.set_ylabel(f"accuracy, percent, with {', '.join(share.split()[0] for share in shares)} forgotten")
+
+
+def _forget(axes: Axes, summary: dict[str, Any]) -> None:
+    """Accuracy after a forget against its CPU seconds. Open: the model is not the one that never had the picture."""
+    found = entries(summary)
+    for at, row in enumerate(summary["rows"]):
+        seconds, accuracy = found[row, "CPU seconds"], found[row, "accuracy after"]
+        colour, exact = _CYCLE[at % len(_CYCLE)], max(found[row, "largest Δ margin"]["values"]) == 0
+        axes.errorbar(
+            seconds["mean"], 100 * accuracy["mean"], yerr=100 * (accuracy["spread"] or 0), color=colour, capsize=3,
+            marker=_MARKERS[at % len(_MARKERS)], markerfacecolor=colour if exact else "none", linestyle="none", label=row,
+        )  # fmt: skip
+    _log_axis(axes)
+    axes.set_xlabel("CPU seconds of a forget, log scale")
+    axes.set_ylabel("accuracy after it, percent")
