@@ -63,4 +63,6 @@ class Adding:
         committed = self.record.commit(Added, f"added/{begun.number}/{fact.manifest}", decide)
         if committed is not None:
             self.record.publish()
+            if not committed.samples:
+                self._remove_leftovers()
         return committed

@@ -65,6 +65,8 @@ def train(
     began = time.time()
     run = run_address(run)
     store = Store(run)
+    if add is not None and not is_run(store):
+        raise UsageError(f"there is no run at {run} that could be added to; train it with --data first")
     spec, notes = _pinned(store, _with_addresses(spec))
     from taft_ray.orchestration import session
     from taft_ray.orchestration.prefix_pass import PASSES
@@ -198,10 +200,14 @@ class Training:
             )
         rows = more.source.rows.num_rows
         if not rows:
-            if state.adding is not None and state.adding.data == data:
-                ended = nothing_added(state.adding, more, manifest, state)
-                self.composer.admit_addition(ended, state.adding)
-            return [f"nothing in {data} is new: {_left_out(more)}"]
+            said = f"nothing in {data} is new: {_left_out(more)}"
+            if state.adding is None:
+                return [said]
+            if state.adding.data != data:  # another one was cut off, and is gone on with
+                return [said, *self.want(None, None)]
+            ended = nothing_added(state.adding, more, manifest, state)
+            self.composer.admit_addition(ended, state.adding)
+            return [said]
         held = sum(shard.samples for shard in state.shards.values())
         begun = self.composer.begin_addition(data, shards or shards_for(rows, held, len(state.shards)))
         self.more = begun, more

@@ -19,7 +19,7 @@ from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
 from taft_ray.errors import CommitConflict, UnknownSample, UsageError
 from taft_ray.plans.additions import Added
-from taft_ray.prefix.additions import index_more, read_more, shards_for
+from taft_ray.prefix.additions import index_more, nothing_added, read_more, shards_for
 from taft_ray.progress import silent
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.record import Record
@@ -243,6 +243,26 @@ def test_addition_that_another_takes_the_place_of_leaves_nothing(run: Path, more
     assert verify(str(run))["problems"] == []
 
 
+def test_addition_of_which_nothing_is_new_any_more_ends(run: Path, more: Any) -> None:
+    data = more(range(80, 100))
+    composer, record, found, begun, secret = addition(run, data)
+
+    def cut_off(fact: Added, begun: Any) -> Added | None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_more(InlinePasses(), str(run), record, begun, found, cut_off, secret, 1, silent)
+    record.refresh()
+    ended = nothing_added(begun, found, record.manifest(), record.state)
+    assert composer.admit_addition(ended, begun) == ended
+    assert state_of(run).adding is None
+    assert len(state_of(run).shards) == 4
+    assert holders(run, sample_key(sample_id(90), 0)) == []
+    assert verify(str(run))["problems"] == []
+    plain_add(run, data)
+    assert len(state_of(run).in_model) == 5
+
+
 @pytest.mark.parametrize("same", [False, True])
 def test_late_pass_of_an_addition_commits_nothing(run: Path, more: Any, from_the_start: Any, same: bool) -> None:
     late, other = more(range(80, 100)), more(range(100, SAMPLES))
@@ -346,3 +366,6 @@ def test_bad_input_is_told(tmp_path: Path, additive: Any, more: Any) -> None:
         train(str(tmp_path / "run"), additive(more(FIRST)), add="x", add_shards=0)
     with pytest.raises(UsageError, match="--add with it"):
         train(str(tmp_path / "run"), additive(more(FIRST)), add_shards=3)
+    with pytest.raises(UsageError, match="no run at"):
+        train(str(tmp_path / "run"), additive(more(FIRST)), add=str(more(REST)))
+    assert not (tmp_path / "run").exists()
