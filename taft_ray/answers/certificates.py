@@ -47,6 +47,8 @@ class Certificate(Answer):
 
     forgotten_before: the requests that answered for some of the ids before.
 
+    beside: of a run of two tiers, how its deltas are composed and the digest of that after it.
+
     carried_out_with: other requests whose time came with this one, each with a certificate of its own.
 
     signed_too: those of them that were signed with this one's key.
@@ -84,6 +86,7 @@ class Certificate(Answer):
     environment: Mapping[str, Any]
     does_not_cover: tuple[str, ...]
     digest: str
+    beside: Mapping[str, Any] | None = optional()
     composed_before_unknown: str | None = optional()
     damage: Mapping[str, Any] | None = optional()
     signature: Mapping[str, Any] | None = optional()

@@ -206,7 +206,7 @@ class Composer:
         budget: bytes that may be read to compare digests; of more deltas only the sizes are compared.
         """
         self.record.refresh()
-        refs = [shard.delta for shard in self.record.state.in_model if shard.delta is not None]
+        refs = [ref for ref, _ in self._deltas()]
         if sum(ref.bytes for ref in refs) <= budget:
             return self.examine_these(damaged_objects(self.record.store, refs))
         there = {info.key: info.size for info in self.record.store.list(f"{names.DELTAS_FOLDER}/")}
@@ -215,8 +215,13 @@ class Composer:
     def examine_these(self, objects: Iterable[Damage | DeltaRef]) -> list[int]:
         """Examine the shards whose deltas are among these objects."""
         keys = {one.key for one in objects}
-        shards = [s.shard for s in self.record.state.in_model if s.delta is not None and s.delta.key in keys]
+        shards = sorted({shard for ref, shard in self._deltas() if ref.key in keys})
         return self.examine(shards) if shards else []
+
+    def _deltas(self) -> list[tuple[DeltaRef, int]]:
+        """The deltas and records in the model, each with its shard."""
+        state, tiers = self.record.state, self.record.spec.tiers
+        return [(ref, s.shard) for tier in tiers for s in state.in_tier(tier) if (ref := s.member(tier)) is not None]
 
     def examine_everything(self) -> dict[str, Any]:
         """Read all that the run needs, put aside what is damaged: see `Mending.examine`."""

@@ -15,7 +15,17 @@ import numpy as np
 from taft_ray.additive.exact_sums import Sums
 from taft_ray.additive.options import DEFAULT_BLOCKS
 from taft_ray.errors import IntegrityError, UsageError
-from taft_ray.storage import MALFORMED, DeltaRef, PartRef, Store, digest_json, read_delta, read_several, write_delta
+from taft_ray.storage import (
+    MALFORMED,
+    CachePart,
+    DeltaRef,
+    PartRef,
+    Store,
+    digest_json,
+    read_delta,
+    read_several,
+    write_delta,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -176,11 +186,16 @@ def sums_of_record(
     return _terms(sums)
 
 
-def joined(parts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+def joined(parts: Iterable[CachePart]) -> tuple[np.ndarray, np.ndarray]:
     """Rows (n, S) and labels (n,) of cache parts."""
     several = list(parts)
-    rows = np.concatenate([part.tokens[:, 0] for part in several])
+    rows = np.concatenate([rows_in(part) for part in several])
     return rows, np.concatenate([part.labels for part in several])
+
+
+def rows_in(part: CachePart) -> np.ndarray:
+    """The rows of a part, int16 (n, S): beside its tokens, or in their place where a lean run has none."""
+    return part.tokens[:, 0] if part.rows is None else part.rows
 
 
 def model_of(spec: RunSpec, arrays: Mapping[str, np.ndarray]) -> AdditiveModel:

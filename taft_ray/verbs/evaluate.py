@@ -167,7 +167,7 @@ def _measured(
     """Accuracy of the composed model (each way), the comparison model, and by number of shards; committed."""
     parts = manifest.refs
     state = composer.snapshot()
-    if not state.in_model:
+    if not state.in_tier(spec.two_tiers):
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     from taft_ray.evaluation.classification import classification
     from taft_ray.orchestration.actors import worker_for
@@ -180,6 +180,8 @@ def _measured(
     by_mode: dict[str, Any] = {}
     table: pd.DataFrame | None = None
     for mode in reversed(spec.modes):
+        if not state.in_tier(spec.by_records(mode)):  # its shards wait for their fits
+            continue
         composed = composer.compose(mode)
         measured = worker.evaluate(composed["key"], parts)
         by_mode[mode] = {
@@ -196,16 +198,23 @@ def _measured(
     state = composer.snapshot()  # after composing, which may have put a damaged shard aside
     monolith = state.monolith_delta
     answer["monolith"] = None if monolith is None else worker.evaluate(None, parts, monolith.to_json())["accuracy"]
-    shards = state.in_model
-    answer["by_shards"] = worker.accuracy_by_shards(
-        [shard.in_sums.to_json() for shard in shards],
-        [shard.weight for shard in shards],
-        parts,
-        _milestones(len(shards)),
-    )
+    answer["by_shards"] = _by_shards(worker, spec, state, parts)
     composer.commit(Evaluated.from_json(answer), f"evaluated/{digest_json(answer)}")
     assert table is not None  # the run's own composition is one of its modes
     return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}, table
+
+
+def _by_shards(worker: Any, spec: RunSpec, state: RunState, parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy by number of shards; in a run of two tiers of both, where as many shards have deltas as have records."""
+    found: list[list[dict[str, Any]]] = []
+    for tier in spec.tiers:
+        measure = worker.records_by_shards if tier else worker.accuracy_by_shards
+        shards = [(ref, shard.weight) for shard in state.in_tier(tier) if (ref := shard.member(tier)) is not None]
+        refs, weights = [ref.to_json() for ref, _ in shards], [weight for _, weight in shards]
+        found.append(measure(refs, weights, parts, _milestones(len(shards))))
+    model, *others = reversed(found)
+    beside = {row["shards"]: row for rows in others for row in rows}
+    return [{**beside.get(row["shards"], {}), **row} for row in model]
 
 
 def _of_owners(

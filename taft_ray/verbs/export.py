@@ -54,15 +54,19 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
     if path.suffix == ".onnx":
         _need_onnx()
     state = read_state(store)
-    if state.cached is None or not state.in_model:
+    mode = compose or spec.compose
+    shards = state.in_tier(spec.by_records(mode))
+    if state.cached is None or not shards:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     classes = list(state.classes)
     if owners:
         spec.check_additive("the model of some owners alone")
-    if spec.additive:
+    if owners and mode != ADDITIVE:
+        raise UsageError(f"--compose {mode}: the model of some owners alone is the additive one; leave it out")
+    if mode == ADDITIVE:
         digest, model = _additive(run, store, spec, state, owners)
     else:
-        digest, model = _tangent(store, spec, state, compose or spec.compose)
+        digest, model = _tangent(store, spec, state, mode)
     preprocess = load_for(spec).preprocess
     facts = {
         "composed": digest,
@@ -70,7 +74,7 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
         "size": preprocess.size,
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
-        "shards": [shard.shard for shard in state.in_model],
+        "shards": [shard.shard for shard in shards],
         "version": VERSION,
         **({"owners": list(owners)} if owners else {}),
     }
@@ -102,7 +106,7 @@ def _additive(
     arrays = (
         sums_of_owners(Record(run), owners)
         if owners
-        else {name: total.numpy() for name, total in sums_of(store, state).totals.items()}
+        else {name: total.numpy() for name, total in sums_of(store, state, spec.two_tiers).totals.items()}
     )
     maker, _, _ = build_rows(replace(spec, device="cpu"))
     model = AdditiveNetwork(maker.network.float(), maker.projection, model_of(spec, arrays))

@@ -320,7 +320,10 @@ def test_modes_that_a_run_cannot_do_are_refused(
         ({"site_blocks": 0}, "site_blocks"),
         ({"weighting": "samples"}, "leave --weighting out"),
         ({"compose": "mean"}, "compose"),
-        ({"solver": "ridge", "compose": "additive"}, "compose"),
+        ({"beside": "gram"}, "--compose additive"),
+        ({"solver": "ridge", "beside": "gram"}, "--compose additive"),
+        ({"solver": "ridge", "compose": "additive", "beside": "additive"}, "beside"),
+        ({"solver": "ridge", "compose": "additive", "weighting": "samples"}, "leave --weighting out"),
     ],
 )
 def test_impossible_specs_are_refused(
