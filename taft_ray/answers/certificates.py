@@ -117,6 +117,7 @@ class Certificate(Answer):
                 ("removed", self._removed()),
                 *self._shards(),
                 ("model", self._model()),
+                ("beside it", self._beside()),
                 ("took", self._took()),
                 ("cost", self._cost()),
                 ("signed", None if self.signature is None else "yes, the signature is in the ledger"),
@@ -145,6 +146,12 @@ class Certificate(Answer):
             return "no shard is in it any more"
         before = f", before the request {short(self.composed_before)}" if self.composed_before else ""
         return f"{short(self.composed_after)}{before}"
+
+    def _beside(self) -> str | None:
+        if self.beside is None:
+            return None
+        composed = self.beside["composed_after"]
+        return f"{self.beside['composition']} composition {short(composed) if composed else 'of no shard'}"
 
     def _took(self) -> str | None:
         total = self.seconds.get("total")
