@@ -132,7 +132,7 @@ def measure(shards: int, pictures: int, features: int, repetitions: int) -> dict
             for snapshot in (run / names.COMPOSED_FOLDER).iterdir():
                 snapshot.unlink()
             began = time.perf_counter()
-            arrays = composer.composition.sums().totals
+            arrays = composer.composition.tier().sums().totals
             anew.append(time.perf_counter() - began)
             began = time.perf_counter()
             model_of(composer.record.spec, arrays)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,8 @@ def on_grid(a: Tensor) -> Tensor:
     return (a * 2.0**BITS).round().clamp(-LARGEST, LARGEST)
 
 
-def rows_of(network: nn.Module, projection: Projection, images: Tensor) -> np.ndarray:
-    """One forward pass: images (n, 3, H, W) -> int16 (n, S)."""
-    return to_rows(projection(site_vectors(network, projection.sites, images)))
+def rows_of(
+    network: nn.Module, projection: Projection, images: Tensor, through: Callable[[Tensor], object] | None = None
+) -> np.ndarray:
+    """One forward pass: images (n, 3, H, W) -> int16 (n, S). through: see `site_vectors`."""
+    return to_rows(projection(site_vectors(network, projection.sites, images, through)))

@@ -140,8 +140,12 @@ def default_blocks(units: int) -> int:
     return -(-7 * units // 12)
 
 
-def site_vectors(network: nn.Module, sites: Sites, images: Tensor) -> list[Tensor]:
+def site_vectors(
+    network: nn.Module, sites: Sites, images: Tensor, through: Callable[[Tensor], object] | None = None
+) -> list[Tensor]:
     """One forward pass: images (n, 3, H, W) -> (n, width) of each group, float32.
+
+    through: a pass through the blocks of ``network``, in the place of its own.
 
     The pass is the caller's own: its precision, its batch and its threads decide the last bits.
 
@@ -159,7 +163,7 @@ def site_vectors(network: nn.Module, sites: Sites, images: Tensor) -> list[Tenso
 
     where = {member.split(".")[0] for group in sites.groups for member in group.members}
     with torch.no_grad():
-        _watched(network, images, list(members), where, take)
+        _watched(network, images, list(members), where, take, through)
         vectors = []
         for group in sites.groups:
             absent = [member for member in group.members if member not in found[group.name]]
@@ -266,6 +270,7 @@ def _watched(
     names: Sequence[str],
     where: set[str],
     take: Callable[[str, str, Tensor], None],
+    through: Callable[[Tensor], object] | None = None,
 ) -> None:
     """A forward pass that gives ``take(block, where, tensor)`` what passes the sites of these blocks."""
 
@@ -283,7 +288,7 @@ def _watched(
             second = getattr(getattr(block, "mlp", None), "fc2", None)
             if "hidden" in where and isinstance(second, nn.Module):
                 hooks.enter_context(second.register_forward_pre_hook(before(name)))
-        network(images)
+        (through or network)(images)
 
 
 def _tensor(value: Any) -> Tensor:

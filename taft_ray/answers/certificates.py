@@ -65,6 +65,8 @@ class Certificate(Answer):
 
     forgotten_before: the requests that answered for some of the ids before.
 
+    beside: of a run of two tiers, how its deltas are composed and the digest of that after it.
+
     carried_out_with: other requests whose time came with this one, each with a certificate of its own.
 
     signed_too: those of them that were signed with this one's key.
@@ -102,6 +104,7 @@ class Certificate(Answer):
     environment: Mapping[str, Any]
     does_not_cover: tuple[str, ...]
     digest: str
+    beside: Mapping[str, Any] | None = optional()
     composed_before_unknown: str | None = optional()
     damage: Mapping[str, Any] | None = optional()
     brought_back: tuple[BroughtBack, ...] | None = optional()
@@ -133,6 +136,7 @@ class Certificate(Answer):
                 ("removed", self._removed()),
                 *self._shards(),
                 ("model", self._model()),
+                ("beside it", self._beside()),
                 ("took", self._took()),
                 ("cost", self._cost()),
                 ("signed", None if self.signature is None else "yes, the signature is in the ledger"),
@@ -178,6 +182,12 @@ class Certificate(Answer):
             return "no shard is in it any more"
         before = f", before the request {short(self.composed_before)}" if self.composed_before else ""
         return f"{short(self.composed_after)}{before}"
+
+    def _beside(self) -> str | None:
+        if self.beside is None:
+            return None
+        composed = self.beside["composed_after"]
+        return f"{self.beside['composition']} composition {short(composed) if composed else 'of no shard'}"
 
     def _took(self) -> str | None:
         total = self.seconds.get("total")

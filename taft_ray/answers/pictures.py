@@ -78,7 +78,7 @@ class Against(Answer):
 class Evaluation(Answer, HasRows):
     """Accuracy of the composed model on ``n`` pictures of ``data``. monolith: that of the comparison model.
 
-    by_composition: mean, and gram or joint. by_shards: of the first m shards, {"shards": m, mode: accuracy}.
+    by_composition: mean, gram or joint, and additive. by_shards: of the first m shards, {"shards": m, mode: accuracy}.
 
     confusion: a row per true class, a column per predicted one; None for more than 100 classes.
 

@@ -128,7 +128,7 @@ class Status(Answer, HasRows):
     classes: tuple[str, ...] = ()
     accuracy: float | None = None
     measured_on: str | None = None
-    additions: tuple[AdditionStatus, ...] = ()
+    additions: tuple[AdditionStatus, ...] = optional(())
 
     def pending(self) -> bool:
         """Whether shards wait for a fit, or the data was not read in yet."""

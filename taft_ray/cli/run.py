@@ -44,7 +44,10 @@ def train(
     lanes: int | None,
     **options: Any,
 ) -> Any:
-    """Train every shard of RUN that has no delta yet, and compose. A RUN that exists needs none of the options of its spec."""
+    """Train every shard of RUN that has no delta yet, and compose.
+
+    A RUN that exists needs none of the options of its spec.
+    """
     from taft_ray.answers import Trained
     from taft_ray.verbs.train import train as verb
 

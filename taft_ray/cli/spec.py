@@ -119,9 +119,11 @@ _FIELDS = (
     ),
     _Field("radius", float, "Of adam: Δw stays in a ball of this radius; no bound by default."),
     _Field(
-        "compose", click.Choice(COMPOSITIONS),
-        "The mean, layer by layer by Gram matrices, or all layers jointly (of the last block alone).",
+        "compose", click.Choice((*COMPOSITIONS, ADDITIVE)),
+        "The mean, layer by layer by Gram matrices, or all layers jointly (of the last block alone); "
+        "additive keeps sums over rows, which are the model, and deltas beside them.",
     ),
+    _Field("beside", click.Choice(COMPOSITIONS), "Of --compose additive: how the deltas beside it are composed."),
     _Field("epsilon", float, "Of the Gram composition."),
     _Field("joint_penalty", float, "λ of the joint composition, part of the spec."),
     _Field("weighting", click.Choice(WEIGHTINGS)),
@@ -170,6 +172,7 @@ _VARIED = frozenset(
         "slices",
         "radius",
         "compose",
+        "beside",
     ]
 )
 

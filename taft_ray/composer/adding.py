@@ -53,7 +53,7 @@ class Adding:
     def admit(self, fact: Added, begun: AdditionBegun) -> Added | None:
         """Commit a finished pass over more data; None where the run is another one by now than the pass rests on."""
         if self.record.spec.additive:
-            self.record.current(self.composition.sums)  # level before classes come: they are then not summed anew
+            self.record.current(self.composition.level)  # level before classes come: they are then not summed anew
 
         def decide() -> Added | None:
             state = self.record.state

@@ -92,7 +92,7 @@ class Asking:
             )
         if mode == SUBTRACT and not self.record.spec.additive:
             raise UsageError(
-                f"mode subtract needs --solver additive, and this run's solver is {self.record.spec.solver}; use retrain or drop"
+                "mode subtract needs --solver additive, or --compose additive, and this run has rows of neither; use retrain or drop"
             )
         if deadline is not None and mode == "drop":
             raise UsageError("a drop takes effect at once and has nothing to gather; leave --deadline out")

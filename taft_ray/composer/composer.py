@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from taft_ray.additive.options import ADDITIVE
 from taft_ray.composer.adding import Adding
 from taft_ray.composer.asking import Clock
 from taft_ray.composer.composition import Composition
@@ -195,7 +196,7 @@ class Composer:
         """`compose`, and the settings of that model by the run's policy, chosen again and committed where they were stale."""
         while True:
             composed = self.compose(mode)
-            tuned = self.tuning.current() if self.record.state.tuned else None
+            tuned = self.tuning.current() if self.record.state.tuned and composed["mode"] == ADDITIVE else None
             if tuned is None or tuned.of == composed["digest"]:
                 return composed, tuned
 
@@ -223,7 +224,7 @@ class Composer:
         budget: bytes that may be read to compare digests; of more deltas only the sizes are compared.
         """
         self.record.refresh()
-        refs = [shard.delta for shard in self.record.state.in_model if shard.delta is not None]
+        refs = [ref for ref, _ in self._deltas()]
         if sum(ref.bytes for ref in refs) <= budget:
             return self.examine_these(damaged_objects(self.record.store, refs))
         there = {info.key: info.size for info in self.record.store.list(f"{names.DELTAS_FOLDER}/")}
@@ -232,8 +233,13 @@ class Composer:
     def examine_these(self, objects: Iterable[Damage | DeltaRef]) -> list[int]:
         """Examine the shards whose deltas are among these objects."""
         keys = {one.key for one in objects}
-        shards = [s.shard for s in self.record.state.in_model if s.delta is not None and s.delta.key in keys]
+        shards = sorted({shard for ref, shard in self._deltas() if ref.key in keys})
         return self.examine(shards) if shards else []
+
+    def _deltas(self) -> list[tuple[DeltaRef, int]]:
+        """The deltas and records in the model, each with its shard."""
+        state, tiers = self.record.state, self.record.spec.tiers
+        return [(ref, s.shard) for tier in tiers for s in state.in_tier(tier) if (ref := s.member(tier)) is not None]
 
     def examine_everything(self) -> dict[str, Any]:
         """Read all that the run needs, put aside what is damaged: see `Mending.examine`."""

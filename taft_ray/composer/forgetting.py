@@ -107,7 +107,10 @@ class Forgetting(Asking):
             self.drop(request)
         if self._request(request).purged is None:
             self.purge(request)
-        return self.answer(request)
+        told = self.answer(request)
+        if told["mode"] == SUBTRACT and told["retrain"]:
+            self.composition.compose()  # the model is whole; what is fitted behind it is beside it
+        return told
 
     def answer(self, request: str) -> dict[str, Any]:
         """Where a request stands: {"request", "mode", "done", "waiting", "deadline", "runs_at", "runs_with", "retrain"}.
@@ -116,7 +119,8 @@ class Forgetting(Asking):
         """
         state = self._request(request)
         shards = [self.record.state.shards[number] for number in state.shards]
-        to_fit = [s.shard for s in shards if s.samples and s.state not in (TRAINED, QUARANTINED)]
+        wanted = (s for s in shards if state.mode in FITTING or (state.mode == SUBTRACT and s.record is not None))
+        to_fit = [s.shard for s in wanted if s.samples and s.state not in (TRAINED, QUARANTINED)]
         return {
             "request": request,
             "mode": state.mode,
@@ -125,7 +129,7 @@ class Forgetting(Asking):
             "deadline": state.deadline,
             "runs_at": planned_start(self.record.state, state),
             "runs_with": together(self.record.state, state),
-            "retrain": to_fit if state.mode in FITTING and not state.waiting else [],
+            "retrain": [] if state.waiting else to_fit,
         }
 
     def due(self, first: Sequence[str] = ()) -> list[str]:
@@ -150,14 +154,15 @@ class Forgetting(Asking):
         began = time.perf_counter()
 
         def decide() -> Dropped:
-            state = self.record.state
-            if state.requests[request].mode == SUBTRACT:
+            state, spec = self.record.state, self.record.spec
+            subtract = state.requests[request].mode == SUBTRACT
+            if subtract and spec.lean:
                 return Dropped(request, ())
-            leaving = {
-                s: state.shards[s].in_sums for s in state.requests[request].shards if state.shards[s].state == TRAINED
-            }
+            shards = [state.shards[number] for number in state.requests[request].shards]
+            leaving = {s.shard: s.in_sums for s in shards if s.state == TRAINED}
+            records = [] if subtract else [s.record for s in shards if s.record is not None]
             monolith = state.monolith_delta
-            gone = (*leaving.values(), *([monolith] if monolith else []))
+            gone = (*leaving.values(), *records, *([monolith] if monolith else []))
             starts = {str(s): ref for s, ref in leaving.items()} if state.requests[request].mode == "resolve" else {}
             slices = None
             if self.record.spec.slices > 1 and state.cached is not None:
@@ -167,8 +172,9 @@ class Forgetting(Asking):
             return Dropped(request, gone, starts, slices)
 
         # of what is in the model until now: a drop is a subtraction, not a sum anew
-        self.record.current(self.composition.sums)
+        self.record.current(self.composition.follow)
         self.record.commit(Dropped, f"{request}/dropped", decide)
+        self.record.current(self.composition.follow)
         if self._request(request).mode != SUBTRACT:
             self.record.current(self.composition.model)
         self._drop_seconds[request] = time.perf_counter() - began
@@ -199,19 +205,18 @@ class Forgetting(Asking):
             made = self.record.current(
                 lambda: rewrite(self.store, self.record.state, self._request(request), self._manifest())
             )
-            before = {number: self.record.state.shards[number].delta for number in self._request(request).shards}
+            tier = self.composition.tier()
+            shards = map(self.record.state.shards.__getitem__, self._request(request).shards)
+            before = {shard.shard: shard.member(tier.by_records) for shard in shards}
 
             def decide(made: Rewrite = made) -> Rewritten | None:
                 return made.fact if self.record.state.manifest_key == made.base else None
 
             if self.record.commit(Rewritten, f"{request}/rewritten", decide) == made.fact and made.left is not None:
                 # by the fact, not by the state: others may have taken a shard out since
-                moves = {
-                    number: (ref, made.fact.deltas.get(str(number)))
-                    for number, ref in before.items()
-                    if ref is not None
-                }
-                self.composition.shift(moves, made.left)
+                after = made.fact.records if tier.by_records else made.fact.deltas
+                moves = {number: (ref, after.get(str(number))) for number, ref in before.items() if ref is not None}
+                tier.shift(moves, made.left)
         raise CommitConflict(f"other writers rewrote the manifest {_REWRITES} times in a row; run the forget again")
 
     def conclude(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,7 +237,9 @@ class Forgetting(Asking):
             gone = purge_starts(self.store, self.record.state, state)
             self.record.commit(StartPurged, f"{request}/start-purged", lambda: gone)
         after = self._composed()
-        certificate = certificate_of(self.record.state, self.record.ledger, self.record.spec, request, after, told)
+        spec = self.record.spec
+        beside = self._composed(spec.beside) if spec.two_tiers else None
+        certificate = certificate_of(self.record.state, self.record.ledger, spec, request, after, told, beside)
         data = canonical_json(certificate)
         digest = digest_bytes(data)
         key = names.certificate_key(request, digest)
@@ -243,12 +250,11 @@ class Forgetting(Asking):
             self.store.delete(key)
         return self.certificate(request)
 
-    def _composed(self) -> str | None:
+    def _composed(self, mode: str | None = None) -> str | None:
         """Compose what is in the model, if anything is; its digest."""
         try:
-            return (
-                None if self.record.current(self.composition.digest) is None else self.composition.compose()["digest"]
-            )
+            there = self.record.current(lambda: self.composition.digest(mode))
+            return None if there is None else self.composition.compose(mode)["digest"]
         except UsageError:  # the last shard left between the two
             return None
 

@@ -160,7 +160,7 @@ class Queue:
                 fact_of(MonolithTrained, {name: value for name, value in result.items() if name != "shard"})
             )
         weight = self.record.spec.weight_of(int(result["samples"]))
-        terms = result.get("terms")  # of an additive run's worker, which has summed the rows
+        terms = result.get("terms")  # of a worker that has summed the rows
         fit = fact_of(Trained, {**{name: value for name, value in result.items() if name != "terms"}, "weight": weight})
         shard, generation = fit.shard, fit.generation
         before: set[str] = set()
@@ -170,10 +170,10 @@ class Queue:
             settled = state.state in (TRAINED, QUARANTINED)
             if generation != state.current or settled or self._is_stale(fit, [shard]):
                 return None
-            self.composition.sums()
+            self.composition.level()
             before.update(kept.key for kept in state.checkpoints)
             try:
-                self.composition.admit(shard, fit.delta, weight, terms)
+                self.composition.admit(fit, terms)
             except ShardUnreadable:
                 raise  # another shard's
             except (ObjectMissing, IntegrityError):
@@ -184,7 +184,7 @@ class Queue:
 
         committed = self.record.commit(Trained, f"trained/{shard}/{generation}", decide)
         if committed is None:
-            self._throw_away((fit.delta, *fit.checkpoints))
+            self._throw_away(_written(fit))
             return False
         self.ended = self.clock()
         # a checkpoint that could not be gone on from has been made again
@@ -194,7 +194,7 @@ class Queue:
         if (
             committed.delta.digest != fit.delta.digest
         ):  # another process was first; ours differs: another kind of machine
-            self._throw_away((fit.delta, *fit.checkpoints))
+            self._throw_away(_written(fit))
         return True
 
     def _finished_monolith(self, fit: MonolithTrained) -> bool:
@@ -218,3 +218,8 @@ class Queue:
             self.want_monolith()
             return False
         return True
+
+
+def _written(fit: Trained) -> list[DeltaRef | CheckpointRef]:
+    """The objects of a fit."""
+    return [fit.delta, *([] if fit.record is None else [fit.record]), *fit.checkpoints]

@@ -20,10 +20,10 @@ from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.plans.facts import LostPart, Removed, Rewritten
 from taft_ray.plans.slices import Survival, after_loss, lost_slices
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import SUBTRACT, TRAINED, RequestState, RunState
+from taft_ray.plans.state import SUBTRACT, RequestState, RunState, ShardState
 from taft_ray.prefix.tokens_lost import lost_rows, without_tokens
 from taft_ray.run.quarantine import ShardUnreadable
-from taft_ray.run.rows import terms_of, write_record
+from taft_ray.run.rows import rows_in, terms_of, write_record
 from taft_ray.storage import DeltaRef, Manifest, PartRef, Store, read_part, rewrite_part, rewrite_rows
 from taft_ray.storage import rundir as names
 
@@ -64,13 +64,13 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
     samples: dict[str, int] = {}
     damage: _Damage = _Damage()
     made = None
-    deltas: dict[str, DeltaRef] = {}
+    records: dict[str, DeltaRef] = {}
     left = None
     if manifest is not None:
         keys = set(keys_of(manifest.rows(request.shards), request.hashes))
         made, samples, damage = _rewrite_cache(store, state, manifest, request.shards, keys, digests)
         if request.mode == SUBTRACT:
-            deltas = _records(store, state, request, made)
+            records = _records(store, state, request, made)
             left = _rows_leaving(store, state, request, manifest, made, keys)
     survivals = {
         shard: _survival(state, request, shard, samples.get(str(shard))) for shard in request.shards if state.shards
@@ -79,11 +79,12 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
     stay = {ref.key for survival in survivals.values() for ref in survival.kept}
     doomed = dead(store, state, request, made, stay, ahead=1)
     if request.mode == SUBTRACT:
-        replaced = [ref for shard in request.shards if (ref := state.shards[shard].delta) is not None]
+        replaced = [ref for shard in request.shards if (ref := _rows_of(state.shards[shard])) is not None]
         digests |= {ref.key: ref.digest for ref in replaced}
         doomed += [ref.key for ref in replaced]
     if manifest is not None:
         doomed += evaluation_caches(store, request.hashes)
+    beside = {number for number in records if state.shards[int(number)].record is not None}
     return Rewrite(
         base=None if manifest is None else manifest.key,
         fact=Rewritten(
@@ -96,7 +97,8 @@ def rewrite(store: Store, state: RunState, request: RequestState, manifest: Mani
             damage.lost,
             damage.parts,
             damage.whole,
-            deltas,
+            {number: ref for number, ref in records.items() if number not in beside},
+            {number: ref for number, ref in records.items() if number in beside},
         ),
         left=left,
     )
@@ -114,9 +116,14 @@ def _records(store: Store, state: RunState, request: RequestState, made: Manifes
             store, names.delta_folder(number), number, generation, named, made.fingerprint, len(state.classes)
         )
 
-    stay = [number for number in request.shards if state.shards[number].state == TRAINED and parts.get(str(number))]
+    stay = [n for n in request.shards if _rows_of(state.shards[n]) is not None and parts.get(str(n))]
     with ThreadPoolExecutor(_WRITERS) as writers:
         return {str(number): ref for number, ref in zip(stay, writers.map(record, stay), strict=True)}
+
+
+def _rows_of(shard: ShardState) -> DeltaRef | None:
+    """The record by which a shard's rows are in the model: beside its delta, or in its place."""
+    return shard.record if shard.record is not None else shard.member()
 
 
 def _rows_leaving(
@@ -126,14 +133,14 @@ def _rows_leaving(
     rows, labels = [], []
     old, new = before.parts_of(request.shards), after.parts_of(request.shards)
     for number in request.shards:
-        if state.shards[number].state != TRAINED:
+        if _rows_of(state.shards[number]) is None:
             continue
         stay = {ref["key"] for ref in new.get(str(number), [])}
         for ref in old.get(str(number), []):
             if ref["key"] not in stay:
                 part = read_part(store, PartRef.from_json(ref), fingerprint=before.fingerprint)
                 gone = [row for row, key in enumerate(part.keys) if key in keys]
-                rows.append(part.tokens[gone, 0])
+                rows.append(rows_in(part)[gone])
                 labels.append(part.labels[gone])
     if not rows:
         return None

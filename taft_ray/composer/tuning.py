@@ -11,7 +11,7 @@ from taft_ray.composer.composition import Composition
 from taft_ray.errors import IntegrityError, ObjectMissing, UsageError
 from taft_ray.plans.facts import Tuned
 from taft_ray.plans.state import RunState, ShardState
-from taft_ray.run.choice import Choice, Rows, choose, rows_of_shard
+from taft_ray.run.choice import Choice, Rows, choose, rows_of_shard, with_rows
 from taft_ray.run.quarantine import ShardUnreadable
 from taft_ray.run.record import Record
 from taft_ray.storage import digest_json
@@ -36,7 +36,7 @@ class Tuning:
             tuned = self.record.state.tuned
             if tuned is None or tuned.policy is None or tuned.of == self.record.known(self.composition.digest):
                 return tuned
-            if not self.record.state.in_model:
+            if not with_rows(self.record.state):
                 raise UsageError(f"no shard is in the model of {self.record.store.uri}; train first")
             self._commit(self.choose(tuned.policy).tuned, tuned)
 
@@ -65,7 +65,7 @@ class Tuning:
         return choose(policy, arrays, lambda: self._rows(self.record.state), every)
 
     def _rows(self, state: RunState) -> Rows:
-        for shard in state.in_model:
+        for shard in with_rows(state):
             yield from self._rows_of(shard)
 
     def _rows_of(self, shard: ShardState) -> Rows:

@@ -59,6 +59,7 @@ class Trained(Fact):
     facts: Mapping[str, Any]
     parts: tuple[str, ...] | None = None
     checkpoints: tuple[CheckpointRef, ...] = optional(())
+    record: DeltaRef | None = optional()  # in a run of two tiers: which parts hold its rows
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,10 @@ class Placed(Fact):
 
 @dataclass(frozen=True)
 class Dropped(Fact):
-    """The shards of a request left the sums. starts: what a resolve starts from, by shard. slices: those that lose samples."""
+    """The shards of a request left the sums. starts: what a resolve starts from, by shard. slices: those that lose samples.
+
+    A subtraction takes out deltas alone, of a run of two tiers.
+    """
 
     KIND = "dropped"
     request: str
@@ -182,6 +186,8 @@ class Rewritten(Fact):
     every part is there.
 
     deltas: the next generation's, of shards that stay in the model without the samples (mode subtract).
+
+    records: the same of a run of two tiers, whose deltas are fitted again.
     """
 
     KIND = "rewritten"
@@ -195,6 +201,7 @@ class Rewritten(Fact):
     parts_lost: tuple[LostPart, ...] = optional(())
     whole: tuple[int, ...] = optional(())
     deltas: Mapping[str, DeltaRef] = optional(dict)
+    records: Mapping[str, DeltaRef] = optional(dict)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def _train(state: RunState, fact: facts.Trained) -> None:
     state.moves.append(shard.shard)
     shard.generation, shard.samples, shard.weight = fact.generation, fact.samples, fact.weight
     shard.delta, shard.facts, shard.state = fact.delta, fact.facts, TRAINED
+    shard.record = fact.record
     shard.returning = False
     shard.checkpoints = after_fit(shard.checkpoints, fact.checkpoints)
     state.fits.append(fact)
@@ -125,16 +126,16 @@ def _quarantine(state: RunState, fact: facts.Quarantined, time: str) -> None:
         more = tuple(one for one in fact.objects if one.key not in known)
         shard.quarantine = replace(before, objects=before.objects + more)
         return
-    was = TRAINED if shard.returning else shard.state
+    was = TRAINED if shard.returning or shard.record is not None else shard.state
     if was == DROPPED and any(
         r.mode in FITTING and r.forgotten is None and r.dropped is not None and shard.shard in r.shards
         for r in state.requests.values()
     ):
         was = TRAINED  # a retrain was under way
-    shard.quarantine = Quarantine(time, fact.objects, was, shard.delta)
-    if shard.state == TRAINED:
+    shard.quarantine = Quarantine(time, fact.objects, was, shard.delta, shard.record)
+    if shard.state == TRAINED or shard.record is not None:
         state.moves.append(shard.shard)
-    shard.state, shard.delta, shard.returning = QUARANTINED, None, False
+    shard.state, shard.delta, shard.record, shard.returning = QUARANTINED, None, None, False
     state.pending.pop(shard.shard, None)
 
 
@@ -157,12 +158,14 @@ def _repair(state: RunState, fact: facts.Repaired) -> None:
 def _drop(state: RunState, fact: facts.Dropped) -> None:
     request = state.requests[fact.request]
     request.dropped = fact
-    if request.mode == SUBTRACT:  # no shard leaves
-        return
+    stays = request.mode == SUBTRACT  # no shard leaves; in a run of two tiers their deltas do
     for number in request.shards:
         shard = state.shards[number]
-        if shard.state == TRAINED:
+        if stays and shard.record is None:
+            continue
+        if shard.state == TRAINED or shard.record is not None:
             shard.state, shard.delta = DROPPED, None
+            shard.record = shard.record if stays else None
             state.moves.append(number)
         elif shard.returning:
             shard.state, shard.returning = DROPPED, False
@@ -187,13 +190,16 @@ def _rewrite(state: RunState, fact: facts.Rewritten) -> None:
         shard = state.shards[int(number)]
         shard.generation, shard.delta = shard.current, ref
         state.moves.append(shard.shard)
+    for number, ref in fact.records.items():
+        state.shards[int(number)].record = ref
+        state.moves.append(int(number))
     for number, samples in fact.samples.items():
         shard = state.shards[int(number)]
         shard.samples, shard.lost = samples, fact.lost.get(number, 0)
         if not samples and not shard.lost:
-            if shard.state == TRAINED:
+            if shard.state == TRAINED or shard.record is not None:
                 state.moves.append(shard.shard)
-            shard.state, shard.quarantine, shard.returning = EMPTY, None, False
+            shard.state, shard.record, shard.quarantine, shard.returning = EMPTY, None, None, False
         elif shard.quarantine is not None and int(number) in fact.whole:
             # what is left of it was read whole, and its delta goes with the purge
             was, stays = shard.quarantine.was, request.mode == SUBTRACT

@@ -93,7 +93,7 @@ def plan_forget(
         hashes=tuple(sorted(hashes[name] for name in fresh)),
         keys=tuple(sorted(sample.key for sample in fresh.values())),
         shards=shards,
-        retrain=shards if fits else (),
+        retrain=shards if fits else tuple(n for n in shards if mode == SUBTRACT and state.shards[n].record is not None),
         owners=tuple(sorted(owners)),
         whole_shards=tuple(sorted(whole_shards)),
     )

@@ -28,10 +28,16 @@ OF_SOLVER = {
 _log = logger_of(__name__)
 
 
-def idle(solver: str) -> frozenset[str]:
-    """The fields that mean nothing to a solver."""
-    others = frozenset().union(*(fields for name, fields in OF_SOLVER.items() if name != solver))
-    return others | OF_FITS if solver == ADDITIVE else others
+OF_BOTH = frozenset(["beside"])
+"""Fields of a run that fits deltas beside its rows."""
+
+
+def idle(solver: str, compose: str = RunSpec.compose) -> frozenset[str]:
+    """The fields that mean nothing to a solver and a composition."""
+    others = frozenset().union(*(fields for name, fields in OF_SOLVER.items() if name != solver)) | OF_BOTH
+    if solver == ADDITIVE:
+        return others | (OF_FITS - {"compose"} if compose == ADDITIVE else OF_FITS)
+    return others - OF_SOLVER[ADDITIVE] - OF_BOTH if compose == ADDITIVE else others
 
 
 def check_idle(values: Mapping[str, Any], given: Collection[str]) -> None:
@@ -43,8 +49,9 @@ def check_idle(values: Mapping[str, Any], given: Collection[str]) -> None:
     if solver not in OF_SOLVER:
         return  # the spec refuses it
     fields = RunSpec.__dataclass_fields__
-    lost = sorted(name for name in idle(solver) & set(given) if values.get(name) != fields[name].default)
-    other_kind = [name for name in lost if solver == ADDITIVE or name in OF_SOLVER[ADDITIVE]]
+    compose = values.get("compose", RunSpec.compose)
+    lost = sorted(name for name in idle(solver, compose) & set(given) if values.get(name) != fields[name].default)
+    other_kind = [name for name in lost if solver == ADDITIVE or name in OF_SOLVER[ADDITIVE] | OF_BOTH]
     if other_kind:
         one = len(other_kind) == 1
         raise UsageError(
@@ -59,7 +66,7 @@ def check_idle(values: Mapping[str, Any], given: Collection[str]) -> None:
 _REFUSED = ("slices", "radius")  # by `fitting.FitConfig`
 _WHY = {
     True: "an additive run fits nothing, and sums rows of numbers",
-    False: "rows of numbers are made by --solver additive alone",
+    False: "rows of numbers are made by --solver additive and by --compose additive alone",
 }
 
 

@@ -25,7 +25,7 @@ DTYPES = ("float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float32")
 _MOST_GIB = 1 << 20
 # fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
-_ADDED = ("constants_gib", "exif_orientation", "joint_penalty", "features", "site_blocks")
+_ADDED = ("constants_gib", "exif_orientation", "joint_penalty", "features", "site_blocks", "beside")
 _OF_ADDITIVE = ("features", "site_blocks")  # an additive run's spec always has them
 
 
@@ -64,10 +64,15 @@ class RunSpec:
     max_rejected: the fraction of source rows that may be rejected before the run fails.
     exif_orientation: whether a picture is turned as its EXIF says, in training, evaluation and audit alike.
     precision: of the frozen prefix's passes; see `fastest_precision`.
-    features: of an additive run (``solver="additive"``): how many numbers a picture's row has (S of `additive`).
-    site_blocks: of an additive run: how many last blocks its sites are in, "all", or "default" (7/12 of them).
-    constants_gib: of memory, for the constants of the shard that a worker is at; beyond it some are computed again for every batch, whose
-        last bits differ (`tangent.prepare_pictures`).
+
+    compose: "additive" with a solver that fits makes a run of two tiers: rows, whose sums are the model, and deltas beside it.
+
+    features: of an additive run, S of `additive`. site_blocks: how many last blocks have sites. Also "all", or "default" (7/12).
+
+    beside: how deltas are composed beside rows. By default "joint" where the last block alone is trained, else "gram".
+
+    constants_gib: of memory, for the constants of a worker's shard. Beyond it some are computed again for every batch, whose
+    last bits differ (`tangent.prepare_pictures`).
     """
 
     data: str
@@ -109,11 +114,14 @@ class RunSpec:
     constants_gib: float = PREPARED_BUDGET / 2**30
     features: int = DEFAULT_FEATURES
     site_blocks: int | str = DEFAULT_BLOCKS
+    beside: str | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: _versions())
 
     def __post_init__(self) -> None:
-        if self.additive and self.compose == type(self).compose:
+        if self.lean and self.compose == type(self).compose:
             object.__setattr__(self, "compose", ADDITIVE)  # the one way to compose such a run
+        if self.two_tiers and self.beside is None:
+            object.__setattr__(self, "beside", "joint" if self.last_blocks == 1 else "gram")
         if self.shards < 1:
             raise UsageError(f"expected shards >= 1, got {self.shards}; set --shards")
         if self.threads < 1:
@@ -128,7 +136,8 @@ class RunSpec:
             raise UsageError(f"expected 0 <= seed < 2^63, got {self.seed}; set --seed")
         for name, allowed in (
             ("assignment", METHODS),
-            ("compose", (ADDITIVE,) if self.additive else COMPOSITIONS),
+            ("compose", (ADDITIVE,) if self.lean else (*COMPOSITIONS, ADDITIVE)),
+            ("beside", COMPOSITIONS if self.two_tiers else (None,)),
             ("weighting", WEIGHTINGS),
             ("cache_dtype", DTYPES),
             ("precision", PRECISIONS),
@@ -137,7 +146,9 @@ class RunSpec:
             ("exif_orientation", ORIENTATIONS),
         ):
             if getattr(self, name) not in allowed:
-                raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+                if name == "beside" and not self.two_tiers:
+                    raise UsageError(f"beside={self.beside!r} needs --compose additive, and a solver that fits")
+                raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(map(str, allowed))}")
         if self.last_blocks != "all" and not (isinstance(self.last_blocks, int) and self.last_blocks >= 0):
             raise UsageError(f'last_blocks={self.last_blocks!r}: expected a number >= 0, or "all"; set --last-blocks')
         if not self.epsilon > 0:
@@ -156,13 +167,37 @@ class RunSpec:
             )
         if self.additive and self.weighting != "uniform":
             raise UsageError(f"weighting={self.weighting!r}: an additive model sums pictures; leave --weighting out")
-        if not self.additive:
+        if not self.lean:
             self.fit_config()
 
     @property
-    def additive(self) -> bool:
-        """Whether the model is a function of exact sums over pictures, and nothing is fitted (`additive`)."""
+    def lean(self) -> bool:
+        """Whether nothing is fitted: the run has rows, and no deltas."""
         return self.solver == ADDITIVE
+
+    @property
+    def additive(self) -> bool:
+        """Whether the model is a function of exact sums over pictures (`additive`)."""
+        return self.lean or self.compose == ADDITIVE
+
+    @property
+    def two_tiers(self) -> bool:
+        """Whether the run has rows, whose sums are the model, and deltas beside them."""
+        return self.additive and not self.lean
+
+    @property
+    def tiers(self) -> tuple[bool, ...]:
+        """The sums that a run has, as `by_records` tells them apart: of deltas (or a lean run's records), and of records beside them."""
+        return (False, True) if self.two_tiers else (False,)
+
+    @property
+    def of_deltas(self) -> str:
+        """The composition of the deltas for which fits keep statistics; of a lean run, its own."""
+        return self.beside or self.compose
+
+    def by_records(self, mode: str) -> bool:
+        """Whether a composition is of the records that shards have beside their deltas."""
+        return self.two_tiers and mode == ADDITIVE
 
     def check_tangent(self, verb: str) -> None:
         """UsageError for a verb that is about tangent models, where this run has none."""
@@ -173,12 +208,14 @@ class RunSpec:
     def check_additive(self, what: str) -> None:
         """UsageError for what an additive run alone can do, where this is none."""
         if not self.additive:
-            raise UsageError(f"{what} needs --solver additive, and this run's solver is {self.solver}")
+            raise UsageError(
+                f"{what} needs --solver additive, or --compose additive; this run's are {self.solver} and {self.compose}"
+            )
 
     @property
     def stored_dtype(self) -> str:
-        """The type of the numbers in the cache."""
-        return "int16" if self.additive else self.cache_dtype
+        """The type of the numbers in the cache's first column: tokens, or a lean run's rows."""
+        return "int16" if self.lean else self.cache_dtype
 
     def fit_config(self) -> FitConfig:
         names = {field.name for field in fields(FitConfig)}
@@ -197,10 +234,13 @@ class RunSpec:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The compositions that its shards' deltas allow, the mean first."""
-        if self.additive:
-            return (ADDITIVE,)
-        return ("mean",) if self.compose == "mean" else ("mean", self.compose)
+        """The compositions that its shards allow: the mean of deltas first, the model's own last."""
+        return (*self.modes_of_deltas, ADDITIVE) if self.additive else self.modes_of_deltas
+
+    @property
+    def modes_of_deltas(self) -> tuple[str, ...]:
+        """Those of `modes` that compose deltas."""
+        return () if self.lean else tuple(dict.fromkeys(("mean", self.of_deltas)))
 
     def weight_of(self, samples: int) -> int:
         """How often a shard's delta counts in the mean: an empty shard weighs nothing."""

@@ -51,6 +51,7 @@ class Quarantine:
     objects: tuple[Damage, ...]
     was: str  # the state that it would be in: trained, pending or dropped
     delta: DeltaRef | None  # the delta that it had; dead, and named until the shard's next generation
+    record: DeltaRef | None = None  # the same of its record
 
 
 @dataclass
@@ -61,6 +62,9 @@ class ShardState:
     purges: int = 0  # how often its cache was rewritten: what was made before the last time is never committed after it
     state: str = PENDING
     delta: DeltaRef | None = None  # while the shard is in the model
+    record: DeltaRef | None = (
+        None  # of a run of two tiers, while the shard's rows are in the model, with or without its delta
+    )
     weight: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: tuple[CheckpointRef, ...] = ()  # by stage; they outlive a drop, not a loss
@@ -73,6 +77,10 @@ class ShardState:
         """The delta of a shard that is in the model."""
         assert self.delta is not None
         return self.delta
+
+    def member(self, by_records: bool = False) -> DeltaRef | None:
+        """The delta (or the record) by which the shard is in the sums of that tier; None where it is not."""
+        return self.record if by_records else self.delta if self.state == TRAINED else None
 
     @property
     def current(self) -> int:
@@ -170,12 +178,24 @@ class RunState:
     @property
     def in_model(self) -> list[ShardState]:
         """Shards whose deltas are in the sums, by number."""
-        return [shard for _, shard in sorted(self.shards.items()) if shard.state == TRAINED]
+        return self.in_tier()
+
+    def in_tier(self, by_records: bool = False) -> list[ShardState]:
+        """Shards whose deltas, or whose records, are in the sums, by number."""
+        return [shard for _, shard in sorted(self.shards.items()) if shard.member(by_records) is not None]
 
     @property
     def members(self) -> str:
         """The digest of the deltas in the model, each with its weight: what a composition is of."""
-        members: list[Any] = [[shard.shard, shard.in_sums.digest, shard.weight] for shard in self.in_model]
+        return self.members_of()
+
+    def members_of(self, by_records: bool = False) -> str:
+        """`members`, of the tier of deltas or of that of records."""
+        members: list[Any] = []
+        for shard in self.in_tier(by_records):
+            ref = shard.member(by_records)
+            assert ref is not None
+            members.append([shard.shard, ref.digest, shard.weight])
         grown = self.cached is not None and len(self.classes) > len(self.cached.classes)
         return digest_json([*members, {"classes": len(self.classes)}] if grown else members)
 
@@ -208,13 +228,13 @@ class RunState:
         return [shard for _, shard in sorted(self.shards.items()) if shard.quarantine is not None]
 
     def quarantined_keys(self) -> set[str]:
-        """The keys of deltas of quarantined shards: never used again, and kept until the shard's next generation."""
-        kept = (shard.quarantine.delta for shard in self.quarantined if shard.quarantine is not None)
-        return {ref.key for ref in kept if ref is not None}
+        """The keys of deltas and records of quarantined shards: never used again, and kept until the shard's next generation."""
+        ill = [shard.quarantine for shard in self.quarantined if shard.quarantine is not None]
+        return {ref.key for one in ill for ref in (one.delta, one.record) if ref is not None}
 
     def delta_keys(self) -> set[str]:
-        """The keys of all deltas that a record names: those in the model, and the monolith's."""
-        refs = [*(shard.delta for shard in self.in_model), self.monolith_delta]
+        """The keys of all deltas and records that the ledger names: those in the model, and the monolith's."""
+        refs = [shard.member(tier) for tier in (False, True) for shard in self.shards.values()] + [self.monolith_delta]
         return {ref.key for ref in refs if ref is not None}
 
     def checkpoint_keys(self) -> set[str]:

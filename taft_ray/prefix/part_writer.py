@@ -19,9 +19,10 @@ from taft_ray.errors import ObjectMissing
 from taft_ray.models import Preprocess
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.pictures import pictures_of
-from taft_ray.prefix.tokens import Prefix, prefix_tokens
+from taft_ray.prefix.tokens import Prefix, prefix_columns
 from taft_ray.run.model import build_tangent
 from taft_ray.run.rows import build_rows
+from taft_ray.run.rows_and_tokens import build_both
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, id_key, write_part
 
@@ -54,20 +55,27 @@ class PartWriter:
         pictures = sum(len(row["keys"]) // KEY_BYTES for row in rows)
         with self._core_is_free:
             torch.set_num_threads(self.spec.threads)  # of the thread that calls: a sum's last bits depend on it
-            tokens = prefix_tokens(self.tm, self.preprocess, good(), self.spec, at_most=pictures)
+            columns = prefix_columns(self.tm, self.preprocess, good(), self.spec, at_most=pictures)
         answers: list[str] = []
         at = 0
         for row, part in zip(rows, reasons, strict=True):
             whole = np.array([not why for why in part], bool)
             count = int(whole.sum())
-            answers.append(self._write(row, whole, part, tokens[at : at + count]))
+            answers.append(self._write(row, whole, part, *(column[at : at + count] for column in columns)))
             at += count
         return {"answer": answers}
 
     def _pictures(self, batch: pa.Table) -> list[Iterator[np.ndarray | str]]:
         return pictures_of(batch, self.preprocess.size, self.spec.exif_orientation)
 
-    def _write(self, row: Mapping[str, Any], good: np.ndarray, reasons: Sequence[str], tokens: np.ndarray) -> str:
+    def _write(
+        self,
+        row: Mapping[str, Any],
+        good: np.ndarray,
+        reasons: Sequence[str],
+        tokens: np.ndarray,
+        rows: np.ndarray | None = None,
+    ) -> str:
         shard, part = row["shard"], row["part"]
         keys, contents = (
             [flat[at : at + KEY_BYTES] for at in range(0, len(flat), KEY_BYTES)]
@@ -86,6 +94,7 @@ class PartWriter:
                 tokens=tokens,
                 dtype=self.spec.stored_dtype,
                 fingerprint=self.fingerprint,
+                rows=rows,
             )
             ref = {**written.to_json(), "part": part}
         answer = json.dumps(
@@ -109,7 +118,9 @@ class PartWriter:
 
 def build_prefix(spec: RunSpec, classes: int) -> tuple[Prefix, Preprocess, str]:
     """The maker of the numbers of a run's cache, how pictures are scaled for it, and its fingerprint."""
-    if spec.additive:
+    if spec.two_tiers:
+        return build_both(spec, classes)
+    if spec.lean:
         return build_rows(spec)
     tm, fingerprint = build_tangent(spec, classes)
     return tm, Preprocess.of(tm.network), fingerprint

@@ -22,15 +22,15 @@ PREFIX_BATCH = {"cpu": 16, "cuda": 128}
 WRITTEN_OUT_PATCHES = 256
 
 
-_TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16, "int16": torch.int16}
+_TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Prefix(Protocol):
-    """The maker of the numbers that the cache holds of a picture: a tangent model's prefix, or an additive run's rows."""
+    """The maker of the numbers that the cache holds of a picture: a tangent model's prefix, an additive run's rows, or both."""
 
     @property
     def network(self) -> nn.Module: ...
-    def prefix(self, images: Tensor) -> Tensor: ...
+    def prefix(self, images: Tensor) -> Tensor | tuple[Tensor, ...]: ...
 
 
 @contextmanager
@@ -59,6 +59,21 @@ def prefix_tokens(
 ) -> np.ndarray:
     """Pictures, each uint8 (3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits; or rows, int16 (n, 1, S).
 
+    The others are as of `prefix_columns`.
+    """
+    return prefix_columns(tm, preprocess, pixels, spec, at_most=at_most)[0]
+
+
+def prefix_columns(
+    tm: Prefix,
+    preprocess: Preprocess,
+    pixels: Iterable[np.ndarray],
+    spec: RunSpec,
+    *,
+    at_most: int | None = None,
+) -> list[np.ndarray]:
+    """`prefix_tokens`, and where the maker gives rows too, those behind: int16 (n, S).
+
     at_most: no more than so many pictures come; needed where ``pixels`` has no length. They are taken as they are needed,
     so that what decodes them lazily does it just before they are used, while the processor's cache has them.
 
@@ -67,10 +82,9 @@ def prefix_tokens(
     """
     device = torch.device(spec.device)
     on_gpu = device.type == "cuda"
-    target = _TORCH[spec.stored_dtype]
     size = PREFIX_BATCH[spec.device]
     room = at_most if at_most is not None else len(pixels)  # type: ignore[arg-type]  # its caller says which has none
-    tokens = torch.empty(0, 1, 1, dtype=target)
+    columns: list[Tensor] = []
     finite = torch.ones((), dtype=torch.bool, device=device)
     waiting, done = iter(pixels), 0
     while some := list(itertools.islice(waiting, size)):
@@ -79,15 +93,23 @@ def prefix_tokens(
             place[...] = picture
         images = preprocess(chunk.to(device, non_blocking=on_gpu))
         with arithmetic(tm, spec):
-            stored = tm.prefix(images)[: len(some)].to(target)
-        if stored.is_floating_point():
-            for extreme in stored.aminmax():  # either is NaN where any value is
-                finite &= torch.isfinite(extreme)
+            made = tm.prefix(images)
+            several = [
+                one[: len(some)].to(_TORCH[spec.cache_dtype] if one.is_floating_point() else one.dtype)
+                for one in (made if isinstance(made, tuple) else (made,))
+            ]
         if not done:
-            tokens = torch.empty(room, *stored.shape[1:], dtype=target, pin_memory=on_gpu)
-        tokens[done : done + len(some)].copy_(stored, non_blocking=on_gpu)
+            columns = [torch.empty(room, *one.shape[1:], dtype=one.dtype, pin_memory=on_gpu) for one in several]
+        for stored, column in zip(several, columns, strict=True):
+            if stored.is_floating_point():
+                for extreme in stored.aminmax():  # either is NaN where any value is
+                    finite &= torch.isfinite(extreme)
+            column[done : done + len(some)].copy_(stored, non_blocking=on_gpu)
         done += len(some)
     if not bool(finite):  # which waits for all that was asked of the device
         raise TaftError(f"tokens of {spec.model} leave the range of {spec.cache_dtype}; use --cache-dtype bfloat16")
-    tokens = tokens[:done]
-    return tokens.numpy() if target is not torch.bfloat16 else tokens.view(torch.int16).numpy().view(np.uint16)
+    return [_as_numpy(column[:done]) for column in columns or [torch.empty(0, 1, 1, dtype=torch.float16)]]
+
+
+def _as_numpy(column: Tensor) -> np.ndarray:
+    return column.numpy() if column.dtype != torch.bfloat16 else column.view(torch.int16).numpy().view(np.uint16)

@@ -41,17 +41,26 @@ _OF_SUBTRACTION = "models that were handed out before the request; whoever has t
 
 
 def certificate_of(
-    run: RunState, ledger: Ledger, spec: RunSpec, request: str, after: str | None, told: Mapping[str, Any]
+    run: RunState,
+    ledger: Ledger,
+    spec: RunSpec,
+    request: str,
+    after: str | None,
+    told: Mapping[str, Any],
+    beside: str | None = None,
 ) -> dict[str, Any]:
     """The sealed certificate of a forget, from the ledger's own facts and what its driver measured (see `Forgetting.conclude`).
 
-    after: the digest of the composed model now. Its bytes are the `certificate_bytes` of what is returned.
+    after: the digest of the composed model now. beside: of a run of two tiers, that of its deltas' composition. Its bytes are
+    the `certificate_bytes` of what is returned.
     """
     state = run.requests[request]
     entries = ledger.since(0)
     steps = [entry for entry in entries if entry.kind in _STEPS and entry.body["request"] == request]
-    fits = _fits(state, steps, entries) if state.mode in FITTING else {}
+    subtract = state.mode == SUBTRACT
+    fits = _fits(state, steps, entries) if state.mode in FITTING or (subtract and spec.two_tiers) else {}
     back = brought_back(entries, request, fits)
+    limits = [*_DOES_NOT_COVER[:-1], _OF_SUBTRACTION] if subtract else _DOES_NOT_COVER
     body = {
         "schema": SCHEMA,
         "issued": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -60,6 +69,7 @@ def certificate_of(
         "steps": [_step(entry) for entry in sorted([*steps, *fits.values()], key=lambda entry: entry.number)],
         "composed_after": after,
         "composition": spec.compose,
+        **({"beside": {"composition": spec.beside, "composed_after": beside}} if spec.two_tiers else {}),
         **_asked(state),
         "carried_out_with": sorted(set(told.get("carried_out_with", ())) - {request}),
         **_removals(state, entries, told),
@@ -67,7 +77,7 @@ def certificate_of(
         **({"brought_back": back} if back else {}),
         **_cost(state, steps, fits, told),
         "environment": _environment(run, spec),
-        "does_not_cover": [*_DOES_NOT_COVER[:-1], _OF_SUBTRACTION if state.mode == SUBTRACT else _DOES_NOT_COVER[-1]],
+        "does_not_cover": [*limits, *([_DOES_NOT_COVER[-1]] if subtract and spec.two_tiers else [])],
     }
     return parse_json(seal(body, _SEAL))
 
@@ -277,7 +287,9 @@ def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
     if sorted(after) != sorted(certificate["shards"]):
         yield f"it touches the shards {certificate['shards']}, and tells what became of {sorted(after)}"
     retrained = {shard["shard"] for shard in certificate["retrained"]}
-    if mode not in FITTING and retrained:
+    # in a run of two tiers deltas are fitted again behind a subtraction
+    may_fit = mode in FITTING or (mode == SUBTRACT and certificate.get("beside") is not None)
+    if not may_fit and retrained:
         yield f"a {mode} was asked, and the shards {sorted(retrained)} are said to be trained again"
     undone = sorted(n for n, state in after.items() if state not in (EMPTY, QUARANTINED) and n not in retrained)
     if mode in FITTING and undone:

@@ -167,14 +167,18 @@ def base(run: Evidence) -> None:
 
 def deltas(run: Evidence) -> None:
     """Every delta in the model has its digest; their sums compose to what the snapshots must be."""
-    sums, before = Sums(), len(run.problems)
-    shards = run.state.in_model
-    for done, shard in enumerate(shards):
-        run.report("verify deltas", done, len(shards))
+    tiers, before = {tier: Sums() for tier in run.spec.tiers}, len(run.problems)
+    members = [(shard, tier) for tier in tiers for shard in run.state.in_tier(tier)]
+    for done, (shard, tier) in enumerate(members):
+        run.report("verify deltas", done, len(members))
+        ref = shard.member(tier)
+        assert ref is not None
         with run.examining("deltas", shard.shard):
-            sums.add(read_terms(run.store, shard.in_sums, len(run.state.classes)), shard.weight)
-    run.report("verify deltas", len(shards), len(shards))
-    run.checks["deltas"] = len(shards)
+            tiers[tier].add(read_terms(run.store, ref, len(run.state.classes)), shard.weight)
+    run.report("verify deltas", len(members), len(members))
+    run.checks["deltas"] = len(run.state.in_model)
+    if run.spec.two_tiers:
+        run.checks["records"] = len(run.state.in_tier(by_records=True))
     monolith = run.state.monolith_delta
     if monolith is not None:
         with run.examining("deltas"):
@@ -182,17 +186,23 @@ def deltas(run: Evidence) -> None:
             run.checks["deltas"] += 1
     if len(run.problems) == before:
         with run.examining("deltas"):
-            run.snapshots = snapshots_of(run.spec, sums)
+            run.snapshots = snapshots_of(run.spec, tiers)
             if run.spec.additive:
-                run.sums = {name: total.numpy() for name, total in sums.totals.items()} if sums.weight else None
+                rows = tiers[run.spec.two_tiers]
+                run.sums = {name: total.numpy() for name, total in rows.totals.items()} if rows.weight else None
                 _same_sums(run)
 
 
 def _same_sums(run: Evidence) -> None:
     """Whole numbers are the same on every machine: the digest that the ledger has of the present sums is that of the rows."""
-    of = run.state.members
+    mode = run.spec.compose
+    of = run.state.members_of(run.spec.by_records(mode))
     for composed in run.state.compositions:
-        if composed.of == of and names.composed_key(composed.digest) not in (run.snapshots or {}):
+        if (
+            composed.mode == mode
+            and composed.of == of
+            and names.composed_key(composed.digest) not in (run.snapshots or {})
+        ):
             raise IntegrityError(
                 f"the ledger has the digest {composed.digest[:16]} of these shards' sums, which is not that of their rows"
             )

@@ -16,7 +16,7 @@ from taft_ray.proof.certificate import certificate_bytes, contradictions, incons
 from taft_ray.proof.evidence import Findings
 from taft_ray.proof.signature import read_signature
 from taft_ray.run.spec import run_spec
-from taft_ray.run.sums import snapshots_of, sums_of
+from taft_ray.run.sums import snapshots_of, sums_of_tiers
 from taft_ray.storage import Ledger, Store, digest_bytes, digest_json, read_manifest
 from taft_ray.storage import rundir as names
 
@@ -181,7 +181,7 @@ def _objects_back(store: Store, spec: Any, state: RunState, certificate: dict[st
         manifest = read_manifest(store)
         parts, rows = ({}, set()) if manifest is None else (manifest.parts, manifest.keys)
         composed = (
-            snapshots_of(spec, sums_of(store, state))
+            snapshots_of(spec, sums_of_tiers(store, spec, state))
             if any(k.startswith(f"{names.COMPOSED_FOLDER}/") for k in back)
             else {}
         )

@@ -82,13 +82,18 @@ def choice_of_owners(record: Record, owners: Sequence[str], arrays: Mapping[str,
 
 def rows_in_model(store: Store, state: RunState) -> Rows:
     """Every row of the shards in the model; IntegrityError or ObjectMissing for one that cannot be read."""
-    for shard in state.in_model:
+    for shard in with_rows(state):
         yield from rows_of_shard(store, shard)
+
+
+def with_rows(state: RunState) -> list[ShardState]:
+    """The shards whose rows are in the sums: those with a record beside their delta, or a lean run's."""
+    return state.in_tier(True) or state.in_tier()
 
 
 def rows_of_shard(store: Store, shard: ShardState) -> Rows:
     """Every row of a shard that is in the model."""
-    for parts in read_rows(store, shard.in_sums):
+    for parts in read_rows(store, shard.record or shard.in_sums):
         rows, labels = joined(parts)
         yield [key for part in parts for key in part.keys], rows, labels
 

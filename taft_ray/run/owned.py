@@ -43,7 +43,7 @@ def rows_of_owners(record: Record, owners: Sequence[str]) -> Iterator[tuple[list
     if unknown:
         named = which("owner", unknown)
         raise UnknownSample(f"{named} {are(len(unknown))} not in this run, or {are(len(unknown))} forgotten")
-    there = {shard.shard for shard in record.state.in_model}
+    there = {shard.shard for shard in record.state.in_tier(record.spec.two_tiers)}
     wanted = [
         place for place in zip(rows["shard"].to_pylist(), rows["part"].to_pylist(), strict=True) if place[0] in there
     ]

@@ -106,9 +106,9 @@ def set_monolith_aside(record: Record) -> bool:
 
 
 def _objects_of(record: Record, number: int, checkpoints: bool) -> list[Ref]:
-    """What the ledger and the manifest name of a shard: its delta, the parts with its tokens, perhaps its checkpoints."""
+    """What the ledger and the manifest name of a shard: its delta, its record, the parts with its tokens, perhaps its checkpoints."""
     shard = record.state.shards[number]
-    refs: list[Ref] = [] if shard.delta is None else [shard.delta]
+    refs: list[Ref] = [ref for ref in (shard.delta, shard.record) if ref is not None]
     if record.state.cached is not None:
         with suppress(IntegrityError, ObjectMissing):  # a damaged manifest is no shard's fault
             refs += map(ObjectRef.from_json, record.parts([number]))

@@ -207,11 +207,16 @@ def _no_record(store: Store, key: str, error: Exception) -> IntegrityError:
     return IntegrityError(f"{key} in {store.uri} is not the record of a shard ({error}); restore it")
 
 
-def joined(parts: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+def joined(parts: Iterable[CachePart]) -> tuple[np.ndarray, np.ndarray]:
     """Rows (n, S) and labels (n,) of cache parts."""
     several = list(parts)
-    rows = np.concatenate([part.tokens[:, 0] for part in several])
+    rows = np.concatenate([rows_in(part) for part in several])
     return rows, np.concatenate([part.labels for part in several])
+
+
+def rows_in(part: CachePart) -> np.ndarray:
+    """The rows of a part, int16 (n, S): beside its tokens, or in their place where a lean run has none."""
+    return part.tokens[:, 0] if part.rows is None else part.rows
 
 
 def sums_from(arrays: Mapping[str, np.ndarray]) -> Sums:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
+from taft_ray.additive.options import ADDITIVE
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.run.rows import read_terms as read_arrays
@@ -21,22 +22,30 @@ def read_terms(store: Store, ref: DeltaRef, classes: int = 0) -> dict[str, torch
     return {name: torch.from_numpy(value) for name, value in read_arrays(store, ref, classes).items()}
 
 
-def sums_of(store: Store, state: RunState) -> Sums:
-    """The exact sums over the shards in the model."""
+def sums_of(store: Store, state: RunState, by_records: bool = False) -> Sums:
+    """The exact sums over the shards in the model, by their deltas or by the records beside them."""
     sums = Sums()
-    for shard in state.in_model:
-        sums.add(read_terms(store, shard.in_sums, len(state.classes)), shard.weight)
+    for shard in state.in_tier(by_records):
+        ref = shard.member(by_records)
+        assert ref is not None
+        sums.add(read_terms(store, ref, len(state.classes)), shard.weight)
     return sums
 
 
-def snapshots_of(spec: RunSpec, sums: Sums) -> dict[str, str]:
+def sums_of_tiers(store: Store, spec: RunSpec, state: RunState) -> dict[bool, Sums]:
+    """`sums_of` each tier."""
+    return {tier: sums_of(store, state, tier) for tier in spec.tiers}
+
+
+def snapshots_of(spec: RunSpec, tiers: Mapping[bool, Sums]) -> dict[str, str]:
     """The snapshots that these sums compose to: key -> digest of the object. Any other one is of another set of shards."""
-    if not sums.weight:
-        return {}
     found = {}
     with one_thread():
         for mode in spec.modes:
-            delta = sums.totals if spec.additive else spec.composed(sums, mode)
+            sums = tiers[spec.by_records(mode)]
+            if not sums.weight:
+                continue
+            delta = sums.totals if mode == ADDITIVE else spec.composed(sums, mode)
             found[names.composed_key(snapshot_digest(delta))] = digest_bytes(snapshot_bytes(delta))
     return found
 

@@ -36,6 +36,7 @@ _HUGE_PAGE = 2 << 20
 """Bytes that one entry of a page table can map, on x86-64 and most aarch64."""
 
 _COLUMNS = ("key", "label", "tokens")
+_ROWS = "rows"  # the name of one more column, in a run that has rows beside its tokens
 _ARROW_TYPES = {"float16": pa.float16(), "bfloat16": pa.uint16(), "int16": pa.int16()}
 
 
@@ -58,12 +59,16 @@ class PartRef:
 
 @dataclass(frozen=True, eq=False)
 class CachePart:
-    """A part's rows: `keys` n of 16 bytes, `labels` (n,) int64, `tokens` (n, T, d) or (n, c, h, w) of `STORED_AS[dtype]`; read-only."""
+    """A part's rows: `keys` n of 16 bytes, `labels` (n,) int64, `tokens` (n, T, d) or (n, c, h, w) of `STORED_AS[dtype]`; read-only.
+
+    rows: int16 (n, S) beside the tokens, in a run of two tiers.
+    """
 
     keys: list[bytes]
     labels: np.ndarray
     tokens: np.ndarray
     dtype: str
+    rows: np.ndarray | None = None
 
 
 def write_part(
@@ -76,17 +81,18 @@ def write_part(
     tokens: np.ndarray,
     dtype: str,
     fingerprint: str,
+    rows: np.ndarray | None = None,
 ) -> PartRef:
     """Write n samples as ``{prefix}/part-{part:03d}-{digest[:16]}.arrow``.
 
     `keys` n of 16 bytes; `labels` (n,) int64; `tokens` (n, T, d), or a convolution's maps (n, c, h, w), float16, or uint16 holding bfloat16 bits; `dtype`
-    says which; `fingerprint` names the frozen prefix that made the tokens.
+    says which; `fingerprint` names the frozen prefix that made the tokens. `rows`, where there are some, are int16 (n, S).
 
     Guarantees: bits unchanged; equal content gives an equal key, so that writing again is harmless. Uses the part's
     size in memory once more (twice more on S3).
     """
-    _check_rows(keys, labels, tokens, dtype)
-    table = _batch(keys, labels, tokens, dtype, fingerprint)
+    _check_rows(keys, labels, tokens, dtype, rows)
+    table = _batch(keys, labels, tokens, dtype, fingerprint, rows)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_batch(table)
@@ -177,10 +183,13 @@ def rewrite_part(
         tokens=old.tokens[kept],
         dtype=old.dtype,
         fingerprint=fingerprint,
+        rows=None if old.rows is None else old.rows[kept],
     )
 
 
-def _check_rows(keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, dtype: str) -> None:
+def _check_rows(
+    keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, dtype: str, rows: np.ndarray | None
+) -> None:
     if dtype not in STORED_AS:
         raise UsageError(f"expected dtype {' or '.join(STORED_AS)}, got {dtype!r}")
     if tokens.dtype != STORED_AS[dtype]:
@@ -193,22 +202,36 @@ def _check_rows(keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, d
         raise UsageError(f"expected {len(tokens)} int64 labels, got {labels.shape} of {labels.dtype}")
     if len(keys) != len(tokens) or any(len(key) != KEY_BYTES for key in keys):
         raise UsageError(f"expected {len(tokens)} keys of {KEY_BYTES} bytes, got {len(keys)}; use sample keys")
+    if rows is not None and (rows.dtype != np.int16 or rows.ndim != 2 or len(rows) != len(tokens) or not rows.shape[1]):
+        raise UsageError(f"expected int16 rows of shape ({len(tokens)}, S), got {rows.dtype} of {rows.shape}")
 
 
 def _batch(
-    keys: Sequence[bytes], labels: np.ndarray, tokens: np.ndarray, dtype: str, fingerprint: str
+    keys: Sequence[bytes],
+    labels: np.ndarray,
+    tokens: np.ndarray,
+    dtype: str,
+    fingerprint: str,
+    rows: np.ndarray | None,
 ) -> pa.RecordBatch:
     n, *shape = tokens.shape
-    flat = np.ascontiguousarray(tokens).reshape(-1)
-    values = pa.Array.from_buffers(_ARROW_TYPES[dtype], flat.size, [None, pa.py_buffer(flat)])
-    columns = [
-        pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), n, [None, pa.py_buffer(b"".join(keys))]),
-        pa.array(np.ascontiguousarray(labels)),
-        pa.FixedSizeListArray.from_arrays(values, math.prod(shape)),
-    ]
+    columns = {
+        "key": pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), n, [None, pa.py_buffer(b"".join(keys))]),
+        "label": pa.array(np.ascontiguousarray(labels)),
+        "tokens": _lists(tokens, dtype),
+    }
+    if rows is not None:
+        columns[_ROWS] = _lists(rows, "int16")
     metadata = {"fingerprint": fingerprint, "dtype": dtype, "shape": ",".join(map(str, shape))}
-    schema = pa.schema([pa.field(name, c.type) for name, c in zip(_COLUMNS, columns, strict=True)], metadata=metadata)
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    schema = pa.schema([pa.field(name, column.type) for name, column in columns.items()], metadata=metadata)
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+
+
+def _lists(numbers: np.ndarray, dtype: str) -> pa.Array:
+    """A sample's numbers as one list: a column that shares the array's memory."""
+    flat = np.ascontiguousarray(numbers).reshape(-1)
+    values = pa.Array.from_buffers(_ARROW_TYPES[dtype], flat.size, [None, pa.py_buffer(flat)])
+    return pa.FixedSizeListArray.from_arrays(values, math.prod(numbers.shape[1:]))
 
 
 def _local_copy(store: Store, ref: PartRef, into: Path | None) -> Path:
@@ -234,7 +257,10 @@ def _decode(data: pa.Buffer, ref: PartRef, fingerprint: str, where: str) -> Cach
         made_by, dtype = metadata["fingerprint"], metadata["dtype"]
         shape = [int(size) for size in metadata["shape"].split(",")]
         expected = [pa.binary(KEY_BYTES), pa.int64(), pa.list_(_ARROW_TYPES[dtype], math.prod(shape))]
-        if reader.schema.names != list(_COLUMNS) or reader.schema.types != expected:
+        features = _width_of_rows(reader.schema)
+        if features:
+            expected.append(pa.list_(pa.int16(), features))
+        if reader.schema.names != [*_COLUMNS, _ROWS][: len(expected)] or reader.schema.types != expected:
             raise ValueError("its columns are other ones")
         batch = reader.get_batch(0)
         flat = bytes(batch.column("key").buffers()[1])[: KEY_BYTES * len(batch)]
@@ -242,6 +268,7 @@ def _decode(data: pa.Buffer, ref: PartRef, fingerprint: str, where: str) -> Cach
         # not `to_numpy`, which imports pandas
         labels = _values(batch.column("label"), np.dtype("<i8"))
         tokens = _values(batch.column("tokens").flatten(), np.dtype(STORED_AS[dtype])).reshape(len(keys), *shape)
+        rows = _values(batch.column(_ROWS).flatten(), np.dtype(np.int16)).reshape(len(keys), -1) if features else None
     except (pa.ArrowException, LookupError, ValueError, OSError) as error:
         raise IntegrityError(
             f"{where} is damaged: not a part of an activation cache ({error}); make it again"
@@ -253,4 +280,9 @@ def _decode(data: pa.Buffer, ref: PartRef, fingerprint: str, where: str) -> Cach
         )
     if len(keys) != ref.rows:
         raise IntegrityError(f"{where} is damaged: expected {ref.rows} rows, got {len(keys)}; make it again")
-    return CachePart(keys, labels, tokens, dtype)
+    return CachePart(keys, labels, tokens, dtype, rows)
+
+
+def _width_of_rows(schema: pa.Schema) -> int:
+    """S of the rows beside the tokens; 0 where there are none."""
+    return int(getattr(schema.field(_ROWS).type, "list_size", 0)) if _ROWS in schema.names else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,7 +171,7 @@ def _measured(
     """Accuracy of the composed model (each way), the comparison model, and by number of shards; committed."""
     parts = manifest.refs
     state = composer.snapshot()
-    if not state.in_model:
+    if not state.in_tier(spec.two_tiers):
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     from taft_ray.evaluation.classification import classification
     from taft_ray.orchestration.actors import worker_for
@@ -185,6 +185,8 @@ def _measured(
     table: pd.DataFrame | None = None
     policy: dict[str, Any] = {}
     for mode in reversed(spec.modes):
+        if not state.in_tier(spec.by_records(mode)):  # its shards wait for their fits
+            continue
         composed, tuned = composer.served(mode)
         by = {} if tuned is None else {"tuned": tuned}
         measured = worker.evaluate(composed["key"], parts, **by)
@@ -204,17 +206,26 @@ def _measured(
     state = composer.snapshot()  # after composing, which may have put a damaged shard aside
     monolith = state.monolith_delta
     answer["monolith"] = None if monolith is None else worker.evaluate(None, parts, monolith.to_json())["accuracy"]
-    shards = state.in_model
-    answer["by_shards"] = worker.accuracy_by_shards(
-        [shard.in_sums.to_json() for shard in shards],
-        [shard.weight for shard in shards],
-        parts,
-        _milestones(len(shards)),
-        **policy,
-    )
+    answer["by_shards"] = _by_shards(worker, spec, state, parts, policy)
     composer.commit(Evaluated.from_json(answer), f"evaluated/{digest_json(answer)}")
     assert table is not None  # the run's own composition is one of its modes
     return {**answer, "ok": not state.quarantined, "quarantined": quarantines(state)}, table
+
+
+def _by_shards(
+    worker: Any, spec: RunSpec, state: RunState, parts: Sequence[dict[str, Any]], policy: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Accuracy by number of shards; in a run of two tiers of both, where as many shards have deltas as have records."""
+    found: list[list[dict[str, Any]]] = []
+    for tier in spec.tiers:
+        measure = worker.records_by_shards if tier else worker.accuracy_by_shards
+        shards = [(ref, shard.weight) for shard in state.in_tier(tier) if (ref := shard.member(tier)) is not None]
+        refs, weights = [ref.to_json() for ref, _ in shards], [weight for _, weight in shards]
+        of_rows = policy if tier or spec.lean else {}
+        found.append(measure(refs, weights, parts, _milestones(len(shards)), **of_rows))
+    model, *others = reversed(found)
+    beside = {row["shards"]: row for rows in others for row in rows}
+    return [{**beside.get(row["shards"], {}), **row} for row in model]
 
 
 def _of_owners(

@@ -63,16 +63,20 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
     if path.suffix == ".onnx":
         _need_onnx()
     state = read_state(store)
-    if state.cached is None or not state.in_model:
+    mode = compose or spec.compose
+    shards = state.in_tier(spec.by_records(mode))
+    if state.cached is None or not shards:
         raise UsageError(f"no shard is in the model of {run}; train first, or retrain one that was dropped")
     classes = list(state.classes)
     if owners:
         spec.check_additive("the model of some owners alone")
-    if spec.additive:
+    if owners and mode != ADDITIVE:
+        raise UsageError(f"--compose {mode}: the model of some owners alone is the additive one; leave it out")
+    tuned = None
+    if mode == ADDITIVE:
         digest, model, tuned = _additive(run, store, spec, state, owners)
     else:
-        tuned = None
-        digest, model = _tangent(store, spec, state, compose or spec.compose)
+        digest, model = _tangent(store, spec, state, mode)
     preprocess = load_for(spec).preprocess
     facts = {
         "composed": digest,
@@ -80,7 +84,7 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
         "size": preprocess.size,
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
-        "shards": [shard.shard for shard in state.in_model],
+        "shards": [shard.shard for shard in shards],
         "version": VERSION,
         **({"owners": list(owners)} if owners else {}),
         **settings_told(tuned),
@@ -115,7 +119,7 @@ def _additive(
         arrays = sums_of_owners(record, owners)
         tuned = choice_of_owners(record, owners, arrays)
     else:
-        arrays = {name: total.numpy() for name, total in sums_of(store, state).totals.items()}
+        arrays = {name: total.numpy() for name, total in sums_of(store, state, spec.two_tiers).totals.items()}
         tuned = choice_for(store, state, arrays)
     maker, _, _ = build_rows(replace(spec, device="cpu"))
     model = AdditiveNetwork(maker.network.float(), maker.projection, model_of(spec, arrays, tuned))

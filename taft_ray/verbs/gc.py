@@ -7,7 +7,7 @@ from typing import Any
 from taft_ray.log import operation
 from taft_ray.plans.orphans import orphans
 from taft_ray.run.record import Record
-from taft_ray.run.sums import snapshots_of, sums_of
+from taft_ray.run.sums import snapshots_of, sums_of_tiers
 
 
 @operation("gc")
@@ -24,7 +24,7 @@ def gc(run: str) -> dict[str, Any]:
     record.refresh()
     record.publish()
     manifest = None if record.state.cached is None else record.current(record.manifest)
-    current = record.current(lambda: snapshots_of(spec, sums_of(store, record.state)))
+    current = record.current(lambda: snapshots_of(spec, sums_of_tiers(store, spec, record.state)))
     parts, keys = (manifest.parts, manifest.keys) if manifest else ({}, ())
     left = orphans(held, record.state, parts, current, keys)
     store.erase(left)

@@ -66,7 +66,7 @@ def _repaired(run: str, spec: RunSpec, data: str | None, report: Report) -> dict
         if found["monolith"]:
             composer.finished(worker.fit(composer.monolith_task(), None, "repair"))
         report("repair", len(left), len(left))
-    if composer.snapshot().in_model:
+    if composer.snapshot().in_tier(spec.two_tiers):
         composer.compose()
     return {**status(run), "repaired": sorted(done), "not_repaired": problems}
 

@@ -60,8 +60,8 @@ def train(
         raise UsageError(f"expected lanes >= 1, got {lanes}; set --lanes")
     if add_shards is not None and (add is None or add_shards < 1):
         raise UsageError(f"add_shards={add_shards}: expected at least 1, and --add with it")
-    if monolithic and spec.additive:
-        raise UsageError("an additive run is one model over everything already; leave --monolithic out")
+    if monolithic and spec.lean:
+        raise UsageError("an additive run without deltas is one model over everything already; leave --monolithic out")
     began = time.time()
     run = run_address(run)
     store = Store(run)
@@ -126,9 +126,10 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
         from taft_ray.run.rows import blocks_of
 
         sites_of(loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
+    if spec.lean:
         return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
     tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
-    if spec.compose == "joint":
+    if spec.of_deltas == "joint":
         size = loaded.preprocess.size
         check_joint(tm, tm.prefix(torch.zeros(1, 3, size, size)))
     return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
@@ -193,11 +194,7 @@ class Training:
         manifest = self.record.current(self.record.manifest)
         more = index_more(PASSES, data, self.spec, manifest, state, self.secret)
         classes = more.source.classes[len(state.classes) :]
-        if classes and not self.spec.additive:
-            raise UsageError(
-                f"{data} has {which('class', classes)}, which the run lacks. The outputs of a tangent model are fixed; "
-                "leave these pictures out, or make an additive run (--solver additive)"
-            )
+        check_new_classes(self.spec, data, classes)
         rows = more.source.rows.num_rows
         if not rows:
             said = f"nothing in {data} is new: {_left_out(more)}"
@@ -228,7 +225,7 @@ class Training:
             self._say_finished()
         if compare:
             self._compared()
-        if not self.state().in_model:
+        if not self.state().in_tier(self.spec.two_tiers):
             return None
         self.report("compose", 0, 1)
         composed = self.composer.compose()
@@ -312,6 +309,15 @@ class Training:
         self._started(1).wait(self.report)
         if self.state().monolith_delta is None:
             raise TaftError("the comparison model was not finished; run the same command again")
+
+
+def check_new_classes(spec: RunSpec, data: str, classes: Sequence[str]) -> None:
+    """UsageError for classes of added data that the run lacks, where it has deltas."""
+    if classes and not spec.lean:
+        raise UsageError(
+            f"{data} has {which('class', classes)}, which the run lacks. The outputs of a tangent model are fixed; "
+            "leave these pictures out, or make an additive run without deltas (--solver additive)"
+        )
 
 
 def _left_out(more: More) -> str:

@@ -76,7 +76,7 @@ class Measuring(RunModel, Warm):
             if position not in counts or not sums.weight:
                 continue
             row: dict[str, Any] = {"shards": position}
-            for mode in self.spec.modes:
+            for mode in self.spec.modes_of_deltas:
                 composed = self.spec.composed(sums, mode).to(torch.float32)
                 row[mode] = self._correct(pictures, labels, composed) / max(1, len(labels))
             rows.append(row)

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from taft_ray.additive import AdditiveModel, Policy, Tuner
+from taft_ray.additive import Policy
 from taft_ray.log import context, logger_of
 from taft_ray.plans.facts import Tuned
 from taft_ray.run.environment import fit_environment, settle
-from taft_ray.run.rows import class_count, fingerprint_of, grow, joined, model_of, read_terms, sums_from, write_record
-from taft_ray.run.snapshots import load_arrays
+from taft_ray.run.rows import fingerprint_of, read_terms, write_record
 from taft_ray.run.spec import run_spec
-from taft_ray.storage import DeltaRef, PartRef, Store, digest_json, read_several
+from taft_ray.storage import Store
 from taft_ray.storage import rundir as names
-from taft_ray.sums import Totals
+from taft_ray.workers.row_measuring import RowMeasuring, Sums
 from taft_ray.workers.warm import Warm, in_use
 
 _log = logger_of(__name__)
 
-Sums = Mapping[str, np.ndarray]  # by name: see `run.rows.terms_of`
 
-
-class RowWorker(Warm):
+class RowWorker(RowMeasuring, Warm):
     """Sums shards of one additive run, and measures its model. It needs the network for the fingerprint alone."""
 
     def __init__(self, run: str, classes: int, idle_s: float | None = None, into: Store | None = None) -> None:
@@ -35,13 +32,11 @@ class RowWorker(Warm):
         self.classes = classes
         settle(self.spec)
         self.fingerprint = fingerprint_of(self.spec)
-        self._model: tuple[tuple[str, Tuned | None], AdditiveModel] | None = None
-        self._rows: tuple[str, list[bytes], np.ndarray, np.ndarray] | None = None
         super().__init__(idle_s)
 
     def release(self) -> None:
         """Drop the rows that are kept between calls: some of them may have to be forgotten."""
-        self._rows = None
+        self.release_rows()
 
     @in_use
     def fit(self, task: dict[str, Any], progress: Any = None, lane: str = "") -> dict[str, Any]:
@@ -91,19 +86,15 @@ class RowWorker(Warm):
         delta_ref: dict | None = None,
         tuned: Tuned | None = None,
     ) -> dict[str, Any]:
-        """Accuracy on the parts of a model: a composed snapshot's key, or sums by name; with settings chosen from these sums."""
-        began = time.perf_counter()
-        _, labels, rows = self._read(parts)
-        correct = int((self._at(model, tuned).logits(rows).argmax(1) == labels).sum())
-        return {"accuracy": correct / max(1, len(labels)), "n": len(labels), "seconds": time.perf_counter() - began}
+        """See `evaluate_rows`."""
+        return self.evaluate_rows(model, parts, tuned)
 
     @in_use
     def outputs(
         self, model: str | Sums, parts: Sequence[dict[str, Any]], tuned: Tuned | None = None
     ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-        """Sample keys, labels (n,) and logits (n, K) of the parts, by a model as `evaluate` takes it."""
-        keys, labels, rows = self._read(parts)
-        return keys, labels, self._at(model, tuned).logits(rows)
+        """See `outputs_of_rows`."""
+        return self.outputs_of_rows(model, parts, tuned)
 
     @in_use
     def accuracy_by_shards(
@@ -114,43 +105,5 @@ class RowWorker(Warm):
         counts: Sequence[int],
         policy: Policy | None = None,
     ) -> list[dict[str, Any]]:
-        """Accuracy of the model of the first m shards, for each m in ``counts``.
-
-        policy: chooses the settings of each from its sums. κ changes no class, so no row is read for it.
-        """
-        _, labels, rows = self._read(parts)
-        totals, found, classes = Totals(), [], self.classes
-        for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
-            terms = read_terms(self.store, DeltaRef.from_json(ref), classes)
-            classes = max(classes, class_count(terms))
-            grow(totals, classes)
-            totals.add(terms, weight)
-            if position in counts and totals.weight:
-                logits = self._by(policy, totals.totals).logits(rows)
-                accuracy = int((logits.argmax(1) == labels).sum()) / max(1, len(labels))
-                found.append({"shards": position, self.spec.compose: accuracy})
-        return found
-
-    def _read(self, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-        """Keys, labels (n,) and rows (n, S) of the parts; those of the last call are kept."""
-        name = digest_json([part["digest"] for part in parts])
-        if self._rows is None or self._rows[0] != name:
-            read = read_several(self.store, [PartRef.from_json(part) for part in parts], fingerprint=self.fingerprint)
-            rows, labels = joined(read)
-            self._rows = (name, [key for part in read for key in part.keys], labels, rows)
-        return self._rows[1:]
-
-    def _at(self, model: str | Sums | None, tuned: Tuned | None) -> AdditiveModel:
-        """The model at a snapshot's key, which is kept, or of these sums."""
-        if not isinstance(model, str):
-            return model_of(self.spec, model or {}, tuned)
-        if self._model is None or self._model[0] != (model, tuned):
-            self._model = ((model, tuned), model_of(self.spec, load_arrays(self.store, model), tuned))
-        return self._model[1]
-
-    def _by(self, policy: Policy | None, arrays: Sums) -> AdditiveModel:
-        """The model of these sums, its settings chosen by a policy from them alone."""
-        if policy is None:
-            return model_of(self.spec, arrays)
-        sums = sums_from(arrays)
-        return AdditiveModel.chosen(sums, policy.groups, Tuner(sums, policy).settings())
+        """See `rows_by_shards`."""
+        return self.rows_by_shards(refs, weights, parts, counts, self.classes, policy)

@@ -15,6 +15,7 @@ from taft_ray.data import slice_of
 from taft_ray.fitting import FitConfig
 from taft_ray.run.environment import settle
 from taft_ray.run.model import build_tangent
+from taft_ray.run.rows_and_tokens import cache_fingerprint
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import DeltaRef, PartRef, Store, read_delta, read_several
 from taft_ray.sums import terms_to_delta
@@ -42,7 +43,8 @@ class RunModel:
         self.store = Store(run)
         self.spec = run_spec(self.store)
         settle(self.spec)
-        self.tm, self.fingerprint = build_tangent(self.spec, classes)
+        self.tm, of_tokens = build_tangent(self.spec, classes)
+        self.fingerprint = cache_fingerprint(self.spec, of_tokens)
 
     def read(self, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], Tensor, list[np.ndarray]]:
         """Keys, labels (n,) and token arrays of the parts, in ascending order of the sample keys."""

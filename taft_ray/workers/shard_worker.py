@@ -101,7 +101,7 @@ class ShardWorker(Measuring):
         task, report = loaded.task, delta.report
         monolith = task["shard"] == "monolith"
         began = time.time()
-        statistics = None if monolith else statistics_for(self.spec.compose, self.tm, loaded.pictures, delta)
+        statistics = None if monolith else statistics_for(self.spec.of_deltas, self.tm, loaded.pictures, delta)
         terms = shard_terms({name: value.cpu() for name, value in delta.items()}, statistics)
         statistics_s = time.time() - began
         ref = write_delta(

@@ -58,6 +58,9 @@ def test_forget_by_subtraction(tmp_path: Path) -> None:
         ("sum", {"driver", "prefix actor", "lane", "composer"}, 18),
         ("drop-rows", {"composer"}, 10),
         ("add", {"driver", "prefix actor", "lane", "composer"}, 14),
+        ("both", {"driver", "prefix actor", "lane", "composer"}, 22),
+        ("subtract-both", {"composer", "retrain actor"}, 16),
+        ("retrain-both", {"composer", "retrain actor"}, 16),
     ],
 )
 def test_whole_run(tmp_path: Path, phase: str, roles: set[str], writes: int) -> None:

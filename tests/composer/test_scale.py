@@ -14,8 +14,8 @@ from plain import plain_train
 from toy_run import EVERYONE, OWNERS, SHARDS, composed_of, fit, key_of, make_run, owner_of, shard_of
 
 from taft_ray.composer.composer import Composer
-from taft_ray.composer.composition import TERMS_KEPT, Terms
 from taft_ray.composer.selection import Selection, find
+from taft_ray.composer.terms import TERMS_KEPT, Terms
 from taft_ray.data import MANIFEST_SCHEMA, id_hash, owner_hash
 from taft_ray.errors import ObjectMissing
 from taft_ray.plans.facts import Cached

@@ -4,6 +4,7 @@ import pytest
 from damaged_schedule import DamagedSchedule
 from hypothesis import HealthCheck, settings
 from schedule import Schedule
+from two_tier_schedule import DamagedTwoTierSchedule, TwoTierSchedule
 
 FEW = settings(
     max_examples=60,
@@ -20,6 +21,20 @@ class TestSchedules(Schedule.TestCase):
 
 class TestDamagedSchedules(DamagedSchedule.TestCase):
     settings = FEW
+
+
+class TestDamagedTwoTierSchedules(DamagedTwoTierSchedule.TestCase):
+    settings = settings(FEW, max_examples=15)
+
+
+@pytest.mark.slow
+class TestManyTwoTierSchedules(TwoTierSchedule.TestCase):
+    settings = settings(FEW, max_examples=400, stateful_step_count=40, derandomize=False)
+
+
+@pytest.mark.slow
+class TestManyDamagedTwoTierSchedules(DamagedTwoTierSchedule.TestCase):
+    settings = settings(FEW, max_examples=400, stateful_step_count=40, derandomize=False)
 
 
 @pytest.mark.slow

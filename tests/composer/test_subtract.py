@@ -95,7 +95,7 @@ def test_options_that_are_refused_change_no_bit(
         "epsilon": 0.5, "joint_penalty": 0.5, "cache_dtype": "bfloat16", "constants_gib": 0.5, "tolerance": 0.5,
         "max_iterations": 1, "epochs": 1, "batch_size": 5, "learning_rate": 0.5, "milestones": (1,), "slices": 3, "radius": 0.5,
     }  # fmt: skip
-    assert changes.keys() == idle("additive") - {"compose", "weighting"}, "those two are refused by the spec itself"
+    assert changes.keys() == idle("additive") - {"compose", "weighting", "beside"}, "the spec refuses those"
     plain_train(tmp_path / "run", additive(parquet, **changes))
     assert digest(tmp_path / "run") == digest(trained)
 
@@ -335,7 +335,10 @@ def test_modes_that_a_run_cannot_do_are_refused(
         ({"site_blocks": 0}, "site_blocks"),
         ({"weighting": "samples"}, "leave --weighting out"),
         ({"compose": "mean"}, "compose"),
-        ({"solver": "ridge", "compose": "additive"}, "compose"),
+        ({"beside": "gram"}, "--compose additive"),
+        ({"solver": "ridge", "beside": "gram"}, "--compose additive"),
+        ({"solver": "ridge", "compose": "additive", "beside": "additive"}, "beside"),
+        ({"solver": "ridge", "compose": "additive", "weighting": "samples"}, "leave --weighting out"),
     ],
 )
 def test_impossible_specs_are_refused(

@@ -172,6 +172,38 @@ def test_additive_run_on_ray(
             refused()
 
 
+def test_run_of_two_tiers_on_ray(
+    ray_session: None, spec_of: Callable[..., Any], parquet: Path, test_parquet: Path, tmp_path: Path
+) -> None:
+    """Rows and tokens by Ray Data, deltas and records by lanes; a forget fits behind the sums."""
+    spec = spec_of(parquet, compose="additive", features=48, trainable="head")
+    train(str(tmp_path / "run"), spec, lanes=2, monolithic=True)
+    run = tr.Run(tmp_path / "run")
+    plain_train(tmp_path / "plain", spec)
+    assert run.status().composed == Composer(str(tmp_path / "plain")).composed_digest()
+    assert delta_digests(tmp_path / "run") == delta_digests(tmp_path / "plain")
+    measured = run.evaluate(test_parquet)
+    assert list(measured.by_composition) == ["additive", "joint", "mean"]
+    assert measured.monolith is not None
+    said = run.predict(test_parquet)
+    assert said.composed == measured.composed == measured.by_composition["additive"].composed
+    truth = {sample_id(n): CLASSES[n % 3] for n in range(1000, 1048)}
+    assert np.mean([one.label == truth[one.picture] for one in said.predictions]) == measured.accuracy
+    told = run.forget([sample_id(3)])
+    assert isinstance(told, tr.answers.Certificate)
+    assert (told.mode, [fit.shard for fit in told.retrained]) == ("subtract", [shard_of(sample_id(3), SHARDS)])
+    again = run.evaluate(test_parquet)
+    assert again.composed == told.composed_after == run.status().composed
+    assert told.beside == {"composition": "joint", "composed_after": again.by_composition["joint"].composed}
+    assert run.verify(retrain=True).problems == ()
+    assert "composed by joint" in Path(run.report().page).read_text()
+    page = (Path(run.report().page).parent / f"certificate-{told.request}.html").read_text()
+    assert "the deltas beside the model were fitted again" in page
+    for refused in (lambda: run.sweep(), lambda: run.audit(parquet, test_parquet)):
+        with pytest.raises(UsageError, match="additive"):
+            refused()
+
+
 def test_evaluation_says_how_many_pictures_it_leaves_out(ridge: Trained, parquet: Path, copy_of: Any) -> None:
     """Those with ids that were forgotten, also where the evaluation data has other pictures by these names."""
     run = tr.Run(copy_of(ridge[0]))

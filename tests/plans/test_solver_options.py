@@ -10,7 +10,7 @@ from taft_ray.cli import main
 from taft_ray.cli.sections import EVERY, SECTIONS
 from taft_ray.errors import UsageError
 from taft_ray.fitting.config import FitConfig
-from taft_ray.plans.solver_options import OF_FITS, OF_SOLVER, check_idle, idle
+from taft_ray.plans.solver_options import OF_BOTH, OF_FITS, OF_SOLVER, check_idle, idle
 from taft_ray.plans.spec import RunSpec
 
 OTHER: dict[str, Any] = {
@@ -26,7 +26,7 @@ OTHER: dict[str, Any] = {
 def test_each_field_is_under_one_solver_or_all() -> None:
     named = [*OF_FITS, *(name for names in OF_SOLVER.values() for name in names)]
     assert len(named) == len(set(named))
-    assert set(named) <= RunSpec.__dataclass_fields__.keys()
+    assert set(named) | OF_BOTH <= RunSpec.__dataclass_fields__.keys()
     of_all = {"solver", "seed", "kappa"}
     assert set(FitConfig.__dataclass_fields__) <= {*named, *of_all}, "a field of fits that nobody has placed"
     assert not of_all & set(named)
@@ -46,6 +46,15 @@ def test_additive_run_refuses_what_fits_alone_have(name: str) -> None:
 def test_runs_of_fits_refuse_what_additive_ones_alone_have(solver: str) -> None:
     with pytest.raises(UsageError, match=rf"--features, --site-blocks mean nothing to --solver {solver}"):
         check_idle({"solver": solver, "features": 16, "site_blocks": 3}, ["features", "site_blocks"])
+
+
+def test_run_of_both_takes_options_of_both() -> None:
+    both = {"compose": "additive", "features": 16, "penalty": 0.5, "beside": "mean"}
+    check_idle(both, both)
+    check_idle({"solver": "additive", "compose": "additive"}, ["compose"])
+    for refused in ({"solver": "additive", "beside": "mean"}, {"beside": "mean"}):
+        with pytest.raises(UsageError, match="--beside means nothing"):
+            check_idle(refused, ["beside"])
 
 
 def test_between_ridge_and_adam_it_is_told(caplog: pytest.LogCaptureFixture) -> None:

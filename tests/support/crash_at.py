@@ -42,7 +42,13 @@ from taft_ray.workers.shard_worker import ShardWorker
 PICTURES, SHARDS = 24, 3
 MORE = range(PICTURES - 6, PICTURES + 9)  # what is added: some of it known or forgotten, some of a new class
 TANGENT, ADDITIVE = ("train", "retrain", "drop", "resolve"), ("sum", "subtract", "drop-rows", "add")
-CHAIN = {phase: chain for chain in (TANGENT, ADDITIVE) for phase in chain}
+BOTH = ("both", "subtract-both", "retrain-both")  # a run of two tiers
+CHAIN = {phase: chain for chain in (TANGENT, ADDITIVE, BOTH) for phase in chain}
+MODES = {
+    "drop-rows": "drop",
+    "subtract-both": "subtract",
+    "retrain-both": "retrain",
+}  # where a phase is not named by its own
 BEFORE, STAGED = "before", "staged"
 
 
@@ -51,7 +57,7 @@ def victims(mode: str) -> list[str]:
     if mode == "add":
         return []
     known = {"retrain": (0, 2), "drop": (1, 1), "resolve": (2, 1), "subtract": (0, 2), "drop-rows": (1, 1)}
-    shard, count = known[mode]
+    shard, count = (known | {"subtract-both": (0, 2), "retrain-both": (1, 1)})[mode]
     return [name for name in map(sample_id, range(PICTURES)) if shard_of(name, SHARDS) == shard][:count]
 
 
@@ -74,15 +80,17 @@ def make_data(home: Path) -> None:
 
 
 def do(phase: str, home: Path, run: Path) -> None:
-    if phase in ("train", "sum"):
+    if phase in ("train", "sum", "both"):
         values = {"model": MODEL, "weights": str(home / "weights.safetensors"), "image_size": SIZE, "epochs": 3}
         if phase == "sum":
             values |= {"solver": "additive", "features": 48}
+        if phase == "both":
+            values |= {"compose": "additive", "features": 48, "trainable": "head"}
         plain_train(run, RunSpec(data=str(home / "data"), shards=SHARDS, **values))
     elif phase == "add":
         plain_add(run, home / "more", shards=2)
     else:
-        plain_forget(run, victims(phase), "drop" if phase == "drop-rows" else phase)
+        plain_forget(run, victims(phase), MODES.get(phase, phase))
 
 
 def facts(run: Path, phase: str) -> dict[str, Any]:
@@ -95,7 +103,17 @@ def facts(run: Path, phase: str) -> dict[str, Any]:
     for name, request in state.requests.items():
         assert request.forgotten is not None, name
         told = json.loads(store.read(request.forgotten.certificate.key))
-        same = ("mode", "samples", "shards", "composed_before", "composed_after", "deltas_removed", "manifest_after")
+        told.setdefault("beside", None)
+        same = (
+            "beside",
+            "mode",
+            "samples",
+            "shards",
+            "composed_before",
+            "composed_after",
+            "deltas_removed",
+            "manifest_after",
+        )
         fits = [(fit["shard"], fit["generation"], fit["delta"]) for fit in told["retrained"]]
         certificates[name] = {
             **{field: told[field] for field in (*same, "id_hashes", "still_listed_after_purge")},
@@ -103,8 +121,9 @@ def facts(run: Path, phase: str) -> dict[str, Any]:
             "steps": [step["step"] for step in told["steps"]],
             "removed": sorted(entry["key"] for entry in told["objects_removed"]),
         }
+    composer = Composer(str(run))
     return {
-        "composed": Composer(str(run)).composed_digest(),
+        "composed": {mode: composer.composition.digest(mode) for mode in composer.record.spec.modes},
         "problems": verify(str(run))["problems"],
         "certificates": certificates,
         "held": {name: found for name in forgotten if (found := holders(run, sample_key(name, 0)))},
@@ -119,7 +138,7 @@ def role(phase: str) -> str:
         if isinstance(owner, PartWriter):
             return "prefix actor"
         if isinstance(owner, ShardWorker | RowWorker):
-            return "lane" if phase in ("train", "sum", "add") else "retrain actor"
+            return "lane" if phase in ("train", "sum", "both", "add") else "retrain actor"
         if isinstance(owner, Composer):
             return "composer"
         frame = frame.f_back

@@ -4,17 +4,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from folder import flip_a_byte
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from schedule import Schedule, carry_out, composers, faults, fit_and_hand_in
-from toy_run import FINGERPRINT
+from toy_run import write_toy_part
 
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import IntegrityError
 from taft_ray.storage import rundir as names
-from taft_ray.storage import write_part
 from taft_ray.verbs.gc import gc
 
 REPAIRS = 5
@@ -66,16 +64,7 @@ def repair(composer: Composer) -> None:
         parts = []
         for part in sorted({row["part"] for row in rows}):
             keys = sorted(row["key"] for row in rows if row["part"] == part)
-            ref = write_part(
-                store,
-                names.shard_prefix(number, one["generation"]),
-                part,
-                keys=keys,
-                labels=np.zeros(len(keys), np.int64),
-                tokens=np.zeros((len(keys), 1, 1), np.float16),
-                dtype="float16",
-                fingerprint=FINGERPRINT,
-            )
+            ref = write_toy_part(store, names.shard_prefix(number, one["generation"]), part, keys)
             parts.append({**ref.to_json(), "part": part, "keys": keys})
         made["shards"][number] = {"generation": one["generation"], "parts": parts}
     if made["shards"]:

@@ -25,6 +25,8 @@ from toy_run import (
     NAME_OF,
     OWNERS,
     SHARDS,
+    SPEC,
+    TWO_TIERS,
     composed_of,
     fit,
     key_of,
@@ -47,12 +49,12 @@ FITS = 6  # tries of one shard when everything is finished: then nobody disturbs
 
 
 @functools.cache
-def untrained() -> Path:
+def untrained(two_tiers: bool = False) -> Path:
     """A run of which nothing is trained yet; copied for every schedule."""
     where = Path(tempfile.mkdtemp(prefix="taft-ray-schedules-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
     atexit.register(shutil.rmtree, where, ignore_errors=True)
     with faults_possible():
-        make_run(where / "run")
+        make_run(where / "run", TWO_TIERS if two_tiers else SPEC)
     return where / "run"
 
 
@@ -72,12 +74,14 @@ selections = st.one_of(
 class Schedule(RuleBasedStateMachine):
     """One run; three composers of it, of which none knows of the others; workers' tasks and results in many hands."""
 
+    two_tiers = False
+
     @initialize()
     def begin(self) -> None:
         self.patches = faults_possible()
         self.patches.__enter__()
-        self.home = Path(tempfile.mkdtemp(dir=untrained().parent))
-        self.run = Path(shutil.copytree(untrained(), self.home / "run"))
+        self.home = Path(tempfile.mkdtemp(dir=untrained(self.two_tiers).parent))
+        self.run = Path(shutil.copytree(untrained(self.two_tiers), self.home / "run"))
         self.copy: Path | None = None
         self.composers: list[Composer | None] = [None] * COMPOSERS
         self.busy: dict[int, tuple[Stalled, Callable[[Any], None]]] = {}
@@ -229,6 +233,9 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(which=composers, selection=selections, mode=st.sampled_from(MODES), later=st.booleans(), planned=faults)
     def request(self, which: int, selection: Selection, mode: str, later: bool, planned: Any) -> None:
+        self.ask_to_forget(which, selection, mode, later, planned)
+
+    def ask_to_forget(self, which: int, selection: Selection, mode: str, later: bool, planned: Any) -> None:
         if which in self.busy:
             return
         deadline = time.time() + 3600 if later and mode != "drop" else None
@@ -358,7 +365,7 @@ class Schedule(RuleBasedStateMachine):
             elif set(modes) == {"drop"}:
                 assert (shard in present) == (not was_dropped(entries, shard))
         composer = Composer(str(self.run))
-        assert composer.composed_digest() == composed_of([members[shard] for shard in sorted(present)])
+        self.check_models(composer, [members[shard] for shard in sorted(present)])
 
         # every request once, to its end
         ops = Counter(entry.op for entry in entries)
@@ -366,6 +373,10 @@ class Schedule(RuleBasedStateMachine):
         concluded = [entry.body["request"] for entry in entries if entry.kind == "forgotten"]
         assert sorted(concluded) == sorted(state.requests)
         assert len(store.list("certificates/")) == len(concluded)
+
+    def check_models(self, composer: Composer, members: list[set[str]]) -> None:
+        """members: of the shards in the model."""
+        assert composer.composed_digest() == composed_of(members)
 
 
 def fit_and_hand_in(composer: Composer, task: dict[str, Any]) -> bool:

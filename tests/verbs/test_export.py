@@ -141,6 +141,24 @@ def test_additive_model_is_exported_without_what_was_forgotten(
             export(str(run), str(file), compose)
 
 
+def test_both_models_of_a_run_of_two_tiers_are_exported(
+    parquet: Path, spec_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    plain_train(run, spec_of(parquet, compose="additive", features=48, trainable="head", cache_dtype="bfloat16"))
+    composer = Composer(str(run))
+    for mode in (None, "joint", "mean"):
+        told = export(str(run), str(tmp_path / "model.pt2"), mode)
+        assert told["composed"] == composer.composition.digest(mode)
+    one = export(str(run), str(tmp_path / "model.pt2"), owners=["owner-1"])
+    assert one["composed"] != composer.composition.digest()
+    with pytest.raises(UsageError, match="leave it out"):
+        export(str(run), str(tmp_path / "model.pt2"), "joint", ["owner-1"])
+    export(str(run), str(tmp_path / "model.pt2"))
+    logits = torch.export.load(tmp_path / "model.pt2").module()(pictures())
+    torch.testing.assert_close(logits, additive_logits(run), rtol=0, atol=5e-3)
+
+
 def additive_logits(run: Path) -> torch.Tensor:
     """By rows and the model of the sums."""
     store, spec = Store(str(run)), run_spec(Store(str(run)))

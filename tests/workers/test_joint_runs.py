@@ -46,7 +46,7 @@ def test_drop_equals_composing_without_the_shard(joint: Trained, copy_of: Any, m
     assert Composer(str(run)).compose(mode)["digest"] == expected
     # what `verify` composes from storage alone
     store = Store(str(run))
-    assert names.composed_key(expected) in snapshots_of(run_spec(store), sums_of(store, state_of(run)))
+    assert names.composed_key(expected) in snapshots_of(run_spec(store), {False: sums_of(store, state_of(run))})
 
 
 def test_it_is_another_model_than_the_mean(joint: Trained, ridge: Trained, copy_of: Any) -> None:
@@ -60,7 +60,7 @@ def test_its_penalty_is_the_runs_own(joint: Trained, train_plainly: Any, parquet
     run, answer = train_plainly(parquet, lanes=2, compose="joint", joint_penalty=0.5)
     assert delta_digests(run) == delta_digests(joint[0])
     assert answer["composed"] != joint[1]["composed"]
-    spec, sums = run_spec(Store(str(run))), sums_of(Store(str(run)), state_of(run))
+    spec, sums = run_spec(Store(str(run))), {False: sums_of(Store(str(run)), state_of(run))}
     assert snapshots_of(spec, sums).keys() == {names.composed_key(answer["composed"]), *snapshots_of(spec, sums)}
     assert answer["composed"] == Composer(str(copy_of(run))).compose("joint")["digest"]
 

@@ -10,7 +10,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from taft_ray.evaluation.measured import is_measure, lookup
 from taft_ray.pages.figures.svg import COLOURS, as_svg
 
-COMPOSED = ("mean", "gram", "joint", "additive")  # a run has the mean and at most one other, or additive alone
+COMPOSED = (
+    "mean",
+    "gram",
+    "joint",
+    "additive",
+)  # a run has the mean, at most one of the next two, and perhaps the last
+_DASHED = (0, (6, 1.5))
+_LOOKS = {"mean": ("mean", "o", "-"), "additive": ("additive", "D", _DASHED)}  # colour, marker, line
+_OTHER = ("gram", "s", _DASHED)
 
 
 def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
@@ -24,17 +32,18 @@ def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for (mode, points), marker in zip(lines.items(), "os", strict=False):
+        for mode, points in lines.items():
+            colour, marker, line = _LOOKS.get(mode, _OTHER)
             x, y = zip(*points, strict=True)
             # Bare markers beyond 40 points would merge into a band.
             axes.plot(
                 x,
                 y,
-                color=COLOURS["mean" if mode == "mean" else "gram"],
+                color=COLOURS[colour],
                 marker=marker if len(points) <= 40 else None,
                 markersize=6.5,
                 linewidth=2.2,
-                linestyle="-" if mode == "mean" else (0, (6, 1.5)),
+                linestyle=line,
                 label=f"composed by {mode}" if len(lines) > 1 else "composed",
                 clip_on=False,
             )

@@ -20,6 +20,7 @@ COLOURS = {
     "paper": "#fefefe",
     "mean": "#0072b2",
     "gram": "#009e73",
+    "additive": "#cc79a7",
     "monolith": "#d55e00",
     "fit": "#0173b3",
     "retrain": "#019f74",
