@@ -109,7 +109,7 @@ class Forgetting(Asking):
             self.purge(request)
         told = self.answer(request)
         if told["mode"] == SUBTRACT and told["retrain"]:
-            self.composition.compose()  # the model is whole; what is fitted behind it is beside it
+            self._composed()  # the model is whole; what is fitted behind it is beside it
         return told
 
     def answer(self, request: str) -> dict[str, Any]:

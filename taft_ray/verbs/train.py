@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taft_ray.counting import plural, which
 from taft_ray.data import open_source
 from taft_ray.data.identical import say
-from taft_ray.errors import DataError, TaftError, UsageError
+from taft_ray.errors import DataError, TaftError, UnsupportedModel, UsageError
 from taft_ray.log import operation
 from taft_ray.plans.facts import TrainingFinished
 from taft_ray.plans.spec import RunSpec
@@ -131,7 +131,14 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
     tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
     if spec.of_deltas == "joint":
         size = loaded.preprocess.size
-        check_joint(tm, tm.prefix(torch.zeros(1, 3, size, size)))
+        try:
+            check_joint(tm, tm.prefix(torch.zeros(1, 3, size, size)))
+        except UnsupportedModel as error:
+            if not spec.two_tiers:
+                raise
+            raise UnsupportedModel(
+                "beside='joint' is for the last block behind a class token; use --beside gram"
+            ) from error
     return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
 
 

@@ -29,7 +29,7 @@ from tiny import SAMPLES, SHARDS, picture, sample_id
 from without_ray import without_ray
 
 from taft_ray.composer.composer import Composer
-from taft_ray.composer.composition import Composition
+from taft_ray.composer.tier import Tier
 from taft_ray.data import sample_key
 from taft_ray.errors import IntegrityError, StorageError, TaftError, UnknownSample
 from taft_ray.proof.verify_run import verify
@@ -217,7 +217,7 @@ def test_request_that_meets_a_damaged_delta_is_written_first(
     run: Path, worker: ShardWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a ledger that has no digest of just these deltas, as that of an earlier version has none."""
-    monkeypatch.setattr(Composition, "_recorded", lambda composition, mode: None)
+    monkeypatch.setattr(Tier, "recorded", lambda tier, mode: None)
     damage(run, "delta")
     certificate = forget(run, worker, "drop", [OF[0][0]])
     assert certificate["composed_before"] is None

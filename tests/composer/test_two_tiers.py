@@ -5,12 +5,15 @@ Law 2 holds to the bit for both: sums, deltas and compositions are those of a ru
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from folder import at, carry_out, delta_digests, files, flip_a_byte, holders, plain_forget, shard_of, state_of
 from plain import plain_add, plain_train
+from safetensors.torch import save_file
 from tiny import SAMPLES, SHARDS, owner_of, sample_id, write_parquet
 from without_ray import without_ray
 
@@ -18,7 +21,7 @@ from taft_ray.answers import Certificate
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
-from taft_ray.errors import TaftError, UsageError
+from taft_ray.errors import TaftError, UnsupportedModel, UsageError
 from taft_ray.plans.state import DROPPED, EMPTY, TRAINED
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.owned import sums_of_owners
@@ -28,7 +31,7 @@ from taft_ray.storage import Store
 from taft_ray.verbs.evaluate import evaluate
 from taft_ray.verbs.gc import gc
 from taft_ray.verbs.repair import repair
-from taft_ray.verbs.train import check_new_classes
+from taft_ray.verbs.train import _pinned, check_new_classes
 from taft_ray.workers.both_worker import BothWorker
 
 FEATURES = 48
@@ -305,6 +308,24 @@ def test_certificate_speaks_of_both(run: Path, worker: BothWorker) -> None:
     )
     assert "learn about the samples that left" in told["does_not_cover"][-2]
     assert "reveals the shard's delta" in told["does_not_cover"][-1]
+
+
+def test_network_without_a_class_token_needs_another_composition_beside(
+    tmp_path: Path, parquet: Path, both: Callable[..., Any]
+) -> None:
+    """Told before a run is made; with the Gram composition such a network is as good as any."""
+    spec = both(parquet, model="test_resnet", weights=None, image_size=32)
+    network = timm.create_model("test_resnet")
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    spec = replace(spec, weights=str(tmp_path / "weights.safetensors"))
+    with pytest.raises(UnsupportedModel, match="--beside gram"):
+        _pinned(Store(str(tmp_path / "run")), replace(spec, trainable="full"))
+    spec, _ = _pinned(Store(str(tmp_path / "run")), replace(spec, beside="gram", shards=2))
+    plain_train(tmp_path / "run", spec)
+    plain_forget(tmp_path / "run", [sample_id(3)], "subtract")
+    data = write_parquet(tmp_path / "data", [n for n in range(SAMPLES) if n != 3])
+    plain_train(tmp_path / "never", replace(spec, data=str(data)))
+    assert digests(tmp_path / "run") == digests(tmp_path / "never")
 
 
 def test_entries_of_other_runs_have_no_record(parquet: Path, tmp_path: Path, spec_of: Callable[..., Any]) -> None:
