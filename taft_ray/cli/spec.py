@@ -189,7 +189,7 @@ def shared_spec_options(function: Verb) -> Verb:
 def shared_spec_from(options: dict[str, Any]) -> RunSpec:
     """A RunSpec from `shared_spec_options`; what it does not know stays in ``options``."""
     if options["data"] is None:
-        raise UsageError("--data is missing")
+        raise click.UsageError("Missing option '--data'.")
     names = (set(RunSpec.__dataclass_fields__) - _VARIED) & options.keys()
     return _made(None, {name: options.pop(name) for name in names})
 
@@ -209,14 +209,14 @@ def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
 
 
 def _gone_on_with(run: str, values: dict[str, Any]) -> RunSpec:
-    """The spec of a run that exists, with what was typed of it; UsageError where there is no run."""
+    """The spec of a run that exists, with what was typed of it; click's UsageError where there is no run."""
     from taft_ray.run.address import run_address
     from taft_ray.run.spec import is_run
     from taft_ray.storage import Store
     from taft_ray.verbs.new_spec import continued
 
     if not is_run(Store(run_address(run))):
-        raise UsageError(f"--data is missing, and {run} is no run that could be gone on with")
+        raise click.UsageError(f"Missing option '--data': {run} is no run that could be gone on with.")
     if values.get("classes") is not None:
         values["classes"] = _class_names(values["classes"])
     return continued(run, {name: value for name, value in values.items() if value != AUTO})
