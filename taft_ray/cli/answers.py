@@ -74,6 +74,8 @@ def answers(function: Verb) -> Verb:
                 traceback.print_exc()
             click.echo(f"taft-ray: {error}", err=True)
             sys.exit(error.exit_code)
+        except click.UsageError:
+            raise  # click shows the usage
         except KeyboardInterrupt:
             click.echo(f"taft-ray: interrupted; {_left(kwargs.get('run'))}", err=True)
             sys.exit(1)
