@@ -48,12 +48,12 @@ def train(
 
     A RUN that exists needs none of the options of its spec.
     """
-    from taft_ray.answers import Trained
-    from taft_ray.verbs.train import train as verb
-
     if add is not None:
         add, options["split"] = with_split(add, options["split"]), None
     spec = spec_from(run, options)
+    from taft_ray.answers import Trained
+    from taft_ray.verbs.train import train as verb
+
     return Trained.from_json(
         verb(run, spec, add=add, add_shards=add_shards, monolithic=monolithic, lanes=lanes, report=report)
     )

@@ -189,7 +189,7 @@ def shared_spec_options(function: Verb) -> Verb:
 def shared_spec_from(options: dict[str, Any]) -> RunSpec:
     """A RunSpec from `shared_spec_options`; what it does not know stays in ``options``."""
     if options["data"] is None:
-        raise click.UsageError("Missing option '--data'.")
+        raise click.MissingParameter(param_hint="'--data'", param_type="option")
     names = (set(RunSpec.__dataclass_fields__) - _VARIED) & options.keys()
     return _made(None, {name: options.pop(name) for name in names})
 
@@ -213,10 +213,12 @@ def _gone_on_with(run: str, values: dict[str, Any]) -> RunSpec:
     from taft_ray.run.address import run_address
     from taft_ray.run.spec import is_run
     from taft_ray.storage import Store
-    from taft_ray.verbs.new_spec import continued
 
     if not is_run(Store(run_address(run))):
-        raise click.UsageError(f"Missing option '--data': {run} is no run that could be gone on with.")
+        without = f"{run} is no run that could be gone on with"
+        raise click.MissingParameter(without, param_hint="'--data'", param_type="option")
+    from taft_ray.verbs.new_spec import continued
+
     if values.get("classes") is not None:
         values["classes"] = _class_names(values["classes"])
     return continued(run, {name: value for name, value in values.items() if value != AUTO})

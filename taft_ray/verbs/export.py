@@ -51,7 +51,7 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
         raise UsageError(f"--output {output}: expected a file ending in {' or '.join(FORMATS)}")
     if compose is not None and compose not in (*COMPOSITIONS, ADDITIVE):
         raise UsageError(f"--compose {compose}: expected one of {', '.join((*COMPOSITIONS, ADDITIVE))}")
-    if compose not in (None, ADDITIVE) and spec.additive:
+    if compose not in (None, ADDITIVE) and spec.lean:
         raise UsageError(
             f"--compose {compose}: an additive run has one model, a function of the sums over its pictures, and nothing to "
             "compose it of in another way. Leave --compose out"

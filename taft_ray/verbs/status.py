@@ -58,17 +58,7 @@ def status(run: str) -> dict[str, Any]:
         ],
         "monolith": None if state.monolith is None else {"purged": state.monolith.delta is None},
         "data": None if state.cached is None else counts_of(state.cached.counts, state.additions),  # as it was read in
-        "additions": [
-            {
-                "data": one.data,
-                "shards": list(one.shards),
-                "samples": sum(one.samples),
-                "samples_now": sum(state.shards[shard].samples for shard in one.shards),
-                "known": one.known,
-                "forgotten": one.forgotten,
-            }
-            for one in state.additions
-        ],
+        **({"additions": _additions(state)} if state.additions else {}),
         "samples": sum(shard.samples for shard in state.shards.values()),
         "to_do": _to_do(run, state),
         "quarantined": ill,
@@ -78,6 +68,20 @@ def status(run: str) -> dict[str, Any]:
         "accuracy": latest and latest.accuracy,
         "measured_on": latest and latest.data,
     }
+
+
+def _additions(state: RunState) -> list[dict[str, Any]]:
+    return [
+        {
+            "data": one.data,
+            "shards": list(one.shards),
+            "samples": sum(one.samples),
+            "samples_now": sum(state.shards[shard].samples for shard in one.shards),
+            "known": one.known,
+            "forgotten": one.forgotten,
+        }
+        for one in state.additions
+    ]
 
 
 def rejected(run: str) -> dict[str, Any]:
