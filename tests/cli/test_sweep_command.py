@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from command import here
 
@@ -70,8 +69,7 @@ def test_what_is_typed_comes_before_the_spec_file(tmp_path: Path) -> None:
 def test_data_must_come_from_one_of_the_two(tmp_path: Path) -> None:
     file = tmp_path / "best.json"
     file.write_text('{"kappa": 7}')
-    with pytest.raises(click.MissingParameter, match="data"):
-        options_of(tmp_path / "run", "--spec", file)
+    here("train", tmp_path / "run", "--spec", file).complains(2, "Missing option '--data'")
 
 
 @pytest.mark.parametrize(

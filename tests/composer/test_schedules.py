@@ -23,6 +23,7 @@ class TestDamagedSchedules(DamagedSchedule.TestCase):
     settings = FEW
 
 
+@pytest.mark.slow
 class TestDamagedTwoTierSchedules(DamagedTwoTierSchedule.TestCase):
     settings = settings(FEW, max_examples=15)
 

@@ -157,7 +157,8 @@ def test_additive_run_on_ray(
     (one,) = added.additions
     assert (one.samples, one.known) == (20, 10)
     assert "20 rows of" in str(added.notes)
-    assert f"{more}" in str(run.status())
+    assert run.status().additions == added.additions
+    assert "known before" in str(run.status())
     again = run.train(add=more)
     assert again.notes is not None
     assert "is new" in again.notes[0]

@@ -38,7 +38,8 @@ def small_segments() -> Iterator[None]:
 
 
 def table_of(rows: Rows) -> pa.Table:
-    return pa.table({"shard": pa.array([s for s, _ in rows], pa.int32()), "name": [name for _, name in rows]})
+    names = pa.array([name for _, name in rows], pa.string())
+    return pa.table({"shard": pa.array([s for s, _ in rows], pa.int32()), "name": names})
 
 
 def parts_of(rows: Rows) -> dict[str, list[dict[str, Any]]]:
