@@ -69,7 +69,9 @@ def test_what_is_typed_comes_before_the_spec_file(tmp_path: Path) -> None:
 def test_data_must_come_from_one_of_the_two(tmp_path: Path) -> None:
     file = tmp_path / "best.json"
     file.write_text('{"kappa": 7}')
-    here("train", tmp_path / "run", "--spec", file).complains(2, "Missing option '--data'")
+    answer = here("train", tmp_path / "run", "--spec", file)
+    assert answer.code == 2
+    assert "Missing option '--data'" in answer.err
 
 
 @pytest.mark.parametrize(
