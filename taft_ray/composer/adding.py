@@ -28,11 +28,11 @@ class Adding:
         state = self.record.state
         if state.adding is not None and state.adding.data == data:
             return state.adding
-        fact = AdditionBegun(data, len(state.shards), shards, state.additions_begun)
+        fact = AdditionBegun(data, state.next_shard, shards, state.additions_begun)
 
         def decide() -> AdditionBegun | None:
             now = self.record.state
-            return fact if (now.additions_begun, len(now.shards)) == (fact.number, fact.first) else None
+            return fact if (now.additions_begun, now.next_shard) == (fact.number, fact.first) else None
 
         if self.record.commit(AdditionBegun, f"addition-begun/{fact.number}", decide) != fact:
             raise UsageError(
@@ -42,13 +42,11 @@ class Adding:
         return fact
 
     def _remove_leftovers(self) -> None:
-        """The parts of an addition that was cut off and never went on."""
-        left = [
-            key
-            for key in self.store.traces(f"{names.CACHE_FOLDER}/shard=")
-            if (names.shard_of(key) or 0) >= len(self.record.state.shards)
-        ]
-        self.store.erase(left)
+        """Erase the parts of additions that were cut off. Their numbers are never used again, so whoever is late erases nothing else."""
+        dead = self.record.state.dead_shards()
+        if dead:
+            listed = self.store.traces(f"{names.CACHE_FOLDER}/shard=")
+            self.store.erase([key for key in listed if names.shard_of(key) in dead])
 
     def admit(self, fact: Added, begun: AdditionBegun) -> Added | None:
         """Commit a finished pass over more data; None where the run is another one by now than the pass rests on."""

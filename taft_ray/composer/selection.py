@@ -112,6 +112,4 @@ def _check(record: Record, selection: Selection, owned: set[str], owners: Mappin
         raise UnknownSample(f"owners {unknown[:5]} have no samples in this run")
     wrong = [shard for shard in selection.shards if shard not in state.shards]
     if wrong:
-        raise UsageError(
-            f"{which('shard', wrong)} {are(len(wrong))} not in this run: it has 0 to {len(state.shards) - 1}"
-        )
+        raise UsageError(f"{which('shard', wrong)} {are(len(wrong))} not in this run: it has 0 to {max(state.shards)}")

@@ -46,6 +46,7 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             _order_pending(state, state.shards)
         case facts.AdditionBegun():
             state.adding, state.additions_begun = fact, state.additions_begun + 1
+            state.reserved = max(state.reserved, fact.first + fact.shards)
         case facts.Added():
             _add(state, fact)
         case facts.Trained():

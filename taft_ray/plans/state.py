@@ -148,6 +148,7 @@ class RunState:
     additions: list[Added] = field(default_factory=list)
     adding: AdditionBegun | None = None  # data that is being read in
     additions_begun: int = 0
+    reserved: int = 0  # shards below this number are, or were, of an addition that was begun
     trainings: list[TrainingFinished] = field(default_factory=list)
     evaluations: list[Evaluated] = field(default_factory=list)
     compositions: list[Composed] = field(default_factory=list)
@@ -164,6 +165,16 @@ class RunState:
         if self.additions:
             return self.additions[-1].classes
         return () if self.cached is None else self.cached.classes
+
+    @property
+    def next_shard(self) -> int:
+        """The first number that no shard has, and no addition has had: the parts of one that was cut off stay dead."""
+        return max(self.reserved, *(number + 1 for number in self.shards), 0)
+
+    def dead_shards(self) -> set[int]:
+        """Numbers of shards of additions that were begun and can never be committed any more."""
+        adding = () if self.adding is None else range(self.adding.first, self.adding.first + self.adding.shards)
+        return {*range(self.reserved)} - self.shards.keys() - {*adding}
 
     @property
     def identity(self) -> str:

@@ -218,10 +218,11 @@ def _by_shards(
     """Accuracy by number of shards; in a run of two tiers of both, where as many shards have deltas as have records."""
     found: list[list[dict[str, Any]]] = []
     for tier in spec.tiers:
-        measure = worker.records_by_shards if tier else worker.accuracy_by_shards
+        by_records = tier or spec.lean
+        measure = worker.records_by_shards if by_records else worker.accuracy_by_shards
         shards = [(ref, shard.weight) for shard in state.in_tier(tier) if (ref := shard.member(tier)) is not None]
         refs, weights = [ref.to_json() for ref, _ in shards], [weight for _, weight in shards]
-        of_rows = policy if tier or spec.lean else {}
+        of_rows = policy if by_records else {}
         found.append(measure(refs, weights, parts, _milestones(len(shards)), **of_rows))
     model, *others = reversed(found)
     beside = {row["shards"]: row for rows in others for row in rows}

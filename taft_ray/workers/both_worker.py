@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from taft_ray.additive import Policy
 from taft_ray.plans.facts import Tuned
 from taft_ray.run.rows import class_count, read_terms, write_record
 from taft_ray.run.snapshots import load_arrays
@@ -70,18 +69,6 @@ class BothWorker(RowMeasuring, ShardWorker):
         if self._is_of_rows(model):
             return self.outputs_of_rows(model, parts, tuned)
         return super().outputs(str(model), parts)
-
-    @in_use
-    def records_by_shards(
-        self,
-        refs: Sequence[dict[str, Any]],
-        weights: Sequence[int],
-        parts: Sequence[dict[str, Any]],
-        counts: Sequence[int],
-        policy: Policy | None = None,
-    ) -> list[dict[str, Any]]:
-        """`accuracy_by_shards`, of records."""
-        return self.rows_by_shards(refs, weights, parts, counts, self.tm.num_classes, policy)
 
     def _is_of_rows(self, model: str | Sums | None) -> bool:
         """Whether a model is of rows: sums are, and snapshots tell."""

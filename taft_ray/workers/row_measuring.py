@@ -16,6 +16,7 @@ from taft_ray.run.rows import class_count, grow, joined, model_of, read_terms, s
 from taft_ray.run.snapshots import load_arrays
 from taft_ray.storage import DeltaRef, PartRef, Store, digest_json, read_several
 from taft_ray.sums import Totals
+from taft_ray.workers.warm import in_use
 
 Sums = Mapping[str, np.ndarray]  # by name: see `run.rows.terms_of`
 
@@ -49,13 +50,13 @@ class RowMeasuring:
         keys, labels, rows = self._read_rows(parts)
         return keys, labels, self._additive(model, tuned).logits(rows)
 
-    def rows_by_shards(
+    @in_use
+    def records_by_shards(
         self,
         refs: Sequence[dict[str, Any]],
         weights: Sequence[int],
         parts: Sequence[dict[str, Any]],
         counts: Sequence[int],
-        classes: int,
         policy: Policy | None = None,
     ) -> list[dict[str, Any]]:
         """Accuracy of the model of the first m shards' records, for each m in ``counts``.
@@ -63,7 +64,7 @@ class RowMeasuring:
         policy: chooses the settings of each from its sums. κ changes no class, so no row is read for it.
         """
         _, labels, rows = self._read_rows(parts)
-        totals, found = Totals(), []
+        totals, found, classes = Totals(), [], 0
         for position, (ref, weight) in enumerate(zip(refs, weights, strict=True), start=1):
             terms = read_terms(self.store, DeltaRef.from_json(ref), classes)
             classes = max(classes, class_count(terms))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from taft_ray.additive import Policy
 from taft_ray.log import context, logger_of
 from taft_ray.plans.facts import Tuned
 from taft_ray.run.environment import fit_environment, settle
@@ -95,15 +94,3 @@ class RowWorker(RowMeasuring, Warm):
     ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
         """See `outputs_of_rows`."""
         return self.outputs_of_rows(model, parts, tuned)
-
-    @in_use
-    def accuracy_by_shards(
-        self,
-        refs: Sequence[dict[str, Any]],
-        weights: Sequence[int],
-        parts: Sequence[dict[str, Any]],
-        counts: Sequence[int],
-        policy: Policy | None = None,
-    ) -> list[dict[str, Any]]:
-        """See `rows_by_shards`."""
-        return self.rows_by_shards(refs, weights, parts, counts, self.classes, policy)

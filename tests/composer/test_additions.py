@@ -240,6 +240,9 @@ def test_addition_that_another_takes_the_place_of_leaves_nothing(run: Path, more
     plain_add(run, more(range(100, SAMPLES)))
     assert holders(run, sample_key(sample_id(90), 0)) == []
     assert digest(run) == from_the_start([*FIRST, *range(100, SAMPLES)])
+    assert sorted(state_of(run).shards) == [0, 1, 2, 3, 5], "the number of a dead shard is never used again"
+    plain_forget(run, [sample_id(110)], "drop")
+    assert status(str(run))["samples"] == sum(shard.samples for shard in state_of(run).shards.values())
     assert verify(str(run))["problems"] == []
 
 
