@@ -91,7 +91,7 @@ def measure(options: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
         run = out / "run"
         precision = fastest_precision("cpu")
         spec = RunSpec(
-            data=data, model=model, weights=weights, shards=10, solver=options.solver, precision=precision
+            data=data, model=model, weights=weights, shards=10, solver=options.solver, compose="gram", precision=precision
         )  # fmt: skip
         train(str(run), spec)
     spec = run_spec(Store(str(run)))

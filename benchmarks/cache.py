@@ -121,7 +121,13 @@ class Timeline:
 def spec_for(data: Path, assets: Path, threads: int, model: str = MODEL) -> RunSpec:
     weights = None if model == EMBEDDED else str(assets / WEIGHTS)
     return RunSpec(
-        data=str(data), model=model, weights=weights, shards=SHARDS, threads=threads, precision=fastest_precision("cpu")
+        data=str(data),
+        model=model,
+        weights=weights,
+        shards=SHARDS,
+        compose="gram",
+        threads=threads,
+        precision=fastest_precision("cpu"),
     )
 
 

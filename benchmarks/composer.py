@@ -59,7 +59,7 @@ def ask(what):
 
 session.connect()
 try:
-    spec = RunSpec(data=str(folder / "some.parquet"), model=EMBEDDED_NAME, shards=3, precision=fastest_precision("cpu"))
+    spec = RunSpec(data=str(folder / "some.parquet"), model=EMBEDDED_NAME, shards=3, compose="gram", precision=fastest_precision("cpu"))
     train(run, spec, lanes=1)
     found = {"after": "train", **ask(held)}
     forget(run, Selection(ids=tuple(table["id"].to_pylist()[:20])), mode="drop")

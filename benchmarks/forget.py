@@ -139,7 +139,7 @@ def measure_retrain(assets: Path, shards: int, repetitions: int) -> dict[str, An
         run = Path(folder) / "run"
         spec = RunSpec(
             data=str(data), model="deit_tiny_patch16_224", weights=str(assets / "deit_tiny_patch16_224.safetensors"),
-            shards=shards, precision=fastest_precision("cpu"),
+            shards=shards, compose="gram", precision=fastest_precision("cpu"),
         )  # fmt: skip
         train(str(run), spec, monolithic=True)
         ids = [f"{data.name}#{row}" for row in range(pq.read_metadata(data).num_rows)]

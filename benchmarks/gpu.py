@@ -123,7 +123,7 @@ class Bench:
         rates["autocast"] = count / self.clock.seconds(autocast, self.sizes.repetitions)
         half, half_images = self.in_precision("bfloat16"), images.bfloat16()
         rates["bfloat16"] = count / self.clock.seconds(lambda: half.prefix(half_images), self.sizes.repetitions)
-        spec = RunSpec(data="none", model=self.model, device=self.device.type, precision="bfloat16")
+        spec = RunSpec(data="none", model=self.model, device=self.device.type, precision="bfloat16", compose="gram")
         pixels = torch.randint(256, (3 * count, 3, self.height, self.width), dtype=torch.uint8).numpy()
         preprocess = Preprocess.of(self.tm.network)
         prefix_tokens(self.tm, preprocess, pixels, spec)  # a run's parts are of one size: pinned memory is there

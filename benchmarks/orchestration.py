@@ -102,7 +102,13 @@ def measure_run(shards: int, samples: int) -> dict[str, Any]:
         weights = write_weights(Path(folder) / "weights.safetensors")
         run = Path(folder) / "run"
         spec = RunSpec(
-            data=str(data), model=MODEL, weights=str(weights), image_size=SIDE, shards=shards, assignment="equal"
+            data=str(data),
+            model=MODEL,
+            weights=str(weights),
+            image_size=SIDE,
+            shards=shards,
+            assignment="equal",
+            compose="gram",
         )
         session.connect()
         try:
@@ -196,7 +202,7 @@ def measure_ledger(entries: int) -> dict[str, Any]:
     """Write a ledger of so many fits, and read it in a new process."""
     with tempfile.TemporaryDirectory(prefix="taft-ray-ledger-") as folder:
         store = Store(folder)
-        write_spec(store, RunSpec(data="synthetic", model=MODEL, shards=entries).to_json())
+        write_spec(store, RunSpec(data="synthetic", model=MODEL, shards=entries, compose="gram").to_json())
         ledger = Ledger(store)
         began = time.perf_counter()
         ledger.append("cached", {"manifest": "", "samples": [100] * entries, "classes": []}, "cached")
@@ -241,7 +247,7 @@ def measure_manifest(rows: int, shards: int) -> dict[str, Any]:
     meta = {"parts": parts, "classes": [str(number) for number in range(1000)], "fingerprint": "0" * 64}
     with tempfile.TemporaryDirectory(prefix="taft-ray-manifest-") as folder:
         store = Store(folder)
-        write_spec(store, RunSpec(data="synthetic", model=MODEL, shards=shards).to_json())
+        write_spec(store, RunSpec(data="synthetic", model=MODEL, shards=shards, compose="gram").to_json())
         composer = Composer(folder)
         composer.begin({}, digest_bytes(id_key(store, create=True)))
         manifest = write_rows(store, table, meta, version=0)

@@ -73,7 +73,7 @@ def rows_of(file: Path, count: int | None) -> pa.Table:
 def tokens_of(tm: TangentModel, loaded: LoadedModel, table: pa.Table, precision: str) -> Tensor:
     """(n, T, D) float32, before they are rounded for a cache; padded passes of one shape, as a run's."""
     size, out = PREFIX_BATCH["cpu"], []
-    spec = RunSpec(data="none", model=MODEL, precision=precision)
+    spec = RunSpec(data="none", model=MODEL, precision=precision, compose="gram")
     pictures = table["image"].to_pylist()
     for at in range(0, len(pictures), size):
         pixels = [decode_image(picture, loaded.preprocess.size) for picture in pictures[at : at + size]]

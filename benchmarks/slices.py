@@ -75,7 +75,7 @@ class Row:
 def spec_of(assets: Path, shards: int, slices: int) -> RunSpec:
     return RunSpec(
         data=str(assets / TRAIN), model="deit_tiny_patch16_224", weights=str(assets / WEIGHTS), shards=shards,
-        solver="adam", slices=slices, device="cpu", threads=1, precision="float32",
+        solver="adam", compose="gram", slices=slices, device="cpu", threads=1, precision="float32",
     )  # fmt: skip
 
 

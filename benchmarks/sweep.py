@@ -35,7 +35,7 @@ def measure(assets: Path, folder: Path, options: argparse.Namespace) -> dict[str
     data, test = assets / TRAIN, assets / TEST
     model = ("--model", "deit_tiny_patch16_224", "--weights", assets / WEIGHTS, "--shards", options.shards)
     run, best = folder / "run", folder / "best"
-    command("train", run, "--data", data, *model)
+    command("train", run, "--data", data, *model, "--compose", "gram")  # what is chosen is of deltas
     chosen = ("--trials", options.trials, "--objective", options.objective, "--scheduler", options.scheduler)
     answer, seconds = command("sweep", run, *chosen)
     command("train", best, "--spec", answer["spec"])

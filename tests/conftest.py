@@ -84,11 +84,13 @@ def test_parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def spec_of(weights: Path) -> Callable[..., Any]:
-    """A RunSpec of the tiny model on some data."""
+    """A RunSpec of the tiny model on some data: of deltas alone, where nothing else is asked for."""
     from taft_ray.plans.spec import RunSpec
 
     def make(data: Path | str, **changes: Any) -> Any:
         values = {"model": MODEL, "weights": str(weights), "image_size": SIZE, "shards": SHARDS, "epochs": 3}
+        if changes.get("solver") != "additive":
+            values["compose"] = "gram"
         return RunSpec(**{"data": str(data), **values, **changes})
 
     return make

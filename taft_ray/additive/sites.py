@@ -90,12 +90,13 @@ def sites_of(
     image_size: int | tuple[int, int],
     *,
     last_blocks: int | str | None = None,
-    size: int = SIZE,
+    size: int | None = None,
     members: Sequence[str] = MEMBERS,
 ) -> Sites:
     """The sites of the last ``last_blocks`` units of ``network``, found in one forward pass of an empty picture.
 
     last_blocks: a number, "all", or None for `default_blocks`.
+    size: S, the numbers per picture after the projection. None: `SIZE`, or all that the sites have where they are fewer.
     members: ``where.pool`` pairs. Those that a network does not have are left out: a class token or an MLP. The mean takes
     the place of quarters where patches have no grid.
     Raises UnsupportedModel where there are no blocks, UsageError for an impossible option or a ``size`` that exceeds the sites.
@@ -125,7 +126,8 @@ def sites_of(
         raise UnsupportedModel(
             f"{type(network).__name__}: {empty[0]} has none of {', '.join(members)}; name members that it has"
         )
-    kept = _shares([sum(found.values()) for found in seen.values()], size)
+    widths = [sum(found.values()) for found in seen.values()]
+    kept = _shares(widths, min(SIZE, sum(widths)) if size is None else size)
     every = sum(len(found) for found in seen.values())
     return Sites(
         groups=tuple(

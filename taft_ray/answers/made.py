@@ -172,16 +172,18 @@ class Demonstrated(Answer):
     run: str
 
     def __str__(self) -> str:
-        accuracy, drop, retrain = self.accuracy, self.forget["drop"], self.forget["retrain"]
+        accuracy, subtract, drop = self.accuracy, self.forget["subtract"], self.forget["drop"]
         wall = self.speedup.get("speedup_wall")
         told = [
-            f"Trained {plural(self.shards, 'shard')} of scikit-learn's digits and composed them.",
-            f"Accuracy: {_percent(accuracy.get('composed'))} composed, {_percent(accuracy.get('monolith'))} by one model over "
-            "everything.",
-            f"Forgot 3 pictures by drop, which took {which('shard', drop['shards'])} out of the model: "
+            f"Trained {plural(self.shards, 'shard')} of scikit-learn's digits: sums over pictures, which are the model, and a "
+            "tangent model per shard beside them.",
+            f"Accuracy: {_percent(accuracy.get('composed'))} by the sums, {_percent(accuracy.get('beside'))} by the tangent "
+            f"models composed, {_percent(accuracy.get('monolith'))} by one tangent model over everything.",
+            f"Forgot 3 pictures by subtraction: {_seconds(subtract['seconds'])}, accuracy then "
+            f"{_percent(accuracy.get('after subtract'))}; the tangent model of {which('shard', subtract['shards'])} was fitted "
+            f"again behind it in {_seconds(subtract['retrain'])}.",
+            f"Forgot 3 more by drop, which took {which('shard', drop['shards'])} out of the model: "
             f"{_seconds(drop['seconds'])}, accuracy then {_percent(accuracy.get('after drop'))}.",
-            f"Forgot 3 more by retrain, which fitted {which('shard', retrain['shards'])} again without them: "
-            f"{_seconds(retrain['seconds'])}, accuracy then {_percent(accuracy.get('after retrain'))}.",
             f"Checked the run from storage alone: {plural(len(self.problems), 'problem')} in {plural(sum(self.verify.values()), 'check')}."
             if self.problems
             else "Checked the run from storage alone: every object is as the ledger says, and nothing forgotten is left.",

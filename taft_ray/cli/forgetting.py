@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from taft_ray.composer.selection import Selection
 
 MODE_HELP = (
+    "subtract: the samples alone leave the sums, at once, and no shard leaves; a delta beside the sums is fitted again behind it. "
     "drop: at once, and the whole shard (of N shards, a part of 1/N of the data) leaves the model until the same is asked with retrain. "
     "retrain: the shard is fitted again without the samples, from nothing. "
     "resolve: it is fitted again from where it was, to a certified distance of its optimum (ridge only). "
-    "subtract: the samples alone leave the sums of an additive run, no shard leaves, and nothing is fitted but deltas beside them. "
-    "[default: subtract for an additive run, retrain for any other]"
+    "[default: subtract; retrain in a run of deltas alone]"
 )
 
 

@@ -100,7 +100,10 @@ _FIELDS = (
         "solver", click.Choice((*SOLVERS, ADDITIVE)),
         "ridge and adam fit a tangent model per shard; additive sums fixed features, and forgets a picture by a subtraction.",
     ),
-    _Field("features", int, "Of additive: numbers per picture."),
+    _Field(
+        "features", int,
+        "Of additive: numbers per picture; 2,048 by default, or all that the sites have where they are fewer.",
+    ),
     _Field("site_blocks", str, 'Of additive: how many last blocks are read, "all", or "default" (7/12 of them).', default=str(DEFAULT_BLOCKS)),
     _Field("loss", click.Choice(LOSSES)),
     _Field("kappa", float, "κ of the loss rsl; of additive the factor of the logits, which changes no prediction."),
@@ -120,8 +123,8 @@ _FIELDS = (
     _Field("radius", float, "Of adam: Δw stays in a ball of this radius; no bound by default."),
     _Field(
         "compose", click.Choice((*COMPOSITIONS, ADDITIVE)),
-        "The mean, layer by layer by Gram matrices, or all layers jointly (of the last block alone); "
-        "additive keeps sums over rows, which are the model, and deltas beside them.",
+        "additive keeps sums over rows, which are the model, and deltas beside them. The others keep deltas alone, and compose "
+        "them layer by layer by Gram matrices, by their mean, or all layers jointly (of the last block alone).",
     ),
     _Field("beside", click.Choice(COMPOSITIONS), "Of --compose additive: how the deltas beside it are composed."),
     _Field("epsilon", float, "Of the Gram composition."),

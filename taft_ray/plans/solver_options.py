@@ -54,9 +54,11 @@ def check_idle(values: Mapping[str, Any], given: Collection[str]) -> None:
     other_kind = [name for name in lost if solver == ADDITIVE or name in OF_SOLVER[ADDITIVE] | OF_BOTH]
     if other_kind:
         one = len(other_kind) == 1
+        lean = solver == ADDITIVE
+        said, other = (f"--solver {solver}", "solver") if lean else (f"--compose {compose}", "composition")
         raise UsageError(
-            f"{_options(other_kind)} mean{'s' * one} nothing to --solver {solver}: {_WHY[solver == ADDITIVE]}. "
-            f"Leave {'it' if one else 'them'} out, or choose another solver"
+            f"{_options(other_kind)} mean{'s' * one} nothing to {said}: {_WHY[lean]}. "
+            f"Leave {'it' if one else 'them'} out, or choose another {other}"
         )
     lost = [name for name in lost if name not in _REFUSED]
     if lost:
@@ -66,7 +68,7 @@ def check_idle(values: Mapping[str, Any], given: Collection[str]) -> None:
 _REFUSED = ("slices", "radius")  # by `fitting.FitConfig`
 _WHY = {
     True: "an additive run fits nothing, and sums rows of numbers",
-    False: "rows of numbers are made by --solver additive and by --compose additive alone",
+    False: "rows of numbers are made by --compose additive, the default, and by --solver additive",
 }
 
 

@@ -116,9 +116,10 @@ def draw(
     if not space:
         raise UsageError("nothing is varied; set --vary NAME=VALUE,VALUE")
     for dimension in space:
-        if OF_COMPOSITION.get(dimension.name, base.compose) != base.compose:
+        if OF_COMPOSITION.get(dimension.name, base.of_deltas) != base.of_deltas:
             raise UsageError(
-                f"--vary {dimension.name}: it is of --compose {OF_COMPOSITION[dimension.name]}, and this run's shards are composed by {base.compose}"
+                f"--vary {dimension.name}: it is of the composition {OF_COMPOSITION[dimension.name]}, and this run's "
+                f"deltas are composed by {base.of_deltas}"
             )
     taken: list[Trial] = []
     refused: list[tuple[Settings, str]] = []

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS, DEFAULT_FEATURES
+from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS
 from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
 from taft_ray.fitting.config import FitConfig
-from taft_ray.sums.options import COMPOSITIONS, DEFAULT_EPSILON, JOINT_PENALTY
+from taft_ray.sums.options import COMPOSITIONS, DEFAULT_COMPOSITION, DEFAULT_EPSILON, JOINT_PENALTY
 from taft_ray.tangent.options import PREPARED_BUDGET, TRAINABLE
 from taft_ray.version import VERSION
 
@@ -26,7 +26,7 @@ PRECISIONS = ("bfloat16", "float32")
 _MOST_GIB = 1 << 20
 # fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
 _ADDED = ("constants_gib", "exif_orientation", "joint_penalty", "features", "site_blocks", "beside")
-_OF_ADDITIVE = ("features", "site_blocks")  # an additive run's spec always has them
+_OF_ADDITIVE = ("site_blocks",)  # an additive run's spec always has it
 
 
 def _versions() -> dict[str, str]:
@@ -66,10 +66,12 @@ class RunSpec:
     precision: of the frozen prefix's passes; see `fastest_precision`.
 
     compose: "additive" with a solver that fits makes a run of two tiers: rows, whose sums are the model, and deltas beside it.
+        Any other makes a run of deltas alone.
 
-    features: of an additive run, S of `additive`. site_blocks: how many last blocks have sites. Also "all", or "default" (7/12).
+    features: of an additive run, S of `additive`. None: 2,048, or all that the sites have where they are fewer; a new run keeps
+        the number. site_blocks: how many last blocks have sites. Also "all", or "default" (7/12).
 
-    beside: how deltas are composed beside rows. By default "joint" where the last block alone is trained, else "gram".
+    beside: how deltas are composed beside rows; "gram" by default.
 
     constants_gib: of memory, for the constants of a worker's shard. Beyond it some are computed again for every batch, whose
     last bits differ (`tangent.prepare_pictures`).
@@ -101,7 +103,7 @@ class RunSpec:
     milestones: tuple[int, ...] = FitConfig.milestones
     slices: int = FitConfig.slices
     radius: float | None = FitConfig.radius
-    compose: str = "gram"
+    compose: str = ADDITIVE
     epsilon: float = DEFAULT_EPSILON
     joint_penalty: float = JOINT_PENALTY
     weighting: str = "uniform"
@@ -112,16 +114,14 @@ class RunSpec:
     max_rejected: float = 0.01
     exif_orientation: str = "ignore"
     constants_gib: float = PREPARED_BUDGET / 2**30
-    features: int = DEFAULT_FEATURES
+    features: int | None = None
     site_blocks: int | str = DEFAULT_BLOCKS
     beside: str | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: _versions())
 
     def __post_init__(self) -> None:
-        if self.lean and self.compose == type(self).compose:
-            object.__setattr__(self, "compose", ADDITIVE)  # the one way to compose such a run
         if self.two_tiers and self.beside is None:
-            object.__setattr__(self, "beside", "joint" if self.last_blocks == 1 else "gram")
+            object.__setattr__(self, "beside", DEFAULT_COMPOSITION)
         if self.shards < 1:
             raise UsageError(f"expected shards >= 1, got {self.shards}; set --shards")
         if self.threads < 1:
@@ -157,7 +157,7 @@ class RunSpec:
             raise UsageError(f"expected a number joint_penalty > 0, got {self.joint_penalty}; set --joint-penalty")
         if self.classes is not None and (not all(self.classes) or len(set(self.classes)) != len(self.classes)):
             raise UsageError(f"classes={list(self.classes)}: expected different names; set --classes")
-        if self.features < 1:
+        if self.features is not None and self.features < 1:
             raise UsageError(f"expected features >= 1, got {self.features}; set --features")
         if self.site_blocks not in (DEFAULT_BLOCKS, "all") and not (
             isinstance(self.site_blocks, int) and self.site_blocks >= 1
@@ -166,7 +166,10 @@ class RunSpec:
                 f"site_blocks={self.site_blocks!r}: expected a number >= 1, all or {DEFAULT_BLOCKS}; set --site-blocks"
             )
         if self.additive and self.weighting != "uniform":
-            raise UsageError(f"weighting={self.weighting!r}: an additive model sums pictures; leave --weighting out")
+            other = "" if self.lean else f", or choose --compose {DEFAULT_COMPOSITION}"
+            raise UsageError(
+                f"weighting={self.weighting!r}: an additive model sums pictures; leave --weighting out{other}"
+            )
         if not self.lean:
             self.fit_config()
 
@@ -198,12 +201,6 @@ class RunSpec:
     def by_records(self, mode: str) -> bool:
         """Whether a composition is of the records that shards have beside their deltas."""
         return self.two_tiers and mode == ADDITIVE
-
-    def check_tangent(self, verb: str) -> None:
-        """UsageError for a verb that is about tangent models, where this run has none."""
-        if self.additive:
-            way = "use taft-ray tune, which needs no trial" if verb == "sweep" else "it cannot be done here yet"
-            raise UsageError(f"{verb} is made for tangent models, and this run is additive; {way}")
 
     def check_additive(self, what: str) -> None:
         """UsageError for what an additive run alone can do, where this is none."""

@@ -24,6 +24,8 @@ from taft_ray.plans.state import RunState
 from taft_ray.prefix.cache import STRIPE_BYTES
 from taft_ray.prefix.passes import Passes, index_source
 from taft_ray.progress import Report, silent
+from taft_ray.run.choice import choice_for
+from taft_ray.run.snapshots import load_arrays
 from taft_ray.storage import Store, id_key, read_manifest
 from taft_ray.storage import rundir as names
 
@@ -31,7 +33,7 @@ from taft_ray.storage import rundir as names
 MOST_SAMPLES, MOST_MEMBERS, MOST_MODELS = 2000, 512, 48
 _CHUNK = 64  # pictures decoded at once
 
-Values = Callable[..., tuple[list[bytes], np.ndarray, np.ndarray]]  # ShardWorker.sample_values
+Values = Callable[..., tuple[list[bytes], np.ndarray, np.ndarray]]  # `sample_values` of the run's worker
 
 
 def examine(
@@ -48,7 +50,7 @@ def examine(
     report: Report = silent,
 ) -> dict[str, Any]:
     """The audit, with the pictures' values from any worker: `judge`'s answer, what was examined and what was left out."""
-    check_state(store, state, level)
+    check_state(store, spec, state, level)
     classes = list(state.classes)
     secret = id_key(store, create=False)
     found = read_manifest(store)
@@ -59,18 +61,23 @@ def examine(
     asked = _forgotten(_index(passes, data, classes), state, secret, ids, spec, trained_on)
     others, known = _never_seen(_index(passes, never_seen, classes), state, secret, spec, trained_on)
     homes = _homes(asked, state, spec)
-    present = {shard.shard: shard for shard in state.in_model}
+    by_records = spec.by_records(spec.compose)
+    present = {shard.shard: shard.member(by_records) for shard in state.in_tier(by_records)}
     targets = [shard for shard, _ in Counter(homes.values()).most_common() if shard in present][:MOST_MODELS]
     shadows = [shard for shard in present if shard not in targets]
     columns = sorted(targets + _some(shadows, MOST_MODELS - len(targets), spec.seed))
-    models = [present[shard].in_sums.to_json() for shard in columns] + [_composed(store, spec, state)]
+    composed = _composed(store, spec, state)
+    members_of = [ref.to_json() for ref in map(present.get, columns) if ref is not None]
+    models = [*members_of, composed]
+    tuned = choice_for(store, state, load_arrays(store, composed)) if spec.additive else None
+    chosen_by = {"tuned": tuned} if tuned is not None else {}
     column = {shard: at for at, shard in enumerate(columns)}
     examined = {key for key, shard in homes.items() if shard in column or shard not in present}
 
     def measured(what: str, source: _Source, wanted: set[bytes] | None) -> tuple[Samples, int]:
         report(what, 0, 1)
         chosen = source.some(wanted, spec.seed)
-        keys, labels, phi = values(models, stripes=chosen.stripes())
+        keys, labels, phi = values(models, stripes=chosen.stripes(), **chosen_by)
         report(what, 1, 1)
         home = np.array([column.get(homes.get(key, NO_SHARD), NO_SHARD) for key in keys], np.int64)
         return _samples(phi, labels, home), len(chosen.table) - len(keys)
@@ -78,7 +85,7 @@ def examine(
     forgotten, lost = measured("forgotten", asked, examined)
     reference, lost_too = measured("never-seen", others, None)
     parts, member_of = _member_parts(found.parts, targets or columns, spec.seed)
-    _, labels, phi = values(models, parts=parts)
+    _, labels, phi = values(models, parts=parts, **chosen_by)
     members = _samples(phi, labels, np.array([column[shard] for shard in member_of], np.int64))
     answer = judge(forgotten=forgotten, never_seen=reference, members=members, level=level)
     return {
@@ -137,7 +144,7 @@ def _index(passes: Passes, uri: str, classes: list[str]) -> _Index:
     return _Index(files=files, table=table, classes=classes, uri=uri)
 
 
-def check_state(store: Store, state: RunState, level: float) -> None:
+def check_state(store: Store, spec: RunSpec, state: RunState, level: float) -> None:
     waiting = sorted(request.request for request in state.requests.values() if request.forgotten is None)
     if len(waiting) == len(state.requests):
         more = f" ({which('request', waiting)} not finished)" if waiting else ""
@@ -146,7 +153,7 @@ def check_state(store: Store, state: RunState, level: float) -> None:
         )
     if state.key_destroyed:
         raise UsageError(f"the id key of {store.uri} was destroyed: nobody can tell any more what was forgotten")
-    check(level=level, shards=len(state.in_model))
+    check(level=level, shards=len(state.in_tier(spec.by_records(spec.compose))))
 
 
 def _forgotten(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from taft_ray.additive.options import ADDITIVE
 from taft_ray.data import check_rejected, counts
 from taft_ray.errors import StorageError
 from taft_ray.orchestration import session
@@ -24,6 +25,7 @@ from taft_ray.prefix.passes import index_source
 from taft_ray.progress import Report
 from taft_ray.run.address import data_stamp
 from taft_ray.storage import PartRef, Store, digest_json, read_manifest, write_manifest, write_spec
+from taft_ray.sums.options import DEFAULT_COMPOSITION
 from taft_ray.systems import TokenSet
 
 # what decides a token, and the class indices beside it; a folder of tokens is named by these
@@ -57,7 +59,10 @@ def shared_tokens(
     They come from ``root`` where an earlier call left them there.
     """
     of_sites = {name: getattr(spec, name) for name in _OF_SITES} if spec.additive else {}
-    prefix = RunSpec(data="shared", shards=1, **{name: getattr(spec, name) for name in _OF_THE_PREFIX}, **of_sites)
+    prefix = RunSpec(
+        data="shared", shards=1, compose=ADDITIVE if spec.additive else DEFAULT_COMPOSITION,
+        **{name: getattr(spec, name) for name in _OF_THE_PREFIX}, **of_sites,
+    )  # fmt: skip
     folder = f"{root.rstrip('/')}/tokens/{digest_json(prefix.to_json())[:16]}"
     store = Store(folder)
     write_spec(store, prefix.to_json())

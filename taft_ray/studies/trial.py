@@ -140,11 +140,11 @@ def run_trial(spec: RunSpec, laid: LaidOut, objective: str, heard: Heard) -> Non
     for done, group in enumerate(laid.groups, start=1):
         delta = _fit(spec, laid.tm, group, slices=spec.slices)
         # Gram matrices are those of the pictures, joint statistics those of the fit as well
-        statistics = group.gram or statistics_for(spec.compose, laid.tm, group.pictures, delta)
+        statistics = group.gram or statistics_for(spec.of_deltas, laid.tm, group.pictures, delta)
         terms = shard_terms({name: value.cpu() for name, value in delta.items()}, statistics)
         sums.add(terms, spec.weight_of(len(group.labels)))
         if done in stops:
-            heard(EFFORT * done / count, spec.composed(sums, spec.compose).to(torch.float32))
+            heard(EFFORT * done / count, spec.composed(sums, spec.of_deltas).to(torch.float32))
 
 
 def _fit(spec: RunSpec, tm: TangentModel, group: Group, *, slices: int, watch: Any = None) -> FittedDelta:
@@ -178,7 +178,7 @@ def lay_out(bench: Bench, linearisation: Linearisation, tokens: np.ndarray) -> L
     groups = []
     for members in several:
         pictures = prepare(members)
-        with_gram = bench.objective == "composed" and spec.compose == "gram"
+        with_gram = bench.objective == "composed" and spec.of_deltas == "gram"
         groups.append(
             Group(
                 pictures,

@@ -42,5 +42,5 @@ def frozen(base: Cell, **changes: Any) -> Cell:
 
 def on_sites(base: Cell, network: str, width: int, **changes: Any) -> Cell:
     """Systems on the sites of the last blocks, which have ``width`` numbers."""
-    spec = {"solver": ADDITIVE, "features": width, "weighting": "uniform", **changes}
+    spec = {"solver": ADDITIVE, "compose": ADDITIVE, "features": width, "weighting": "uniform", **changes}
     return replace(base, network=network, spec=replace(base.spec, **spec))

@@ -29,9 +29,8 @@ def audit(
     run = run_address(run)
     store = Store(run)
     spec = run_spec(store)
-    spec.check_tangent("audit")
     state = replay(Ledger(store).entries())
-    check_state(store, state, level)
+    check_state(store, spec, state, level)
     data, never_seen = data_address(data), data_address(never_seen)
     for uri in (data, never_seen):
         open_source(uri)  # a wrong path must not take the start of Ray to be told

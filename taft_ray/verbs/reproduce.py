@@ -14,6 +14,7 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import data_address, data_stamp, model_address, run_address
 from taft_ray.storage import Store
+from taft_ray.sums.options import DEFAULT_COMPOSITION
 from taft_ray.systems import Cell, Table, Wanted, summarise, table
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def reproduce(
         data=data_address(spec.data),
         model=model_address(spec.model),
         weights=spec.weights and run_address(spec.weights),
+        compose=DEFAULT_COMPOSITION,  # a cell is fitted, or is on rows: nothing has both
+        beside=None,
     )
     for uri in (spec.data, test):
         open_source(uri)  # before anything is written

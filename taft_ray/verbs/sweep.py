@@ -45,7 +45,8 @@ def sweep(run: str, asked: Sweep, *, mlflow: str | None = None, report: Report =
     run = run_address(run)
     store = Store(run)
     base = run_spec(store)
-    base.check_tangent("sweep")
+    if base.lean:
+        raise UsageError("a sweep tries fits, and this run fits nothing; use taft-ray tune, which needs no trial")
     state = read_state(store)
     if state.cached is None:
         raise UsageError(f"{run} has no activation cache yet; run taft-ray train first, a sweep uses its tokens")

@@ -27,9 +27,11 @@ from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_to_read_in
 from taft_ray.run.spec import is_run, run_spec
 from taft_ray.storage import Store, digest_bytes, write_spec
+from taft_ray.sums.options import DEFAULT_COMPOSITION
 from taft_ray.verbs.status import status
 
 if TYPE_CHECKING:
+    from taft_ray.models import LoadedModel
     from taft_ray.orchestration.actors import RemoteComposer
     from taft_ray.orchestration.lanes import Lanes
     from taft_ray.plans.additions import AdditionBegun
@@ -110,7 +112,8 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
         begun = run_spec(store)
         # another version of this package goes on with a run: its bits are the same
         versions = {**spec.versions, **{name: begun.versions[name] for name in ("taft_ray",) if name in begun.versions}}
-        spec = replace(spec, weights_digest=begun.weights_digest, versions=versions)
+        features = begun.features if spec.features is None else spec.features
+        spec = replace(spec, weights_digest=begun.weights_digest, versions=versions, features=features)
         write_spec(store, spec.to_json())  # compares
         return spec, ()
     open_source(spec.data)
@@ -122,10 +125,7 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
 
     loaded = load_model(spec.model, spec.weights, spec.image_size)
     if spec.additive:
-        from taft_ray.additive import sites_of
-        from taft_ray.run.rows import blocks_of
-
-        sites_of(loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
+        spec = replace(spec, features=_features(spec, loaded))
     if spec.lean:
         return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
     tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
@@ -140,6 +140,20 @@ def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
                 "beside='joint' is for the last block behind a class token; use --beside gram"
             ) from error
     return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
+
+
+def _features(spec: RunSpec, loaded: LoadedModel) -> int:
+    """How many numbers a picture's row has; errors of `sites_of`."""
+    from taft_ray.additive import sites_of
+    from taft_ray.run.rows import blocks_of
+
+    try:
+        sites = sites_of(loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
+    except UnsupportedModel as error:
+        if spec.lean:
+            raise
+        raise UnsupportedModel(f"{error}; --compose {DEFAULT_COMPOSITION} makes a run of deltas alone") from error
+    return sites.size
 
 
 @dataclass

@@ -63,9 +63,10 @@ def policy_of(
     left_out: int = LEFT_OUT,
 ) -> Policy:
     """The policy with these candidates; defaults for those that are not given. UsageError for one that the run cannot have."""
-    all_sizes = [int(size) for size in sizes] or [spec.features // part for part in _PARTS]
+    groups = site_groups(spec)
+    all_sizes = [int(size) for size in sizes] or [sum(group.kept for group in groups) // part for part in _PARTS]
     policy = Policy(
-        groups=site_groups(spec),
+        groups=groups,
         sizes=tuple(dict.fromkeys(all_sizes)),
         kappas=tuple(dict.fromkeys(map(float, kappas or (spec.kappa, *KAPPAS)))),
         weights=tuple(dict.fromkeys(map(float, WEIGHTS if weights is None else weights))),

@@ -22,6 +22,7 @@ class BothWorker(RowMeasuring, ShardWorker):
 
     def __init__(self, run: str, classes: int, idle_s: float | None = None, into: Store | None = None) -> None:
         ShardWorker.__init__(self, run, classes, idle_s, into)
+        self.classes = classes
         self._known: tuple[str, bool] | None = None  # a snapshot's key, and whether it is of rows
 
     def release(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from taft_ray.data import Stripe
 from taft_ray.fitting import certified_distance
+from taft_ray.models import Preprocess
 from taft_ray.run.snapshots import load_snapshot
 from taft_ray.storage import DeltaRef, digest_json, read_delta
 from taft_ray.sums import Sums
@@ -95,7 +96,12 @@ class Measuring(RunModel, Warm):
         """
         deltas = [self._model(model).to(self.tm.device) for model in models]
         if not parts:
-            return picture_values(self.tm, self.spec, stripes, deltas)
+
+            def values(tokens: np.ndarray, labels: np.ndarray) -> np.ndarray:
+                batch = self.tm.prepare(self._tokens([tokens.view(np.int16) if tokens.dtype == np.uint16 else tokens]))
+                return minus_log_loss(self.tm, batch, torch.from_numpy(labels), self.spec, deltas)
+
+            return picture_values(self.tm, Preprocess.of(self.tm.network), self.spec, stripes, len(deltas), values)
         keys, labels, arrays = self.read(parts)
         pictures = Recomputed(self.tm, self._tokens(arrays))  # they are read once
         return keys, labels.numpy(), minus_log_loss(self.tm, pictures, labels, self.spec, deltas)

@@ -1,11 +1,12 @@
-"""What models say of single samples: pictures, or cached tokens, to one value a sample and model.
+"""What models say of single samples: pictures, or cached tokens and rows, to one value per sample and model.
 
 Pictures are decoded, run through the prefix and forgotten again, a part at a time; nothing of them is written or logged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,13 @@ from torch import Tensor
 from taft_ray.data import Stripe, Undecodable, decode_image, read_stripe
 from taft_ray.models import Preprocess
 from taft_ray.plans.spec import RunSpec
-from taft_ray.prefix.tokens import prefix_tokens
+from taft_ray.prefix.tokens import Prefix, prefix_tokens
 from taft_ray.tangent import Delta, Pictures, TangentModel, batches
+
+if TYPE_CHECKING:
+    from taft_ray.additive import AdditiveModel
+
+Values = Callable[[np.ndarray, np.ndarray], np.ndarray]  # tokens or rows (n, …), labels (n,) -> (n, models)
 
 _TINY = 1e-12  # a loss of 0 has a logarithm, too
 
@@ -34,13 +40,28 @@ def minus_log_loss(
     return out
 
 
+def minus_log_square_loss(rows: np.ndarray, labels: np.ndarray, models: Sequence[AdditiveModel]) -> np.ndarray:
+    """(samples, models) float64: −log of the square loss that additive models minimise; higher is a better fit.
+
+    rows: int16 (n, S). labels: (n,). models: with logits for one-hot targets, κ = 1.
+    """
+    out = np.empty((len(labels), len(models)))
+    for column, model in enumerate(models):
+        missed = model.logits(rows)
+        missed[np.arange(len(labels)), labels] -= 1
+        out[:, column] = -np.log((missed**2).mean(axis=1) + _TINY)
+    return out
+
+
 def picture_values(
-    tm: TangentModel, spec: RunSpec, stripes: Sequence[Stripe], deltas: Sequence[Delta]
+    maker: Prefix, preprocess: Preprocess, spec: RunSpec, stripes: Sequence[Stripe], models: int, values: Values
 ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Keys, labels (n,) and values (n, models) of the pictures of the stripes; those that cannot be decoded are left out."""
-    preprocess = Preprocess.of(tm.network)
+    """Keys, labels (n,) and values (n, models) of the pictures of the stripes; those that cannot be decoded are left out.
+
+    values: of what ``maker`` makes of some pictures (`prefix_tokens`), and their labels.
+    """
     keys: list[bytes] = []
-    labels, values = [np.zeros(0, np.int64)], [np.zeros((0, len(deltas)))]
+    labels, found = [np.zeros(0, np.int64)], [np.zeros((0, models))]
     for part in (part for stripe in stripes for part in read_stripe(stripe)):
         pixels, rows = [], []
         for row, image in enumerate(part["images"]):
@@ -51,10 +72,8 @@ def picture_values(
                 continue
         if not rows:
             continue
-        tokens = torch.from_numpy(prefix_tokens(tm, preprocess, np.stack(pixels), spec).view(np.int16))
-        tokens = tokens.view(torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16)
-        known = torch.from_numpy(part["labels"][rows])
+        known = part["labels"][rows]
         keys += [part["keys"][row] for row in rows]
-        labels.append(known.numpy())
-        values.append(minus_log_loss(tm, tm.prepare(tokens), known, spec, deltas))
-    return keys, np.concatenate(labels), np.concatenate(values)
+        labels.append(known)
+        found.append(values(prefix_tokens(maker, preprocess, np.stack(pixels), spec), known))
+    return keys, np.concatenate(labels), np.concatenate(found)

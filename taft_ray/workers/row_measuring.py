@@ -10,12 +10,14 @@ import numpy as np
 
 from taft_ray.additive import AdditiveModel, Policy, Tuner
 from taft_ray.additive.options import ADDITIVE
+from taft_ray.data import Stripe
 from taft_ray.plans.facts import Tuned
 from taft_ray.plans.spec import RunSpec
-from taft_ray.run.rows import class_count, grow, joined, model_of, read_terms, sums_from
+from taft_ray.run.rows import build_rows, class_count, grow, joined, model_of, read_terms, sums_from
 from taft_ray.run.snapshots import load_arrays
 from taft_ray.storage import DeltaRef, PartRef, Store, digest_json, read_several
 from taft_ray.sums import Totals
+from taft_ray.workers.probe import minus_log_square_loss, picture_values
 from taft_ray.workers.warm import in_use
 
 Sums = Mapping[str, np.ndarray]  # by name: see `run.rows.terms_of`
@@ -27,6 +29,7 @@ class RowMeasuring:
     store: Store
     spec: RunSpec
     fingerprint: str
+    classes: int  # that the run has by now
     _row_model: tuple[tuple[str, Tuned | None], AdditiveModel] | None = None
     _rows: tuple[str, list[bytes], np.ndarray, np.ndarray] | None = None
 
@@ -75,6 +78,38 @@ class RowMeasuring:
                 accuracy = int((logits.argmax(1) == labels).sum()) / max(1, len(labels))
                 found.append({"shards": position, ADDITIVE: accuracy})
         return found
+
+    @in_use
+    def sample_values(
+        self,
+        models: Sequence[dict[str, Any] | str],
+        stripes: Sequence[Stripe] = (),
+        parts: Sequence[dict[str, Any]] = (),
+        tuned: Tuned | None = None,
+    ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+        """Keys, labels (n,) and −log square loss (n, models) of the rows of cached parts, or of the stripes' pictures.
+
+        models: the DeltaRef of a shard's record as JSON: the model of its rows alone. Or the key of a composed snapshot, with
+        ``tuned``, the settings that were chosen from its sums. Nothing of the pictures is kept or written.
+        """
+        made = [self._of_one_hot(model, tuned) for model in models]
+        if not parts:
+            maker, preprocess, _ = build_rows(self.spec)
+
+            def values(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+                return minus_log_square_loss(rows[:, 0], labels, made)
+
+            return picture_values(maker, preprocess, self.spec, stripes, len(made), values)
+        keys, labels, rows = self._read_rows(parts)
+        self.release_rows()
+        return keys, labels, minus_log_square_loss(rows, labels, made)
+
+    def _of_one_hot(self, model: dict[str, Any] | str, tuned: Tuned | None) -> AdditiveModel:
+        """The model whose logits are not scaled by κ: of a shard's record alone, or of a composed snapshot."""
+        if not isinstance(model, str):
+            return AdditiveModel.of(sums_from(read_terms(self.store, DeltaRef.from_json(model), self.classes)))
+        kappa = self.spec.kappa if tuned is None or tuned.settings is None else tuned.settings.kappa
+        return model_of(self.spec, load_arrays(self.store, model), tuned).scaled(1 / kappa)
 
     def _read_rows(self, parts: Sequence[dict[str, Any]]) -> tuple[list[bytes], np.ndarray, np.ndarray]:
         """Keys, labels (n,) and rows (n, S) of the parts; those of the last call are kept."""

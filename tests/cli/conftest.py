@@ -14,5 +14,5 @@ def trained(
     from taft_ray.verbs.train import train
 
     run = tmp_path_factory.mktemp("cli") / "run"
-    train(str(run), spec_of(parquet), lanes=1)
+    train(str(run), spec_of(parquet, compose="additive", features=48), lanes=1)
     return run

@@ -40,7 +40,7 @@ FEATURES = 48
 @pytest.fixture(scope="module")
 def both(spec_of: Callable[..., Any]) -> Callable[..., Any]:
     def make(data: Path | str, **changes: Any) -> Any:
-        return spec_of(data, **{"compose": "additive", "features": FEATURES, "trainable": "head", **changes})
+        return spec_of(data, **{"compose": "additive", "beside": "joint", "features": FEATURES, "trainable": "head", **changes})
 
     return make
 

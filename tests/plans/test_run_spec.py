@@ -78,7 +78,7 @@ def test_field_of_another_version_is_named() -> None:
 
 def test_empty_shard_weighs_nothing() -> None:
     assert [spec().weight_of(n) for n in (0, 1, 9)] == [0, 1, 1]
-    assert [spec(weighting="samples").weight_of(n) for n in (0, 1, 9)] == [0, 1, 9]
+    assert [spec(weighting="samples", compose="gram").weight_of(n) for n in (0, 1, 9)] == [0, 1, 9]
 
 
 def test_fit_and_linearisation_options_come_from_the_spec() -> None:

@@ -103,9 +103,11 @@ def test_what_has_no_meaning_makes_no_difference():
 
 def test_what_is_of_a_composition_is_varied_where_that_is_made():
     space = parse_space(["joint-penalty=1e-4..1e-1"])
-    trials, _ = draw(space, replace(BASE, compose="joint"), trials=3, seed=0, admit=admit)
+    trials, _ = draw(space, replace(BASE, beside="joint"), trials=3, seed=0, admit=admit)
     assert len({trial.spec(BASE).joint_penalty for trial in trials}) == 3
-    with pytest.raises(UsageError, match=r"joint_penalty: it is of --compose joint, .* composed by gram"):
+    alone = replace(BASE, compose="joint", beside=None)
+    assert draw(space, alone, trials=3, seed=0, admit=admit)[0] == trials
+    with pytest.raises(UsageError, match=r"joint_penalty: it is of the composition joint, .* composed by gram"):
         draw(space, BASE, trials=3, seed=0, admit=admit)
     with pytest.raises(UsageError, match=r"epsilon: one model is not composed; use --objective composed"):
         Sweep(space=parse_space(["epsilon=0.1,1"]), objective="whole")

@@ -19,6 +19,8 @@ from taft_ray.proof.verify_run import verify
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, read_delta, read_manifest, write_delta
 from taft_ray.storage import rundir as names
+from taft_ray.verbs.tune import tune
+from taft_ray.workers.kinds import new_worker
 from taft_ray.workers.shard_worker import ShardWorker
 
 Copy = Callable[..., Path]
@@ -27,7 +29,13 @@ OF_SHARD = {shard: [n for n in range(SAMPLES) if shard_of(sample_id(n), SHARDS) 
 GONE = [sample_id(n) for shard in (0, 1) for n in OF_SHARD[shard][:12]]
 WHOLE_SHARD = [sample_id(n) for n in OF_SHARD[2]]
 # Adam's few epochs in `spec_of` hardly fit anything: an audit of such a run says that it has no power
-SPECS = {"ridge": {}, "adam": {"solver": "adam", "compose": "mean", "epochs": 40, "milestones": (30,)}}
+SPECS: dict[str, dict[str, Any]] = {
+    "ridge": {},
+    "adam": {"solver": "adam", "compose": "mean", "epochs": 40, "milestones": (30,)},
+    "rows": {"solver": "additive", "features": 96},
+    "both": {"compose": "additive", "features": 96, "trainable": "head"},
+}
+OF_ROWS, OF_DELTAS = ("rows", "both"), ("ridge", "adam")
 
 
 @pytest.fixture(scope="session")
@@ -63,10 +71,19 @@ def retrained(plain_runs: Callable[[str], Path], tmp_path_factory: pytest.TempPa
 def audited(run: Path, data: Path, never_seen: Path, ids: Sequence[str] | None = None) -> dict[str, Any]:
     """`audit` without Ray."""
     store = Store(str(run))
+    spec = run_spec(store)
+    values = new_worker(str(run), spec, len(CLASSES)).sample_values
     return examine(
-        InlinePasses(), store, run_spec(store), state_of(run), ShardWorker(str(run), len(CLASSES)).sample_values, data=str(data),
-        never_seen=str(never_seen), ids=ids, level=0.01,
-    )  # fmt: skip
+        InlinePasses(),
+        store,
+        spec,
+        state_of(run),
+        values,
+        data=str(data),
+        never_seen=str(never_seen),
+        ids=ids,
+        level=0.01,
+    )
 
 
 class Hoarder(ShardWorker):
@@ -107,7 +124,7 @@ def test_honest_retrain_is_at_chance(
     assert answer["targets"]["composed"]["p_value"] > 0.005
 
 
-@pytest.mark.parametrize("solver", SPECS)
+@pytest.mark.parametrize("solver", OF_DELTAS)
 def test_faked_retrain_is_found_though_verify_sees_nothing(
     plain_runs: Callable[[str], Path],
     solver: str,
@@ -139,6 +156,40 @@ def test_drop_is_at_chance_until_the_old_composed_model_is_served_again(
     served.write_bytes(old)
     answer = audited(run, parquet, others)
     assert (answer["ok"], answer["verdict"]) == (False, "remembers"), answer
+
+
+@pytest.mark.parametrize("kind", OF_ROWS)
+def test_subtraction_is_at_chance_until_the_old_model_is_served_again(
+    plain_runs: Callable[[str], Path], kind: str, copy_of: Copy, parquet: Path, others: Path
+) -> None:
+    """An additive run: its model, and the models of its shards' rows alone."""
+    run = copy_of(plain_runs(kind))
+    old = {path: path.read_bytes() for path in files(run, names.COMPOSED_FOLDER)}
+    plain_forget(run, GONE, "subtract")
+    answer = audited(run, parquet, others)
+    assert (answer["ok"], answer["verdict"]) == (True, "at chance"), answer
+    assert (answer["shards"], answer["forgotten"]) == ([0, 1], len(GONE))
+    assert answer["power"]["auc"] > 0.75
+    for path in files(run, names.COMPOSED_FOLDER):
+        path.unlink()
+    for path, kept in old.items():
+        path.write_bytes(kept)
+    answer = audited(run, parquet, others)
+    assert (answer["ok"], answer["verdict"]) == (False, "remembers"), answer
+
+
+def test_audit_is_of_the_settings_that_were_chosen(
+    plain_runs: Callable[[str], Path], copy_of: Copy, parquet: Path, others: Path
+) -> None:
+    """A choice that is stale after the forget is made again from what is left."""
+    run = copy_of(plain_runs("rows"))
+    plain_forget(run, GONE[:12], "subtract")
+    plain = audited(run, parquet, others)["targets"]["composed"]["auc"]
+    tune(str(run), sizes=[48], kappas=[1.0, 4.0])
+    chosen = audited(run, parquet, others)["targets"]["composed"]["auc"]
+    assert chosen != plain
+    plain_forget(run, GONE[12:], "subtract")
+    assert audited(run, parquet, others)["verdict"] == "at chance"
 
 
 def test_audit_writes_nothing(retrained: Path, parquet: Path, others: Path) -> None:

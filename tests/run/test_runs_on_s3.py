@@ -27,7 +27,7 @@ from taft_ray.storage import Store, id_key
 # a Ray is started for every command: minutes on two cores, and many where others use them too
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-DROPPED, RETRAINED = [sample_id(0)], [sample_id(1), sample_id(2)]
+DROPPED, SUBTRACTED = [sample_id(0)], [sample_id(1), sample_id(2)]
 
 
 @dataclass
@@ -73,10 +73,10 @@ def local(
 ) -> tuple[dict[int, str], str | None, dict[int, str], str | None]:
     """Deltas and composed digest of the same run on local files: trained, and after both forgets."""
     run = tmp_path_factory.mktemp("local") / "run"
-    composed = plain_train(run, spec_of(parquet)).composed_digest()
+    composed = plain_train(run, spec_of(parquet, compose="additive")).composed_digest()
     trained = delta_digests(run)
     plain_forget(run, DROPPED, "drop")
-    after = plain_forget(run, RETRAINED, "retrain")["composed_after"]
+    after = plain_forget(run, SUBTRACTED, "subtract")["composed_after"]
     return trained, composed, delta_digests(run), after
 
 
@@ -98,11 +98,11 @@ def test_run_on_s3_is_the_run_on_local_files_and_leaks_no_credential(
     assert trained["composed"] == local[1]
     assert {shard["shard"]: shard["delta"] for shard in trained["shards"]} == delta_digests(run) == local[0]
     assert user.does("evaluate", run, "--data", test_parquet)["composed"] == local[1]
-    estimated = user.does("estimate", run, *(f"--ids={name}" for name in RETRAINED), "--gpu-hour-price", 3)
-    assert estimated["samples_to_forget"] == len(RETRAINED)
+    estimated = user.does("estimate", run, *(f"--ids={name}" for name in SUBTRACTED), "--gpu-hour-price", 3)
+    assert estimated["samples_to_forget"] == len(SUBTRACTED)
     dropped = user.does("forget", run, *(f"--ids={name}" for name in DROPPED), "--mode", "drop")
     assert dropped["samples"] == 1
-    certificate = user.does("forget", run, *(f"--ids={name}" for name in RETRAINED), "--mode", "retrain")
+    certificate = user.does("forget", run, *(f"--ids={name}" for name in SUBTRACTED))
     assert certificate["composed_after"] == local[3]
     assert delta_digests(run) == local[2]
     status = user.does("status", run)
@@ -111,7 +111,7 @@ def test_run_on_s3_is_the_run_on_local_files_and_leaks_no_credential(
     assert user.does("verify", run)["problems"] == []
     assert user.does("report", run)["page"].startswith(run)
     assert user.does("gc", run)["removed"] == []
-    again = user.does("forget", run, *(f"--ids={name}" for name in RETRAINED), "--mode", "retrain")
+    again = user.does("forget", run, *(f"--ids={name}" for name in SUBTRACTED))
     assert again == {**certificate, "repeated": True}
 
     store = Store(s3_uri)
@@ -123,7 +123,7 @@ def test_run_on_s3_is_the_run_on_local_files_and_leaks_no_credential(
     assert holders(secret, objects) == []
     assert holders(secret, logs) == []
     assert not any(SECRET_KEY in text for text in user.printed)
-    gone = [*DROPPED, *RETRAINED]
+    gone = [*DROPPED, *SUBTRACTED]
     inside = {key: content for key, content in objects.items() if key.startswith("run")}
     keys = [sample_key(name, 0) for name in gone]
     assert holders([*keys, *(key.hex().encode() for key in keys), *(n.encode() for n in gone)], inside) == []
@@ -149,7 +149,7 @@ def test_commands_over_a_faulty_road_end_with_the_same_digests(
         user = User({**environment, "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], os.getcwd()])})
         trained = user.does(*training(run, data_uri, model_options), tries=3)
         user.does("forget", run, *(f"--ids={name}" for name in DROPPED), "--mode", "drop", tries=3)
-        certificate = user.does("forget", run, *(f"--ids={name}" for name in RETRAINED), "--mode", "retrain", tries=3)
+        certificate = user.does("forget", run, *(f"--ids={name}" for name in SUBTRACTED), "--mode", "retrain", tries=3)
         print(f"{proxy.counts}; run again {len(user.repeated)} times: {user.repeated}")
         assert proxy.count(*FAULTS) >= 10, proxy.counts
     assert trained["composed"] == local[1]

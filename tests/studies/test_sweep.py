@@ -37,8 +37,8 @@ SPACE = parse_space(["solver=ridge,adam", "last_blocks=0,1", "kappa=15"])
 
 @pytest.fixture(scope="module")
 def run(train_plainly: Callable[..., tuple[Path, dict[str, Any]]], parquet: Path) -> Path:
-    """A trained run of four shards whose cache is at the entrance of the last block."""
-    return train_plainly(parquet, last_blocks=1)[0]
+    """A trained run of four shards, with rows beside deltas; its tokens are at the entrance of the last block."""
+    return train_plainly(parquet, last_blocks=1, compose="additive", features=48)[0]
 
 
 def bench_of(run: Path, **asked: Any) -> Bench:

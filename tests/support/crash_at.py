@@ -82,10 +82,11 @@ def make_data(home: Path) -> None:
 def do(phase: str, home: Path, run: Path) -> None:
     if phase in ("train", "sum", "both"):
         values = {"model": MODEL, "weights": str(home / "weights.safetensors"), "image_size": SIZE, "epochs": 3}
-        if phase == "sum":
-            values |= {"solver": "additive", "features": 48}
-        if phase == "both":
-            values |= {"compose": "additive", "features": 48, "trainable": "head"}
+        values |= {
+            "train": {"compose": "gram"},
+            "sum": {"solver": "additive", "features": 48},
+            "both": {"features": 48, "trainable": "head"},
+        }[phase]
         plain_train(run, RunSpec(data=str(home / "data"), shards=SHARDS, **values))
     elif phase == "add":
         plain_add(run, home / "more", shards=2)

@@ -39,7 +39,10 @@ def cell_of() -> Callable[..., Cell]:
 
     def make(**changes: Any) -> Cell:
         own = {name: changes.pop(name) for name in Cell.__dataclass_fields__.keys() & changes.keys()}
-        spec = RunSpec(data="toy", model="toy", **{"shards": 4, "epochs": 2, "batch_size": 8, **changes})
+        composed = "additive" if changes.get("solver") == "additive" else "gram"
+        spec = RunSpec(
+            data="toy", model="toy", **{"compose": composed, "shards": 4, "epochs": 2, "batch_size": 8, **changes}
+        )
         return Cell(**{"spec": spec, "inputs": {"data": "toy"}, **own})
 
     return make

@@ -27,7 +27,7 @@ from taft_ray.verbs.deadline import unix_deadline
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Callable[..., Any]) -> Path:
     run = tmp_path_factory.mktemp("library") / "run"
-    plain_train(run, spec_of(parquet, trainable="head"))
+    plain_train(run, spec_of(parquet, compose="additive", features=48, trainable="head"))
     return run
 
 
@@ -76,10 +76,11 @@ def test_train_evaluate_forget_verify(
         run.train(data=parquet, model="test_vit", weights=str(weights), image_size=32, shards=3, trainable="head")
     measured = run.evaluate(test_parquet)
     assert measured.composed == trained.composed
-    assert set(measured.by_composition) == {"mean", "gram"}
-    assert measured.by_composition["gram"].accuracy == measured.accuracy
-    certificate = run.forget([sample_id(0)], mode="retrain")
+    assert set(measured.by_composition) == {"additive", "mean", "gram"}
+    assert measured.by_composition["additive"].accuracy == measured.accuracy
+    certificate = run.forget([sample_id(0)])
     assert isinstance(certificate, answers.Certificate)
+    assert certificate.mode == "subtract"
     assert certificate.retrained
     assert certificate.composed_after == run.status().composed
     assert run.verify().problems == ()
@@ -154,7 +155,7 @@ def test_a_run_goes_on_with_another_version_of_the_package(
     from taft_ray.verbs.train import train
 
     before = tr.Run(folder).status().composed
-    spec = spec_of(parquet, trainable="head")
+    spec = spec_of(parquet, compose="additive", features=48, trainable="head")
     later = replace(spec, versions={**spec.versions, "taft_ray": "9.9"})
     assert train(str(folder), later, lanes=1)["composed"] == before
     assert json.loads((folder / "run.json").read_text())["spec"]["versions"] == spec.versions
@@ -406,14 +407,14 @@ def test_report_of_a_run_without_anything_measured(
 
 def test_estimate_and_forget_have_the_same_default(folder: Path, outside: None) -> None:
     run = tr.Run(folder)
-    assert run.estimate([sample_id(0)]).mode == "retrain"
+    assert run.estimate([sample_id(0)]).mode == "subtract"
     promise = run.forget([sample_id(0)], deadline="30d")
-    assert promise.mode == "retrain"
-    assert here("estimate", folder, "--ids", sample_id(1), "--json").json["mode"] == "retrain"
-    assert here("forget", folder, "--ids", sample_id(1), "--dry-run", "--json").json["mode"] == "retrain"
-    assert here("forget", folder, "--ids", sample_id(1), "--deadline", "30d", "--json").json["mode"] == "retrain"
+    assert promise.mode == "subtract"
+    assert here("estimate", folder, "--ids", sample_id(1), "--json").json["mode"] == "subtract"
+    assert here("forget", folder, "--ids", sample_id(1), "--dry-run", "--json").json["mode"] == "subtract"
+    assert here("forget", folder, "--ids", sample_id(1), "--deadline", "30d", "--json").json["mode"] == "subtract"
     for verb in ("estimate", "forget"):
-        assert "[default: subtract for an additive run, retrain for any other]" in " ".join(
+        assert "[default: subtract; retrain in a run of deltas alone]" in " ".join(
             here(verb, "--help").out.split()
         )
 
