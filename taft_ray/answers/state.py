@@ -19,7 +19,10 @@ _SHARDS, _REQUESTS, _SAMPLES = 20, 10, 20  # that a person is shown
 
 @dataclass(frozen=True)
 class ShardStatus(Answer):
-    """A shard. state: pending, trained, dropped, empty or quarantined. delta: its digest while it is in the model."""
+    """A shard. state: pending, trained, dropped, empty or quarantined. delta: its digest while it is in the model.
+
+    state may be subtracted, too: its rows are in the model, and its delta is to be fitted again.
+    """
 
     shard: int
     generation: int
@@ -169,7 +172,7 @@ class Status(Answer, HasRows):
 
     def _samples(self) -> str:
         """How many there are, and how many the model is of: a dropped shard's are not in it."""
-        inside = sum(shard.samples for shard in self.shards if shard.state == "trained")
+        inside = sum(shard.samples for shard in self.shards if shard.state in ("trained", "subtracted"))
         return f"{plural(self.samples, 'sample')}, {inside:,} of them in the model"
 
     def _rejected(self) -> str | None:

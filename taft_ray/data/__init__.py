@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from taft_ray.data.classes import label_column, label_index, resolve_classes
     from taft_ray.data.decode import ORIENTATIONS, Undecodable, decode_image
     from taft_ray.data.keys import epoch_order, held_out, id_hash, owner_hash, sample_key, sample_keys, slice_of
-    from taft_ray.data.manifest import MANIFEST_SCHEMA, build_manifest, check_rejected, counts, place, reject
+    from taft_ray.data.manifest import (
+        MANIFEST_SCHEMA,
+        build_manifest,
+        check_index,
+        check_rejected,
+        counts,
+        place,
+        reject,
+    )
     from taft_ray.data.plan_reads import Stripe, read_stripe, stripes
     from taft_ray.data.sharding import GIVES_UP, METHODS, Method, assign
     from taft_ray.data.source_file import INDEX_SCHEMA, Source, SourceFile
@@ -31,6 +39,7 @@ __all__ = [
     "Undecodable",
     "assign",
     "build_manifest",
+    "check_index",
     "check_rejected",
     "counts",
     "decode_image",
@@ -79,6 +88,7 @@ _WHERE = {
     "taft_ray.data.manifest": (
         "MANIFEST_SCHEMA",
         "build_manifest",
+        "check_index",
         "check_rejected",
         "counts",
         "place",

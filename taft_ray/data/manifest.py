@@ -15,7 +15,7 @@ from taft_ray.counting import plural
 from taft_ray.data import keys as sample_names
 from taft_ray.data.classes import label_column, note_of_alike
 from taft_ray.data.ids import blanks_note
-from taft_ray.data.sharding import Method, assign
+from taft_ray.data.sharding import Method, assign, check_owners
 from taft_ray.data.source_file import BESIDE, HIDDEN
 from taft_ray.data.splits import check_rows
 from taft_ray.errors import DataError, TooManyRejected
@@ -43,6 +43,19 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 
+def check_index(index: pa.Table, *, classes: Sequence[str], method: str) -> None:
+    """Raise what `build_manifest` raises of rows that no run can be made of.
+
+    DataError where there are none, where they belong to several splits, and for labels that are no class. UsageError where
+    owners are needed and there are none.
+    """
+    if index.num_rows == 0:
+        raise DataError("the data has no rows; check --data, and --split where one is given")
+    check_rows(index["split"].unique().to_pylist())
+    label_column(index, classes)
+    check_owners(method, index["owner"].to_pylist())
+
+
 def build_manifest(
     index: pa.Table, *, classes: Sequence[str], seed: int, shards: int, method: Method = "hash", first: int = 0
 ) -> pa.Table:
@@ -51,9 +64,7 @@ def build_manifest(
     Guarantees: no row is lost and none is in two shards; the result does not depend on the order of the index.
     DataError where rows belong to several splits. Logs a warning where ids have blanks at their ends, or classes differ in case alone.
     """
-    if index.num_rows == 0:
-        raise DataError("the data has no rows; check --data, and --split where one is given")
-    check_rows(index["split"].unique().to_pylist())
+    check_index(index, classes=classes, method=method)
     index = index.sort_by([("relative", "ascending"), ("row", "ascending")]).combine_chunks()
     index = _reject_duplicates(index)
     for note in (blanks_note(index["id"]), note_of_alike(classes)):

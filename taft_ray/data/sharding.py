@@ -35,6 +35,7 @@ def assign(
     """
     if shards < 1:
         raise UsageError(f"expected shards >= 1, got {shards}; set --shards")
+    check_owners(method, owners)
     if method == "hash":
         return _hash(keys, shards)
     if method == "equal":
@@ -51,12 +52,16 @@ def assign(
         shard[np.lexsort((low, high, labels))] = np.arange(len(keys)) % shards
         return shard
     if method == "grouped":
-        if owners is None or all(owner is None for owner in owners):
-            raise UsageError(
-                "method 'grouped' needs the owners of the samples; add a column 'owner' or use --method hash"
-            )
-        return _hash([owner or key for owner, key in zip(owners, keys, strict=True)], shards)
+        return _hash([owner or key for owner, key in zip(owners or (), keys, strict=True)], shards)
     raise UsageError(f"unknown method {method!r} of sharding; choose one of {', '.join(METHODS)}")
+
+
+def check_owners(method: str, owners: Sequence[object] | None) -> None:
+    """UsageError where samples are to be grouped by owner, and none of them has one."""
+    if method == "grouped" and (owners is None or all(owner is None for owner in owners)):
+        raise UsageError(
+            "assignment 'grouped' needs the owners of the samples; add a column 'owner' or use --assignment hash"
+        )
 
 
 def _hash(keys: Sequence[bytes], shards: int) -> np.ndarray:

@@ -128,7 +128,7 @@ def _counts(measured: Measured) -> dict[str, Any]:
         f"shards_{state}": _number(
             f"shards {state}", "", f"count of shards whose latest state is {state!r}", chosen, len(chosen)
         )
-        for state in ("trained", "dropped", "empty", "pending", "quarantined")
+        for state in ("trained", "dropped", "subtracted", "empty", "pending", "quarantined")
         for chosen in [{path: got for path, got in states.items() if got == state}]
     }
 

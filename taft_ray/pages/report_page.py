@@ -24,7 +24,7 @@ from taft_ray.pages.figures.timeline import timeline, timeline_bars
 from taft_ray.pages.shown import Shown, Table, code, derived, digest, marked, pointer, table, time_of, title
 
 _REQUEST = re.compile(r"[0-9a-f]{8,64}")
-_STATES = ("trained", "dropped", "empty", "pending", "quarantined")
+_STATES = ("trained", "dropped", "subtracted", "empty", "pending", "quarantined")
 _SPEEDS = (
     "speedup_wall",
     "speedup_critical_path",

@@ -27,6 +27,7 @@ from taft_ray.plans.facts import (
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
 PENDING, TRAINED, DROPPED, EMPTY, QUARANTINED = "pending", "trained", "dropped", "empty", "quarantined"
+SUBTRACTED = "subtracted"
 MONOLITH = "monolith"
 FITTING = ("retrain", "resolve")  # modes of a forget after which shards are fitted again
 SUBTRACT = "subtract"  # the mode of a forget in which no shard leaves the model
@@ -77,6 +78,11 @@ class ShardState:
         """The delta of a shard that is in the model."""
         assert self.delta is not None
         return self.delta
+
+    @property
+    def told(self) -> str:
+        """`state` for a person: "subtracted" where the shard's rows are in the model, and its delta is to be fitted again."""
+        return SUBTRACTED if self.state == DROPPED and self.record is not None else self.state
 
     def member(self, by_records: bool = False) -> DeltaRef | None:
         """The delta (or the record) by which the shard is in the sums of that tier; None where it is not."""

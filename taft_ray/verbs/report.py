@@ -196,13 +196,13 @@ def _shards(state: RunState) -> list[dict[str, Any]]:
                 "shard": fit.shard,
                 "generation": fit.generation,
                 "samples": fit.samples,
-                "state": shard.state if fit.generation == shard.generation else "trained",
+                "state": shard.told if fit.generation == shard.generation else "trained",
                 **fit.facts,
             }
         )
     fitted = {fit.shard for fit in state.fits}
     rows += [
-        {"shard": s.shard, "generation": 0, "samples": s.samples, "state": s.state}
+        {"shard": s.shard, "generation": 0, "samples": s.samples, "state": s.told}
         for s in state.shards.values()
         if s.shard not in fitted
     ]

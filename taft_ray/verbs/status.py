@@ -40,7 +40,7 @@ def status(run: str) -> dict[str, Any]:
                 "shard": shard.shard,
                 "generation": shard.generation,
                 "samples": shard.samples,
-                "state": shard.state,
+                "state": shard.told,
                 "delta": shard.delta.digest if shard.delta else None,
             }
             for _, shard in sorted(state.shards.items())

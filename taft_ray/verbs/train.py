@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from taft_ray.counting import plural, which
-from taft_ray.data import open_source
+from taft_ray.data import check_index, open_source
 from taft_ray.data.identical import say
 from taft_ray.errors import DataError, TaftError, UnsupportedModel, UsageError
 from taft_ray.log import operation
@@ -81,6 +81,7 @@ def train(
         if not is_run(store):
             report("index", 0, 1)
             source = index_source(PASSES, spec.data, spec.classes)
+            check_index(source.rows, classes=source.classes, method=spec.assignment)
             report("index", 1, 1)
         write_spec(store, spec.to_json())
         training = replace(Training.of(run, spec, lanes, report), source=source)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from tiny import SAMPLES, SHARDS, owner_of, sample_id, write_parquet
 from without_ray import without_ray
 
+import taft_ray as tr
 from taft_ray.answers import Certificate
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
@@ -40,7 +41,9 @@ FEATURES = 48
 @pytest.fixture(scope="module")
 def both(spec_of: Callable[..., Any]) -> Callable[..., Any]:
     def make(data: Path | str, **changes: Any) -> Any:
-        return spec_of(data, **{"compose": "additive", "beside": "joint", "features": FEATURES, "trainable": "head", **changes})
+        return spec_of(
+            data, **{"compose": "additive", "beside": "joint", "features": FEATURES, "trainable": "head", **changes}
+        )
 
     return make
 
@@ -134,6 +137,9 @@ def test_model_is_whole_before_any_fit(run: Path, never_seen: Any, worker: BothW
     assert holders(run, sample_key(sample_id(3), 0)) == []
     with pytest.raises(TaftError, match="still to be fitted"):
         composer.conclude_forget(asked["request"], {})
+    told = tr.Run(run).status()
+    assert told.shards[shard].state == "subtracted"
+    assert f"{SAMPLES - 1} samples, {SAMPLES - 1} of them in the model" in str(told)
     assert gc(str(run))["removed"] == []
     carry_out(Composer(str(run)), worker=worker)
     assert digests(run) == never_seen([3])

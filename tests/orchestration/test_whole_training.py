@@ -168,7 +168,7 @@ def test_additive_run_on_ray(
         lambda: run.train(data=parquet, monolithic=True),
         lambda: run.sweep(),
     ):
-        with pytest.raises(UsageError, match="additive|fits nothing"):
+        with pytest.raises(UsageError, match=r"additive|fits nothing"):
             refused()
 
 

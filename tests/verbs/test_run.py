@@ -414,9 +414,7 @@ def test_estimate_and_forget_have_the_same_default(folder: Path, outside: None) 
     assert here("forget", folder, "--ids", sample_id(1), "--dry-run", "--json").json["mode"] == "subtract"
     assert here("forget", folder, "--ids", sample_id(1), "--deadline", "30d", "--json").json["mode"] == "subtract"
     for verb in ("estimate", "forget"):
-        assert "[default: subtract; retrain in a run of deltas alone]" in " ".join(
-            here(verb, "--help").out.split()
-        )
+        assert "[default: subtract; retrain in a run of deltas alone]" in " ".join(here(verb, "--help").out.split())
 
 
 def test_estimate_of_what_waits_has_the_request_and_its_dates(folder: Path, outside: None) -> None:
