@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,10 +16,9 @@ from taft_ray.answers.certificates import ADDED
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.facts import Purge, Removed
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, SUBTRACT, RequestState, RunState
+from taft_ray.plans.state import FITTING, SUBTRACT, RequestState, RunState
 from taft_ray.run.quarantine import quarantines
 from taft_ray.storage import MALFORMED, DeltaRef, Entry, Ledger, canonical_json, digest_json, parse_json
-from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import seal, unseal
 
 SCHEMA = "taft_ray.certificate/1"
@@ -270,94 +269,3 @@ def open_certificate(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
             f"{where} is not a certificate: expected schema {SCHEMA!r}, got {given.get('schema')!r:.60}"
         )
     return unseal(sealed, _SEAL, where), signature
-
-
-def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
-    """Where a certificate contradicts itself: what was asked and what was done, the order of its steps, what is left."""
-    hashes, mode = certificate["id_hashes"], certificate["mode"]
-    if certificate["samples"] != len(hashes) or len(set(hashes)) != len(hashes):
-        yield f"it says {certificate['samples']} samples, and names {len(set(hashes))}"
-    if certificate["still_listed_after_purge"] and not certificate["beyond_reach"]:
-        yield f"{certificate['still_listed_after_purge'][:4]} were still listed after the purge"
-    for back in certificate.get("brought_back", ()):
-        if back["samples"] != len(set(back["id_hashes"])):
-            yield f"it says {back['samples']} samples of request {back['request']}, and names {len(set(back['id_hashes']))}"
-    yield from _disorder(certificate)
-    after = {shard["shard"]: shard["state"] for shard in certificate["shards_after"]}
-    if sorted(after) != sorted(certificate["shards"]):
-        yield f"it touches the shards {certificate['shards']}, and tells what became of {sorted(after)}"
-    retrained = {shard["shard"] for shard in certificate["retrained"]}
-    # in a run of two tiers deltas are fitted again behind a subtraction
-    may_fit = mode in FITTING or (mode == SUBTRACT and certificate.get("beside") is not None)
-    if not may_fit and retrained:
-        yield f"a {mode} was asked, and the shards {sorted(retrained)} are said to be trained again"
-    undone = sorted(n for n, state in after.items() if state not in (EMPTY, QUARANTINED) and n not in retrained)
-    if mode in FITTING and undone:
-        yield f"{mode} was asked, and the shards {undone} were not trained again"
-    removed = {entry["key"] for entry in certificate["objects_removed"]}
-    kept = [delta["key"] for delta in certificate["deltas_removed"] if delta["key"] not in removed]
-    if kept:
-        yield f"the deltas {kept[:4]} left the model, and are not among the objects removed"
-    old = {delta["digest"] for delta in certificate["deltas_removed"]}
-    for shard in certificate["retrained"]:
-        # a part that was replaced lost a sample; where none was, another request had taken the samples already
-        folder = f"{names.shard_prefix(shard['shard'])}/"
-        lost = any(e["key"].startswith(folder) and e["digest"] for e in certificate["objects_removed"])
-        if lost and shard["delta"]["digest"] in old:
-            yield f"shard {shard['shard']} was trained again to the very bytes that were removed"
-        if shard["facts"].get("resolved") and not isinstance(shard["facts"].get("distance_bound"), float):
-            yield f"shard {shard['shard']} was solved again without a certified distance"
-
-
-def _disorder(certificate: Mapping[str, Any]) -> Iterator[str]:
-    steps = [step["step"] for step in certificate["steps"]]
-    numbers = [step["number"] for step in certificate["steps"]]
-    purge = [step for step in steps if not step.startswith("trained shard ")][:4]
-    if purge != ["requested", "dropped", "rewritten", "purged"]:
-        yield f"its steps are {steps}, expected requested, dropped, rewritten and purged"
-    if numbers != sorted(set(numbers)) or (numbers and numbers[-1] > certificate["rests_on"]["number"]):
-        yield f"its steps are the ledger's entries {numbers}: not in order, or after the one it rests on"
-
-
-def contradictions(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:
-    """Where a certificate does not stand in the chain as it says, or says what the entries there do not.
-
-    entries: the run's ledger, verified.
-    """
-    steps = certificate["steps"]
-    last_purge = max((step["number"] for step in steps if step["step"] == "purged"), default=None)
-    for what, position in [("rests on", certificate["rests_on"]), *((step["step"], step) for step in steps)]:
-        number, digest = position["number"], position["digest"]
-        entry = entries[number] if isinstance(number, int) and 0 <= number < len(entries) else None
-        if entry is None or entry.digest != digest:
-            got = "no such entry" if entry is None else f"one with digest {entry.digest[:16]}"
-            yield f"{what}: expected entry {number} with digest {str(digest)[:16]}, the ledger has {got}"
-        elif what != "rests on" and (what != "purged" or number == last_purge):
-            says = _says(certificate, what)
-            wrong = [name for name, value in says.items() if entry.body.get(name) != value]
-            if wrong:
-                yield f"{what}: the certificate and entry {number} of the ledger differ in {wrong}"
-    yield from _other_drops(certificate, entries)
-
-
-def _other_drops(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:
-    """Where a certificate that names drops whose shards came back names others than the ledger has."""
-    if "brought_back" not in certificate:  # nothing came back, or an earlier version made it
-        return
-    fitted = {one["shard"] for one in certificate["retrained"]}
-    if certificate["brought_back"] != brought_back(entries, certificate["request"], fitted):
-        yield "the shards that came back, and the samples that they came back without, are not those of the ledger"
-
-
-def _says(certificate: Mapping[str, Any], step: str) -> dict[str, Any]:
-    """What the ledger's entry of a step must have in it, going by the certificate."""
-    if step.startswith("trained shard "):
-        (shard,) = (s for s in certificate["retrained"] if step == f"trained shard {s['shard']}")
-        return {name: shard[name] for name in ("delta", "generation", "facts")}
-    return {
-        "requested": {"hashes": certificate["id_hashes"], "mode": certificate["mode"], "owners": certificate["owners"]},
-        "dropped": {"deltas": certificate["deltas_removed"]},
-        "rewritten": {"manifest": certificate["manifest_after"]},
-        "purged": {"manifest": certificate["manifest_after"]},
-        "start purged": {},
-    }[step]

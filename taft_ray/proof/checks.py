@@ -12,9 +12,10 @@ from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.plans.fold import replay
 from taft_ray.plans.orphans import orphans, strangers
 from taft_ray.plans.state import RunState
-from taft_ray.proof.certificate import contradictions, inconsistencies, open_certificate
+from taft_ray.proof.certificate import open_certificate
 from taft_ray.proof.check_choice import choice
 from taft_ray.proof.check_quarantine import quarantine
+from taft_ray.proof.contradictions import contradictions, inconsistencies
 from taft_ray.proof.evidence import Evidence
 from taft_ray.proof.signature import check_signature
 from taft_ray.run.sums import read_terms, snapshots_of

@@ -12,7 +12,8 @@ from taft_ray.plans.fold import replay
 from taft_ray.plans.orphans import referred_to
 from taft_ray.plans.state import RequestState, RunState
 from taft_ray.privacy import PublicKey, Signature
-from taft_ray.proof.certificate import certificate_bytes, contradictions, inconsistencies, open_certificate
+from taft_ray.proof.certificate import certificate_bytes, open_certificate
+from taft_ray.proof.contradictions import contradictions, inconsistencies
 from taft_ray.proof.evidence import Findings
 from taft_ray.proof.signature import read_signature
 from taft_ray.run.spec import run_spec

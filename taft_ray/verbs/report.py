@@ -16,7 +16,8 @@ from taft_ray.plans.additions import counts_of
 from taft_ray.plans.facts import Composed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RequestState, RunState
-from taft_ray.proof.certificate import contradictions, inconsistencies, open_certificate
+from taft_ray.proof.certificate import open_certificate
+from taft_ray.proof.contradictions import contradictions, inconsistencies
 from taft_ray.proof.signature import with_signature
 from taft_ray.run.quarantine import quarantines
 from taft_ray.run.spec import run_spec

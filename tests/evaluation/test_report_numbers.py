@@ -10,8 +10,10 @@ import pytest
 from run_facts import run_facts
 
 from taft_ray.errors import UsageError
+from taft_ray.evaluation.derived import NO_MONOLITH
 from taft_ray.evaluation.measured import lookup
-from taft_ray.evaluation.report import CRITICAL_NOTE, NO_MONOLITH, WALL_NOTE, summarise
+from taft_ray.evaluation.report import summarise
+from taft_ray.evaluation.speed_numbers import CRITICAL_NOTE, WALL_NOTE
 
 
 def value(report, name):

@@ -8,7 +8,8 @@ import pytest
 from html_page import Page
 from run_facts import classes, run_facts
 
-from taft_ray.evaluation.report import NO_MONOLITH, summarise
+from taft_ray.evaluation.derived import NO_MONOLITH
+from taft_ray.evaluation.report import summarise
 from taft_ray.pages import report_page
 from taft_ray.pages.figures.accuracy import accuracy_by_shards
 from taft_ray.pages.figures.speedups import speedups

@@ -13,7 +13,7 @@ from tiny import SAMPLES, SHARDS, sample_id
 
 from taft_ray.answers import Certificate
 from taft_ray.pages import certificate_page
-from taft_ray.proof.certificate import contradictions, inconsistencies
+from taft_ray.proof.contradictions import contradictions, inconsistencies
 from taft_ray.proof.verify_certificate import verify_certificate
 from taft_ray.proof.verify_run import verify
 from taft_ray.storage import Ledger, Store

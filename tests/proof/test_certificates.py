@@ -18,7 +18,8 @@ from taft_ray.data import id_hash
 from taft_ray.errors import UsageError
 from taft_ray.pages import certificate_page
 from taft_ray.plans.facts import Evaluated
-from taft_ray.proof.certificate import certificate_bytes, inconsistencies
+from taft_ray.proof.certificate import certificate_bytes
+from taft_ray.proof.contradictions import inconsistencies
 from taft_ray.proof.signature import sign_certificate
 from taft_ray.proof.verify_certificate import is_certificate, verify_certificate
 from taft_ray.proof.verify_run import verify
