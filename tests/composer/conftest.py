@@ -1,7 +1,8 @@
-"""A worker and a copy of the run that a module trains as its fixture ``whole``."""
+"""A worker and a copy of the run that a module trains as its fixture ``whole``; specs of additive runs."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from folder import at
@@ -22,3 +23,13 @@ def worker(warm: ShardWorker, whole: Path) -> ShardWorker:
 @pytest.fixture
 def run(whole: Path, copy_of: Callable[..., Path]) -> Path:
     return copy_of(whole)
+
+
+@pytest.fixture(scope="session")
+def additive(spec_of: Callable[..., Any]) -> Callable[..., Any]:
+    """A RunSpec of rows alone, on some data."""
+
+    def make(data: Path | str, **changes: Any) -> Any:
+        return spec_of(data, **{"solver": "additive", "features": 48, **changes})
+
+    return make

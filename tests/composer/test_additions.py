@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from folder import copy_run, files, flip_a_byte, holders, plain_forget, state_of
+from folder import computed_digest, copy_run, files, flip_a_byte, holders, plain_forget, state_of
 from plain import InlinePasses, plain_add, plain_train
 from tiny import CLASSES, SAMPLES, owner_of, picture, sample_id, write_parquet
 from without_ray import without_ray
@@ -38,14 +38,6 @@ FOUR = (*CLASSES, "dog")
 
 
 @pytest.fixture(scope="module")
-def additive(spec_of: Callable[..., Any]) -> Callable[..., Any]:
-    def make(data: Path | str, **changes: Any) -> Any:
-        return spec_of(data, **{"solver": "additive", "features": 48, "shards": 4, **changes})
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def more(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[int]], Path]:
     def write(numbers: Sequence[int]) -> Path:
         return write_parquet(tmp_path_factory.mktemp("more") / "data", numbers)
@@ -71,10 +63,6 @@ def in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "SEGMENT_ROWS", 16)
 
 
-def digest(run: Path | str) -> str | None:
-    return Composer(str(run)).composition.computed_digest()
-
-
 @pytest.fixture(scope="module")
 def from_the_start(tmp_path_factory: pytest.TempPathFactory, additive: Any, more: Any) -> Callable[..., str]:
     """The digest of a run that had these pictures all at once."""
@@ -82,7 +70,7 @@ def from_the_start(tmp_path_factory: pytest.TempPathFactory, additive: Any, more
     def train(numbers: Sequence[int], data: Path | None = None, classes: Sequence[str] = CLASSES) -> str:
         run = tmp_path_factory.mktemp("start") / "run"
         plain_train(run, additive(data or more(numbers), shards=2, classes=tuple(classes)))
-        return str(digest(run))
+        return str(computed_digest(run))
 
     return train
 
@@ -110,7 +98,7 @@ def test_model_is_that_of_a_run_that_had_all_from_the_start(
 ) -> None:
     before = cached(run)
     plain_add(run, more(REST), shards)
-    assert digest(run) == from_the_start(range(SAMPLES))
+    assert computed_digest(run) == from_the_start(range(SAMPLES))
     assert before.items() <= cached(run).items(), "something that was there was written again"
     assert len(state_of(run).shards) == 4 + shards
     assert verify(str(run))["problems"] == []
@@ -119,7 +107,7 @@ def test_model_is_that_of_a_run_that_had_all_from_the_start(
 def test_one_addition_after_another(run: Path, more: Any, from_the_start: Any, in_segments: None) -> None:
     for start in range(80, SAMPLES, 10):
         plain_add(run, more(range(start, start + 10)))
-    assert digest(run) == from_the_start(range(SAMPLES))
+    assert computed_digest(run) == from_the_start(range(SAMPLES))
     told = status(str(run))
     assert [one["shards"] for one in told["additions"]] == [[4], [5], [6], [7]]
     assert [one["samples"] for one in told["additions"]] == [10] * 4
@@ -136,15 +124,15 @@ def test_new_class_is_a_new_output(run: Path, tmp_path: Path, more: Any, additiv
             (whole / f"{number}-{path.name}").write_bytes(path.read_bytes())
     plain_train(tmp_path / "run", additive(whole, classes=FOUR))
     assert state_of(run).classes == FOUR
-    assert digest(run) == digest(tmp_path / "run")
+    assert computed_digest(run) == computed_digest(tmp_path / "run")
     # a composer that starts from storage, and one that has the sums of before in memory
     warm = Composer(str(run))
-    assert warm.composed_digest() == digest(run)
+    assert warm.composed_digest() == computed_digest(run)
     assert warm.class_names() == list(FOUR)
     assert verify(str(run))["problems"] == []
     plain_forget(run, [sample_id(201), sample_id(3)], "subtract")
     plain_forget(tmp_path / "run", [sample_id(201), sample_id(3)], "subtract")
-    assert digest(run) == digest(tmp_path / "run")
+    assert computed_digest(run) == computed_digest(tmp_path / "run")
 
 
 def test_settings_are_chosen_anew_with_new_classes(run: Path, tmp_path: Path, more: Any, additive: Any) -> None:
@@ -164,7 +152,7 @@ def test_known_and_forgotten_pictures_stay_as_they_are(run: Path, more: Any, fro
     plain_forget(run, [], "subtract", owners=(owner_of(7),))
     plain_add(run, more(range(SAMPLES)), 2)
     gone = [n for n in range(SAMPLES) if n == 5 or owner_of(n) == owner_of(7)]
-    assert digest(run) == from_the_start([n for n in range(SAMPLES) if n not in gone])
+    assert computed_digest(run) == from_the_start([n for n in range(SAMPLES) if n not in gone])
     for n in gone:
         assert holders(run, sample_key(sample_id(n), 0)) == []
     (told,) = status(str(run))["additions"]
@@ -181,7 +169,7 @@ def test_added_picture_is_forgotten_like_any_other(
     if mode == "drop":
         plain_forget(run, [sample_id(100)], "retrain")
         plain_forget(run, [sample_id(2)], "retrain")
-    assert digest(run) == from_the_start([n for n in range(SAMPLES) if n not in (2, 100)])
+    assert computed_digest(run) == from_the_start([n for n in range(SAMPLES) if n not in (2, 100)])
     assert holders(run, sample_key(sample_id(100), 0)) == []
     assert verify(str(run))["problems"] == []
     with pytest.raises(UnknownSample):
@@ -190,9 +178,9 @@ def test_added_picture_is_forgotten_like_any_other(
 
 def test_data_without_anything_new_changes_nothing(run: Path, more: Any) -> None:
     plain_forget(run, [sample_id(5)], "subtract")
-    before = cached(run), digest(run), len(Record(str(run)).ledger.entries())
+    before = cached(run), computed_digest(run), len(Record(str(run)).ledger.entries())
     plain_add(run, more([5, 6, 7]))
-    assert (cached(run), digest(run), len(Record(str(run)).ledger.entries())) == before
+    assert (cached(run), computed_digest(run), len(Record(str(run)).ledger.entries())) == before
 
 
 def addition(run: Path, data: Path, shards: int = 1) -> tuple[Composer, Record, Any, Any, bytes]:
@@ -219,7 +207,7 @@ def test_forget_while_data_is_read_in_wins(run: Path, more: Any, from_the_start:
     assert len(tries) == 2
     plain_train(run, record.spec)
     gone = [n for n in range(SAMPLES) if (owner_of(n) == owner_of(3) if by_owner else n == 3)]
-    assert digest(run) == from_the_start([n for n in range(SAMPLES) if n not in gone])
+    assert computed_digest(run) == from_the_start([n for n in range(SAMPLES) if n not in gone])
     assert [name for n in gone for name in holders(run, sample_key(sample_id(n), 0))] == []
     assert verify(str(run))["problems"] == []
 
@@ -239,7 +227,7 @@ def test_addition_that_another_takes_the_place_of_leaves_nothing(run: Path, more
     assert verify(str(run))["problems"] == []
     plain_add(run, more(range(100, SAMPLES)))
     assert holders(run, sample_key(sample_id(90), 0)) == []
-    assert digest(run) == from_the_start([*FIRST, *range(100, SAMPLES)])
+    assert computed_digest(run) == from_the_start([*FIRST, *range(100, SAMPLES)])
     assert sorted(state_of(run).shards) == [0, 1, 2, 3, 5], "the number of a dead shard is never used again"
     plain_forget(run, [sample_id(110)], "drop")
     assert status(str(run))["samples"] == sum(shard.samples for shard in state_of(run).shards.values())
@@ -286,7 +274,7 @@ def test_late_pass_of_an_addition_commits_nothing(run: Path, more: Any, from_the
         with pytest.raises(CommitConflict, match="another addition took the place"):
             read()
     assert (kept == [None]) is not same, "the same pass to the byte is the same commit"
-    assert digest(run) == from_the_start([*FIRST, *(range(80, 100) if same else range(100, SAMPLES))])
+    assert computed_digest(run) == from_the_start([*FIRST, *(range(80, 100) if same else range(100, SAMPLES))])
     gc(str(run))
     assert verify(str(run))["problems"] == []
 
@@ -299,14 +287,14 @@ def test_damage_is_made_again_from_the_data_that_it_came_from(
     plain_forget(run, [sample_id(1)], "subtract")
     plain_add(run, more(REST), 2)
     plain_forget(run, [sample_id(100), sample_id(2)], "subtract")
-    before = digest(run)
+    before = computed_digest(run)
     for path in list(run.glob(what)):
         how(path)
     assert verify(str(run))["problems"]
     with without_ray(run, RowWorker(str(run), 3)):
         told = repair(str(run))
     assert told["not_repaired"] == []
-    assert digest(run) == before
+    assert computed_digest(run) == before
     assert verify(str(run))["problems"] == []
 
 
@@ -331,7 +319,7 @@ def test_restored_copy_of_before_an_addition_is_added_to_again(
     copy_run(run, tmp_path / "older")
     plain_add(run, more(REST), 2)
     plain_add(tmp_path / "older", more(REST), 5)
-    assert digest(run) == digest(tmp_path / "older") == from_the_start(range(SAMPLES))
+    assert computed_digest(run) == computed_digest(tmp_path / "older") == from_the_start(range(SAMPLES))
 
 
 def test_as_many_shards_as_the_run_has_for_so_many_pictures() -> None:

@@ -23,16 +23,6 @@ from taft_ray.storage import Store
 from taft_ray.verbs.tune import policy_of
 from taft_ray.workers.row_worker import RowWorker
 
-FEATURES = 48
-
-
-@pytest.fixture(scope="module")
-def additive(spec_of: Callable[..., Any]) -> Callable[..., Any]:
-    def make(data: Path | str, **changes: Any) -> Any:
-        return spec_of(data, **{"solver": "additive", "features": FEATURES, **changes})
-
-    return make
-
 
 @pytest.fixture(scope="module")
 def policy(parquet: Path, additive: Callable[..., Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from folder import copy_run, files, flip_a_byte, holders, kinds, plain_forget, shard_of, state_of
+from folder import computed_digest, copy_run, files, flip_a_byte, holders, kinds, plain_forget, shard_of, state_of
 from plain import plain_train
 from tiny import SAMPLES, sample_id, write_parquet
 
@@ -35,23 +35,10 @@ FEATURES = 48
 
 
 @pytest.fixture(scope="module")
-def additive(spec_of: Callable[..., Any]) -> Callable[..., Any]:
-    def make(data: Path | str, **changes: Any) -> Any:
-        return spec_of(data, **{"solver": "additive", "features": FEATURES, **changes})
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, parquet: Path, additive: Callable[..., Any]) -> Path:
     run = tmp_path_factory.mktemp("additive") / "run"
     plain_train(run, additive(parquet))
     return run
-
-
-def digest(run: Path | str) -> str | None:
-    """The model's digest, from the rows themselves and not as the ledger has it."""
-    return Composer(str(run)).composition.computed_digest()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +54,7 @@ def never_seen(
             folder = tmp_path_factory.mktemp("never")
             data = write_parquet(folder / "data", [n for n in range(SAMPLES) if n not in key])
             plain_train(folder / "run", additive(data, shards=2))
-            known[key] = str(digest(folder / "run"))
+            known[key] = str(computed_digest(folder / "run"))
         return known[key]
 
     return train
@@ -76,14 +63,14 @@ def never_seen(
 def test_digest_does_not_depend_on_shards_lanes_or_order(
     trained: Path, tmp_path: Path, parquet: Path, additive: Callable[..., Any]
 ) -> None:
-    expected = digest(trained)
+    expected = computed_digest(trained)
     for number, (shards, lanes, together) in enumerate([(1, 1, 0), (7, 1, 64), (SAMPLES, 3, 0)]):
         run = tmp_path / str(number)
         plain_train(run, additive(parquet, shards=shards), lanes=lanes, together=together)
-        assert digest(run) == expected, (shards, lanes)
+        assert computed_digest(run) == expected, (shards, lanes)
     backwards = write_parquet(tmp_path / "data", list(range(SAMPLES))[::-1])
     plain_train(tmp_path / "backwards", additive(backwards))
-    assert digest(tmp_path / "backwards") == expected
+    assert computed_digest(tmp_path / "backwards") == expected
 
 
 def test_options_that_are_refused_change_no_bit(
@@ -97,7 +84,7 @@ def test_options_that_are_refused_change_no_bit(
     }  # fmt: skip
     assert changes.keys() == idle("additive") - {"compose", "weighting", "beside"}, "the spec refuses those"
     plain_train(tmp_path / "run", additive(parquet, **changes))
-    assert digest(tmp_path / "run") == digest(trained)
+    assert computed_digest(tmp_path / "run") == computed_digest(trained)
 
 
 def test_sums_are_those_of_the_rows(trained: Path) -> None:
@@ -118,7 +105,7 @@ def test_forget_equals_never_seen(
 ) -> None:
     run, gone = copy_of(trained), list(range(3, 3 + count))
     told = plain_forget(run, [sample_id(n) for n in gone], "subtract")
-    assert told["composed_after"] == digest(run) == never_seen(gone)
+    assert told["composed_after"] == computed_digest(run) == never_seen(gone)
     assert told["retrained"] == []
     assert "learn about the samples that left" in told["does_not_cover"][-1]
     assert any(one["key"].startswith("deltas/") for one in told["objects_removed"])
@@ -138,7 +125,7 @@ def test_one_after_the_other_and_together_are_the_same(
     run = copy_of(trained)
     for n in (5, 3, 4):
         plain_forget(run, [sample_id(n)], "subtract")
-    assert digest(run) == never_seen([3, 4, 5])
+    assert computed_digest(run) == never_seen([3, 4, 5])
     assert kinds(run).count("trained") == kinds(trained).count("trained"), "nothing was fitted"
 
 
@@ -149,7 +136,7 @@ def test_whole_shard_leaves_by_subtraction(
     shards = len(state_of(run).shards)
     gone = [n for n in range(SAMPLES) if shard_of(sample_id(n), shards) == 1]
     told = plain_forget(run, [sample_id(n) for n in gone], "subtract")
-    assert told["composed_after"] == digest(run) == never_seen(gone)
+    assert told["composed_after"] == computed_digest(run) == never_seen(gone)
     assert state_of(run).shards[1].state == EMPTY
     assert verify(str(run))["problems"] == []
 
@@ -162,7 +149,7 @@ def test_other_modes_stand(mode: str, trained: Path, copy_of: Callable[..., Path
     if mode == "drop":
         assert state_of(run).shards[shard].state == DROPPED
         gone = [n for n in range(SAMPLES) if shard_of(sample_id(n), len(state_of(run).shards)) == shard]
-    assert told["composed_after"] == digest(run) == never_seen(gone)
+    assert told["composed_after"] == computed_digest(run) == never_seen(gone)
     assert verify(str(run), retrain=True)["problems"] == []
 
 
@@ -175,7 +162,7 @@ def test_subtraction_in_a_dropped_shard_leaves_it_dropped(
     plain_forget(run, [sample_id(first)], "drop")
     told = plain_forget(run, [sample_id(second)], "subtract")
     assert state_of(run).shards[1].state == DROPPED
-    assert told["composed_after"] == digest(run) == never_seen(members)
+    assert told["composed_after"] == computed_digest(run) == never_seen(members)
     assert verify(str(run))["problems"] == []
 
 
@@ -271,7 +258,7 @@ def test_composer_that_was_overtaken_by_another_and_a_drop_is_level(
     first.resume_forget(asked["request"])
     assert calls
     first.record.refresh()
-    assert first.composition.computed_digest() == digest(run)
+    assert first.composition.computed_digest() == computed_digest(run)
 
 
 def test_older_copy_of_the_folder_forgets_again(
@@ -287,7 +274,7 @@ def test_older_copy_of_the_folder_forgets_again(
     for request in composer.due_requests():
         composer.resume_forget(request)
         composer.conclude_forget(request, {})
-    assert digest(run) == never_seen([3])
+    assert computed_digest(run) == never_seen([3])
     assert verify(str(run))["problems"] == []
 
 
@@ -307,13 +294,13 @@ def test_deadline_gathers_subtractions(
     for request in due:
         composer.resume_forget(request)
     told = [composer.conclude_forget(request, {"carried_out_with": due}) for request in due]
-    assert told[-1]["composed_after"] == digest(run) == never_seen([3, 4])
+    assert told[-1]["composed_after"] == computed_digest(run) == never_seen([3, 4])
 
 
 def test_on_s3_as_on_a_disk(trained: Path, s3_uri: str, never_seen: Callable[[Sequence[int]], str]) -> None:
     copy_run(trained, f"{s3_uri}/run")
     told = plain_forget(f"{s3_uri}/run", [sample_id(n) for n in range(3, 13)], "subtract")
-    assert told["composed_after"] == digest(f"{s3_uri}/run") == never_seen(range(3, 13))
+    assert told["composed_after"] == computed_digest(f"{s3_uri}/run") == never_seen(range(3, 13))
     assert verify(f"{s3_uri}/run")["problems"] == []
 
 

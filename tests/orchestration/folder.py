@@ -42,6 +42,11 @@ def delta_digests(run: Path | str) -> dict[int, str]:
     return {shard.shard: str(shard.in_sums.digest) for shard in state_of(run).in_model}
 
 
+def computed_digest(run: Path | str) -> str | None:
+    """The model's digest, from what is stored and not as the ledger has it."""
+    return Composer(str(run)).composition.computed_digest()
+
+
 def files(run: Path, folder: str = "") -> list[Path]:
     return sorted(path for path in (run / folder).rglob("*") if path.is_file())
 
