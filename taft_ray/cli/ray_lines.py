@@ -10,7 +10,8 @@ from typing import TextIO
 _RAYS = re.compile(r"^(?:\x1b\[[\d;]*m)*\((?:raylet|autoscaler|gcs|.* pid=\d+)[^)]*\)")
 _MATTERS = (
     (
-        re.compile(r"out of memory|OOM|memory pressure|killed due to .*memory", re.IGNORECASE),
+        # a line on a worker that died of something else names the OOM killer among its possible causes
+        re.compile(r"killed due to (?:memory pressure|the node running low on memory)|OutOfMemoryError", re.IGNORECASE),
         "a worker was killed because its machine ran out of memory; give the run fewer --lanes, or machines with more memory",
     ),
     (

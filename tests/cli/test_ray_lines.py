@@ -22,6 +22,8 @@ def shown(*writes: str) -> str:
         "\x1b[33m(raylet)\x1b[0m WARNING: 8 PYTHON worker processes have been started on node: e9af with address: 192.0.2.2",
         "(raylet, ip=10.0.0.3) Spilled 2048 MiB",
         "\x1b[36m(ShardWorker pid=4711)\x1b[0m some line",
+        "(raylet) The node with node id: 0af3 has been marked dead because the detector has missed too many heartbeats. Some "
+        "common causes include: (1) the process was killed by the OOM killer due to high memory usage, (2) ray stop --force",
         "(autoscaler +3s) Tip: use `ray status` to view detailed cluster status.",
         "\x1b[36m(MapWorker(MapBatches(PartWriter)) pid=1)\x1b[0m x",
     ],
@@ -35,7 +37,10 @@ def test_other_lines_pass_in_order_whatever_they_are_written_in() -> None:
 
 
 def test_memory_and_waiting_are_said_in_our_words_and_not_again_at_once() -> None:
-    killed = "(raylet) 3 Workers (tasks / actors) killed due to memory pressure (OOM)\n"
+    killed = "(raylet) 3 Workers (tasks / actors) killed due to memory pressure (OOM), 0 Workers crashed\n"
+    assert shown("(raylet) 1 worker(s) were killed due to the node running low on memory. x\n").count(
+        "ran out of memory"
+    )
     waiting = "(autoscaler +9s) Error: No available node types can fulfill resource request {'GPU': 1.0}\n"
     told = shown(killed, killed, waiting, killed).splitlines()
     assert len(told) == 2
