@@ -56,7 +56,7 @@ LINES = {
     "sweep": Line(
         "sweep",
         "sweep",
-        "Try settings on the tokens that RUN has cached; writes the best as a spec for train --spec.",
+        "Try settings of RUN's deltas on the tokens that it has cached; writes the best as a spec for train --spec.",
     ),
     "train": Line("run", "train", "Train every shard of RUN that has no delta yet, and compose."),
     "tune": Line(

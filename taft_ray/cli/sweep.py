@@ -43,7 +43,7 @@ from taft_ray.progress import ProgressReport
 @click.option("--mlflow", metavar="URI", help="Log the trials to this MLflow server or folder, too.")
 @answers
 def sweep(run: str, vary: tuple[str, ...], mlflow: str | None, report: ProgressReport, **options: Any) -> Any:
-    """Try settings on the tokens that RUN has cached; writes the best as a spec for train --spec."""
+    """Try settings of RUN's deltas on the tokens that it has cached; writes the best as a spec for train --spec."""
     from taft_ray.verbs.run import Run
 
     return Run(run, progress=report).sweep(Sweep(space=parse_space(vary), **options), mlflow=mlflow)

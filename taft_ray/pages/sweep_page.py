@@ -20,7 +20,7 @@ from taft_ray.pages.figures.sweep import curves, said, settings
 from taft_ray.pages.shown import Shown, Table, marked, table
 
 _OBJECTIVES = {
-    "composed": "the run's shards, composed: effort is the part of the shards that is in the model",
+    "composed": "the deltas of the run's shards, composed: effort is the part of the shards that is in the model",
     "whole": "one model over all samples: effort is the part of adam's epochs",
 }
 

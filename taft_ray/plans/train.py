@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from taft_ray.plans.state import RunState
 
+ROWS_A_LANE = 100_000  # are summed in the time that a lane takes to start
+
 
 def pending_shards(state: RunState) -> list[int]:
     """Shards without a delta, the largest first: the longest fit must not start last. Dropped shards stay dropped."""
@@ -14,3 +16,8 @@ def lanes_for(shards: int, *, gpus: int, cpus: int, threads: int, asked: int | N
     """How many workers train at once: one a GPU, or one for every ``threads`` cores; never more than shards."""
     available = gpus if gpus else max(1, cpus // threads)
     return max(1, min(shards, asked if asked is not None else available))
+
+
+def lanes_of_rows(rows: int, most: int) -> int:
+    """How many lanes are worth their start where nothing is fitted, and so many rows are summed."""
+    return max(1, min(most, -(-rows // ROWS_A_LANE)))

@@ -58,7 +58,8 @@ def export(run: str, output: str, compose: str | None = None, owners: Sequence[s
         )
     if compose is not None and compose not in spec.modes:
         raise UsageError(
-            f"--compose {compose}: this run keeps no statistics for it; leave it out, or train with --compose {compose}"
+            f"--compose {compose}: this run keeps no statistics for it; leave it out, or train with "
+            f"--{'beside' if spec.two_tiers else 'compose'} {compose}"
         )
     if path.suffix == ".onnx":
         _need_onnx()

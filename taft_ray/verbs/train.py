@@ -19,7 +19,7 @@ from taft_ray.log import operation
 from taft_ray.plans.facts import TrainingFinished
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
-from taft_ray.plans.train import lanes_for, pending_shards
+from taft_ray.plans.train import lanes_for, lanes_of_rows, pending_shards
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import data_address, model_address, run_address
 from taft_ray.run.environment import run_environment
@@ -154,6 +154,8 @@ def _features(spec: RunSpec, loaded: LoadedModel) -> int:
         if spec.lean:
             raise
         raise UnsupportedModel(f"{error}; --compose {DEFAULT_COMPOSITION} makes a run of deltas alone") from error
+    except UsageError as error:
+        raise UsageError(f"{error}; set --features or --site-blocks") from error
     return sites.size
 
 
@@ -169,6 +171,7 @@ class Training:
     gpus: int  # that this run may use
     there: tuple[int, int]  # CPUs and GPUs of the cluster
     report: Report
+    asked: bool = False  # whether a person said how many lanes
     secret: bytes | None = None
     source: Indexed | None = None  # the data, where this call has read it already
     more: tuple[AdditionBegun, More] | None = None  # data to be added
@@ -185,7 +188,7 @@ class Training:
         cpus, gpus = there = session.resources()
         gpus = (gpus or int(os.environ.get("TAFT_RAY_AUTOSCALED_GPUS", "0"))) if spec.device == "cuda" else 0
         count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes)
-        return cls(run, spec, composer_for(run), Record(run), count, gpus, there, report)
+        return cls(run, spec, composer_for(run), Record(run), count, gpus, there, report, lanes is not None)
 
     def state(self) -> RunState:
         """The ledger's state now."""
@@ -263,7 +266,7 @@ class Training:
 
         make_room(self.run, self.spec, self.gpus or self.lanes)
         if work and not self.gpus:
-            self.running = self._started(self.lanes)
+            self.running = self._started(self._worth())
         self.trained_from = self.composer.now()
         try:
             if self.record.state.cached is None:
@@ -303,6 +306,16 @@ class Training:
         )
         return self.composer.now()
 
+    def _worth(self) -> int:
+        """How many lanes to start: a run without fits has little for them to do."""
+        if self.asked or not self.spec.lean:
+            return self.lanes
+        new = self.more[1].source if self.more is not None else self.source
+        if new is not None:
+            return lanes_of_rows(new.rows.num_rows, self.lanes)
+        state = self.record.state
+        return lanes_of_rows(sum(state.shards[shard].samples for shard in pending_shards(state)), self.lanes)
+
     def _started(self, count: int) -> Lanes:
         from taft_ray.orchestration.lanes import start_lanes
 
@@ -311,7 +324,7 @@ class Training:
 
     def _fits(self, work: bool, compare: bool) -> None:
         if work or compare:
-            self.running = self.running or self._started(self.lanes if work else 1)
+            self.running = self.running or self._started(self._worth() if work else 1)
             self.ready = self.running.wait(self.report)
 
     def _say_finished(self) -> None:
@@ -319,7 +332,7 @@ class Training:
         # a composer that died meanwhile does not know when the last shard was committed
         ended = (self.running and self.running.ended) or self.composer.now()
         fact = TrainingFinished(
-            ended - self.trained_from, self.lanes, self.trained_from, ended,
+            ended - self.trained_from, self.running.count if self.running else self.lanes, self.trained_from, ended,
             self.running and self.running.started, tuple(self.ready),
         )  # fmt: skip
         self.composer.commit(fact, f"training-finished/{self.trained_from}")

@@ -125,7 +125,8 @@ def test_empty_folder_of_data(run: Path, tmp_path: Path, model_options: list[str
         (["--lanes", "0"], ["--lanes"]),
         (["--solver", "additive", "--epochs", "3"], ["--epochs means nothing to --solver additive", "Leave it out"]),
         (["--solver", "additive", "--compose", "mean"], ["--compose means nothing to --solver additive"]),
-        (["--features", "16"], ["--features means nothing to --solver ridge"]),
+        (["--compose", "gram", "--features", "16"], ["--features means nothing to --compose gram"]),
+        (["--features", "1000000"], ["1000000", "--features"]),
     ],
 )
 def test_impossible_option(

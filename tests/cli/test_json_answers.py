@@ -67,7 +67,7 @@ def test_estimate_and_dry_run_change_nothing(trained: Path) -> None:
     }  # fmt: skip
     assert answer.json["samples_to_forget"] == 1
     assert answer.json["bytes_to_purge"] > 0
-    dry = here("forget", trained, "--ids", sample_id(3), "--mode", "retrain", "--dry-run", "--json")
+    dry = here("forget", trained, "--ids", sample_id(3), "--dry-run", "--json")
     assert dry.json == answer.json
     assert sorted(path.name for path in trained.rglob("*")) == before
 

@@ -334,6 +334,22 @@ def test_network_without_a_class_token_needs_another_composition_beside(
     assert digests(tmp_path / "run") == digests(tmp_path / "never")
 
 
+def test_network_without_sites_is_told_what_it_can_have(
+    tmp_path: Path, parquet: Path, both: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*arguments: Any, **options: Any) -> None:
+        raise UnsupportedModel("it has no blocks")
+
+    monkeypatch.setattr("taft_ray.additive.sites.sites_of", none)
+    with pytest.raises(UnsupportedModel, match="it has no blocks; --compose gram makes a run of deltas alone"):
+        _pinned(Store(str(tmp_path / "run")), both(parquet))
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"size=1000000: expected 1\.\.1536.*set --features"):
+        _pinned(Store(str(tmp_path / "run")), both(parquet, features=10**6))
+    assert _pinned(Store(str(tmp_path / "run")), both(parquet, features=None))[0].features == 1536
+    assert not (tmp_path / "run").exists()
+
+
 def test_entries_of_other_runs_have_no_record(parquet: Path, tmp_path: Path, spec_of: Callable[..., Any]) -> None:
     plain_train(tmp_path / "run", spec_of(parquet, trainable="head"))
     for path in files(tmp_path / "run", "ledger"):

@@ -153,13 +153,13 @@ def test_additive_run_on_ray(
         in (Path(run.report().page).parent / f"certificate-{told.request}.html").read_text()
     )
     more = write_parquet(tmp_path / "more", range(SAMPLES - 10, SAMPLES + 20))
-    added = run.train(add=more)
+    added = run.train(add=more, lanes=1)
     (one,) = added.additions
     assert (one.samples, one.known) == (20, 10)
     assert "20 rows of" in str(added.notes)
     assert run.status().additions == added.additions
     assert "known before" in str(run.status())
-    again = run.train(add=more)
+    again = run.train(add=more, lanes=1)
     assert again.notes is not None
     assert "is new" in again.notes[0]
     assert again.composed == added.composed == run.evaluate(test_parquet).composed

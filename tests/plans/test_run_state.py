@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.fold import apply, replay
 from taft_ray.plans.state import DROPPED, EMPTY, PENDING, TRAINED
-from taft_ray.plans.train import lanes_for, pending_shards
+from taft_ray.plans.train import ROWS_A_LANE, lanes_for, lanes_of_rows, pending_shards
 
 
 def test_nothing_is_known_of_an_empty_ledger() -> None:
@@ -95,6 +95,13 @@ def test_lanes_fit_the_machine_and_never_exceed_the_shards(
     shards: int, gpus: int, cpus: int, threads: int, asked: int | None, lanes: int
 ) -> None:
     assert lanes_for(shards, gpus=gpus, cpus=cpus, threads=threads, asked=asked) == lanes
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "lanes"), [(0, 4, 1), (1, 4, 1), (ROWS_A_LANE + 1, 4, 2), (99 * ROWS_A_LANE, 4, 4)]
+)
+def test_a_lane_that_sums_few_rows_is_not_worth_its_start(rows: int, most: int, lanes: int) -> None:
+    assert lanes_of_rows(rows, most) == lanes
 
 
 def _history(choices: Sequence[tuple[int, int]], samples: Sequence[int]) -> list[Entry]:

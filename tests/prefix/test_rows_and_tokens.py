@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from cases import CASES, Case, build, images
 from plain import plain_train
 from tiny import SIZE
 
@@ -33,6 +34,18 @@ def test_each_is_as_it_is_alone(name: str, last_blocks: int | str) -> None:
         tokens, rows = BothMaker(alone, last_blocks).prefix(pictures)
         assert torch.equal(rows, alone.prefix(pictures)[:, 0])
         assert torch.equal(tokens, linearize(network, last_blocks, num_classes=3, cls_token=False).prefix(pictures))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_every_family_has_both(case: Case) -> None:
+    """A default run works on all of them, with as many numbers per row as there are."""
+    network, size = build(case), (case.height or case.image_size, case.image_size)
+    alone = RowMaker(network, Projection(sites_of(network, size), 0), "cpu")
+    with torch.inference_mode():
+        tokens, rows = BothMaker(alone, 1).prefix(images(case))
+        assert torch.equal(rows, alone.prefix(images(case))[:, 0])
+        assert torch.equal(tokens, linearize(network, 1).prefix(images(case)))
 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}, {"reset": True, "cls_token": True}])

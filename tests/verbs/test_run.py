@@ -65,7 +65,14 @@ def test_train_evaluate_forget_verify(
     run = tr.Run(tmp_path / "run")
     said: list[str] = []
     trained = tr.Run(run.uri, progress=lambda what, done, total: said.append(what)).train(
-        data=parquet, model="test_vit", weights=str(weights), image_size=32, shards=2, trainable="head", device="cpu"
+        data=parquet,
+        model="test_vit",
+        weights=str(weights),
+        image_size=32,
+        shards=2,
+        trainable="head",
+        device="cpu",
+        lanes=1,
     )
     assert trained.compose is not None
     assert trained.composed == trained.compose.digest
