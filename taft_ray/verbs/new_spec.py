@@ -16,20 +16,26 @@ from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, read_spec
 
 AUTO = "auto"
+_KINDS = ("compose", "beside")  # had other defaults: who repeats a command of then means the run that it made
+_DEFAULTS = {name: RunSpec.__dataclass_fields__[name].default for name in _KINDS}
 
 
 def spec_of(run: str | None, given: Mapping[str, Any], asked: Collection[str] | None = None) -> RunSpec:
     """The spec that these fields make; "auto" device and precision are those of RUN where it exists already.
 
-    A run may be continued on another kind of machine than it was begun on. UsageError for a field that is none, and in a new
-    run for one that means nothing to its solver.
+    A run may be continued on another kind of machine than it was begun on, and by a version with other defaults of `_KINDS`.
+    UsageError for a field that is none, and in a new run for one that means nothing to its solver.
 
     asked: those of the fields that a person gave, all of them by default.
     """
     values = {"device": AUTO, "precision": AUTO, **_known(given)}
     pinned = {} if run is None else read_spec(Store(run_address(run))) or {}
+    typed = given if asked is None else asked
     if not pinned:
-        check_idle(values, given if asked is None else asked)
+        check_idle(values, typed)
+    if values.get("solver", RunSpec.solver) == pinned.get("solver"):
+        left_out = (name for name in _KINDS if name in pinned and name not in typed)
+        values |= {name: pinned[name] for name in left_out if values.get(name, _DEFAULTS[name]) == _DEFAULTS[name]}
     if values["device"] == AUTO:
         values["device"] = pinned.get("device") or _device()
     if values["precision"] == AUTO:
