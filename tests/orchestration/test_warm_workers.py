@@ -23,6 +23,7 @@ def is_there(run: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_warm_worker_leaves_when_another_run_wants_its_room(
     ridge: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
