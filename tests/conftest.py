@@ -30,9 +30,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 from s3_server import S3Server, s3_server, weed
 from tiny import MODEL, SAMPLES, SHARDS, SIZE, write_class_folder, write_parquet
+
+hypothesis.settings.register_profile("taft_ray", deadline=None)  # a slow machine is no failure
+hypothesis.settings.load_profile("taft_ray")
 
 pytest_plugins = ["trained_runs", "expected_skips"]
 

@@ -94,7 +94,9 @@ class Trial(Answer):
 class Swept(Answer, HasRows):
     """The trials of a sweep. best: number, settings and accuracy on the pictures that were held out.
 
-    spec: where the best settings lie, for `train`. forgotten_since: samples forgotten since the trials saw them.
+    spec: where the best settings lie, for `train`. as_good_as_best: trials within a standard error of it, itself too.
+
+    forgotten_since: samples forgotten since the trials saw them.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("trials", "refused")
@@ -105,7 +107,7 @@ class Swept(Answer, HasRows):
     fitted_on: int
     best: Mapping[str, Any]
     standard_error: float
-    as_good_as_best: tuple[int, ...]
+    as_good_as_best: int
     trials: tuple[Trial, ...]
     refused: tuple[Mapping[str, Any], ...]
     resumed: int
@@ -151,8 +153,8 @@ class Swept(Answer, HasRows):
         )
 
     def _as_good(self) -> str | None:
-        others = [number for number in self.as_good_as_best if number != self.best["number"]]
-        return f"{which('trial', others)}, within one standard error" if others else None
+        others = self.as_good_as_best - 1
+        return f"{plural(others, 'other trial')}, within one standard error of the best" if others > 0 else None
 
     def _outdated(self) -> str | None:
         """A sentence on sweeps that saw what was forgotten since."""

@@ -106,6 +106,12 @@ class Estimate(Answer):
         return f"no sample that was not forgotten before; {which('shard', shards)} {back} without those"
 
     def _fits(self, shards: Sequence[int]) -> str:
+        if self.mode == "subtract" and self.samples_to_retrain:
+            beside = "delta" if len(shards) == 1 else "deltas"
+            return (
+                f"the {beside} of {which('shard', shards)}, behind the sums: "
+                f"{plural(self.samples_to_retrain, 'sample')} in all; no shard leaves the model"
+            )
         if self.mode == "subtract":
             return "nothing: the samples leave the sums, and their shards stay in the model"
         if self.mode == "drop":

@@ -198,7 +198,8 @@ class Status(Answer, HasRows):
         rows = [[shard.shard, shard.state, shard.generation, shard.samples, short(shard.delta)] for shard in shown]
         table = columns(["shard", "state", "generation", "samples", "delta"], rows, (0, 2, 3)) if rows else ""
         left = len(self.shards) - len(shown)
-        return "\n".join(filter(None, [table, f"and {plural(left, 'shard')} more; --json has all" if left else ""]))
+        more = f"and {plural(left, 'shard')} more; --json has all" if rows else "--json has a line per shard"
+        return "\n".join(filter(None, [table, more if left else ""]))
 
     def _requests(self) -> str:
         head = ["request", "mode", "samples", "state", "deadline"]

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from taft_ray.evaluation.derived import NO_MONOLITH, divide, number, ratio, why
-from taft_ray.evaluation.measured import Measured, first_fits
+from taft_ray.evaluation.measured import Measured, first_fits, lookup
 
 NO_WALL = "not measured: no wall clock of the sharded training is recorded"
 NO_FITS = "not measured: no shard has a recorded fit time"
@@ -30,7 +30,9 @@ def training(measured: Measured, notes: list[str]) -> dict[str, Any]:
             fits,
             critical,
             reason=NO_FITS,
-            note=f"the slowest is {slowest.removesuffix('.seconds')}" if slowest else None,
+            note=f"the slowest is that of shard {lookup(measured.facts, slowest.removesuffix('seconds') + 'shard')}"
+            if slowest
+            else None,
         ),
         "speedup_wall": ratio(
             measured,

@@ -37,6 +37,7 @@ _DOES_NOT_COVER = (
     "models that were handed out before the request; publishing a model before and after a drop reveals the shard's delta",
 )
 _OF_SUBTRACTION = "models that were handed out before the request; whoever has the model before and after it can learn about the samples that left"
+_OF_BOTH = f"{_OF_SUBTRACTION}, and whoever has the deltas' composition of both times about the rest of their shards"
 
 
 def certificate_of(
@@ -59,7 +60,7 @@ def certificate_of(
     subtract = state.mode == SUBTRACT
     fits = _fits(state, steps, entries) if state.mode in FITTING or (subtract and spec.two_tiers) else {}
     back = brought_back(entries, request, fits)
-    limits = [*_DOES_NOT_COVER[:-1], _OF_SUBTRACTION] if subtract else _DOES_NOT_COVER
+    handed_out = (_OF_BOTH if spec.two_tiers else _OF_SUBTRACTION) if subtract else _DOES_NOT_COVER[-1]
     body = {
         "schema": SCHEMA,
         "issued": datetime.now(UTC).isoformat(timespec="microseconds"),
@@ -76,7 +77,7 @@ def certificate_of(
         **({"brought_back": back} if back else {}),
         **_cost(state, steps, fits, told),
         "environment": _environment(run, spec),
-        "does_not_cover": [*limits, *([_DOES_NOT_COVER[-1]] if subtract and spec.two_tiers else [])],
+        "does_not_cover": [*_DOES_NOT_COVER[:-1], handed_out],
     }
     return parse_json(seal(body, _SEAL))
 

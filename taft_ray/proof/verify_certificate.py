@@ -18,8 +18,9 @@ from taft_ray.proof.evidence import Findings
 from taft_ray.proof.signature import read_signature
 from taft_ray.run.spec import run_spec
 from taft_ray.run.sums import snapshots_of, sums_of_tiers
-from taft_ray.storage import Ledger, Store, digest_bytes, digest_json, read_manifest
+from taft_ray.storage import Ledger, PartRef, Store, digest_bytes, digest_json, read_manifest
 from taft_ray.storage import rundir as names
+from taft_ray.storage.manifest import MANIFEST_KEY
 
 _SUFFIX = ".json"
 
@@ -189,4 +190,22 @@ def _objects_back(store: Store, spec: Any, state: RunState, certificate: dict[st
     except TaftError as error:
         return [f"{sorted(back)[:8]} were removed and are there again, and the run itself is damaged: {error}"]
     back -= referred_to(state, parts, composed, rows)
+    back -= _measured_again(store, back, set(certificate["id_hashes"]))
     return [f"{key} was removed and is there again" for key in sorted(back)]
+
+
+def _measured_again(store: Store, back: set[str], hashes: set[str]) -> set[str]:
+    """Those of the objects that are of evaluation data which was read again, without the samples of these hashes."""
+    fine: set[str] = set()
+    folder = f"{names.EVAL_FOLDER}/"
+    for prefix in {f"{folder}{key.removeprefix(folder).partition('/')[0]}" for key in back if key.startswith(folder)}:
+        inside = store.inside(prefix)
+        try:
+            manifest = read_manifest(inside)
+        except TaftError:  # damaged: what it holds cannot be told
+            continue
+        if manifest is None or hashes & set(manifest.table["id_hash"].to_pylist()):
+            continue
+        fine |= {f"{prefix}/{key}" for key in (MANIFEST_KEY, *manifest.keys)}
+        fine |= {PartRef.from_json(ref).key for ref in manifest.refs}
+    return fine

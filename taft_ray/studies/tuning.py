@@ -90,6 +90,7 @@ def run_trials(
     A result: {"number", "settings", "status", "curve": [[effort, accuracy]], and measures or "error"}.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables are not shown
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupt ends the sweep, as it does every other command
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     spec = bench.spec

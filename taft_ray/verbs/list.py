@@ -39,6 +39,7 @@ def _summary(store: Store) -> dict[str, Any]:
     composed = [one.digest for one in state.compositions if one.mode == spec.compose]
     return {
         **told,
+        "shards": len(state.shards) or spec.shards,
         "samples": sum(shard.samples for shard in state.shards.values()),
         "open_requests": sum(request.forgotten is None for request in state.requests.values()),
         "composed": composed[-1] if composed else None,

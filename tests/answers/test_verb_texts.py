@@ -28,7 +28,7 @@ TRIALS = [
 ]
 SWEPT: dict[str, Any] = {
     "sweep": "s", "objective": "composed", "held_out": 100, "fitted_on": 400, "best": TRIALS[11], "standard_error": 0.04,
-    "as_good_as_best": [11, 10], "trials": TRIALS, "refused": [{"settings": {"last_blocks": 9}, "reason": "too many"}],
+    "as_good_as_best": 2, "trials": TRIALS, "refused": [{"settings": {"last_blocks": 9}, "reason": "too many"}],
     "resumed": 0, "measured_again": 0, "forgotten_since": 1, "stale_sweeps": ["old"], "spec": "best.json",
     "page": "sweep.html", "table": "trials.csv", "seconds": 75.0,
 }  # fmt: skip
@@ -133,7 +133,7 @@ def test_audit_says_its_verdict_and_what_it_rests_on() -> None:
 def test_sweep_shows_its_best_trials_first() -> None:
     text = str(answers.Swept.from_json(SWEPT))
     assert "trial 11, 61.0% ± 4.0%" in text
-    assert "trial 10, within one standard error" in text
+    assert "1 other trial, within one standard error of the best" in text
     shown = re.findall(r"^ +(\d+) +\d+\.\d%  finished", text, re.MULTILINE)
     assert shown == [str(n) for n in range(11, 1, -1)]
     assert "and 2 trials more; the table has all" in text

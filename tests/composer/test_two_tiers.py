@@ -312,8 +312,8 @@ def test_certificate_speaks_of_both(run: Path, worker: BothWorker) -> None:
     assert Certificate.from_json(told).address == f"{Store(str(run)).uri}/" + next(
         key for key in (info.key for info in Store(str(run)).list()) if key.startswith("certificates/")
     )
-    assert "learn about the samples that left" in told["does_not_cover"][-2]
-    assert "reveals the shard's delta" in told["does_not_cover"][-1]
+    assert "learn about the samples that left" in told["does_not_cover"][-1]
+    assert "whoever has the deltas' composition of both times" in told["does_not_cover"][-1]
 
 
 def test_network_without_a_class_token_needs_another_composition_beside(

@@ -285,4 +285,4 @@ def test_requests_that_wait_are_told(facts):
 
 def test_pictures_that_were_left_out_are_counted(facts):
     facts["evaluation"]["left_out"] = 3
-    assert "3 more were left out, because their ids are forgotten." in Page(page_of(facts)).text
+    assert "3 more were left out: their ids are forgotten." in Page(page_of(facts)).text

@@ -348,12 +348,18 @@ def test_evaluation_cache_with_a_forgotten_sample_is_found(proved: Proved, copy_
     plain_evaluation_cache(run, parquet)  # of the training data, without those that are forgotten
     assert verify(str(run))["problems"] == []
     kept = {path: path.read_bytes() for path in files(run, "eval")}
-    plain_forget(run, [one_of_each_shard()[3]], "drop")
+    told = plain_forget(run, [one_of_each_shard()[3]], "drop")
+    certificate = str(next((run / "certificates").glob(f"{told['request']}-*.json")))
+    assert any(entry["key"].startswith("eval/") for entry in told["objects_removed"])
     assert verify(str(run))["problems"] == []
+    plain_evaluation_cache(run, parquet)  # the same data again, without the sample
+    assert verify(str(run))["problems"] == []
+    assert verify_certificate(certificate, run=str(run))["problems"] == []
     for path, content in kept.items():  # somebody puts it back
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     assert any("eval/" in problem and "forgotten" in problem for problem in verify(str(run))["problems"])
+    assert any("eval/" in problem for problem in verify_certificate(certificate, run=str(run))["problems"])
 
 
 def test_cache_that_the_deltas_were_not_fitted_on_is_found(proved: Proved, copy_of: Copy) -> None:

@@ -13,6 +13,7 @@ import torch
 from folder import plain_forget, state_of
 from tiny import SAMPLES, sample_id
 
+from taft_ray import answers
 from taft_ray.data import held_out, sample_key
 from taft_ray.errors import UsageError
 from taft_ray.fitting import fit
@@ -139,6 +140,12 @@ def test_table_picture_and_the_best_spec(swept: dict[str, Any], run: Path) -> No
     best = parse_spec_file(Path(swept["spec"]).read_bytes(), "best.json")
     expected = replace(run_spec(Store(str(run))), **swept["best"]["settings"]).to_json()
     assert RunSpec(**best).to_json() == {**expected, "weights_digest": ""}
+
+
+def test_answer_is_told_to_a_person(swept: dict[str, Any]) -> None:
+    answer = answers.Swept.from_json(json.loads(json.dumps(swept)))
+    assert answer.to_json() == swept
+    assert f"trial {swept['best']['number']}, {swept['best']['accuracy']:.1%}" in str(answer)
 
 
 def test_nothing_of_a_sample_is_written_and_verify_knows_the_folder(swept: dict[str, Any], run: Path) -> None:
