@@ -197,7 +197,7 @@ def test_run_of_two_tiers_on_ray(
     assert again.composed == told.composed_after == run.status().composed
     assert told.beside == {"composition": "gram", "composed_after": again.by_composition["gram"].composed}
     assert run.verify(retrain=True).problems == ()
-    assert "composed by gram" in Path(run.report().page).read_text()
+    assert "/derived/accuracy_gram/value" in Path(run.report().page).read_text()
     page = (Path(run.report().page).parent / f"certificate-{told.request}.html").read_text()
     assert "the deltas beside the model were fitted again" in page
     with pytest.raises(UsageError, match="1 of 1 forgotten samples against"):

@@ -4,21 +4,43 @@ import json
 import re
 import time
 
+import matplotlib
 import pytest
 from html_page import Page
+from matplotlib.figure import Figure
 from run_facts import classes, run_facts
 
 from taft_ray.evaluation.derived import NO_MONOLITH
 from taft_ray.evaluation.report import summarise
 from taft_ray.pages import report_page
+from taft_ray.pages.figures import accuracy
 from taft_ray.pages.figures.accuracy import accuracy_by_shards
 from taft_ray.pages.figures.speedups import speedups
-from taft_ray.pages.figures.svg import NARROW, WIDE
+from taft_ray.pages.figures.svg import NARROW, SETTINGS, WIDE
 from taft_ray.pages.figures.timeline import timeline
 
 
 def page_of(facts):
     return report_page(summarise(facts))
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+@pytest.mark.parametrize("modes", [("mean", "gram", "additive"), ("mean", "joint", "additive"), ("mean",)], ids=str)
+def test_legend_of_accuracies_fits_the_picture(facts, modes, width, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(accuracy, "as_svg", lambda draw, *, name, width, height: drawn.append((draw, width, height)))
+    facts["accuracy_by_shards"] = [{"shards": n, **dict.fromkeys(modes, 0.5 + n / 100)} for n in range(1, 5)]
+    facts["monolith"]["accuracy"] = 0.7
+    accuracy_by_shards(summarise(facts), width=width)
+    ((draw, wide, height),) = drawn
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(wide / 72, height / 72), dpi=72, layout="constrained")
+        draw(figure)
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+    assert len(legend.get_texts()) == len(modes) + 1
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def test_no_request_and_no_script(facts):

@@ -44,7 +44,7 @@ def accuracy_by_shards(report: dict[str, Any], *, width: int) -> str | None:
                 markersize=6.5,
                 linewidth=2.2,
                 linestyle=line,
-                label=f"composed by {mode}" if len(lines) > 1 else "composed",
+                label=mode if len(lines) > 1 else "composed",
                 clip_on=False,
             )
         if level is not None:
