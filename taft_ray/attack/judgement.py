@@ -220,7 +220,7 @@ def _check_size(given: int, asked: Rows, reference: Rows, level: float) -> None:
     if arrangements(asked, reference) * level < 1:
         raise UsageError(
             f"{len(asked)} of {given} forgotten samples against {len(reference)} never-seen ones of their classes cannot reach "
-            f"level {level:g}; give {reference_needed(len(asked), level)} never-seen samples a class, or more forgotten ones"
+            f"level {level:g} per target; give {reference_needed(len(asked), level)} never-seen samples a class, or more forgotten ones"
         )
 
 
