@@ -35,7 +35,6 @@ def assign(
     """
     if shards < 1:
         raise UsageError(f"expected shards >= 1, got {shards}; set --shards")
-    check_owners(method, owners)
     if method == "hash":
         return _hash(keys, shards)
     if method == "equal":
@@ -52,13 +51,14 @@ def assign(
         shard[np.lexsort((low, high, labels))] = np.arange(len(keys)) % shards
         return shard
     if method == "grouped":
+        check_owners(owners or ())
         return _hash([owner or key for owner, key in zip(owners or (), keys, strict=True)], shards)
     raise UsageError(f"unknown method {method!r} of sharding; choose one of {', '.join(METHODS)}")
 
 
-def check_owners(method: str, owners: Sequence[object] | None) -> None:
+def check_owners(owners: Sequence[object]) -> None:
     """UsageError where samples are to be grouped by owner, and none of them has one."""
-    if method == "grouped" and (owners is None or all(owner is None for owner in owners)):
+    if all(owner is None for owner in owners):
         raise UsageError(
             "assignment 'grouped' needs the owners of the samples; add a column 'owner' or use --assignment hash"
         )

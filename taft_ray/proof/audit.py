@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from taft_ray.attack import NO_SHARD, Samples, check, judge
 from taft_ray.counting import are, plural, which
-from taft_ray.data import Stripe, build_manifest, id_hash, sample_keys, stripes
+from taft_ray.data import Stripe, assign, build_manifest, id_hash, sample_keys, stripes
 from taft_ray.data.manifest import KEPT
 from taft_ray.errors import StorageError, UnknownSample, UsageError
 from taft_ray.plans.spec import RunSpec
@@ -188,9 +188,7 @@ def _forgotten(
                 f"{_named(sorted(chosen - there))} not in {index.uri}; give the data that has them as --data"
             )
     rows = index.rows(lambda name: name in chosen)
-    # the shard of any other assignment depends on samples that are gone
-    method = spec.assignment if spec.assignment in ("hash", "grouped") else "hash"
-    table = build_manifest(rows, classes=index.classes, seed=spec.seed, shards=spec.shards, method=method)  # type: ignore[arg-type]
+    table = build_manifest(rows, classes=index.classes, seed=spec.seed, shards=1)
     table = table.filter(pc.equal(table["status"], KEPT))  # type: ignore[attr-defined]
     by_key = dict(zip(sample_keys(chosen, spec.seed), chosen, strict=True))
     requests = {key: state.tombstones[id_hash(by_key[key], secret)] for key in table["key"].to_pylist()}
@@ -218,21 +216,41 @@ def _never_seen(
 def _homes(asked: _Source, state: RunState, spec: RunSpec) -> dict[bytes, int]:
     """The shard each forgotten sample was in."""
     homes: dict[bytes, int] = {}
-    for key, shard in zip(asked.table["key"].to_pylist(), asked.table["shard"].to_pylist(), strict=True):
+    keys = asked.table["key"].to_pylist()
+    for key, possible in zip(keys, _possible_homes(asked, state, spec), strict=True):
         touched = state.requests[asked.requests[key]].shards
-        if spec.assignment not in ("hash", "grouped"):
-            if len(touched) > 1:
-                raise UsageError(
-                    f"a run with --assignment {spec.assignment} does not keep in which of the shards {list(touched)} a "
-                    "forgotten sample was; give --ids of requests that touched one shard"
-                )
-            shard = min(touched)
-        elif shard not in touched:
+        found = possible & {*touched}
+        if not found:
             raise UsageError(
-                f"a forgotten sample belongs to shard {shard}, but its forget touched {list(touched)}; is --data the data it was in?"
+                f"a forgotten sample belongs to shard {_or(possible)}, but its forget touched {list(touched)}; is --data the data it was in?"
             )
-        homes[key] = shard
+        if len(found) > 1:
+            raise UsageError(
+                f"a run with --assignment {spec.assignment} does not keep in which of the shards {sorted(found)} a "
+                "forgotten sample was; give --ids of requests that touched one of them"
+            )
+        (homes[key],) = found
     return homes
+
+
+def _possible_homes(asked: _Source, state: RunState, spec: RunSpec) -> list[set[int]]:
+    """The shards that each forgotten sample may have been in: one of the run's own data, and one per addition.
+
+    Any shard at all where the assignment depended on samples that are gone.
+    """
+    if spec.assignment not in ("hash", "grouped"):
+        return [{*state.shards} for _ in range(len(asked.table))]
+    keys, owners = asked.table["key"].to_pylist(), asked.table["owner_key"].to_pylist()
+    parted = [(0, spec.shards), *((one.first, len(one.samples)) for one in state.additions)]
+    columns = [
+        first + assign(keys, shards=shards, method=spec.assignment, owners=owners)  # type: ignore[arg-type]
+        for first, shards in parted
+    ]
+    return [{int(shard) for shard in row} for row in zip(*columns, strict=True)]
+
+
+def _or(shards: set[int]) -> str:
+    return " or ".join(map(str, sorted(shards)))
 
 
 def _composed(store: Store, spec: RunSpec, state: RunState) -> str:

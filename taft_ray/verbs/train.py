@@ -12,26 +12,25 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from taft_ray.counting import plural, which
-from taft_ray.data import check_index, open_source
+from taft_ray.data import check_index
 from taft_ray.data.identical import say
-from taft_ray.errors import DataError, TaftError, UnsupportedModel, UsageError
+from taft_ray.errors import DataError, TaftError, UsageError
 from taft_ray.log import operation
 from taft_ray.plans.facts import TrainingFinished
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, lanes_of_rows, pending_shards
 from taft_ray.progress import Report, silent
-from taft_ray.run.address import data_address, model_address, run_address
+from taft_ray.run.address import data_address, run_address
 from taft_ray.run.environment import run_environment
 from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_to_read_in
-from taft_ray.run.spec import is_run, run_spec
+from taft_ray.run.spec import is_run
 from taft_ray.storage import Store, digest_bytes, write_spec
-from taft_ray.sums.options import DEFAULT_COMPOSITION
+from taft_ray.verbs.pinned import pinned, with_addresses
 from taft_ray.verbs.status import status
 
 if TYPE_CHECKING:
-    from taft_ray.models import LoadedModel
     from taft_ray.orchestration.actors import RemoteComposer
     from taft_ray.orchestration.lanes import Lanes
     from taft_ray.plans.additions import AdditionBegun
@@ -69,7 +68,7 @@ def train(
     store = Store(run)
     if add is not None and not is_run(store):
         raise UsageError(f"there is no run at {run} that could be added to; train it with --data first")
-    spec, notes = _pinned(store, _with_addresses(spec))
+    spec, notes = pinned(store, with_addresses(spec))
     from taft_ray.orchestration import session
     from taft_ray.orchestration.prefix_pass import PASSES
     from taft_ray.prefix.passes import index_source
@@ -92,71 +91,6 @@ def train(
         notes = (*notes, *say(None if state.cached is None else state.cached.counts))
         said = {"notes": list(notes)} if notes else {}
         return {**status(run), "compose": composed, "seconds": time.time() - began, **said}
-
-
-def _with_addresses(spec: RunSpec) -> RunSpec:
-    """The spec with places as every process names them."""
-    return replace(
-        spec,
-        data=data_address(spec.data),
-        model=model_address(spec.model),
-        weights=spec.weights and run_address(spec.weights),
-    )
-
-
-def _pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
-    """The spec with the digest of its weights, and what a person should know of them.
-
-    A new run is tried first, so that a wrong path or a model that cannot do it leaves no run behind.
-    """
-    if is_run(store):
-        begun = run_spec(store)
-        # another version of this package goes on with a run: its bits are the same
-        versions = {**spec.versions, **{name: begun.versions[name] for name in ("taft_ray",) if name in begun.versions}}
-        features = begun.features if spec.features is None else spec.features
-        spec = replace(spec, weights_digest=begun.weights_digest, versions=versions, features=features)
-        write_spec(store, spec.to_json())  # compares
-        return spec, ()
-    open_source(spec.data)
-    import torch
-
-    from taft_ray.models import load_model
-    from taft_ray.sums import check_joint
-    from taft_ray.tangent import linearize
-
-    loaded = load_model(spec.model, spec.weights, spec.image_size)
-    if spec.additive:
-        spec = replace(spec, features=_features(spec, loaded))
-    if spec.lean:
-        return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
-    tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
-    if spec.of_deltas == "joint":
-        size = loaded.preprocess.size
-        try:
-            check_joint(tm, tm.prefix(torch.zeros(1, 3, size, size)))
-        except UnsupportedModel as error:
-            if not spec.two_tiers:
-                raise
-            raise UnsupportedModel(
-                "beside='joint' is for the last block behind a class token; use --beside gram"
-            ) from error
-    return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
-
-
-def _features(spec: RunSpec, loaded: LoadedModel) -> int:
-    """How many numbers a picture's row has; errors of `sites_of`."""
-    from taft_ray.additive import sites_of
-    from taft_ray.run.rows import blocks_of
-
-    try:
-        sites = sites_of(loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
-    except UnsupportedModel as error:
-        if spec.lean:
-            raise
-        raise UnsupportedModel(f"{error}; --compose {DEFAULT_COMPOSITION} makes a run of deltas alone") from error
-    except UsageError as error:
-        raise UsageError(f"{error}; set --features or --site-blocks") from error
-    return sites.size
 
 
 @dataclass

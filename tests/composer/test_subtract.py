@@ -338,10 +338,10 @@ def test_impossible_specs_are_refused(
 def test_more_features_than_the_sites_have_are_refused_before_a_run_is_made(
     parquet: Path, tmp_path: Path, additive: Callable[..., Any]
 ) -> None:
-    from taft_ray.verbs.train import _pinned
+    from taft_ray.verbs.pinned import pinned
 
     with pytest.raises(UsageError, match="as many numbers as the sites have"):
-        _pinned(Store(str(tmp_path / "run")), additive(parquet, features=10**6))
+        pinned(Store(str(tmp_path / "run")), additive(parquet, features=10**6))
 
 
 def test_spec_of_an_earlier_run_is_unchanged(spec_of: Callable[..., Any], parquet: Path) -> None:

@@ -31,8 +31,9 @@ from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.storage import Store
 from taft_ray.verbs.evaluate import evaluate
 from taft_ray.verbs.gc import gc
+from taft_ray.verbs.pinned import pinned
 from taft_ray.verbs.repair import repair
-from taft_ray.verbs.train import _pinned, check_new_classes
+from taft_ray.verbs.train import check_new_classes
 from taft_ray.workers.both_worker import BothWorker
 
 FEATURES = 48
@@ -325,8 +326,8 @@ def test_network_without_a_class_token_needs_another_composition_beside(
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     spec = replace(spec, weights=str(tmp_path / "weights.safetensors"))
     with pytest.raises(UnsupportedModel, match="--beside gram"):
-        _pinned(Store(str(tmp_path / "run")), replace(spec, trainable="full"))
-    spec, _ = _pinned(Store(str(tmp_path / "run")), replace(spec, beside="gram", shards=2))
+        pinned(Store(str(tmp_path / "run")), replace(spec, trainable="full"))
+    spec, _ = pinned(Store(str(tmp_path / "run")), replace(spec, beside="gram", shards=2))
     plain_train(tmp_path / "run", spec)
     plain_forget(tmp_path / "run", [sample_id(3)], "subtract")
     data = write_parquet(tmp_path / "data", [n for n in range(SAMPLES) if n != 3])
@@ -342,11 +343,11 @@ def test_network_without_sites_is_told_what_it_can_have(
 
     monkeypatch.setattr("taft_ray.additive.sites.sites_of", none)
     with pytest.raises(UnsupportedModel, match="it has no blocks; --compose gram makes a run of deltas alone"):
-        _pinned(Store(str(tmp_path / "run")), both(parquet))
+        pinned(Store(str(tmp_path / "run")), both(parquet))
     monkeypatch.undo()
     with pytest.raises(UsageError, match=r"size=1000000: expected 1\.\.1536.*set --features"):
-        _pinned(Store(str(tmp_path / "run")), both(parquet, features=10**6))
-    assert _pinned(Store(str(tmp_path / "run")), both(parquet, features=None))[0].features == 1536
+        pinned(Store(str(tmp_path / "run")), both(parquet, features=10**6))
+    assert pinned(Store(str(tmp_path / "run")), both(parquet, features=None))[0].features == 1536
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,7 @@ import folder
 import numpy as np
 import pytest
 from folder import files, plain_forget, shard_of, state_of
-from plain import InlinePasses, plain_train
+from plain import InlinePasses, plain_add, plain_train
 from tiny import CLASSES, SAMPLES, SHARDS, sample_id, write_class_folder, write_parquet
 
 from taft_ray.data import sample_keys
@@ -176,6 +176,18 @@ def test_subtraction_is_at_chance_until_the_old_model_is_served_again(
         path.write_bytes(kept)
     answer = audited(run, parquet, others)
     assert (answer["ok"], answer["verdict"]) == (False, "remembers"), answer
+
+
+def test_samples_that_were_added_are_audited_in_their_own_shard(
+    plain_runs: Callable[[str], Path], copy_of: Copy, others: Path, tmp_path: Path
+) -> None:
+    run = copy_of(plain_runs("rows"))
+    added = write_parquet(tmp_path / "added", range(3000, 3040))
+    plain_add(run, added, 2)
+    of_one = [sample_id(n) for n in range(3000, 3040) if shard_of(sample_id(n), 2) == 1][:12]
+    plain_forget(run, of_one, "subtract")
+    answer = audited(run, added, others)
+    assert (answer["verdict"], answer["shards"], answer["forgotten"]) == ("at chance", [SHARDS + 1], 12), answer
 
 
 def test_audit_is_of_the_settings_that_were_chosen(
