@@ -10,6 +10,7 @@ from taft_ray.lazy import attributes
 if TYPE_CHECKING:
     from taft_ray.fitting.config import LOSSES, SOLVERS, FitConfig
     from taft_ray.fitting.loss import Loss
+    from taft_ray.fitting.private import PrivateDescent, PrivateRecipe, private_descent
     from taft_ray.fitting.ridge import certified_distance
     from taft_ray.fitting.solvers import FitReport, FittedDelta, fit, fit_many
 
@@ -20,9 +21,12 @@ __all__ = [
     "FitReport",
     "FittedDelta",
     "Loss",
+    "PrivateDescent",
+    "PrivateRecipe",
     "certified_distance",
     "fit",
     "fit_many",
+    "private_descent",
 ]
 
 _WHERE = {
@@ -37,6 +41,7 @@ _WHERE = {
         "fit",
         "fit_many",
     ),
+    "taft_ray.fitting.private": ("PrivateDescent", "PrivateRecipe", "private_descent"),
     "taft_ray.fitting.loss": ("Loss",),
     "taft_ray.fitting.ridge": ("certified_distance",),
 }
