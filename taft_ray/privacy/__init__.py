@@ -1,4 +1,4 @@
-"""Differential privacy (accounting, secret noise) and signatures: pure functions. No torch, no ray, no storage.
+"""Signatures, privacy accounting and noise: pure functions of bytes and numbers. No torch, no ray, no storage.
 
 Names are looked up when they are first used: a process that only asks for an option must not wait for what checks signatures.
 """
