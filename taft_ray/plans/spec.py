@@ -176,9 +176,9 @@ class RunSpec:
             raise UsageError(
                 f"weighting={self.weighting!r}: an additive model sums pictures; leave --weighting out{other}"
             )
+        check_private(self)
         if not self.lean:
             self.fit_config()
-        check_private(self)
 
     @property
     def lean(self) -> bool:

@@ -33,7 +33,7 @@ def spec_of(run: str | None, given: Mapping[str, Any], asked: Collection[str] | 
     values = {"device": AUTO, "precision": AUTO, **_known(private_fields(given, typed))}
     pinned = {} if run is None else read_spec(Store(run_address(run))) or {}
     if not pinned:
-        check_idle(values, typed)
+        check_idle(values, values.keys() & set(typed))
     if values.get("solver", RunSpec.solver) == pinned.get("solver"):
         left_out = (name for name in _KINDS if name in pinned and name not in typed)
         values |= {name: pinned[name] for name in left_out if values.get(name, _DEFAULTS[name]) == _DEFAULTS[name]}

@@ -121,6 +121,7 @@ def test_fit_begun_again_has_the_same_reservation_key_and_bits(
     result = worker.fit(first)
     again = Composer(str(run))  # everything that was in memory is gone
     second = again.take("lane-1")
+    assert second is not None
     assert second == first
     assert worker.fit(second)["delta"] == result["delta"]
     assert again.finished(result)
@@ -131,7 +132,8 @@ def test_two_composers_reserve_a_fit_once(tmp_path: Path, parquet: Path, private
     run = tmp_path / "run"
     plain_train_up_to_the_cache(run, private(parquet))
     one, other = Composer(str(run)), Composer(str(run))
-    one.snapshot(), other.snapshot()
+    one.snapshot()
+    other.snapshot()
     shard = next(iter(one.record.state.pending))
     assert one.task_for(shard) == other.task_for(shard)
     assert len(reservations(run)) == 1

@@ -122,6 +122,7 @@ def test_objective_is_least_at_the_optimum():
     prepared = tm.prepare(tokens)
     dense = Dense(tm, prepared, labels, Loss(), 0.01)
     best = fit(tm, prepared, labels, FitConfig(penalty=0.01, tolerance=1e-10, max_iterations=5000)).report.objective
+    assert best is not None
     for seed in range(5):
         assert dense.objective(dense.optimum + 0.01 * flat(random_delta(tm, seed=seed))) > best
 
@@ -361,6 +362,7 @@ def test_adam_comes_near_the_ridge_optimum():
         )
         for epochs in (5, 50, 400)
     ]
+    assert best is not None
     assert at_zero > reached[0] > reached[1] > reached[2] >= best
     assert reached[2] - best < 0.02 * (at_zero - best)
 
