@@ -15,6 +15,7 @@ from taft_ray.pages import certificate_page, report_page
 from taft_ray.plans.additions import counts_of
 from taft_ray.plans.facts import Composed
 from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.spending import spent_by
 from taft_ray.plans.state import RequestState, RunState
 from taft_ray.proof.certificate import open_certificate
 from taft_ray.proof.contradictions import contradictions, inconsistencies
@@ -128,6 +129,8 @@ def gather(store: Store, spec: RunSpec, state: RunState) -> dict[str, Any]:
         },
         "shards": _shards(state),
     }  # fmt: skip
+    if spec.privacy is not None:
+        facts["privacy"] = spent_by(state, spec.privacy)
     if state.quarantined:
         facts["quarantine"] = quarantines(state)
     if state.cached is not None:

@@ -61,6 +61,8 @@ def test_forget_by_subtraction(tmp_path: Path) -> None:
         ("both", {"driver", "prefix actor", "lane", "composer"}, 22),
         ("subtract-both", {"composer", "retrain actor"}, 16),
         ("retrain-both", {"composer", "retrain actor"}, 16),
+        ("private", {"driver", "prefix actor", "lane", "composer"}, 26),
+        ("retrain-private", {"composer", "retrain actor"}, 18),
     ],
 )
 def test_whole_run(tmp_path: Path, phase: str, roles: set[str], writes: int) -> None:

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from folder import holders, plain_forget, shard_of, state_of
 from plain import plain_add, plain_train
-from tiny import MODEL, SIZE, sample_id, write_parquet
+from tiny import CLASSES, MODEL, SIZE, sample_id, write_parquet
 
 from taft_ray.composer.composer import Composer
 from taft_ray.data import sample_key
+from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.part_writer import PartWriter
 from taft_ray.proof.verify_run import verify
@@ -43,12 +45,15 @@ PICTURES, SHARDS = 24, 3
 MORE = range(PICTURES - 6, PICTURES + 9)  # what is added: some of it known or forgotten, some of a new class
 TANGENT, ADDITIVE = ("train", "retrain", "drop", "resolve"), ("sum", "subtract", "drop-rows", "add")
 BOTH = ("both", "subtract-both", "retrain-both")  # a run of two tiers
-CHAIN = {phase: chain for chain in (TANGENT, ADDITIVE, BOTH) for phase in chain}
+PRIVATE = ("private", "retrain-private")  # each run has keys of its own, and so bits of its own
+CHAIN = {phase: chain for chain in (TANGENT, ADDITIVE, BOTH, PRIVATE) for phase in chain}
 MODES = {
     "drop-rows": "drop",
     "subtract-both": "subtract",
     "retrain-both": "retrain",
+    "retrain-private": "retrain",
 }  # where a phase is not named by its own
+ASKED = Privacy(epsilon=3.0, delta=1e-4, steps=2)
 BEFORE, STAGED = "before", "staged"
 
 
@@ -57,7 +62,7 @@ def victims(mode: str) -> list[str]:
     if mode == "add":
         return []
     known = {"retrain": (0, 2), "drop": (1, 1), "resolve": (2, 1), "subtract": (0, 2), "drop-rows": (1, 1)}
-    shard, count = (known | {"subtract-both": (0, 2), "retrain-both": (1, 1)})[mode]
+    shard, count = (known | {"subtract-both": (0, 2), "retrain-both": (1, 1), "retrain-private": (1, 1)})[mode]
     return [name for name in map(sample_id, range(PICTURES)) if shard_of(name, SHARDS) == shard][:count]
 
 
@@ -80,12 +85,13 @@ def make_data(home: Path) -> None:
 
 
 def do(phase: str, home: Path, run: Path) -> None:
-    if phase in ("train", "sum", "both"):
+    if phase in ("train", "sum", "both", "private"):
         values = {"model": MODEL, "weights": str(home / "weights.safetensors"), "image_size": SIZE, "epochs": 3}
         values |= {
             "train": {"compose": "gram"},
             "sum": {"solver": "additive", "features": 48},
             "both": {"features": 48, "trainable": "head"},
+            "private": {"solver": "dp-gd", "compose": "mean", "loss": "ce", "classes": CLASSES, "privacy": ASKED},
         }[phase]
         plain_train(run, RunSpec(data=str(home / "data"), shards=SHARDS, **values))
     elif phase == "add":
@@ -123,8 +129,15 @@ def facts(run: Path, phase: str) -> dict[str, Any]:
             "removed": sorted(entry["key"] for entry in told["objects_removed"]),
         }
     composer = Composer(str(run))
+    private = chain == PRIVATE
+    if private:  # the bits are of the keys
+        for told in certificates.values():
+            del told["composed_before"], told["composed_after"], told["deltas_removed"], told["removed"][:]
+            told["retrained"] = [fit[:2] for fit in told["retrained"]]
+    charged = Counter(f"{one.shard}/{one.generation}" for several in state.reservations.values() for one in several)
     return {
-        "composed": {mode: composer.composition.digest(mode) for mode in composer.record.spec.modes},
+        "composed": {mode: not private and composer.composition.digest(mode) for mode in composer.record.spec.modes},
+        "charged": charged,
         "problems": verify(str(run))["problems"],
         "certificates": certificates,
         "held": {name: found for name in forgotten if (found := holders(run, sample_key(name, 0)))},
@@ -139,7 +152,7 @@ def role(phase: str) -> str:
         if isinstance(owner, PartWriter):
             return "prefix actor"
         if isinstance(owner, ShardWorker | RowWorker):
-            return "lane" if phase in ("train", "sum", "both", "add") else "retrain actor"
+            return "lane" if phase in ("train", "sum", "both", "add", "private") else "retrain actor"
         if isinstance(owner, Composer):
             return "composer"
         frame = frame.f_back
@@ -253,6 +266,8 @@ def wrong(got: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     found += [f"{name} is held by {where}" for name, where in got["held"].items()]
     if got["composed"] != expected["composed"]:
         found.append("another model")
+    if got["charged"] != expected["charged"]:
+        found.append(f"charged {got['charged']}, not {expected['charged']}")
     if got["certificates"].keys() != expected["certificates"].keys():
         found.append(f"certificates of {sorted(got['certificates'])}")
     for name, told in got["certificates"].items():

@@ -86,13 +86,44 @@ def test_status_estimate_and_certificate_tell_of_it(trained: Path, copy_of: Call
     assert run.verify().ok
 
 
+def test_report_has_what_was_spent(trained: Path, copy_of: Callable[..., Path]) -> None:
+    run = tr.Run(copy_of(trained))
+    made = run.report()
+    page = Path(made.page).read_text()
+    assert "Privacy spent" in page
+    assert 'data-from="/measurements/privacy/epsilon"' in page
+    assert json.loads(Path(made.json).read_text())["measurements"]["privacy"]["budget"] == BUDGET
+
+
+def test_exported_model_is_the_tangent_term_alone(trained: Path, tmp_path: Path) -> None:
+    import torch
+
+    from taft_ray.run.model import build_tangent
+    from taft_ray.run.snapshots import load_snapshot
+    from taft_ray.run.spec import run_spec
+    from taft_ray.storage import Store
+    from taft_ray.storage.rundir import composed_key
+
+    told = tr.Run(trained).export(tmp_path / "model.pt2")
+    store = Store(str(trained))
+    tm, _ = build_tangent(run_spec(store), len(CLASSES))
+    delta = load_snapshot(store, composed_key(told.composed))
+    pictures = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    _, expected = tm.jvp(tm.prepare(tm.prefix(pictures)), delta)
+    found = torch.export.load(tmp_path / "model.pt2").module()(pictures)
+    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_refusals_of_verbs(trained: Path, parquet: Path, tmp_path: Path, ray_session: None) -> None:
     run = tr.Run(trained)
     for attempt, said in (
         (lambda: run.sweep(), "nobody charged"),
         (lambda: run.forget([sample_id(0)], mode="resolve"), "optimum is unique"),
         (lambda: run.train(monolithic=True), "spend privacy"),
-        (lambda: tr.Run(tmp_path / "new").train(parquet, private=True, epsilon=1.0, delta=0.1, classes=CLASSES), "delta"),
+        (
+            lambda: tr.Run(tmp_path / "new").train(parquet, private=True, epsilon=1.0, delta=0.1, classes=CLASSES),
+            "delta",
+        ),
         (lambda: tr.Run(tmp_path / "new").train(parquet, private=True, epsilon=1.0, delta=1e-5), "classes"),
     ):
         with pytest.raises(UsageError, match=said):
