@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from folder import carry_out, copy_run, delta_digests, files, kinds, plain_forget, shard_of, state_of
 from plain import plain_train
-from tiny import CLASSES, SAMPLES, SHARDS, sample_id
+from tiny import CLASSES, SAMPLES, SHARDS, picture, sample_id
 
+import taft_ray as tr
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
+from taft_ray.data import sample_key
 from taft_ray.errors import BudgetExceeded, IntegrityError, ObjectMissing, UsageError
 from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spending import DpReserved
@@ -295,6 +298,28 @@ def test_private_run_on_rows_trains_forgets_and_verifies(
     assert all(one.delta is not None for one in state_of(run).in_model)
     plain_forget(run, [sample_id(0)], "retrain")
     assert verify(str(run), retrain=True)["problems"] == []
+
+
+def test_predictions_and_exported_file_on_rows_are_those_of_the_cached_rows(
+    tmp_path: Path, parquet: Path, private: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    spec = private(parquet, solver="dp-additive", features=48, precision="float32")
+    composer = plain_train(run, spec)
+    key = names.composed_key(str(composer.composed_digest()))
+    worker = new_worker(str(run), spec, 3)
+    assert isinstance(worker, ShardWorker)
+    parts = composer.record.parts(range(SHARDS))
+    keys, _, logits = worker.outputs(key, parts)
+    by_key = dict(zip(keys, torch.from_numpy(logits).softmax(1).tolist(), strict=True))
+    some = [0, 7, 31]
+    files = [tmp_path / f"{number}.png" for number in some]
+    for number, file in zip(some, files, strict=True):
+        file.write_bytes(picture(number))
+    told = tr.Run(run).predict(files)
+    for number, one in zip(some, told.predictions, strict=True):
+        assert one.probabilities == pytest.approx(by_key[sample_key(sample_id(number), spec.seed)], abs=1e-5)
+    assert tr.Run(run).export(tmp_path / "model.pt2").composed == composer.composed_digest()
 
 
 @pytest.mark.parametrize("options", [{"solver": "dp-gd"}, {"solver": "dp-additive", "features": 48}])
