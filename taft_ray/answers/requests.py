@@ -117,7 +117,7 @@ class Estimate(Answer):
             return "nothing is charged"
         worst = max(charged, key=lambda one: one["epsilon_after"])
         told = (
-            f"{plural(sum(one['samples'] for one in charged), 'sample')} that share the shards are charged: "
+            f"{plural(self.samples_to_retrain or 0, 'sample')} that stay in the {'shards' if len(charged) > 1 else 'shard'} {are(self.samples_to_retrain or 0)} charged: "
             f"ε {worst['epsilon_before']:.3g} → {worst['epsilon_after']:.3g} at most (δ = {self.privacy['delta']:g})"
         )
         return (

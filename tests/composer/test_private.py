@@ -424,6 +424,18 @@ def test_copy_elsewhere_goes_on_and_says_nothing_of_what_it_cannot_know(whole: P
     assert found["problems"] == []
 
 
+def test_private_run_on_s3_is_charged_kept_and_forgets(s3_uri: str, parquet: Path, private: Callable[..., Any]) -> None:
+    spec = private(parquet, trainable="head")
+    plain_train(s3_uri, spec)
+    plain_forget(s3_uri, [sample_id(0)], "retrain")
+    kept = KeptReservations(Store(s3_uri), state_of(s3_uri).identity)
+    assert kept.names() == {one.digest for one in reservations(s3_uri)}
+    assert len(kept.names()) == SHARDS + 1
+    over = list(Store(s3_uri).traces(f"{names.noise_folder(shard_of(sample_id(0), SHARDS))}/"))
+    assert len(over) == 1  # older versions too are gone
+    assert verify(s3_uri)["problems"] == []
+
+
 def plain_train_up_to_the_cache(run: Path, spec: Any) -> None:
     from plain import plain_cache
 
