@@ -19,8 +19,7 @@ from taft_ray.storage import digest_json
 if TYPE_CHECKING:
     from taft_ray.plans.state import RunState
 
-
-_ROUNDING = 1e-9
+_ROUNDING = 1e-9  # of an ε, on another machine
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,6 @@ class DpReserved(Fact):
     accountant: str
     public: Mapping[str, Any] = field(default_factory=dict)
     restored: bool = optional(False)
-
-    @property
-    def name(self) -> str:
-        """Of the release that it allows: equal for the same inputs, and different for others."""
-        return f"{self.shard}/{self.generation}/{self.inputs[:32]}"
 
     @property
     def digest(self) -> str:
