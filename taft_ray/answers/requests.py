@@ -116,9 +116,10 @@ class Estimate(Answer):
         if not charged:
             return "nothing is charged"
         worst = max(charged, key=lambda one: one["epsilon_after"])
+        stay = self.samples_to_retrain or 0
         told = (
-            f"{plural(self.samples_to_retrain or 0, 'sample')} that stay in the {'shards' if len(charged) > 1 else 'shard'} {are(self.samples_to_retrain or 0)} charged: "
-            f"ε {worst['epsilon_before']:.3g} → {worst['epsilon_after']:.3g} at most (δ = {self.privacy['delta']:g})"
+            f"{plural(stay, 'sample')} that stay beside them {are(stay)} charged: ε {worst['epsilon_before']:.3g} → "
+            f"{worst['epsilon_after']:.3g} at most (δ = {self.privacy['delta']:g})"
         )
         return (
             told if self.privacy["allowed"] else f"{told}; above the budget of {self.privacy['budget']:g}, so refused"
