@@ -129,6 +129,9 @@ def gather(store: Store, spec: RunSpec, state: RunState) -> dict[str, Any]:
         },
         "shards": _shards(state),
     }  # fmt: skip
+    tuned = state.tuned
+    if tuned is not None and tuned.settings is not None and tuned.of == facts["run"]["composed"]:
+        facts["settings"] = tuned.settings.to_json()
     if spec.privacy is not None:
         facts["privacy"] = spent_by(state, spec.privacy)
     if state.quarantined:

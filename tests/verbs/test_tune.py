@@ -198,3 +198,13 @@ def test_impossible_candidates_are_refused(options: dict[str, Any], said: str, t
 def test_default_candidates_are_those_that_a_narrow_row_has(parquet: Path, spec_of: Callable[..., Any]) -> None:
     assert policy_of(spec_of(parquet, solver="additive", features=48)).sizes == (12, 24, 48)
     assert policy_of(spec_of(parquet, solver="additive", features=6)).sizes == (6,)
+
+
+def test_report_says_the_settings_that_were_chosen(trained: Path, copy_of: Callable[..., Path]) -> None:
+    run = tr.Run(copy_of(trained))
+    assert "Chosen by taft-ray tune" not in Path(run.report().page).read_text()
+    chosen = run.tune().settings
+    made = run.report()
+    assert chosen is not None
+    assert json.loads(Path(made.json).read_text())["measurements"]["settings"] == chosen
+    assert 'data-from="/measurements/settings/kappa"' in Path(made.page).read_text()
