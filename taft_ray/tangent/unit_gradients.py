@@ -139,7 +139,8 @@ class Inputs:
             self.fine &= values.abs().flatten(1).amax(1) <= LARGEST
         if not bool(self.fine.all()):
             tensors = [values.masked_fill(~self.fine[:, None, None, None], 0.0) for values in tensors]
-        self.tensors = list(tensors)
+        # in memory of its own order: the last bits of other blocks' sums must not depend on whether a picture here was not fine
+        self.tensors = [values.contiguous() for values in tensors]
 
     @cached_property
     def products(self) -> list[Tensor]:
@@ -213,8 +214,10 @@ class UnitGradients:
         Sums of as many units as have `BLOCK` rows are rounded to integers, so that the total's sum is exact in any order.
         """
         dtype = self.back.dtype if self.single else torch.float64
-        each = weights.repeat_interleave(self.size).to(dtype)[:, None]
-        scaled = torch.where(each == 0, 0.0, self.back * each)
+        scaled = self.back * weights.repeat_interleave(self.size).to(dtype)[:, None]
+        left_out = weights == 0
+        if bool(left_out.any()):  # zero times NaN would be NaN
+            scaled.masked_fill_(left_out.repeat_interleave(self.size)[:, None], 0.0)
         step = max(1, BLOCK // (self.size * self.layout.rows)) * self.size
         parts = [slice(start, start + step) for start in range(0, len(scaled), step)]
         for matrix, inputs in zip(self.layout.matrices, self.inputs.tensors, strict=True):
