@@ -64,7 +64,7 @@ clean: ## remove .venv and every cache; runs/ stays
 
 # pip at work in one line: the packages as they are collected. Its errors stay on stderr, and its exit code is kept.
 define pip_install
-{ $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt -e $(1); echo "pip ended $$?"; } | { \
+{ $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt $(1); echo "pip ended $$?"; } | { \
   sep="collecting "; \
   while read -r word name rest; do \
     case "$$word $$name" in \
@@ -92,9 +92,10 @@ $(RUN_STAMP): pyproject.toml constraints.txt
 	echo "making $(VENV) with $$("$$found" --version)"; \
 	"$$found" -m venv $(VENV)
 	@echo "installing the package (torch and its CUDA libraries are several GB: some minutes)"
-	@$(call pip_install,.)
+	@$(call pip_install,-e .)
 	@touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)
-	@$(call pip_install,".[dev]")
+	@$(call pip_install,-e ".[dev]")
+	@$(call pip_install,--no-deps dp-accounting) # it asks for attrs < 24 and needs nothing of it; `dev` has what it needs
 	@touch $@

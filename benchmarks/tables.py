@@ -372,6 +372,19 @@ TABLES: tuple[Table, ...] = (
         axis="MB of the composer's process (PSS)",
     ),
     Table(
+        name="privacy",
+        module="privacy",
+        rows=lambda measured: measured,
+        columns={
+            "what": lambda row: row["what"],
+            "seconds": lambda row: seconds(row["seconds"]),
+            "a second": lambda row: f"{row['per_s'] / 1e6:.0f} million" if "per_s" in row else "",
+            "times numpy's normals": _ratio("times_numpy"),
+        },
+        bars=lambda row: [] if "per_s" in row else [Bar(row["what"], row["seconds"], 1.0, at_least=False)],
+        axis="seconds",
+    ),
+    Table(
         name="cache",
         module="cache",
         arguments=("--assets", ASSETS),

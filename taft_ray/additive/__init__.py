@@ -9,6 +9,7 @@ from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
     from taft_ray.additive.exact_sums import Sums
+    from taft_ray.additive.linear import RowsModel
     from taft_ray.additive.model import AdditiveModel, AdditiveNetwork
     from taft_ray.additive.options import GRID
     from taft_ray.additive.projection import Projection
@@ -25,6 +26,7 @@ __all__ = [
     "Group",
     "Policy",
     "Projection",
+    "RowsModel",
     "Score",
     "Settings",
     "SiteGroup",
@@ -43,6 +45,7 @@ __all__ = [
 
 _WHERE = {
     "taft_ray.additive.exact_sums": ("Sums",),
+    "taft_ray.additive.linear": ("RowsModel",),
     "taft_ray.additive.model": ("AdditiveModel", "AdditiveNetwork"),
     "taft_ray.additive.projection": ("Projection",),
     "taft_ray.additive.options": ("GRID",),

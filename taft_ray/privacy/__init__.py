@@ -1,4 +1,4 @@
-"""Signatures: pure functions of bytes. No torch, no ray, no storage.
+"""Signatures, privacy accounting and noise: pure functions of bytes and numbers. No torch, no ray, no storage.
 
 Names are looked up when they are first used: a process that only asks for an option must not wait for what checks signatures.
 """
@@ -8,18 +8,31 @@ from typing import TYPE_CHECKING
 from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
+    from taft_ray.privacy.accounting import delta_of, epsilon_of, mu_of, noise_multiplier, total
+    from taft_ray.privacy.noise import GaussianStream, commitment, new_key, stream_seed
     from taft_ray.privacy.signing import ALGORITHM, PublicKey, Signature, SigningKey, read_public_key, read_signing_key
 
 __all__ = [
     "ALGORITHM",
+    "GaussianStream",
     "PublicKey",
     "Signature",
     "SigningKey",
+    "commitment",
+    "delta_of",
+    "epsilon_of",
+    "mu_of",
+    "new_key",
+    "noise_multiplier",
     "read_public_key",
     "read_signing_key",
+    "stream_seed",
+    "total",
 ]
 
 _WHERE = {
+    "taft_ray.privacy.accounting": ("delta_of", "epsilon_of", "mu_of", "noise_multiplier", "total"),
+    "taft_ray.privacy.noise": ("GaussianStream", "commitment", "new_key", "stream_seed"),
     "taft_ray.privacy.signing": (
         "ALGORITHM",
         "PublicKey",

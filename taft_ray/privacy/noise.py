@@ -1,0 +1,151 @@
+"""Gaussian noise that is secret, never the same twice, and can be drawn again by whoever holds its key.
+
+    key      32 random bytes for a generation of a shard; its `commitment` is noted before the first draw
+    seed     HMAC-SHA256(key, spec ‖ inputs ‖ reservation): other data or another reservation forces other noise
+    words    ChaCha20 (RFC 8439's block function, 64 bits of counter), with a key of its own for each (step, count, scale)
+    number   round(scale · Φ⁻¹(p)), p a uniform word; half a step away from 0 and 1
+
+**Rounding is free.** Where a sum s is a whole number, s + round(N) = round(s + N): a function of the exact Gaussian mechanism's
+output. So whoever sums first rounds the sum to whole numbers, and pays for that rounding in the sensitivity.
+
+**Errors.** Words have 64 bits, and 64 more where |Φ⁻¹(p)| > 3.3, so that p has a relative error of 2^-53 everywhere.
+Nothing lies beyond 12.5 σ, which has a probability of 2^-118. Φ⁻¹ is computed with a relative error below 2^-50. So the probability of
+each whole number is that of the exact Gaussian within a factor 1 ± 2^-49 · scale · (1 + z²). These errors have no direction that
+data could choose. Over m numbers they move the privacy loss by about 2^-49 · scale · √m: 1e-6 for a million of scale 2^20.
+
+Φ⁻¹ uses the C library's logarithm. Bits of equal arguments are equal on a machine, and on machines with the same libraries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import secrets
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from scipy.special import ndtri
+
+from taft_ray.errors import UsageError
+
+SIZE = 32
+"""Bytes of a key and of a seed."""
+LARGEST_SCALE = 2.0**49
+"""Every number of a larger scale is not a whole number that float64 holds."""
+_BLOCK = 1 << 13  # numbers at a time: they stay in the processor's cache
+_COUNT = 1 << 32  # numbers of one call; a key's counter reaches farther
+_FINE = 1 << 53  # magnitudes below this have bits left in a float64
+_SEED, _CALL = b"taft_ray noise seed 1", b"taft_ray noise call 1"
+_COMMITMENT = b"taft_ray noise 1"  # 16 bytes at most
+
+
+def new_key() -> bytes:
+    """32 bytes from the operating system's generator."""
+    return secrets.token_bytes(SIZE)
+
+
+def commitment(key: bytes) -> str:
+    """A digest that fixes the key and tells nothing about it: 64 hexadecimal characters, as digests in storage are."""
+    return hashlib.blake2b(_secret("key", key), digest_size=32, person=_COMMITMENT).hexdigest()
+
+
+def stream_seed(key: bytes, *, spec: str, inputs: str, reservation: str) -> bytes:
+    """The 32 bytes that a `GaussianStream` starts from: HMAC-SHA256 of the three texts, each behind its length.
+
+    spec: digest of the mechanism (μ, σ, steps, clipping, public inputs).
+
+    inputs: digest of the private rows that are read.
+
+    reservation: digest of the ledger entry that charged them.
+
+    UsageError for a key that is not 32 bytes, and for an empty text.
+    """
+    message = [_SEED]
+    for name, text in (("spec", spec), ("inputs", inputs), ("reservation", reservation)):
+        if not isinstance(text, str) or not text:
+            raise UsageError(f"{name}={text!r}: expected the digest that noise is bound to")
+        data = text.encode()
+        message += [len(data).to_bytes(8, "big"), data]
+    return hmac.digest(_secret("key", key), b"".join(message), "sha256")
+
+
+class GaussianStream:
+    """Gaussian noise on the whole numbers, as a function of (step, count, scale).
+
+    Guarantees: equal arguments give equal bits; any other argument gives other, independent noise; calls in any order.
+    A step is for one release: the same call for two sums would use noise twice.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed = _secret("seed", seed)
+
+    def __repr__(self) -> str:
+        return "GaussianStream(secret)"
+
+    def __call__(self, step: int, count: int, scale: float) -> np.ndarray:
+        """round(scale · N(0, 1)): int64 (count,).
+
+        step: 0, 1, 2, … count: numbers, up to 2^32. scale: standard deviation in units of the grid, up to 2^49.
+        """
+        step, count, scale = _whole("step", step, 1 << 63), _whole("count", count, _COUNT), _scale(scale)
+        call = step.to_bytes(8, "big") + count.to_bytes(8, "big") + np.array(scale, ">f8").tobytes()
+        key = hmac.digest(self._seed, _CALL + call, "sha256")
+        coarse, fine = _words(key, 0), _words(key, 1)
+        found = np.empty(count, np.int64)
+        for start in range(0, count, _BLOCK):
+            part = found[start : start + _BLOCK]
+            number = _normal(coarse(len(part)), fine)
+            number *= scale
+            np.rint(number, out=number)
+            part[...] = number
+        return found
+
+
+class _words:
+    """uint64 words of ChaCha20, one after the other."""
+
+    def __init__(self, key: bytes, nonce: int) -> None:
+        start = bytes(8) + nonce.to_bytes(8, "little")  # the block counter, and the nonce
+        self._stream = Cipher(ChaCha20(key, start), mode=None).encryptor()
+
+    def __call__(self, count: int) -> np.ndarray:
+        return np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
+
+
+def _normal(words: np.ndarray, more: _words) -> np.ndarray:
+    """Φ⁻¹ by the sign and 63 bits of a word: float64. more: words for magnitudes so small that their own bits are too few."""
+    signed = words.view(np.int64)
+    sign = signed.astype(np.float64)
+    sign += 0.5  # v and -1 - v are each other's mirror images
+    tail = np.abs(sign)
+    small = np.flatnonzero(tail < _FINE)
+    if len(small):
+        fraction = (more(len(small)) >> np.uint64(11)).astype(np.float64)
+        whole = np.where(signed[small] < 0, ~signed[small], signed[small])
+        tail[small] = whole + (fraction + 0.5) * 2.0**-53
+    tail *= 2.0**-64
+    return np.copysign(ndtri(tail, out=tail), sign, out=tail)
+
+
+def _secret(name: str, value: bytes) -> bytes:
+    if not isinstance(value, bytes) or len(value) != SIZE:
+        got = f"{len(value)} bytes" if isinstance(value, bytes) else type(value).__name__
+        raise UsageError(f"{name} of noise: expected {SIZE} bytes, got {got}; make one with new_key()")
+    return value
+
+
+def _whole(name: str, value: int, end: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= end:
+        raise UsageError(f"{name}={value!r}: expected a whole number between 0 and {end}")
+    return int(value)
+
+
+def _scale(scale: float) -> float:
+    number = isinstance(scale, int | float | np.integer | np.floating) and not isinstance(scale, bool)
+    if not number or not 0 < scale <= LARGEST_SCALE or not math.isfinite(scale):
+        raise UsageError(
+            f"scale={scale!r}: expected a number above 0, up to 2^49 units of the grid; choose a coarser grid"
+        )
+    return float(scale)
