@@ -11,6 +11,7 @@ Legend: B pictures, U units, S pictures per unit (B = U·S), K classes, R rows, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor
 from taft_ray.errors import UnsupportedModel
 from taft_ray.tangent.trained import Entry
 
-BLOCK = 64  # rows that are added up in float32, or units if those have one row; the sum is rounded to an integer
+BLOCK = 128  # rows that are added up in float32, or units if those have one row; the sum is rounded to an integer
 LARGEST = 1e15  # of inputs and derivatives: beyond it a gradient counts as not finite
 CANCELLING = 2.0**16  # times its gradient's norm: all rows' norms of a unit together count as at most that
 ROUNDING = 2.0**-30  # relative to the squares of rows' norms: more than float64 sums of products are wrong by
@@ -177,8 +178,8 @@ class UnitGradients:
     @cached_property
     def fine(self) -> Tensor:
         """(U,) bool: all of a unit's factors are finite, and not too large."""
-        high, low = self.back.amax(1), self.back.amin(1)
-        picture = self.inputs.fine & (high <= LARGEST) & (low >= -LARGEST)  # false for NaN
+        largest = torch.linalg.vector_norm(self.back, math.inf, dim=1)
+        picture = self.inputs.fine & (largest <= LARGEST)  # false for NaN
         return picture.view(-1, self.size).all(1)
 
     def norms(self) -> Tensor:
