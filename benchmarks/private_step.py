@@ -1,6 +1,6 @@
 """A step of private descent against the same step without privacy, and against Opacus's ghost clipping on the same cached tokens.
 
-    python -m benchmarks.private_step [--json] [--model vit_small_patch16_224] [--model ...] [--pictures 2048] [--memory]
+    python -m benchmarks.private_step [--json] [--model vit_small_patch16_224] [--model ...] [--pictures 5000] [--memory]
 
 Trained are the last block, the final norm and the head. The first two ways have the same Jacobian rows in memory and take a full-batch
 step: J·Δw, residuals and the sum of all pictures' gradients. The private one adds norms, clipping, the integer grid and noise
@@ -8,8 +8,8 @@ step: J·Δw, residuals and the sum of all pictures' gradients. The private one 
 Opacus differentiates timm's own last block on the same tokens, ``--opacus-batch`` pictures at a time, twice, as its ghost clipping does.
 Its optimizer's step and noise are left out: of a full batch they are small, and in its favour.
 
-Repetitions are interleaved. Medians are taken, and quartiles of the ratio. ``--memory`` makes private steps in a process of its own and
-gives how far its resident memory grew beyond cached tokens of ``--memory-pictures``, with all constants in memory.
+Repetitions are interleaved. Medians are taken, and quartiles of the ratio. ``--memory`` makes two private steps in a process of its own, with all
+constants in memory. It gives how far resident memory grew beyond cached tokens of ``--memory-pictures``.
 Weights and tokens are random: nothing is downloaded, and times do not depend on the values.
 """
 
@@ -38,13 +38,14 @@ from taft_ray.fitting import Loss, PrivateRecipe
 from taft_ray.fitting.clipping import views
 from taft_ray.fitting.private import PrivateStep
 from taft_ray.privacy.noise import GaussianStream
-from taft_ray.tangent import TangentModel, linearize, prepare_pictures
+from taft_ray.tangent import Pictures, TangentModel, linearize, prepare_pictures
 from taft_ray.tangent.gradient_passes import KeptRows
+from taft_ray.tangent.options import PREPARED_BUDGET
 from taft_ray.tangent.unit_gradients import UnitGradients
 
 DEFAULT_MODELS = ("vit_small_patch16_224", "vit_base_patch16_224")
 CLASSES = 10
-CLIP = 1.0
+CLIP = 1
 EVERYTHING = 1 << 50  # bytes: rows are kept, whatever their size
 CE = Loss(kind="ce")
 
@@ -111,18 +112,20 @@ class Opacus:
         return torch.cat(found)
 
 
-def problem(model: str, pictures: int, *, half: bool = False) -> tuple[TangentModel, Tensor, Tensor]:
+def problem(model: str, pictures: int) -> tuple[TangentModel, Tensor, Tensor]:
     torch.manual_seed(0)
     tm = linearize(timm.create_model(model, num_classes=CLASSES))
-    count = tm.network.get_submodule("patch_embed").num_patches + 1  # type: ignore[operator]  # timm's own
-    tokens = torch.randn(pictures, count, tm.network.embed_dim, dtype=torch.float16 if half else torch.float32)
+    shape = tm.prefix(torch.zeros(1, 3, 224, 224)).shape[1:]
+    tokens = torch.empty(pictures, *shape, dtype=torch.float16)  # as a cache has them
+    for part in tokens.split(256):
+        part.copy_(torch.randn(part.shape))
     return tm, tokens, torch.randint(CLASSES, (pictures,))
 
 
-def private_step(tm: TangentModel, tokens: Tensor, labels: Tensor, budget: int) -> PrivateStep:
+def private_step(tm: TangentModel, pictures: Pictures, labels: Tensor, budget: int) -> PrivateStep:
     recipe = PrivateRecipe(steps=1, learning_rate=0.1, clip=CLIP, noise_multiplier=4.24, divisor=len(labels))
     noise = GaussianStream(bytes(32))  # a key that everybody knows: a benchmark has no secret
-    return PrivateStep(tm, prepare_pictures(tm, tokens), labels, CE, recipe, noise, budget=budget)
+    return PrivateStep(tm, pictures, labels, CE, recipe, noise, budget=budget)
 
 
 class WithoutPrivacy:
@@ -183,17 +186,18 @@ def measure(model: str, *, pictures: int, opacus_batch: int, threads: int, repet
     load = os.getloadavg()[0]
     tm, tokens, labels = problem(model, pictures)
     ghost = Opacus(tm, opacus_batch)
-    difference = compare_norms(tm, ghost, tokens[:opacus_batch], labels[:opacus_batch])
-    private = private_step(tm, tokens, labels, EVERYTHING)
+    difference = compare_norms(tm, ghost, tokens[:opacus_batch].float(), labels[:opacus_batch])
+    few, some = 2 * opacus_batch, min(pictures, 512)
+    passes = private_step(tm, tm.prepare(tokens[:some]), labels[:some], 0)
+    private = private_step(tm, prepare_pictures(tm, tokens), labels, EVERYTHING)
     plain = WithoutPrivacy(private)
-    passes = private_step(tm, tokens, labels, 0)
     count = private.zero.numel()
-    few = 2 * opacus_batch
+    ghost_tokens = tokens[:few].float()
     ways: dict[str, tuple[Callable[[], Any], int]] = {
         "private": (private, pictures),
         "plain": (plain, pictures),
-        "passes": (passes, pictures),
-        "opacus": (lambda: ghost(tokens[:few], labels[:few]), few),
+        "passes": (passes, some),
+        "opacus": (lambda: ghost(ghost_tokens, labels[:few]), few),
         "noise": (lambda: private.noise(0, count, 4.24 * 2.0**28), pictures),
     }
     for way, _ in ways.values():
@@ -241,9 +245,9 @@ def memory(model: str, pictures: int, threads: int) -> dict[str, Any]:
 
 def _growth(model: str, pictures: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    tm, tokens, labels = problem(model, pictures, half=True)
+    tm, tokens, labels = problem(model, pictures)
     before = _resident("VmRSS")
-    step = private_step(tm, tokens, labels, 4 << 30)
+    step = private_step(tm, prepare_pictures(tm, tokens), labels, PREPARED_BUDGET)
     step()
     step()
     peak = _resident("VmHWM")
@@ -271,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", action="append", help="a timm vision transformer; ViT-S and ViT-B by default")
-    parser.add_argument("--pictures", type=int, default=2048)
+    parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--opacus-batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=9)

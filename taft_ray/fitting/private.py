@@ -39,8 +39,11 @@ Noise = Callable[[int, int, float], np.ndarray]
 class PrivateRecipe:
     """How private descent descends. None of it may depend on the private data.
 
-    clip: C, the most that the norm of a unit's gradient counts. noise_multiplier: σ, the noise's standard deviation over the
-    sensitivity. divisor: n, public, which stands for the number of units.
+    clip: C, the most that the norm of a unit's gradient counts.
+
+    noise_multiplier: σ, the noise's standard deviation over the sensitivity.
+
+    divisor: n, public, which stands for the number of units.
     """
 
     steps: int
@@ -61,7 +64,7 @@ class PrivateRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateDescent:
-    """What a private descent gave. ``delta`` is released; ``nonfinite`` is not: it depends on the data without noise.
+    """The result of a private descent. ``delta`` is released; ``nonfinite`` is not: it depends on the data without noise.
 
     sensitivity: C(1 + η), which the noise was scaled to. nonfinite: gradients (unit × step) that counted as zero because they
     were not finite.
@@ -145,9 +148,12 @@ def private_descent(
 ) -> PrivateDescent:
     """Δw after ``recipe.steps`` private steps on the pictures, labels (n,) in 0..K-1.
 
-    units: (n,) int64, the number of each picture's unit (its owner), whose gradients are summed and clipped together; each picture by
-        itself by default. budget: bytes that may be kept of the Jacobian's rows; beyond it each step passes through the network.
-        progress: ``progress(steps done, steps)``.
+    units: (n,) int64, the number of each picture's unit (its owner), whose gradients are summed and clipped together. By default
+        each picture is a unit.
+
+    budget: bytes that may be kept of the Jacobian's rows. Beyond it each step passes through the network.
+
+    progress: ``progress(steps done, steps)``.
 
     Guarantees: ``noise`` is called once per step, with the number of all trained parameters, for no pictures too. Zeroing a unit's
         gradient out changes each step's integers by at most C(1 + η)/q, whatever the pictures are. Same arguments, same bits.

@@ -1,4 +1,6 @@
-"""Gradients of all units at a Δw, a block of pictures at a time: from the Jacobian's rows in memory, or by a pass through the network.
+"""Gradients of all units at a Δw, a block of pictures at a time.
+
+They come from the Jacobian's rows in memory, or by a pass through the network.
 
 Legend: B pictures, K classes, W values of the derivatives at all places of a picture.
 """
@@ -123,7 +125,7 @@ def _each_product(matrices: Tensor, vectors: Tensor) -> Tensor:
 
 
 class NetworkPasses:
-    """A pass through the suffix and back for each block. Of all classes there is one derivative, so K takes no memory."""
+    """A pass through the suffix and back for each block. One derivative stands for all classes, so K takes no memory."""
 
     def __init__(self, tm: TangentModel, pictures: Pictures, layout: Layout, plan: Sequence[Block]) -> None:
         self.tm, self.pictures, self.layout, self._plan = tm, pictures, layout, plan

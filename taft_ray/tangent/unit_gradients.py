@@ -101,7 +101,7 @@ class Layout:
         return torch.cat(parts, -1)
 
     def products(self, delta: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """What Δw adds at each place, (B, W): J·Δw is its product with the derivatives of the outputs."""
+        """Values that Δw adds at each place, (B, W): J·Δw is their product with the derivatives of the outputs."""
         like = inputs[0] if inputs else next(iter(delta.values()))
         out = like.new_zeros(len(inputs[0]) if inputs else 1, self.width)
         for matrix, values in zip(self.matrices, inputs, strict=True):
@@ -145,7 +145,7 @@ class Inputs:
 
     @cached_property
     def products(self) -> list[Tensor]:
-        """Of every matrix a_ρ·a_ρ', and 1 more with a bias: (U, H, S·R, S·R), float64."""
+        """Every matrix's a_ρ·a_ρ', and 1 more with a bias: (U, H, S·R, S·R), float64."""
         return [
             _products(values.unflatten(0, (-1, self.size)).flatten(1, 2)) + (matrix.entry.bias is not None)
             for matrix, values in zip(self.layout.matrices, self.tensors, strict=True)
@@ -175,34 +175,48 @@ class UnitGradients:
         """Whether each is one row at every place, so that nothing can cancel within it."""
         return self.size == 1 and self.layout.rows == 1
 
-    @cached_property
+    @property
     def fine(self) -> Tensor:
         """(U,) bool: all of a unit's factors are finite, and not too large."""
-        largest = torch.linalg.vector_norm(self.back, math.inf, dim=1)
-        picture = self.inputs.fine & (largest <= LARGEST)  # false for NaN
+        high, low = self.back.amax(1), self.back.amin(1)
+        picture = self.inputs.fine & (high <= LARGEST) & (low >= -LARGEST)  # false for NaN
         return picture.view(-1, self.size).all(1)
 
     def norms(self) -> Tensor:
-        """(U,) float64: ‖g‖ of each unit, or a little more; of a unit that is not `fine` anything.
+        """(U,) float64: ‖g‖ of each unit, or a little more; NaN where a factor is not finite, or too large.
 
         Guarantees: at most `CANCELLING` times smaller than the norms of all rows together.
         """
+        return self._norms_of_rows() if self.single else self._norms_of_sums()
+
+    def _norms_of_rows(self) -> Tensor:
+        """Norms of units with one row at every place; their factors are looked at only once."""
+        square = self.back.new_zeros(len(self), dtype=torch.float64)
+        fine = self.inputs.fine.clone()
+        for matrix, inputs in zip(self.layout.matrices, self.inputs.products, strict=True):
+            squares = _products(self._of_units(matrix))
+            fine &= (squares <= LARGEST**2).flatten(1).all(1)
+            square += (squares * inputs).sum((1, 2, 3))
+        if self.layout.vectors:
+            vectors = self.back[:, self.layout.vectors[0].start :]
+            squares = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64).square()
+            fine &= squares <= LARGEST**2
+            square += squares
+        return torch.where(fine, square.sqrt(), math.nan)
+
+    def _norms_of_sums(self) -> Tensor:
         square = self.back.new_zeros(len(self), dtype=torch.float64)
         apart = square.clone()  # squares of what the norms of a place's rows sum to
         for matrix, inputs in zip(self.layout.matrices, self.inputs.products, strict=True):
             products = _products(self._of_units(matrix)) * inputs
             square += products.sum((1, 2, 3))
-            if not self.single:
-                apart += products.diagonal(dim1=2, dim2=3).clamp(min=0).sqrt().sum(2).square().sum(1)
+            apart += products.diagonal(dim1=2, dim2=3).clamp(min=0).sqrt().sum(2).square().sum(1)
         for vector in self.layout.vectors:
             uses = self.back[:, vector.start : vector.stop].view(len(self), self.size, -1)
-            whole = uses[:, 0] if self.size == 1 else uses.sum(1, dtype=torch.float64)
-            square += torch.linalg.vector_norm(whole, dim=-1, dtype=torch.float64).square()
-            if not self.single:
-                apart += torch.linalg.vector_norm(uses, dim=-1, dtype=torch.float64).sum(1).square()
-        if self.single:
-            return square.sqrt()
-        return (square + ROUNDING * apart).clamp(min=0).sqrt().maximum(apart.sqrt() / CANCELLING)
+            square += torch.linalg.vector_norm(uses.sum(1, dtype=torch.float64), dim=-1).square()
+            apart += torch.linalg.vector_norm(uses, dim=-1, dtype=torch.float64).sum(1).square()
+        norms = (square + ROUNDING * apart).clamp(min=0).sqrt().maximum(apart.sqrt() / CANCELLING)
+        return torch.where(self.fine, norms, math.nan)
 
     def _of_units(self, matrix: Matrix) -> Tensor:
         """(U, S·R, H, out)."""
@@ -210,7 +224,7 @@ class UnitGradients:
         return cut.reshape(len(self), self.size * matrix.rows, matrix.entry.heads, matrix.out)
 
     def add_rounded(self, total: Mapping[str, Tensor], weights: Tensor) -> None:
-        """Add Σ weights·g of the units to ``total``, float64; weights (U,), zero where a unit is not `fine`.
+        """Add Σ weights·g of the units to ``total``, float64; weights (U,), zero where a unit's norm is NaN.
 
         Sums of as many units as have `BLOCK` rows are rounded to integers, so that the total's sum is exact in any order.
         """

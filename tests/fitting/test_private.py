@@ -135,7 +135,7 @@ def _median_norm(tm: TangentModel, tokens: Tensor, labels: Tensor) -> float:
 
 @BOTH
 def test_owners_of_more_pictures_than_a_block_are_clipped_whole(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 70, 45 and 1 pictures: written out (for passes in pieces), by products of rows, and as one row."""
+    """Owners of 70, 45 and 1 pictures: written out (for passes in pieces), by products of rows, and as one row."""
     monkeypatch.setattr(clipping, "BLOCK", 60)
     tm, tokens, labels = given(count=116, trainable="norm")
     units = torch.tensor([0] * 70 + [1] * 45 + [2])[torch.randperm(116, generator=torch.Generator().manual_seed(0))]
