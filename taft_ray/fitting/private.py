@@ -151,7 +151,7 @@ def private_descent(
     units: (n,) int64, the number of each picture's unit (its owner), whose gradients are summed and clipped together. By default
         each picture is a unit.
 
-    budget: bytes that may be kept of the Jacobian's rows. Beyond it each step passes through the network.
+    budget: bytes for the pictures' constants and the Jacobian's rows. Beyond it each step passes through the network.
 
     progress: ``progress(steps done, steps)``.
 

@@ -48,12 +48,13 @@ class UnitPasses(Protocol):
 def unit_passes(tm: TangentModel, pictures: Pictures, units: Tensor | None, budget: int) -> UnitPasses:
     """The gradients of some pictures (at least one). units: the number of each picture's unit; each its own by default.
 
-    budget: bytes of the Jacobian's rows that may be kept. Where they are more, or layers see more than `MOST_ROWS` tokens,
-    each call passes through the network. UnsupportedModel where a gradient does not come apart into pictures.
+    budget: bytes that the Jacobian's rows may take, beside the pictures' constants in memory. Where they are more, or layers see more
+    than `MOST_ROWS` tokens, each call passes through the network. UnsupportedModel where a gradient does not come apart into pictures.
     """
     layout, inputs = _layout(tm, pictures)
-    values = tm.num_classes * layout.width + inputs
-    if layout.site_rows <= MOST_ROWS and len(pictures) * values * tm.dtype.itemsize <= budget:
+    values = len(pictures) * (tm.num_classes * layout.width + inputs)
+    held = pictures.nbytes() if isinstance(pictures, Prepared) else 0
+    if layout.site_rows <= MOST_ROWS and values * tm.dtype.itemsize + held <= budget:
         return KeptRows(tm, pictures, layout, blocks(len(pictures), units, KEPT))
     large = PASS if layout.site_rows <= MOST_ROWS and isinstance(pictures, Prepared) else RECOMPUTE_CHUNK
     return NetworkPasses(tm, pictures, layout, blocks(len(pictures), units, large))

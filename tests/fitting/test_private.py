@@ -14,11 +14,13 @@ from torch import Tensor
 
 from taft_ray.errors import DataError, UnsupportedModel, UsageError
 from taft_ray.fitting import Loss, PrivateRecipe, clipping, margin, private_descent
-from taft_ray.fitting.clipping import GRID, grid_unit
+from taft_ray.fitting.clipping import GRID, ClippedSum, grid_unit
 from taft_ray.fitting.private import PrivateStep
 from taft_ray.tangent import Pictures, Recomputed, TangentModel, linearize
 from taft_ray.tangent.delta import Delta
-from taft_ray.tangent.unit_gradients import BLOCK
+from taft_ray.tangent.gradient_passes import Block
+from taft_ray.tangent.trained import Entry
+from taft_ray.tangent.unit_gradients import BLOCK, Inputs, Layout, UnitGradients
 
 CE = Loss(kind="ce")
 PASSES, KEPT = 0, 1 << 40  # budgets
@@ -215,6 +217,24 @@ def test_what_is_not_finite_counts_as_zero_and_touches_no_other(name: str, budge
     assert dead == 3
     fewer, _ = integers(tm, tm.prepare(tokens[:3]), labels[:3], 0.5, None, budget, steps=3)
     assert float((got - fewer).double().norm()) <= margin(tm.zero_delta().numel()) * 0.5 / grid_unit(0.5) * 3
+
+
+@pytest.mark.parametrize("bad", [None, 0, 1])
+def test_one_piece_that_is_not_finite_is_enough(bad: int | None) -> None:
+    """A unit that comes in two pieces; an input is finite, but too large for products of it."""
+    layout = Layout([(Entry("w", None, 0, 2, 1, False), (1, 1, 2))], {})
+    total = ClippedSum(Delta({"w": torch.zeros(2, 3)}), 1.0)
+    for piece in range(2):
+        inputs, back = torch.ones(2, 1, 1, 3), torch.ones(2, 2)
+        if piece == bad:
+            inputs[1] = 1e20
+        gradients = UnitGradients(Inputs(layout, [inputs], 2, 2, back.device), back)
+        total.add(Block(torch.arange(2), 2, first=piece == 0, last=piece == 1), gradients, layout)
+    assert total.nonfinite == (bad is not None)
+    expected = (
+        0.0 if bad is not None else (1 - 2.0**-20) / grid_unit(1.0) / 6**0.5
+    )  # four times (1, 1) ⊗ (1, 1, 1), clipped
+    assert total.integers().tolist() == [pytest.approx(expected, rel=1e-6)] * 6
 
 
 @pytest.mark.parametrize("seed", range(4))

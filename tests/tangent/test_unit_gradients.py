@@ -138,7 +138,7 @@ def test_paths_are_what_their_budget_says() -> None:
     prepared = tm.prepare(tm.prefix(images(BY_ID["vit"], count=COUNT, seed=8)))
     (rows,) = jacobian_rows(tm, [prepared])
     size = sum(factor.inputs.nbytes + factor.outputs.nbytes for factor in rows.factors)
-    size += sum(values.nbytes for values in rows.vectors.values())
+    size += sum(values.nbytes for values in rows.vectors.values()) + prepared.nbytes()
     assert isinstance(unit_passes(tm, prepared, None, size), KeptRows)
     assert isinstance(unit_passes(tm, prepared, None, size - 1), NetworkPasses)
     two = linearize(build(BY_ID["vit"]), last_blocks=2)
