@@ -26,6 +26,7 @@ from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.options import PREPARED_BUDGET
 from taft_ray.tangent.prepared import Pictures
 
+PART = 1 << 18  # parameters that are moved at a time
 LEAST_CLIP, LARGEST_CLIP = (
     1e-12,
     1e12,
@@ -118,17 +119,24 @@ class PrivateStep:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        self.sum.clear()
-        if self.passes is not None:
-            for block, gradients in self.passes(self.delta, self._residual):
-                self.sum.add(block, gradients, self.passes.layout)
         recipe, count = self.recipe, len(self.values)
         drawn = self.noise(self.steps, count, recipe.noise_multiplier * self.sensitivity / self.sum.unit)
         if drawn.shape != (count,) or drawn.dtype != np.int64:
             raise UsageError(f"expected noise ({count},) int64, got {drawn.shape} {drawn.dtype}")
-        noisy = self.sum.integers() + torch.from_numpy(drawn).to(self.values.device)
-        self.values -= noisy.double() * (recipe.learning_rate * self.sum.unit / recipe.divisor)
+        self.sum.clear()
+        if self.passes is not None:
+            for block, gradients in self.passes(self.delta, self._residual):
+                self.sum.add(block, gradients, self.passes.layout)
+        self._move(drawn)
         self.steps += 1
+
+    def _move(self, drawn: np.ndarray) -> None:
+        """Δw ← Δw − learning rate · (sum + noise) / divisor, a part at a time: of many parameters every copy takes memory."""
+        factor = self.recipe.learning_rate * self.sum.unit / self.recipe.divisor
+        for low in range(0, len(drawn), PART):
+            part = slice(low, low + PART)
+            noisy = self.sum.integers(part) + torch.from_numpy(drawn[part]).to(self.values.device)
+            self.values[part] -= noisy.double() * factor
 
     def _residual(self, logits: Tensor, numbers: Tensor) -> Tensor:
         return self.loss.residual(logits, self.labels[numbers.to(self.labels.device)])
