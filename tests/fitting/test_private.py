@@ -16,7 +16,7 @@ from taft_ray.errors import DataError, UnsupportedModel, UsageError
 from taft_ray.fitting import Loss, PrivateRecipe, clipping, margin, private_descent
 from taft_ray.fitting.clipping import GRID, ClippedSum, grid_unit
 from taft_ray.fitting.private import PrivateStep
-from taft_ray.tangent import Pictures, Recomputed, TangentModel, linearize
+from taft_ray.tangent import Pictures, Recomputed, TangentModel, gradient_passes, linearize
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.gradient_passes import Block
 from taft_ray.tangent.trained import Entry
@@ -137,10 +137,11 @@ def _median_norm(tm: TangentModel, tokens: Tensor, labels: Tensor) -> float:
 
 @BOTH
 def test_owners_of_more_pictures_than_a_block_are_clipped_whole(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Owners of 70, 45 and 1 pictures: written out (for passes in pieces), by products of rows, and as one row."""
-    monkeypatch.setattr(clipping, "BLOCK", 60)
-    tm, tokens, labels = given(count=116, trainable="norm")
-    units = torch.tensor([0] * 70 + [1] * 45 + [2])[torch.randperm(116, generator=torch.Generator().manual_seed(0))]
+    """Owners of 30, 15 and 1 pictures: written out (for passes in pieces), by products of rows, and as one row."""
+    monkeypatch.setattr(clipping, "BLOCK", 20)
+    monkeypatch.setattr(gradient_passes, "PASS", 16)
+    tm, tokens, labels = given(count=46, trainable="norm")
+    units = torch.tensor([0] * 30 + [1] * 15 + [2])[torch.randperm(46, generator=torch.Generator().manual_seed(0))]
     to = recipe(clip=0.8, steps=2)
     expected = written_out(tm, tokens, labels, CE, to, units)
     got = private_descent(tm, tm.prepare(tokens), labels, CE, to, silent, units=units, budget=budget)
@@ -173,10 +174,16 @@ def integers(
 
 
 @BOTH
-@pytest.mark.parametrize("clip", [1e-6, 0.3, 1e5])
 @pytest.mark.parametrize(
-    ("options", "owned"),
-    [({}, False), ({}, True), ({"last_blocks": 2}, False), ({"trainable": "bitfit"}, True)],
+    ("options", "owned", "clip"),
+    [
+        ({}, False, 1e-6),
+        ({}, False, 0.3),
+        ({}, False, 1e5),
+        ({}, True, 0.3),
+        ({"last_blocks": 2}, False, 0.3),
+        ({"trainable": "bitfit"}, True, 0.3),
+    ],
     ids=str,
 )
 def test_a_unit_changes_the_integers_by_at_most_the_sensitivity(

@@ -31,6 +31,7 @@ REGIMES: list[tuple[str, dict[str, Any]]] = [
     ("vit-qk-norm", {}),
     ("beitv2-token", {}),
 ]  # fmt: skip
+OF_EACH_KIND = [REGIMES[place] for place in (0, 2, 5, 8, 10)]  # rows, vectors, many rows, a class token, two rows
 
 
 def per_picture(case: str, tm: TangentModel, cotangent: Tensor) -> Tensor:
@@ -59,8 +60,11 @@ def gathered(
     return torch.cat(norms), torch.stack(written), members
 
 
-@pytest.mark.parametrize("units", [None, UNITS], ids=["samples", "owners"])
-@pytest.mark.parametrize(("case", "options"), REGIMES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "options", "units"),
+    [(*regime, None) for regime in REGIMES] + [(*regime, UNITS) for regime in OF_EACH_KIND],
+    ids=lambda value: "owners" if isinstance(value, Tensor) else str(value),
+)
 def test_norms_and_gradients_are_those_of_torch_func(case: str, options: dict[str, Any], units: Tensor | None) -> None:
     tm = linearize(build(BY_ID[case]), **options)
     prepared = tm.prepare(tm.prefix(images(BY_ID[case], count=COUNT, seed=8)))
@@ -88,7 +92,7 @@ def test_norms_are_those_of_each_pictures_own_kernel(trainable: str) -> None:
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 40])
-@pytest.mark.parametrize(("case", "options"), REGIMES, ids=str)
+@pytest.mark.parametrize(("case", "options"), OF_EACH_KIND, ids=str)
 def test_residuals_are_given_the_tangent(case: str, options: dict[str, Any], budget: int) -> None:
     tm = linearize(build(BY_ID[case]), **options)
     prepared = tm.prepare(tm.prefix(images(BY_ID[case], count=COUNT, seed=8)))
