@@ -85,6 +85,18 @@ def _step_columns(*extra: tuple[str, Callable[[Row], str]]) -> dict[str, Callabl
     }
 
 
+def _microseconds(milliseconds: float) -> str:
+    return f"{1e3 * milliseconds:,.0f} µs"
+
+
+def _private_step(measured: Any) -> list[Row]:
+    memory = measured["memory"]
+    return [
+        {**row, "growth_gb": memory["growth_gb"] if row["model"] == memory["model"] else None}
+        for row in measured["private_step"]
+    ]
+
+
 def _models(*names: str) -> list[str]:
     return [part for name in names for part in ("--model", name)]
 
@@ -383,6 +395,33 @@ TABLES: tuple[Table, ...] = (
         },
         bars=lambda row: [] if "per_s" in row else [Bar(row["what"], row["seconds"], 1.0, at_least=False)],
         axis="seconds",
+    ),
+    Table(
+        name="private-step",
+        module="private_step",
+        arguments=("--opacus-batch", "16", "--repetitions", "7", "--memory"),
+        rows=_private_step,
+        columns={
+            "model": lambda row: row["model"],
+            "private, a picture": lambda row: _microseconds(row["private_ms"]),
+            "of it noise": lambda row: _microseconds(row["noise_ms"]),
+            "without privacy": lambda row: _microseconds(row["without_privacy_ms"]),
+            "ratio (quartiles)": lambda row: "{:.2f} ({:.2f}-{:.2f})".format(
+                row["private_over_plain"], *row["private_over_plain_range"]
+            ),
+            "by passes": lambda row: _microseconds(row["passes_ms"]),
+            "Opacus": lambda row: _milliseconds(row["opacus_ms"]),
+            "Opacus / private": _ratio("opacus_over_private"),
+            "Opacus / by passes": _ratio("opacus_over_passes"),
+            "memory": lambda row: "" if row["growth_gb"] is None else f"{row['growth_gb']:.2f} GB",
+            "load": lambda row: f"{row['load']:.1f}",
+        },
+        bars=lambda row: [
+            Bar(f"{row['model']}, without privacy", row["private_over_plain"], 1.3, at_least=False),
+            Bar(f"{row['model']}, Opacus", row["opacus_over_private"], 20.0),
+        ],
+        axis="private step as a multiple; Opacus as a multiple of it, log scale",
+        log=True,
     ),
     Table(
         name="cache",

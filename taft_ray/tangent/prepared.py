@@ -46,9 +46,8 @@ class Prepared:
 
     def nbytes(self) -> int:
         """Bytes of the distinct tensors held."""
-        storages = {
-            value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in self.saved.values()
-        }
+        saved = self.saved.pool if isinstance(self.saved, Selected) else self.saved
+        storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in saved.values()}
         return sum(storages.values())
 
 
@@ -148,8 +147,33 @@ def prepare_pictures(
     budget = PREPARED_BUDGET if budget is None else budget
     groups = rows.split(list(sizes or (len(rows),)))
     if model.prepare(tokens[rows[:1]]).nbytes() * len(rows) <= budget:
-        return concatenate([model.prepare(tokens[part]) for part in _passes(groups, PREPARE_CHUNK)])
+        return _prepared(model, tokens, _passes(groups, PREPARE_CHUNK))
     return Recomputed(model, tokens, rows, _kept_outputs(model, tokens, groups, rows[:1], budget))
+
+
+def _prepared(model: Preparing, tokens: Tensor, passes: Sequence[Tensor]) -> Prepared:
+    """Constants of all passes, in order: as `concatenate` gives them, without holding them twice meanwhile."""
+    if len(passes) <= 1:
+        return concatenate([model.prepare(tokens[part]) for part in passes])
+    count = sum(map(len, passes))
+    whole, at = None, 0
+    for part in passes:
+        one = model.prepare(tokens[part])
+        if whole is None:
+            whole = one._each(lambda value: _room(value, count))
+        whole.primal[at : at + len(part)] = one.primal
+        for name, value in whole.saved.items():
+            value[at : at + len(part)] = one.saved[name]
+        at += len(part)
+    assert whole is not None  # there are two passes or more
+    return whole
+
+
+def _room(value: Tensor, count: int) -> Tensor:
+    """Memory for as many pictures as ``count``, in the order of axes that torch.cat would give."""
+    pictures = value.ndim == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if pictures else torch.contiguous_format
+    return torch.empty(count, *value.shape[1:], dtype=value.dtype, device=value.device, memory_format=order)
 
 
 def _kept_outputs(

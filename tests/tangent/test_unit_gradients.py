@@ -31,6 +31,7 @@ REGIMES: list[tuple[str, dict[str, Any]]] = [
     ("vit-qk-norm", {}),
     ("beitv2-token", {}),
 ]  # fmt: skip
+OF_EACH_KIND = [REGIMES[place] for place in (0, 2, 5, 8, 10)]  # rows, vectors, many rows, a class token, two rows
 
 
 def per_picture(case: str, tm: TangentModel, cotangent: Tensor) -> Tensor:
@@ -38,7 +39,7 @@ def per_picture(case: str, tm: TangentModel, cotangent: Tensor) -> Tensor:
     network, found = build(BY_ID[case]), []
     for picture, row in zip(images(BY_ID[case], count=len(cotangent), seed=8), cotangent, strict=True):
         reference = Reference(network, tm, picture[None])
-        _, transpose = torch.func.vjp(reference, reference.trained)
+        transpose = torch.func.vjp(reference, reference.trained)[1]
         found.append(flat(Delta(transpose(row[None])[0])))
     return torch.stack(found)
 
@@ -59,8 +60,11 @@ def gathered(
     return torch.cat(norms), torch.stack(written), members
 
 
-@pytest.mark.parametrize("units", [None, UNITS], ids=["samples", "owners"])
-@pytest.mark.parametrize(("case", "options"), REGIMES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "options", "units"),
+    [(*regime, None) for regime in REGIMES] + [(*regime, UNITS) for regime in OF_EACH_KIND],
+    ids=lambda value: "owners" if isinstance(value, Tensor) else str(value),
+)
 def test_norms_and_gradients_are_those_of_torch_func(case: str, options: dict[str, Any], units: Tensor | None) -> None:
     tm = linearize(build(BY_ID[case]), **options)
     prepared = tm.prepare(tm.prefix(images(BY_ID[case], count=COUNT, seed=8)))
@@ -88,7 +92,7 @@ def test_norms_are_those_of_each_pictures_own_kernel(trainable: str) -> None:
 
 
 @pytest.mark.parametrize("budget", [0, 1 << 40])
-@pytest.mark.parametrize(("case", "options"), REGIMES, ids=str)
+@pytest.mark.parametrize(("case", "options"), OF_EACH_KIND, ids=str)
 def test_residuals_are_given_the_tangent(case: str, options: dict[str, Any], budget: int) -> None:
     tm = linearize(build(BY_ID[case]), **options)
     prepared = tm.prepare(tm.prefix(images(BY_ID[case], count=COUNT, seed=8)))
@@ -138,7 +142,7 @@ def test_paths_are_what_their_budget_says() -> None:
     prepared = tm.prepare(tm.prefix(images(BY_ID["vit"], count=COUNT, seed=8)))
     (rows,) = jacobian_rows(tm, [prepared])
     size = sum(factor.inputs.nbytes + factor.outputs.nbytes for factor in rows.factors)
-    size += sum(values.nbytes for values in rows.vectors.values())
+    size += sum(values.nbytes for values in rows.vectors.values()) + prepared.nbytes()
     assert isinstance(unit_passes(tm, prepared, None, size), KeptRows)
     assert isinstance(unit_passes(tm, prepared, None, size - 1), NetworkPasses)
     two = linearize(build(BY_ID["vit"]), last_blocks=2)
