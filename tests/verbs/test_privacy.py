@@ -92,7 +92,10 @@ def test_refusals_of_verbs(trained: Path, parquet: Path, tmp_path: Path, ray_ses
         (lambda: run.sweep(), "nobody charged"),
         (lambda: run.forget([sample_id(0)], mode="resolve"), "optimum is unique"),
         (lambda: run.train(monolithic=True), "spend privacy"),
-        (lambda: tr.Run(tmp_path / "new").train(parquet, private=True, epsilon=1.0, delta=0.1, classes=CLASSES), "delta"),
+        (
+            lambda: tr.Run(tmp_path / "new").train(parquet, private=True, epsilon=1.0, delta=0.1, classes=CLASSES),
+            "delta",
+        ),
         (lambda: tr.Run(tmp_path / "new").train(parquet, private=True, epsilon=1.0, delta=1e-5), "classes"),
     ):
         with pytest.raises(UsageError, match=said):
