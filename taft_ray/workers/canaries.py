@@ -82,12 +82,15 @@ class Canaries:
         self._of = torch.arange(len(labels)).split(PER_OWNER if of_owners else 1)  # the pictures of each
         self._pictures, self._labels = prepare_pictures(tm, tokens), labels
         slopes = LinearLoss().residual(torch.zeros(len(labels), tm.num_classes, device=tm.device), labels.to(tm.device))
-        self.gradients = torch.stack([_flat(tm.vjp(self._pictures[own], slopes[own])) for own in self._of])
-        lengths = torch.linalg.vector_norm(self.gradients, dim=1, dtype=torch.float64)
-        shortest = float(lengths.min())
-        if not (math.isfinite(shortest) and shortest > 0):
-            raise UsageError("a canary has no gradient: this model cannot be audited")
-        self.gradients /= lengths[:, None].to(self.gradients.dtype)
+        shortest = math.inf
+        self.gradients = torch.empty(len(self._of), tm.zero_delta().numel(), device=tm.device)
+        for row, own in zip(self.gradients, self._of, strict=True):
+            gradient = tm.vjp(self._pictures[own], slopes[own])
+            length = float(gradient.norm())
+            if not (math.isfinite(length) and length > 0):
+                raise UsageError("a canary has no gradient: this model cannot be audited")
+            row.copy_(_flat(gradient)).div_(length)
+            shortest = min(shortest, length)
         self._loss = LinearLoss(slope=ABOVE * recipe.clip / shortest)
 
     @classmethod

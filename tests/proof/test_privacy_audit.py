@@ -20,12 +20,13 @@ from tiny import CLASSES, MODEL, SIZE
 import taft_ray as tr
 from taft_ray.additive import Projection, RowsModel, sites_of
 from taft_ray.errors import UsageError
-from taft_ray.fitting import PrivateRecipe
+from taft_ray.fitting import PrivateRecipe, clipping, private
 from taft_ray.fitting.private import Noise
 from taft_ray.plans.privacy import Privacy
 from taft_ray.privacy import GaussianStream
 from taft_ray.proof import privacy_audit
 from taft_ray.proof.privacy_audit import many_runs, one_run
+from taft_ray.tangent import Delta
 from taft_ray.workers.canaries import Canaries, random_tokens
 
 DELTA, LEVEL = 1e-5, 0.05
@@ -94,6 +95,21 @@ def test_canary_that_is_not_in_the_data_gives_nothing_away() -> None:
     coins = np.random.default_rng(0).random(17) < 0.5
     found = one_run(canaries, claim, LEVEL, noises(), coins)
     assert (found["epsilon"], found["epsilon_of_any_noise"]) == (0.0, 0.0)
+
+
+def test_gradients_that_are_not_clipped_are_convicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Whole(clipping.ClippedSum):
+        def __init__(self, zero: Delta, clip: float) -> None:
+            super().__init__(zero, clip)
+            self.clip = 1e6  # and the grid stays
+
+    claim = Privacy(epsilon=3.0, delta=DELTA, steps=10)
+    canaries = head_on_rows(claim)
+    clipped = many_runs(canaries, claim, 0.01, 60, noises=noises())
+    monkeypatch.setattr(private, "ClippedSum", Whole)
+    whole = many_runs(canaries, claim, 0.01, 60, noises=noises())
+    assert clipped["epsilon"] < 3.0 < whole["epsilon"]
+    assert whole["right_with"] == 60
 
 
 @pytest.mark.parametrize(("times", "convicted"), [(1.0, False), (10.0, True)])
