@@ -26,6 +26,7 @@ _LABELS = {
     "predict": "pictures predicted",
     "trials": "trials ended",
     "cells": "cells measured",
+    "canaries": "fits with a canary, and without",
     "verify cache": "cache parts checked",
     "verify deltas": "deltas checked",
     "verify retrain": "shards trained again",

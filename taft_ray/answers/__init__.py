@@ -9,6 +9,7 @@ from taft_ray.answers.compared import Compared, ComparedRun
 from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, Runs, RunSummary
 from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
 from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Predictions, Unreadable
+from taft_ray.answers.privacy_audit import ManyRuns, OneRun, PrivacyAudit
 from taft_ray.answers.proof import CertificateVerification, Verification
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
 from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
@@ -41,7 +42,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "status": (Status, RejectedRows, Samples),
     "verify": (Verification, CertificateVerification),
     "repair": (Repaired,),
-    "audit": (Audit,),
+    "audit": (Audit, PrivacyAudit),
     "destroy-key": (KeyDestroyed,),
     "destroy": (Destroyed,),
     "gc": (Collected,),
@@ -74,8 +75,11 @@ __all__ = [
     "Evaluation",
     "Exported",
     "KeyDestroyed",
+    "ManyRuns",
+    "OneRun",
     "Prediction",
     "Predictions",
+    "PrivacyAudit",
     "PrivacyStatement",
     "Promise",
     "Quarantined",

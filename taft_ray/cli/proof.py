@@ -39,22 +39,56 @@ def verify(
 
 @click.command()
 @click.argument("run")
-@click.option(
-    "--data", required=True, metavar="URI", help="The forgotten samples, from their owner: RUN has them no more."
-)
-@click.option("--never-seen", required=True, metavar="URI", help="Data of the same kind that RUN never saw.")
+@click.option("--data", metavar="URI", help="The forgotten samples, from their owner: RUN has them no more.")
+@click.option("--never-seen", metavar="URI", help="Data of the same kind that RUN never saw.")
 @click.option(
     "--ids", metavar="ID", multiple=True, help=f"Forgotten samples of DATA; all of them by default. {IDS_HELP}"
 )
 @click.option("--level", type=float, default=0.01, show_default=True, help="How likely a false alarm may be.")
+@click.option("--privacy", is_flag=True, help="Test the noise of private RUN by canaries instead; needs no data.")
+@click.option(
+    "--runs", type=int, help="With --privacy: fits with a canary, and as many without; about a minute's by default."
+)
+@click.option(
+    "--canaries", type=int, help="With --privacy: of one more fit; 500 by default, or as many as the model bears."
+)
 @answers
-def audit(run: str, data: str, never_seen: str, ids: tuple[str, ...], level: float, report: ProgressReport) -> Any:
-    """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."""
+def audit(
+    run: str,
+    data: str | None,
+    never_seen: str | None,
+    ids: tuple[str, ...],
+    level: float,
+    privacy: bool,
+    runs: int | None,
+    canaries: int | None,
+    report: ProgressReport,
+) -> Any:
+    """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers.
+
+    With --privacy: lower bounds on the ε of a fit, beside the claimed one; exits 1 when one is above it.
+    """
     from taft_ray.verbs.run import Run
 
+    if privacy:
+        _check_unused(
+            "--privacy makes its own data", {"--data": data, "--never-seen": never_seen, "--ids": ids or None}
+        )
+        return Run(run, progress=report).audit_privacy(level=level, runs=runs, canaries=canaries)
+    _check_unused("it needs --privacy", {"--runs": runs, "--canaries": canaries})
+    if data is None or never_seen is None:
+        missing = " and ".join(
+            name for name, value in (("--data", data), ("--never-seen", never_seen)) if value is None
+        )
+        raise UsageError(f"an audit of what {run} has forgotten needs {missing}; --privacy audits its noise")
     named = ids_from(ids) or None
     with explaining_commas(named or ()):
         return Run(run, progress=report).audit(data, never_seen, ids=named, level=level)
+
+
+def _check_unused(why: str, given: dict[str, object]) -> None:
+    if lost := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"{', '.join(lost)}: {why}; leave {'it' if len(lost) == 1 else 'them'} out")
 
 
 @click.command("destroy-key")

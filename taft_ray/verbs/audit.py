@@ -1,4 +1,7 @@
-"""`audit`: the membership-inference attack on what a run has forgotten, on its warm worker. Nothing is written."""
+"""`audit`: the membership-inference attack on what a run has forgotten, on its warm worker; canaries in a private run's mechanism.
+
+Nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,21 @@ def audit(
             PASSES, store, spec, state, worker.sample_values, data=data, never_seen=never_seen, ids=ids, level=level,
             report=report,
         )  # fmt: skip
+
+
+@operation("audit")
+def audit_privacy(
+    run: str,
+    *,
+    level: float = 0.01,
+    runs: int | None = None,
+    canaries: int | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Lower bounds on the ε of a fit, by canaries in fits of the run's recipe, in this process (`proof.privacy_audit`)."""
+    from taft_ray.proof import privacy_audit
+
+    run = run_address(run)
+    store = Store(run)
+    spec, state = run_spec(store), replay(Ledger(store).entries())
+    return privacy_audit.audit_privacy(run, spec, state, level=level, runs=runs, canaries=canaries, report=report)

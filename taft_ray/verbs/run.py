@@ -338,6 +338,19 @@ class Run:
             audit(self.uri, os.fspath(data), os.fspath(never_seen), ids=ids, level=level, report=self._progress)
         )
 
+    def audit_privacy(
+        self, *, level: float = 0.01, runs: int | None = None, canaries: int | None = None
+    ) -> answers.PrivacyAudit:
+        """Lower bounds on the ε of a private run's fit, beside its claim, by fits on made-up canaries. It charges nothing.
+
+        level: how likely a false conviction may be. runs: fits with a canary, and as many without. canaries: of one more fit.
+        """
+        from taft_ray.verbs.audit import audit_privacy
+
+        return answers.PrivacyAudit.from_json(
+            audit_privacy(self.uri, level=level, runs=runs, canaries=canaries, report=self._progress)
+        )
+
     # --- ending it
 
     def gc(self) -> answers.Collected:
