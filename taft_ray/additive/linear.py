@@ -1,7 +1,7 @@
 """A head on rows, as a tangent model: logits J·Δw with Δw = (W, b), linear in what is trained. For private fits on rows.
 
-A row's Jacobian is the row itself, |a| <= 1, so that a sample's gradient is bounded without clipping by the error of its
-probabilities: |r|·√(|a|² + 1). Legend: B pictures, S numbers, K classes.
+A row's Jacobian is the row itself, of length one at most. So a sample's gradient is bounded without clipping: by √2·|r|, with the
+error r of its probabilities. Legend: B pictures, S numbers, K classes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _ROWS = "rows"
 class RowsModel(TangentModel):
     """Rows (B, 1, S) int16 -> logits (B, K): W·a + b, with W = b = 0 where nothing is trained.
 
-    A network that is linearised around a head of zeros, with the projection between: what fits and measurements need of a
-    tangent model holds of it. ``prefix`` makes rows of pictures. Nothing of the network is trained.
+    It is a network linearised around a head of zeros behind the projection, and has what fits and measurements need of a
+    tangent model. ``prefix`` makes rows of pictures. Nothing of the network is trained.
     """
 
     network: nn.Module
@@ -58,7 +58,7 @@ class RowsModel(TangentModel):
 
     @torch.no_grad()
     def prepare(self, tokens: Tensor, known: Mapping[str, Tensor] | None = None) -> Prepared:
-        """What a pass needs of rows (B, 1, S) int16: their numbers in units of 1."""
+        """The constants of rows (B, 1, S) int16: their numbers in units of 1."""
         rows = tokens[:, 0].to(self.device, torch.float32) * UNIT
         return Prepared(rows.new_zeros(len(rows), self.num_classes), {_ROWS: rows}, token_count=0)
 

@@ -17,7 +17,7 @@ _SHOWN = 20  # shards that a person is shown, the dearest first
 
 @dataclass(frozen=True)
 class SpentShard(Answer):
-    """What the fits of one shard have spent together. restored: of how many an older copy of the folder did not know."""
+    """The privacy that the fits of one shard have spent together. restored: of how many an older copy of the folder did not know."""
 
     shard: int
     state: str
@@ -30,7 +30,7 @@ class SpentShard(Answer):
 
 @dataclass(frozen=True)
 class Spent(Answer, HasRows):
-    """What a private run has spent. epsilon: of the dearest shard, which is that of the run.
+    """The privacy that a private run has spent. epsilon: of the dearest shard, which is that of the run.
 
     budget: the most that a shard may spend, and what of it is left; None is no cap.
 
@@ -88,7 +88,7 @@ class Spent(Answer, HasRows):
 
 @dataclass(frozen=True)
 class PrivacyStatement(Answer):
-    """What may be published beside a private model. digest: of all other fields."""
+    """The statement that may be published beside a private model. digest: of all other fields."""
 
     schema: str
     model: str | None

@@ -1,8 +1,8 @@
 """Reserving privacy: a private fit is paid for, and its noise's key kept, before the first number of noise is drawn.
 
-Guarantees: a fit of the same inputs has the same reservation and key, however often it is begun, so that a crash repeats the same
-bits and is charged once. Other inputs have another key, and are charged. What was charged is kept beside the run too, and so
-charged also in an older copy of the folder. Nothing is ever refunded.
+Guarantees: a fit of the same inputs has the same reservation and key, however often it is begun. So a crash repeats the same bits,
+and is charged once. Other inputs have another key, and are charged. Each charge is kept beside the run too, and counts in an older
+copy of the folder. Nothing is ever refunded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from taft_ray.counting import plural
 from taft_ray.errors import IntegrityError, ObjectMissing, UsageError
 from taft_ray.plans.fact import ObjectRef
 from taft_ray.plans.privacy import Privacy
@@ -33,7 +32,7 @@ class Reserving:
         self._kept: set[str] | None = None  # names of what is known to be kept beside the run
 
     def task(self, shard: int, generation: int, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-        """What a private fit needs beside its parts: "reserved", and of owners "units", sample key in hex -> number.
+        """The fields that a private fit needs beside its parts: "reserved", and of owners "units", sample key in hex -> number.
 
         None where the shard's inputs changed meanwhile. BudgetExceeded where the cap does not allow the fit.
         """
@@ -93,8 +92,8 @@ class Reserving:
         spec, privacy, units = self.record.spec, self._privacy, inputs.count
         if units and privacy.delta * units >= 1:
             raise UsageError(
-                f"delta={privacy.delta:g} is not below 1 / {units}, for shard {shard} has {plural(units, privacy.unit)}: "
-                "a mechanism that publishes one of them would be allowed; make a run with a smaller --delta"
+                f"delta={privacy.delta:g} is not below 1 / {units},, and shard {shard} has so many. Publishing "
+                f"one {privacy.unit} would be allowed; make a run with a smaller --delta"
             )
         at, secret = names.new_noise_key(self.record.store, shard, generation)
         return DpReserved(

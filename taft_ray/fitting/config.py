@@ -37,7 +37,8 @@ class FitConfig:
     each of ``milestones``, no augmentation. ``slices`` > 1 trains in stages over parts of the shard (`fitting.slices`), so
     that a retrain can start in the middle; 1 is the paper's recipe. ``radius`` keeps ‖Δw‖ at most that large by projection
     after each step (appendix B, where the penalty is 0); None is no constraint.
-    solver "dp-gd" and "dp-additive": noisy gradient descent (`fitting.private`), which `fit` refuses, for it has no noise.
+
+    solver "dp-gd" and "dp-additive": noisy gradient descent (`fitting.private`). `fit` refuses them, for it has no noise.
     """
 
     solver: str = "ridge"

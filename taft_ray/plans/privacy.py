@@ -1,4 +1,4 @@
-"""What a private run promises, as options of its spec: the guarantee of one fit, its unit, and the mechanism's public numbers."""
+"""The promise of a private run, as options of its spec: the guarantee of one fit, its unit, and the mechanism's public numbers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ ACCOUNTANT = "gdp/1"
 class Privacy(JsonObject):
     """Each fit of a shard is (ε, δ)-differentially private; further fits of the same shard add up.
 
-    unit: whose presence is hidden, a sample's or all samples of an owner. adjacency: "zero-out" hides what a unit was, while
-    the sizes of shards are public; "add-remove" hides also whether it was there, and needs a public ``divisor``.
+    unit: whose presence is hidden, that of a sample or of all samples of an owner.
+
+    adjacency: "zero-out" hides what a unit was, and sizes of shards are public. "add-remove" also hides whether it was
+    there, and needs a public ``divisor``.
 
     steps, clip, learning_rate: T steps of full-batch gradient descent; each unit's gradient has at most the norm C. They are
     fixed beforehand. divisor: the public number that sums of gradients are divided by; of "zero-out" the number of units.
@@ -55,8 +57,8 @@ class Privacy(JsonObject):
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
         if self.adjacency == "add-remove" and self.divisor is None:
             raise UsageError(
-                "adjacency add-remove hides how large a shard is, so the divisor cannot be read from it; "
-                "set --divisor to a public number, such as the samples per shard that were expected"
+                "adjacency add-remove hides how large a shard is, so the divisor cannot be read from it. "
+                "Set --divisor to a public number, such as the samples per shard that were expected"
             )
         if self.divisor is not None and not self.divisor >= 1:
             raise UsageError(f"expected divisor >= 1, got {self.divisor}; set --divisor")

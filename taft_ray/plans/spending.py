@@ -52,7 +52,7 @@ class DpReserved(Fact):
 
     @property
     def digest(self) -> str:
-        """Of everything that was reserved."""
+        """The digest of everything that was reserved."""
         return digest_json({name: value for name, value in self.to_json().items() if name != "restored"})
 
 
@@ -113,7 +113,7 @@ def check_budget(state: RunState, shards: Iterable[int], privacy: Privacy, *, wh
 
 
 def cost_of_retrain(state: RunState, shards: Iterable[int], privacy: Privacy | None) -> dict[str, Any]:
-    """What a forget costs those who stay, as "privacy": {"delta", "neighbours", "allowed"}; nothing in a run that is not private.
+    """The cost of a forget to those who stay, as "privacy": {"delta", "neighbours", "allowed"}; nothing in a run that is not private.
 
     neighbours: of each shard that is fitted again, its samples and its ε before and after. A drop has none.
     """
@@ -133,6 +133,6 @@ def cost_of_retrain(state: RunState, shards: Iterable[int], privacy: Privacy | N
 
 
 def spent_by(state: RunState, privacy: Privacy) -> dict[str, Any]:
-    """What a run has spent: {"epsilon", "delta", "budget"}, by its dearest shard."""
+    """The privacy that a run has spent: {"epsilon", "delta", "budget"}, by its dearest shard."""
     dearest = max((spent(several) for several in state.reservations.values()), default=0.0)
     return {"epsilon": epsilon_spent(dearest, privacy.delta), "delta": privacy.delta, "budget": privacy.budget}

@@ -1,4 +1,4 @@
-"""`verify` of a private run: every fit was paid for before it, no noise was used twice, and keys are there as long as their fits."""
+"""`verify` of a private run: every fit was paid for before it, and no noise was used twice. Keys last as long as their fits."""
 
 from __future__ import annotations
 

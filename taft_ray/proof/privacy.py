@@ -1,4 +1,4 @@
-"""What a certificate of a private run says of privacy: from its ledger alone, so that anybody can make it again."""
+"""The part of a certificate on privacy, in a private run: from its ledger alone, so that anybody can make it again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ BOUNDED = "whoever kept models of before"
 def privacy_statement(
     privacy: Privacy, entries: Sequence[Entry], request: str, shards: Sequence[int]
 ) -> dict[str, Any]:
-    """What is exact and towards whom, what remains, and what the fits of this request cost those who stay.
+    """Towards whom the forget is exact, what remains, and what the fits of this request cost those who stay.
 
-    remains: ε of the samples that left, by the fits of their shard before the rewrite; the dearest shard's. neighbours: ε of
-    each shard before and after the request's fits, at the same δ. not_fitted: shards that stay out, for the budget allows no fit.
+    remains: ε of the samples that left, by the fits of their shard before the rewrite; the dearest shard's.
+
+    neighbours: ε of each shard before and after the request's fits, at the same δ.
+
+    not_fitted: shards that stay out, for the budget allows no fit.
     """
     rewritten = next(
         (e.number for e in entries if e.kind == "rewritten" and e.body["request"] == request), len(entries)

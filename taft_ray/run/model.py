@@ -17,7 +17,7 @@ def load_for(spec: RunSpec) -> LoadedModel:
 def build_tangent(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
     """The run's tangent model on its device, and the fingerprint of its frozen prefix.
 
-    Of private fits on rows it is a head on them.
+    A run of private fits on rows has a head on them instead.
 
     The fingerprint stands for everything that decides a token's bits: weights, cut, picture size and scaling, precision.
     """

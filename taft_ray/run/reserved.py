@@ -17,7 +17,7 @@ from taft_ray.storage import Manifest, digest_json
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a shard is fitted on. units: sample key in hex -> number of its owner; None where each sample is a unit."""
+    """The inputs of a shard's fit. units: sample key in hex -> number of its owner; None where each sample is a unit."""
 
     parts: tuple[str, ...]
     units: Mapping[str, int] | None
@@ -25,12 +25,12 @@ class Inputs:
 
     @property
     def digest(self) -> str:
-        """Of the parts, and of who owns what."""
+        """The digest of the parts, and of who owns what."""
         return inputs_digest(self.parts, self.units)
 
     @property
     def told(self) -> dict[str, Any]:
-        """What a task says of them beside its parts."""
+        """The fields that a task has of them beside its parts."""
         return {} if self.units is None else {"units": dict(self.units)}
 
 
@@ -55,7 +55,7 @@ def inputs_of(spec: RunSpec, manifest: Manifest, shard: int, parts: Sequence[Map
 
 
 def reserved_task(spec: RunSpec, state: RunState, manifest: Manifest, shard: ShardState) -> dict[str, Any]:
-    """What the task of a private fit that was made had beside its parts; IntegrityError where nobody reserved for it."""
+    """The fields that the task of a private fit had beside its parts; IntegrityError where nobody reserved for it."""
     by = [one for one in state.reservations.get(shard.shard, ()) if one.digest == shard.facts.get("reserved")]
     if not by:
         raise IntegrityError(f"the fit of shard {shard.shard} was not paid for")

@@ -76,7 +76,7 @@ def _shard(state: RunState, number: int, asked: Privacy) -> dict[str, Any]:
 
 
 def statement(run: str) -> dict[str, Any]:
-    """What may be published beside the model: the guarantee and the mechanism, and nothing that depends on single samples.
+    """The statement that may be published beside the model: the guarantee and the mechanism, and nothing that depends on single samples.
 
     The ledger itself is not private: its digests confirm guesses of whoever has them.
     """

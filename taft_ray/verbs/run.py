@@ -117,7 +117,7 @@ class Run:
         return answers.Spent.from_json(told)
 
     def privacy_statement(self, file: str | os.PathLike[str] | None = None) -> answers.PrivacyStatement:
-        """What may be published beside a private model; written to ``file``, as JSON, where one is given."""
+        """The statement that may be published beside a private model; written to ``file``, as JSON, where one is given."""
         from taft_ray.verbs.privacy import statement, write_statement
 
         if file is None:

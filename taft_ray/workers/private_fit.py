@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> tuple[FittedDelta, DpReserved]:
     """The delta of a shard by noisy gradient descent (`fitting.private`), and what was reserved for it.
 
-    Of the samples it reports nothing: no loss, no norm and no accuracy. UsageError for a task without a reservation.
+    It reports nothing of the samples: no loss, no norm and no accuracy. UsageError for a task without a reservation.
     """
     reserved = _reservation(model, loaded)
     secret = names.read_secret(model.store, reserved.key.key)
