@@ -80,7 +80,7 @@ class PrivacyAudit(Answer):
             ],
         ]
         verdict = (
-            f"The canaries give away no more than ε = {self.epsilon:g}."
+            f"The audit does not refute ε = {self.epsilon:g}."
             if self.ok
             else f"A fit gives away more than ε = {self.epsilon:g}: its noise is too small, or its gradients are not bounded."
         )

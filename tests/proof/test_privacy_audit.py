@@ -222,7 +222,7 @@ def test_number_of_runs_is_what_a_minute_allows(
     told = tr.Run(trained("rows")).audit_privacy(level=1e-4)
     assert told.many_runs.runs == privacy_audit.LEAST_RUNS
     assert told.one_run.canaries == 3 * 49 // 4
-    assert str(told).startswith("The canaries give away no more than ε = 8.")
+    assert str(told).startswith("The audit does not refute ε = 8.")
 
 
 # --- bad input
