@@ -399,7 +399,7 @@ TABLES: tuple[Table, ...] = (
     Table(
         name="private-step",
         module="private_step",
-        arguments=("--opacus-batch", "16", "--repetitions", "7", "--memory"),
+        arguments=("--opacus-batch", "16", "--repetitions", "5", "--memory"),
         rows=_private_step,
         columns={
             "model": lambda row: row["model"],

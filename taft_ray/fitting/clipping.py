@@ -13,7 +13,7 @@ Units of several rows, which may cancel, are summed in float64 (u = 2⁻⁵³). 
 `CANCELLING`·C. Together that gives less than the bound above. Units that are summed by themselves have no second term.
 
 Neighbours are data sets of which one has a unit zeroed out in its place. A unit that is taken out moves those behind it into other
-blocks, whose sums then round otherwise. That grows with n, and η does not cover it: less than 2·10⁻⁵·C per block of ViT-S.
+blocks, whose sums then round otherwise. That grows with n, and η does not cover it: less than 2·10⁻⁵·C per 128 pictures of ViT-S.
 """
 
 from __future__ import annotations

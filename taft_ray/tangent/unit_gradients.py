@@ -22,7 +22,7 @@ from torch import Tensor
 from taft_ray.errors import UnsupportedModel
 from taft_ray.tangent.trained import Entry
 
-BLOCK = 128  # rows that are added up in float32, or units if those have one row; the sum is rounded to an integer
+BLOCK = 256  # rows that are added up in float32, or units if those have one row; the sum is rounded to an integer
 LARGEST = 1e15  # of inputs and derivatives: beyond it a gradient counts as not finite
 CANCELLING = 2.0**16  # times its gradient's norm: all rows' norms of a unit together count as at most that
 ROUNDING = 2.0**-30  # relative to the squares of rows' norms: more than float64 sums of products are wrong by
@@ -254,14 +254,20 @@ class UnitGradients:
         left, right = (inputs, back) if matrix.entry.transposed else (back, inputs)
         target = stored(matrix.entry, total)
         heads, height, width = target.shape
-        tile = max(1, min(height, TILE // (heads * width)))
-        room = scaled.new_empty(heads * tile * width)
-        for low in range(0, height, tile):
-            into = target[:, low : low + tile]
-            buffer = room[: into.numel()].view(into.shape)
-            for part in parts:
-                product(left[part, ..., low : low + tile], right[part], buffer)
-                into += buffer.round_()
+        if heads > 1:  # whole heads at a time: their matrices are small
+            some, tile = max(1, min(heads, TILE // (height * width))), height
+        else:
+            some, tile = 1, max(1, min(height, TILE // width))
+        room = scaled.new_empty(some * tile * width)
+        for head in range(0, heads, some):
+            for low in range(0, height, tile):
+                into = target[head : head + some, low : low + tile]
+                buffer = room[: into.numel()].view(into.shape)
+                of_left = left[:, :, head : head + some, low : low + tile]
+                of_right = right[:, :, head : head + some]
+                for part in parts:
+                    product(of_left[part], of_right[part], buffer)
+                    into += buffer.round_()
 
     def write(self, unit: int, gradient: Mapping[str, Tensor], *, first: bool) -> None:
         """The gradient of one unit itself, into ``gradient``, or added to it: parameters that have no place are left as they are."""
