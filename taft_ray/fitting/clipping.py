@@ -12,8 +12,9 @@ Sums over blocks are sums of integers below 2⁵³, which are exact: no other bl
 Units of several rows, which may cancel, are summed in float64 (u = 2⁻⁵³). All rows' sizes together are then at most
 `CANCELLING`·C. Together that gives less than the bound above. Units that are summed by themselves have no second term.
 
-Neighbours are data sets of which one has a unit zeroed out in its place. A unit that is taken out moves those behind it into other
-blocks, whose sums then round otherwise. That grows with n, and η does not cover it: less than 2·10⁻⁵·C per 128 pictures of ViT-S.
+Neighbours are data sets of which one has a unit zeroed out in its place. A unit that is taken out (add-remove) moves those behind it
+into other blocks, whose sums would round otherwise. So ``apart`` sums each unit by itself, which is slower. It also moves them into
+other passes through the network, which may change a value by a step of float32. No η covers that; it is about q per picture.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ def margin(parameters: int) -> float:
 class ClippedSum:
     """Σ of clipped gradients in units of the grid, over all blocks of `UnitPasses`.
 
-    nonfinite: gradients that were not finite, which counted as zero.
+    apart: each unit is rounded by itself, whoever the others are. nonfinite: gradients that were not finite, which counted as zero.
     """
 
-    def __init__(self, zero: Delta, clip: float) -> None:
-        self.clip, self.unit = clip, grid_unit(clip)
+    def __init__(self, zero: Delta, clip: float, apart: bool = False) -> None:
+        self.clip, self.unit, self.apart = clip, grid_unit(clip), apart
         self._sum, self._sum_of = _flat_like(zero, torch.float64)
         self._zero = zero
         self._finite = True  # of the unit that is in pieces
@@ -68,7 +69,7 @@ class ClippedSum:
 
     def add(self, block: Block, gradients: UnitGradients, layout: Layout) -> None:
         whole = block.first and block.last
-        if whole and block.size * layout.rows <= BLOCK:
+        if whole and not self.apart and block.size * layout.rows <= BLOCK:
             norms = gradients.norms()
             fine = norms.isfinite()
             factors = (self.clip * (1 - SLACK) / norms).clamp(max=1.0) / self.unit

@@ -93,6 +93,7 @@ class PrivateStep:
         noise: Noise,
         *,
         units: Tensor | None = None,
+        apart: bool = False,
         budget: int = PREPARED_BUDGET,
     ) -> None:
         check_precision(tm)
@@ -106,7 +107,7 @@ class PrivateStep:
             )
         self.tm, self.loss, self.recipe, self.noise = tm, loss, recipe, noise
         self.zero = tm.zero_delta()
-        self.sum = ClippedSum(self.zero, recipe.clip)
+        self.sum = ClippedSum(self.zero, recipe.clip, apart)
         self.sensitivity = recipe.clip * (1 + margin(self.zero.numel()))
         self.passes = unit_passes(tm, pictures, units, budget) if len(pictures) else None
         self.values = torch.zeros(self.zero.numel(), dtype=torch.float64, device=tm.device)
@@ -151,6 +152,7 @@ def private_descent(
     noise: Noise,
     *,
     units: Tensor | None = None,
+    apart: bool = False,
     progress: Callable[[int, int], None] | None = None,
     budget: int = PREPARED_BUDGET,
 ) -> PrivateDescent:
@@ -158,6 +160,8 @@ def private_descent(
 
     units: (n,) int64, the number of each picture's unit (its owner), whose gradients are summed and clipped together. By default
         each picture is a unit.
+
+    apart: units are summed one by one, so that none changes how others are rounded. It is for neighbours by adding and removing.
 
     budget: bytes for the pictures' constants and the Jacobian's rows. Beyond it each step passes through the network.
 
@@ -169,7 +173,7 @@ def private_descent(
     Raises UsageError for products in less than float32, DataError for labels outside the classes, UnsupportedModel where
         gradients do not come apart into pictures.
     """
-    step = PrivateStep(tm, pictures, labels, loss, recipe, noise, units=units, budget=budget)
+    step = PrivateStep(tm, pictures, labels, loss, recipe, noise, units=units, apart=apart, budget=budget)
     for done in range(recipe.steps):
         step()
         if progress is not None:

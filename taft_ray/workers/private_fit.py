@@ -42,6 +42,7 @@ def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> t
     began = time.perf_counter()
     made = private_descent(
         model.tm, loaded.pictures, loaded.labels, spec.fit_config().as_loss(), recipe, noise, units=units, progress=progress,
+        apart=reserved.adjacency == "add-remove", budget=spec.constants_bytes,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     report = FitReport(

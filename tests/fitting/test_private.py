@@ -209,6 +209,28 @@ def test_a_unit_changes_the_integers_by_at_most_the_sensitivity(
         assert largest >= 0.99 * bound  # what is large is clipped, and not made smaller than it need be
 
 
+def test_units_that_are_summed_apart_do_not_see_each_other() -> None:
+    """Adding or removing a unit changes the integers by its own, up to the last bits that a pass of other pictures gives."""
+    tm, tokens, labels = single(300)
+
+    def of(index: list[int], apart: bool) -> Tensor:
+        pictures = tm.prepare(tokens[index])
+        made = PrivateStep(tm, pictures, labels[index], CE, recipe(clip=0.3), silent, apart=apart)
+        made()
+        return made.sum.integers()
+
+    everyone = list(range(300))
+    whole = of(everyone, apart=True)
+    bound = 0.3 / grid_unit(0.3) * (1 + margin(tm.zero_delta().numel()))
+    for gone in (0, 150, 299):
+        without = of([n for n in everyone if n != gone], apart=True)
+        assert int((whole - without - of([gone], apart=True)).abs().max()) <= 300  # a step of the grid per picture
+        assert float((whole - without).double().norm()) <= bound
+    together = of(everyone, apart=False)
+    assert not torch.equal(whole, together)
+    assert float((whole - together).double().norm()) < 0.01 * bound
+
+
 @BOTH
 @pytest.mark.parametrize("name", ["infinite", "one value NaN", "overflowing"])
 def test_what_is_not_finite_counts_as_zero_and_touches_no_other(name: str, budget: int) -> None:

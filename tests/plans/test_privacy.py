@@ -61,7 +61,7 @@ def test_spec_that_is_not_private_is_refused(changes: dict[str, Any], said: str)
         ({"learning_rate": -1.0}, "learning-rate"),
         ({"unit": "person"}, "sample, owner"),
         ({"adjacency": "replace"}, "zero-out, add-remove"),
-        ({"adjacency": "add-remove"}, "set --divisor"),
+        ({"adjacency": "add-remove"}, "Set --divisor"),
         ({"divisor": 0}, "divisor >= 1"),
         ({"budget": 2.9}, "raise --budget"),
         ({"accountant": "rdp/1"}, "gdp/1"),
