@@ -1,4 +1,4 @@
-"""Fitting Δw on prepared pictures: ridge by conjugate gradients, and the paper's recipe by Adam.
+"""Fitting Δw on prepared pictures: ridge by conjugate gradients, the paper's recipe by Adam, and private descent.
 
 Names are looked up when they are first used: a process that only asks for an option must not wait seconds for torch.
 """
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
+    from taft_ray.fitting.clipping import margin
     from taft_ray.fitting.config import LOSSES, SOLVERS, FitConfig
     from taft_ray.fitting.loss import Loss
+    from taft_ray.fitting.private import Noise, PrivateDescent, PrivateRecipe, private_descent
     from taft_ray.fitting.ridge import certified_distance
     from taft_ray.fitting.solvers import FitReport, FittedDelta, fit, fit_many
 
@@ -20,9 +22,14 @@ __all__ = [
     "FitReport",
     "FittedDelta",
     "Loss",
+    "Noise",
+    "PrivateDescent",
+    "PrivateRecipe",
     "certified_distance",
     "fit",
     "fit_many",
+    "margin",
+    "private_descent",
 ]
 
 _WHERE = {
@@ -37,7 +44,14 @@ _WHERE = {
         "fit",
         "fit_many",
     ),
+    "taft_ray.fitting.clipping": ("margin",),
     "taft_ray.fitting.loss": ("Loss",),
+    "taft_ray.fitting.private": (
+        "Noise",
+        "PrivateDescent",
+        "PrivateRecipe",
+        "private_descent",
+    ),
     "taft_ray.fitting.ridge": ("certified_distance",),
 }
 

@@ -48,6 +48,14 @@ class Loss:
         error = logits - self.targets(labels, classes, logits.dtype)
         return (self.weights(labels, classes, logits.dtype) * error.square()).sum(-1) / classes
 
+    def residual(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B, K): each sample's loss differentiated by its logits."""
+        classes = logits.shape[-1]
+        if self.kind == "ce":
+            return logits.softmax(-1) - F.one_hot(labels, classes)
+        error = logits - self.targets(labels, classes, logits.dtype)
+        return self.weights(labels, classes, logits.dtype) * error * (2 / classes)
+
 
 def check_labels(labels: Tensor, classes: int) -> Tensor:
     """Labels as (B,) int64; DataError for one outside 0..classes-1."""

@@ -80,6 +80,16 @@ class Entry(NamedTuple):
         """(H, out)."""
         return None if self.bias is None else delta[self.bias][self.start : self.stop].unflatten(0, (self.heads, -1))
 
+    def add_product(self, delta: Mapping[str, Tensor], inputs: Tensor, out: Tensor) -> None:
+        """Add M·input + shift to ``out`` (B, rows, H, out), for inputs (B, rows, H, in)."""
+        matrices, shifts = self.matrices(delta), self.shifts(delta)
+        if matrices is not None:
+            rows = inputs.flatten(0, 1).transpose(0, 1)
+            product = rows[0] @ matrices[0].mT if self.heads == 1 else torch.bmm(rows, matrices.mT).transpose(0, 1)
+            out += product.reshape(out.shape)
+        if shifts is not None:
+            out += shifts
+
 
 class Site(NamedTuple):
     """A place where trained matrices enter: to ``probe``, zeros (B, rows, H, out), was added M·input + shift, of its ``entry``."""
@@ -92,11 +102,14 @@ class Site(NamedTuple):
 class Probes(Mapping[str, Tensor]):
     """Stands in for Δw in a tangent pass of a batch: zeros everywhere, recorded so that derivatives can be taken picture by picture.
 
+    at: probes have the values that this Δw gives instead, so that the pass's output is J·Δw.
+
     After ``tangent(prepared, probes)`` the derivative of picture b's outputs with respect to its own ``sites[i].probe[b]``
     and ``vectors[name][b]`` is what its row of the Jacobian is made of: a matrix's row is Σ probe-derivative ⊗ input.
     """
 
-    def __init__(self, like: Mapping[str, Tensor], batch: int) -> None:
+    def __init__(self, like: Mapping[str, Tensor], batch: int, *, at: Mapping[str, Tensor] | None = None) -> None:
+        self.at = at
         self.shapes = {name: value.shape for name, value in like.items()}
         self.batch = batch
         self.options = {"dtype": next(iter(like.values())).dtype, "device": next(iter(like.values())).device}
@@ -137,6 +150,9 @@ class Probes(Mapping[str, Tensor]):
         entry = Entry(known[0], known[1], start, stop, heads, transposed)
         out = self.shapes[weight][1] if transposed else (stop - start) // heads
         probe = self._zeros(*inputs.shape[:-1], out)
+        if self.at is not None:
+            with torch.no_grad():
+                entry.add_product(self.at, inputs, probe)
         self.sites.append(Site(entry, inputs, probe))
         return probe
 
@@ -144,5 +160,8 @@ class Probes(Mapping[str, Tensor]):
         if name not in self.shapes:
             return None
         if name not in self.vectors:
-            self.vectors[name] = self._zeros(self.batch, self.shapes[name].numel())
+            probe = self.vectors[name] = self._zeros(self.batch, self.shapes[name].numel())
+            if self.at is not None:
+                with torch.no_grad():
+                    probe += self.at[name].flatten()
         return self.vectors[name].reshape(self.batch, *(1,) * (like.ndim - 2), -1)

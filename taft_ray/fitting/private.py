@@ -1,0 +1,156 @@
+"""Differentially private full-batch gradient descent on a tangent model (dp-gd): clipped gradients of units, summed, with noise.
+
+    Δw ← Δw − η/n · (Σ_i c_i J_iᵀ r_i + σ·C·N(0, I)),   c_i = min(1, C/‖J_iᵀ r_i‖),   r_i = ∂L(J_i Δw, y_i)/∂(J_i Δw)
+
+from Δw = 0, for a number of steps and with a divisor n that are fixed beforehand. The prediction is the tangent term alone, without
+f_w(x) (TAFT section 3.4). Each step is a Gaussian mechanism: T of them are √T/σ-Gaussian private (Dong, Roth, Su 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taft_ray.counting import plural
+from taft_ray.errors import UsageError
+from taft_ray.fitting.clipping import MOST_UNITS, ClippedSum, margin, views
+from taft_ray.fitting.loss import Loss, check_labels
+from taft_ray.tangent.delta import Delta, at_least_float32
+from taft_ray.tangent.gradient_passes import unit_passes
+from taft_ray.tangent.model import TangentModel
+from taft_ray.tangent.options import PREPARED_BUDGET
+from taft_ray.tangent.prepared import Pictures
+
+LEAST_CLIP, LARGEST_CLIP = (
+    1e-12,
+    1e12,
+)  # between them no sum overflows float32, and none is lost below its smallest value
+
+Noise = Callable[[int, int, float], np.ndarray]
+"""(step, count, scale) -> (count,) int64: round(scale · N(0, 1)) each, in units of the grid; each step has its own draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateRecipe:
+    """How private descent descends. None of it may depend on the private data.
+
+    clip: C, the most that the norm of a unit's gradient counts. noise_multiplier: σ, the noise's standard deviation over the
+    sensitivity. divisor: n, public, which stands for the number of units.
+    """
+
+    steps: int
+    learning_rate: float
+    clip: float
+    noise_multiplier: float
+    divisor: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.divisor < 1:
+            raise UsageError(f"expected steps and divisor >= 1, got steps={self.steps}, divisor={self.divisor}")
+        for name in ("learning_rate", "noise_multiplier"):
+            if not 0 < getattr(self, name) < math.inf:  # false for NaN, too
+                raise UsageError(f"expected a finite {name} > 0, got {getattr(self, name)}")
+        if not LEAST_CLIP <= self.clip <= LARGEST_CLIP:
+            raise UsageError(f"expected {LEAST_CLIP:g} <= clip <= {LARGEST_CLIP:g}, got {self.clip}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateDescent:
+    """What a private descent gave. ``delta`` is released; ``nonfinite`` is not: it depends on the data without noise.
+
+    sensitivity: C(1 + η), which the noise was scaled to. nonfinite: gradients (unit × step) that counted as zero because they
+    were not finite.
+    """
+
+    delta: Delta
+    steps: int
+    sensitivity: float
+    nonfinite: int
+
+
+@torch.no_grad()
+def private_descent(
+    tm: TangentModel,
+    pictures: Pictures,
+    labels: Tensor,
+    loss: Loss,
+    recipe: PrivateRecipe,
+    noise: Noise,
+    *,
+    units: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    budget: int = PREPARED_BUDGET,
+) -> PrivateDescent:
+    """Δw after ``recipe.steps`` private steps on the pictures, labels (n,) in 0..K-1.
+
+    units: (n,) int64, the number of each picture's unit (its owner), whose gradients are summed and clipped together; each picture by
+        itself by default. budget: bytes that may be kept of the Jacobian's rows; beyond it each step passes through the network.
+        progress: ``progress(steps done, steps)``.
+
+    Guarantees: ``noise`` is called once per step, with the number of all trained parameters, for no pictures too. Zeroing a unit's
+        gradient out changes each step's integers by at most C(1 + η)/q, whatever the pictures are. Same arguments, same bits.
+
+    Raises UsageError for products in less than float32, DataError for labels outside the classes, UnsupportedModel where
+        gradients do not come apart into pictures.
+    """
+    check_precision(tm)
+    labels = check_labels(torch.as_tensor(labels), tm.num_classes).to(tm.device)
+    for what, values in (("label", labels), ("unit", units)):
+        if values is not None and len(values) != len(pictures):
+            raise UsageError(f"{plural(len(pictures), 'picture')}, but {plural(len(values), what)}")
+    if len(pictures) > MOST_UNITS:
+        raise UsageError(f"{len(pictures)} pictures: expected at most {MOST_UNITS} in a private shard; use more shards")
+    zero = tm.zero_delta()
+    count, eta = zero.numel(), margin(zero.numel())
+    sensitivity = recipe.clip * (1 + eta)
+    total = ClippedSum(zero, recipe.clip)
+    passes = unit_passes(tm, pictures, units, budget) if len(pictures) else None
+    values = torch.zeros(count, dtype=torch.float64, device=tm.device)
+
+    def residual(logits: Tensor, numbers: Tensor) -> Tensor:
+        return loss.residual(logits, labels[numbers.to(labels.device)])
+
+    for step in range(recipe.steps):
+        total.clear()
+        if passes is not None:
+            delta = {name: value.to(tm.dtype) for name, value in views(values, zero).items()}
+            for block, gradients in passes(delta, residual):
+                total.add(block, gradients, passes.layout)
+        drawn = noise(step, count, recipe.noise_multiplier * sensitivity / total.unit)
+        if drawn.shape != (count,) or drawn.dtype != np.int64:
+            raise UsageError(f"expected noise ({count},) int64, got {drawn.shape} {drawn.dtype}")
+        noisy = total.integers() + torch.from_numpy(drawn).to(tm.device)
+        values -= noisy.double() * (recipe.learning_rate * total.unit / recipe.divisor)
+        if progress is not None:
+            progress(step + 1, recipe.steps)
+    delta = Delta(views(values, zero)).map(lambda value: at_least_float32(value.to(tm.dtype)))
+    return PrivateDescent(delta=delta, steps=recipe.steps, sensitivity=sensitivity, nonfinite=total.nonfinite)
+
+
+def check_precision(tm: TangentModel) -> None:
+    """UsageError where products have fewer digits than float32, as the bound of the sum's rounding assumes."""
+    if tm.dtype.itemsize < 4:
+        raise UsageError(f"a private fit with weights of {tm.dtype}: its norms need float32; use --dtype float32")
+    if torch.is_autocast_enabled(tm.device.type):
+        raise UsageError("a private fit under torch.autocast: its norms need float32; leave autocast")
+    lowered = [
+        setting
+        for setting, is_lower in (
+            ("torch.backends.cuda.matmul.allow_tf32", torch.backends.cuda.matmul.allow_tf32),
+            ("torch.set_float32_matmul_precision", torch.get_float32_matmul_precision() != "highest"),
+            ("torch.backends.mkldnn.matmul.fp32_precision", _mkldnn_precision() not in ("none", "ieee")),
+        )
+        if is_lower
+    ]
+    if lowered:
+        raise UsageError(f"a private fit with products in TF32 or bfloat16: its norms need float32; reset {lowered[0]}")
+
+
+def _mkldnn_precision() -> str:
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)  # newer versions of torch have it
+    return getattr(matmul, "fp32_precision", "none")
