@@ -20,6 +20,10 @@ class UnsupportedModel(UsageError):
     """The model cannot be linearised, or timm does not know it: choose another model."""
 
 
+class BudgetExceeded(UsageError):
+    """The fit would spend more privacy than the run's budget allows: forget by drop, or make a run with a larger budget."""
+
+
 class WeightsMismatch(TaftError):
     """The weights do not fit the model: the message lists the keys that are missing, unexpected or of another shape."""
 

@@ -11,6 +11,7 @@ from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
 from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Predictions, Unreadable
 from taft_ray.answers.proof import CertificateVerification, Verification
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
+from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
 from taft_ray.answers.state import (
     Composed,
     DamagedObject,
@@ -49,6 +50,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "demo": (Demonstrated,),
     "list": (Runs,),
     "predict": (Predictions,),
+    "privacy": (Spent, PrivacyStatement),
 }
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "KeyDestroyed",
     "Prediction",
     "Predictions",
+    "PrivacyStatement",
     "Promise",
     "Quarantined",
     "Refitted",
@@ -88,6 +91,8 @@ __all__ = [
     "Sample",
     "Samples",
     "ShardStatus",
+    "Spent",
+    "SpentShard",
     "Status",
     "Step",
     "Swept",

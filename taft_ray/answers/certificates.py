@@ -67,6 +67,8 @@ class Certificate(Answer):
 
     beside: of a run of two tiers, how its deltas are composed and the digest of that after it.
 
+    privacy: of a private run, what is exact and towards whom, what (ε, δ) remains, and what the fits cost those who stay.
+
     carried_out_with: other requests whose time came with this one, each with a certificate of its own.
 
     signed_too: those of them that were signed with this one's key.
@@ -105,6 +107,7 @@ class Certificate(Answer):
     does_not_cover: tuple[str, ...]
     digest: str
     beside: Mapping[str, Any] | None = optional()
+    privacy: Mapping[str, Any] | None = optional()
     composed_before_unknown: str | None = optional()
     damage: Mapping[str, Any] | None = optional()
     brought_back: tuple[BroughtBack, ...] | None = optional()
@@ -137,6 +140,7 @@ class Certificate(Answer):
                 *self._shards(),
                 ("model", self._model()),
                 ("beside it", self._beside()),
+                ("privacy", self._privacy()),
                 ("took", self._took()),
                 ("cost", self._cost()),
                 ("signed", None if self.signature is None else "yes, the signature is in the ledger"),
@@ -188,6 +192,17 @@ class Certificate(Answer):
             return None
         composed = self.beside["composed_after"]
         return f"{self.beside['composition']} composition {short(composed) if composed else 'of no shard'}"
+
+    def _privacy(self) -> str | None:
+        if self.privacy is None:
+            return None
+        left = self.privacy["remains"]
+        charged = [one for one in self.privacy["neighbours"] if one["epsilon_after"] > one["epsilon_before"]]
+        cost = f"; those who stay now have ε = {max(one['epsilon_after'] for one in charged):.3g}" if charged else ""
+        return (
+            f"exact towards {self.privacy['exact_towards']}; ε = {left['epsilon']:.3g} at δ = {left['delta']:g} "
+            f"towards {left['towards']}{cost}"
+        )
 
     def _took(self) -> str | None:
         total = self.seconds.get("total")

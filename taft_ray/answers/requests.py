@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class Estimate(Answer):
     identical_that_stay: samples of the same bytes that the request does not name.
 
     waiting: requests with a deadline that would forget some of the samples.
+
+    privacy: of a private run, ε of each shard that is fitted again, before and after; those who stay are charged.
     """
 
     mode: str
@@ -57,6 +59,7 @@ class Estimate(Answer):
     request: str | None = optional()
     seconds_besides: float | None = optional()
     waiting: tuple[Waiting, ...] | None = optional()
+    privacy: Mapping[str, Any] | None = optional()
 
     def to_json(self) -> dict[str, Any]:
         told = super().to_json()
@@ -82,6 +85,7 @@ class Estimate(Answer):
                 ("takes", self._takes()),
                 ("besides", self._besides()),
                 ("cost", self._cost()),
+                ("privacy", self._privacy()),
                 ("identical", self._identical()),
                 *(("waiting", one) for one in self.waiting or ()),
             ]
@@ -104,6 +108,21 @@ class Estimate(Answer):
             return f"{plural(self.samples_to_forget, 'sample')} of {which('shard', shards)}"
         back = "comes back" if len(shards) == 1 else "come back"
         return f"no sample that was not forgotten before; {which('shard', shards)} {back} without those"
+
+    def _privacy(self) -> str | None:
+        if self.privacy is None:
+            return None
+        charged = self.privacy["neighbours"]
+        if not charged:
+            return "nothing is charged"
+        worst = max(charged, key=lambda one: one["epsilon_after"])
+        told = (
+            f"{plural(sum(one['samples'] for one in charged), 'sample')} that share the shards are charged: "
+            f"ε {worst['epsilon_before']:.3g} → {worst['epsilon_after']:.3g} at most (δ = {self.privacy['delta']:g})"
+        )
+        return (
+            told if self.privacy["allowed"] else f"{told}; above the budget of {self.privacy['budget']:g}, so refused"
+        )
 
     def _fits(self, shards: Sequence[int]) -> str:
         if self.mode == "subtract" and self.samples_to_retrain:

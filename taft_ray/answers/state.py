@@ -111,7 +111,7 @@ class Status(Answer, HasRows):
 
     accuracy: the latest that was measured of the composed model, on the data ``measured_on``; None where none was.
 
-    samples: in all shards, also those that are not in the model.
+    samples: in all shards, also those that are not in the model. privacy: of a private run, ε spent by its dearest shard.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("shards", "requests", "quarantined")
@@ -132,6 +132,7 @@ class Status(Answer, HasRows):
     accuracy: float | None = None
     measured_on: str | None = None
     additions: tuple[AdditionStatus, ...] = optional(())
+    privacy: Mapping[str, Any] | None = optional()
 
     def pending(self) -> bool:
         """Whether shards wait for a fit, or the data was not read in yet."""
@@ -166,6 +167,7 @@ class Status(Answer, HasRows):
             ("samples", self._samples() if self.shards else None),
             ("composed", self.composed or "no shard is in the model"),
             ("accuracy", None if self.accuracy is None else f"{self.accuracy:.1%} on {self.measured_on}"),
+            ("privacy", self._privacy()),
             ("rejected", self._rejected()),
         ]
         return "\n".join(f"{name:<10}{value}" for name, value in facts if value is not None)
@@ -174,6 +176,12 @@ class Status(Answer, HasRows):
         """How many there are, and how many the model is of: a dropped shard's are not in it."""
         inside = sum(shard.samples for shard in self.shards if shard.state in ("trained", "subtracted"))
         return f"{plural(self.samples, 'sample')}, {inside:,} of them in the model"
+
+    def _privacy(self) -> str | None:
+        if self.privacy is None:
+            return None
+        cap = "no budget" if self.privacy["budget"] is None else f"budget {self.privacy['budget']:g}"
+        return f"ε = {self.privacy['epsilon']:.3g} at δ = {self.privacy['delta']:g} spent, {cap}"
 
     def _rejected(self) -> str | None:
         count = (self.data or {}).get("rejected")

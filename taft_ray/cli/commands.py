@@ -42,6 +42,7 @@ LINES = {
     "predict": Line(
         "pictures", "predict", "The classes of PICTURES (files, folders, Parquet, tars) by RUN's composed model."
     ),
+    "privacy": Line("privacy", "privacy", "The privacy that RUN has spent, by shard, beside its budget."),
     "repair": Line(
         "repair", "repair", "Make again what is damaged or missing in RUN; exits 1 while a shard stays in quarantine."
     ),
@@ -75,7 +76,7 @@ LINES = {
 GROUPS = {
     "Make a run": ("train", "repair", "sweep", "tune"),
     "Use it": ("predict", "evaluate", "export"),
-    "Look at it": ("status", "list", "report"),
+    "Look at it": ("status", "list", "report", "privacy"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
     "End it": ("gc", "destroy-key", "destroy"),
     "Try it, and the paper's tables": ("demo", "reproduce"),
@@ -94,6 +95,7 @@ EXAMPLES = {
     "gc": "gc runs/pets",
     "list": "list runs",
     "predict": "predict runs/pets new/ --output predictions.csv",
+    "privacy": "privacy runs/pets --statement privacy.json",
     "repair": "repair runs/pets --data pets/train",
     "report": "report runs/pets",
     "reproduce": "reproduce table1 tables --data pets/train --eval pets/test",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from taft_ray.additive.options import ADDITIVE
+from taft_ray.plans.privacy import OWN
 from taft_ray.plans.solver_options import OF_BOTH, OF_FITS, OF_SOLVER
 
 SECTIONS = {
     "Ridge and adam, which fit a tangent model per shard": OF_FITS | {"monolithic"},
     "Ridge alone": OF_SOLVER["ridge"],
     "Adam alone": OF_SOLVER["adam"],
+    "Private training (--private)": OWN | {"private"},
     "Additive alone (--solver or --compose additive)": OF_SOLVER[ADDITIVE] | OF_BOTH,
 }
 EVERY = "Options of every run"

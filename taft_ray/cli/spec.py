@@ -15,7 +15,8 @@ from taft_ray.cli.answers import Verb
 from taft_ray.data import ORIENTATIONS, with_split
 from taft_ray.embedded.names import EMBEDDED_NAME
 from taft_ray.errors import TaftError, UsageError
-from taft_ray.fitting.config import LOSSES, SOLVERS
+from taft_ray.fitting.config import LOSSES, PRIVATE_SOLVERS, SOLVERS
+from taft_ray.plans.privacy import ADJACENCIES, OWN, UNITS, Privacy
 from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec
 from taft_ray.storage import MALFORMED, parse_json
 from taft_ray.sums.options import COMPOSITIONS
@@ -97,8 +98,9 @@ _FIELDS = (
     _Field("cls_token", help="A new, trained class token at the suffix (CLS=T)."),
     _Field("seed", int),
     _Field(
-        "solver", click.Choice((*SOLVERS, ADDITIVE)),
-        "ridge and adam fit a tangent model per shard; additive sums fixed features, and forgets a picture by a subtraction.",
+        "solver", click.Choice((*SOLVERS, ADDITIVE, *PRIVATE_SOLVERS)),
+        "ridge and adam fit a tangent model per shard; additive sums fixed features, and forgets a picture by a subtraction; "
+        "dp-gd and dp-additive are the solvers of --private, on tangent models and on rows.",
     ),
     _Field(
         "features", int,
@@ -113,7 +115,7 @@ _FIELDS = (
     _Field("max_iterations", int, "Of ridge."),
     _Field("epochs", int, "Of adam."),
     _Field("batch_size", int, "Of adam."),
-    _Field("learning_rate", float, "Of adam."),
+    _Field("learning_rate", float, f"Of adam; with --private of gradient descent, {Privacy.learning_rate:g} by default."),
     _Field(
         "milestones", str, "Of adam: the epochs at which the learning rate is divided by ten, with commas.", callback=_numbers
     ),
@@ -127,7 +129,7 @@ _FIELDS = (
         "them layer by layer by Gram matrices, by their mean, or all layers jointly (of the last block alone).",
     ),
     _Field("beside", click.Choice(COMPOSITIONS), "Of --compose additive: how the deltas beside it are composed."),
-    _Field("epsilon", float, "Of the Gram composition."),
+    _Field("epsilon", float, "ε of the Gram composition; with --private the ε of each fit."),
     _Field("joint_penalty", float, "λ of the joint composition, part of the spec."),
     _Field("weighting", click.Choice(WEIGHTINGS)),
     _Field(
@@ -149,9 +151,24 @@ _FIELDS = (
 )  # fmt: skip
 
 
+_PRIVATE = (
+    click.option("--private", is_flag=True, help="Fit with noise, so that each fit of a shard is (epsilon, delta)-private."),
+    click.option("--delta", type=float, help="δ, below 1 / samples. ε is --epsilon."),
+    click.option("--unit", type=click.Choice(UNITS), help="Who is hidden: a sample (default), or all samples of an owner."),
+    click.option(
+        "--adjacency", type=click.Choice(ADJACENCIES),
+        help="zero-out (default) shows how large shards are; add-remove hides that, too, and needs --divisor.",
+    ),
+    click.option("--steps", type=int, help=f"Of gradient descent on the whole shard; {Privacy.steps} by default."),
+    click.option("--clip", type=float, help=f"The largest norm of a unit's gradient; {Privacy.clip:g} by default."),
+    click.option("--divisor", type=int, help="Public number for the mean of gradients; the shard's units by default."),
+    click.option("--budget", type=float, help="The ε that all fits of a shard together may reach; no cap by default."),
+)  # fmt: skip
+
+
 def spec_options(function: Verb) -> Verb:
     """The options that make a RunSpec, for `train` and the jobs."""
-    for option in reversed((*_DATA, *(field.option() for field in _FIELDS))):
+    for option in reversed((*_DATA, *(field.option() for field in _FIELDS), *_PRIVATE)):
         function = option(function)
     return function
 
@@ -176,6 +193,8 @@ _VARIED = frozenset(
         "radius",
         "compose",
         "beside",
+        "private",
+        *OWN,
     ]
 )
 
@@ -199,7 +218,7 @@ def shared_spec_from(options: dict[str, Any]) -> RunSpec:
 
 def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
     """A RunSpec from `spec_options`; what it does not know stays in ``options``."""
-    split, names = options.pop("split"), set(RunSpec.__dataclass_fields__) & options.keys()
+    split, names = options.pop("split"), (set(RunSpec.__dataclass_fields__) | OWN | {"private"}) & options.keys()
     values = {name: options.pop(name) for name in names}
     for name in ("last_blocks", "site_blocks"):
         values[name] = _last_blocks(values[name])

@@ -22,6 +22,7 @@ from taft_ray.plans.additions import shards_of_keys
 from taft_ray.plans.facts import ForgetRequested, Placed
 from taft_ray.plans.forget import ForgetPlan, Known, estimate, plan_forget, request_id
 from taft_ray.plans.gather import runs_at
+from taft_ray.plans.spending import check_budget
 from taft_ray.plans.state import SUBTRACT, RequestState
 from taft_ray.prefix.cached_parts import cached_parts
 from taft_ray.run.record import Record
@@ -102,6 +103,10 @@ class Asking:
             return self._request_unplaced(selection, mode, error)
         if isinstance(plan, str):
             return plan
+        if self.record.spec.privacy is not None:
+            check_budget(
+                self.record.state, plan.retrain, self.record.spec.privacy, what="retraining without these samples"
+            )
         started = self.clock()
         seconds = estimate(self.record.state, plan, bytes_to_purge=0)["seconds"]
         begins = None if deadline is None else runs_at(deadline, started, seconds)

@@ -100,6 +100,8 @@ class Composer:
         fact = Created(spec, id_key_digest, dict(environment), platform.python_version())
         self.record.commit(Created, "created", lambda: fact)
         self.queue.begin()
+        if self.record.spec.privacy is not None:
+            self.queue.reserving.restore()
         self.recover()
         self.forgetting.tidy()
 

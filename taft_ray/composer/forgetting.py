@@ -25,6 +25,7 @@ from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftE
 from taft_ray.plans.facts import Dropped, Forgotten, ObjectRef, Purged, Rewritten, StartPurged
 from taft_ray.plans.forget import ForgetPlan, estimate
 from taft_ray.plans.gather import due, planned_start, together
+from taft_ray.plans.spending import cost_of_retrain, over_budget
 from taft_ray.plans.state import FITTING, QUARANTINED, SUBTRACT, TRAINED
 from taft_ray.proof.certificate import certificate_of
 from taft_ray.run.record import Record
@@ -61,6 +62,7 @@ class Forgetting(Asking):
         )
         size = sum(info.size for info in self.store.list() if info.key.startswith(touched))
         answer = estimate(self.record.state, plan, bytes_to_purge=size, gpu_hour_price=gpu_hour_price)
+        answer |= cost_of_retrain(self.record.state, plan.retrain, self.record.spec.privacy)
         stay, waiting = self.record.current(lambda: self._identical_that_stay(plan)), self._waiting(plan.hashes)
         more: dict[str, Any] = {"identical_that_stay": stay} if stay else {}
         return {**answer, **more, **({"waiting": waiting} if waiting else {})}
@@ -121,6 +123,8 @@ class Forgetting(Asking):
         shards = [self.record.state.shards[number] for number in state.shards]
         wanted = (s for s in shards if state.mode in FITTING or (state.mode == SUBTRACT and s.record is not None))
         to_fit = [s.shard for s in wanted if s.samples and s.state not in (TRAINED, QUARANTINED)]
+        # an older copy of a folder may have less left to spend than was there when the request was made
+        over = over_budget(self.record.state, to_fit, self.record.spec.privacy)
         return {
             "request": request,
             "mode": state.mode,
@@ -129,7 +133,7 @@ class Forgetting(Asking):
             "deadline": state.deadline,
             "runs_at": planned_start(self.record.state, state),
             "runs_with": together(self.record.state, state),
-            "retrain": [] if state.waiting else to_fit,
+            "retrain": [] if state.waiting else [shard for shard in to_fit if shard not in over],
         }
 
     def due(self, first: Sequence[str] = ()) -> list[str]:

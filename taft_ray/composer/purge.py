@@ -78,6 +78,7 @@ def dead(
         dead += _old_deltas(store, number, current, needed)
         listed = store.traces(f"{names.checkpoint_folder(number)}/")
         dead += [key for key in listed if key not in checkpoints and names.part_generation(key) < current]
+        dead += _old_noise(store, number, current)
     if manifest is not None:
         version = state.rewrites + ahead
         listed = store.traces(names.MANIFEST_ROWS)
@@ -100,6 +101,7 @@ def purge_leftovers(store: Store, state: RunState, manifest: Manifest) -> list[s
         (names.CACHE_FOLDER, names.part_generation, 0),
         (names.DELTAS_FOLDER, names.delta_generation, 1),
         (names.CHECKPOINTS_FOLDER, names.part_generation, 1),
+        (names.NOISE_FOLDER, names.noise_generation, 1),
     ):
         for key in store.traces(f"{folder}/shard="):
             number = key.removeprefix(f"{folder}/shard=").partition("/")[0]
@@ -146,6 +148,11 @@ def remove(store: Store, doomed: Sequence[str], digests: Mapping[str, str | None
 def _old_deltas(store: Store, shard: int, current: int, needed: Set[str]) -> list[str]:
     listed = store.traces(f"{names.delta_folder(shard)}/")
     return [key for key in listed if key not in needed and names.delta_generation(key) < current]
+
+
+def _old_noise(store: Store, shard: int, current: int) -> list[str]:
+    """The keys of noise of generations that are over: without them nobody can take the noise off what was released."""
+    return [key for key in store.traces(f"{names.noise_folder(shard)}/") if names.noise_generation(key) < current]
 
 
 def evaluation_caches(store: Store, hashes: Collection[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from taft_ray.composer.asking import Clock
 from taft_ray.composer.composition import Composition
+from taft_ray.composer.reserving import Reserving
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.plans.facts import MonolithTrained, Trained, fact_of
 from taft_ray.plans.slices import resume_from
@@ -22,6 +23,7 @@ class Queue:
 
     def __init__(self, record: Record, composition: Composition, clock: Clock) -> None:
         self.record, self.composition, self.clock = record, composition, clock
+        self.reserving = Reserving(record)
         self._leases: dict[int | str, str] = {}
         self._monolith = False  # whether the comparison model is wanted
         self._closed = False
@@ -48,7 +50,10 @@ class Queue:
         numbers = self._next(together)
         if numbers:
             self._leases.update(dict.fromkeys(numbers, lane))
-            tasks = self.record.known(lambda: [self._task(number) for number in numbers])
+            tasks = [task for task in self.record.known(lambda: [self._task(number) for number in numbers]) if task]
+            if not tasks:  # its inputs changed meanwhile
+                self.give_up(lane)
+                return {"wait": True}
             return tasks[0] if len(tasks) == 1 else {"several": tasks}
         if self._monolith and "monolith" not in self._leases:
             if self._leases:  # it is compared with the shards' fits: it must not run beside them
@@ -109,14 +114,20 @@ class Queue:
         if state.state in (TRAINED, QUARANTINED) or not state.samples:
             return None
         task = self.record.current(lambda: self._task(shard))
+        if task is None:  # a forget went in between
+            return self.task_for(shard, resolve)
         if resolve:
             start = self.record.state.warm_start(shard)
             task["resolve"] = {"start": start and start.to_json()}
         return task
 
-    def _task(self, shard: int) -> dict[str, Any]:
+    def _task(self, shard: int) -> dict[str, Any] | None:
+        """None where a private shard's inputs changed while its privacy was reserved."""
         state = self.record.state.shards[shard]
         task = {"shard": shard, "generation": state.current, "parts": self.record.parts([shard])}
+        if self.record.spec.privacy is not None:
+            reserved = self.reserving.task(shard, task["generation"], task["parts"])
+            return reserved and {**task, **reserved}
         checkpoint = resume_from(state.checkpoints)
         return task if checkpoint is None else {**task, "resume": checkpoint.to_json()}
 

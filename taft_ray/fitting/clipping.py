@@ -9,8 +9,8 @@ In floating point it changes the integers by at most C(1 + η)/q, where q is the
     + q·√P                  both sums are rounded to integers, each by at most 1/2 per parameter (P of them)
 
 Sums over blocks are sums of integers below 2⁵³, which are exact: no other block's value changes, and neither n nor the order matters.
-Units of several rows, which may cancel, are summed in float64 (u = 2⁻⁵³); all rows' sizes together are then at most
-`CANCELLING`·C, which gives less than the bound above. Units that are summed by themselves have no second term.
+Units of several rows, which may cancel, are summed in float64 (u = 2⁻⁵³). All rows' sizes together are then at most
+`CANCELLING`·C. Together that gives less than the bound above. Units that are summed by themselves have no second term.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ClippedSum:
         whole = block.first and block.last
         if whole and block.size * layout.rows <= BLOCK:
             norms = gradients.norms()
-            fine = gradients.fine & norms.isfinite()
+            fine = norms.isfinite()
             factors = (self.clip * (1 - SLACK) / norms).clamp(max=1.0) / self.unit
             gradients.add_rounded(self._sum_of, torch.where(fine, factors, 0.0))
             self.nonfinite += len(fine) - int(fine.sum())

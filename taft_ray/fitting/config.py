@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from taft_ray.fitting.loss import Loss
 
 SOLVERS = ("ridge", "adam")
+PRIVATE = "dp-gd"  # full-batch gradient descent with noise: see `fitting.private`
+PRIVATE_ROWS = "dp-additive"  # the same of a head on rows
+PRIVATE_SOLVERS = (PRIVATE, PRIVATE_ROWS)
 RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 can reach
 RESOLVE_ITERATIONS = 2000  # at most
 LOSSES = ("rsl", "mse", "ce")
@@ -34,6 +37,7 @@ class FitConfig:
     each of ``milestones``, no augmentation. ``slices`` > 1 trains in stages over parts of the shard (`fitting.slices`), so
     that a retrain can start in the middle; 1 is the paper's recipe. ``radius`` keeps ‖Δw‖ at most that large by projection
     after each step (appendix B, where the penalty is 0); None is no constraint.
+    solver "dp-gd" and "dp-additive": noisy gradient descent (`fitting.private`), which `fit` refuses, for it has no noise.
     """
 
     solver: str = "ridge"
@@ -52,8 +56,8 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise UsageError(f"solver={self.solver!r}: expected one of {', '.join(SOLVERS)}")
+        if self.solver not in (*SOLVERS, *PRIVATE_SOLVERS):
+            raise UsageError(f"solver={self.solver!r}: expected one of {', '.join((*SOLVERS, *PRIVATE_SOLVERS))}")
         check_loss(self.loss, self.kappa, self.alpha)
         if self.loss == "ce" and self.solver == "ridge":
             raise UsageError(f"loss={self.loss!r} is not least squares; use solver='adam', or loss='rsl' or 'mse'")

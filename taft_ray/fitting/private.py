@@ -20,7 +20,7 @@ from taft_ray.counting import plural
 from taft_ray.errors import UsageError
 from taft_ray.fitting.clipping import MOST_UNITS, ClippedSum, margin, views
 from taft_ray.fitting.loss import Loss, check_labels
-from taft_ray.tangent.delta import Delta, at_least_float32
+from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.gradient_passes import unit_passes
 from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.options import PREPARED_BUDGET
@@ -39,8 +39,11 @@ Noise = Callable[[int, int, float], np.ndarray]
 class PrivateRecipe:
     """How private descent descends. None of it may depend on the private data.
 
-    clip: C, the most that the norm of a unit's gradient counts. noise_multiplier: σ, the noise's standard deviation over the
-    sensitivity. divisor: n, public, which stands for the number of units.
+    clip: C, the most that the norm of a unit's gradient counts.
+
+    noise_multiplier: σ, the noise's standard deviation over the sensitivity.
+
+    divisor: n, public, which stands for the number of units.
     """
 
     steps: int
@@ -61,7 +64,7 @@ class PrivateRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateDescent:
-    """What a private descent gave. ``delta`` is released; ``nonfinite`` is not: it depends on the data without noise.
+    """The result of a private descent. ``delta`` is released; ``nonfinite`` is not: it depends on the data without noise.
 
     sensitivity: C(1 + η), which the noise was scaled to. nonfinite: gradients (unit × step) that counted as zero because they
     were not finite.
@@ -73,7 +76,64 @@ class PrivateDescent:
     nonfinite: int
 
 
-@torch.no_grad()
+class PrivateStep:
+    """Private descent, a step at a time. Arguments as those of `private_descent`.
+
+    values: Δw so far, (P,) float64, parameters in the order of `TangentModel.zero_delta`.
+    """
+
+    def __init__(
+        self,
+        tm: TangentModel,
+        pictures: Pictures,
+        labels: Tensor,
+        loss: Loss,
+        recipe: PrivateRecipe,
+        noise: Noise,
+        *,
+        units: Tensor | None = None,
+        budget: int = PREPARED_BUDGET,
+    ) -> None:
+        check_precision(tm)
+        self.labels = check_labels(torch.as_tensor(labels), tm.num_classes).to(tm.device)
+        for what, given in (("label", self.labels), ("unit", units)):
+            if given is not None and len(given) != len(pictures):
+                raise UsageError(f"{plural(len(pictures), 'picture')}, but {plural(len(given), what)}")
+        if len(pictures) > MOST_UNITS:
+            raise UsageError(
+                f"{len(pictures)} pictures: expected at most {MOST_UNITS} in a private fit; use more shards"
+            )
+        self.tm, self.loss, self.recipe, self.noise = tm, loss, recipe, noise
+        self.zero = tm.zero_delta()
+        self.sum = ClippedSum(self.zero, recipe.clip)
+        self.sensitivity = recipe.clip * (1 + margin(self.zero.numel()))
+        self.passes = unit_passes(tm, pictures, units, budget) if len(pictures) else None
+        self.values = torch.zeros(self.zero.numel(), dtype=torch.float64, device=tm.device)
+        self.steps = 0
+
+    @property
+    def delta(self) -> Delta:
+        """Δw in the model's type."""
+        return Delta(views(self.values, self.zero)).map(lambda value: value.to(self.tm.dtype))
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        self.sum.clear()
+        if self.passes is not None:
+            for block, gradients in self.passes(self.delta, self._residual):
+                self.sum.add(block, gradients, self.passes.layout)
+        recipe, count = self.recipe, len(self.values)
+        drawn = self.noise(self.steps, count, recipe.noise_multiplier * self.sensitivity / self.sum.unit)
+        if drawn.shape != (count,) or drawn.dtype != np.int64:
+            raise UsageError(f"expected noise ({count},) int64, got {drawn.shape} {drawn.dtype}")
+        noisy = self.sum.integers() + torch.from_numpy(drawn).to(self.values.device)
+        self.values -= noisy.double() * (recipe.learning_rate * self.sum.unit / recipe.divisor)
+        self.steps += 1
+
+    def _residual(self, logits: Tensor, numbers: Tensor) -> Tensor:
+        return self.loss.residual(logits, self.labels[numbers.to(self.labels.device)])
+
+
 def private_descent(
     tm: TangentModel,
     pictures: Pictures,
@@ -88,9 +148,12 @@ def private_descent(
 ) -> PrivateDescent:
     """Δw after ``recipe.steps`` private steps on the pictures, labels (n,) in 0..K-1.
 
-    units: (n,) int64, the number of each picture's unit (its owner), whose gradients are summed and clipped together; each picture by
-        itself by default. budget: bytes that may be kept of the Jacobian's rows; beyond it each step passes through the network.
-        progress: ``progress(steps done, steps)``.
+    units: (n,) int64, the number of each picture's unit (its owner), whose gradients are summed and clipped together. By default
+        each picture is a unit.
+
+    budget: bytes that may be kept of the Jacobian's rows. Beyond it each step passes through the network.
+
+    progress: ``progress(steps done, steps)``.
 
     Guarantees: ``noise`` is called once per step, with the number of all trained parameters, for no pictures too. Zeroing a unit's
         gradient out changes each step's integers by at most C(1 + η)/q, whatever the pictures are. Same arguments, same bits.
@@ -98,38 +161,14 @@ def private_descent(
     Raises UsageError for products in less than float32, DataError for labels outside the classes, UnsupportedModel where
         gradients do not come apart into pictures.
     """
-    check_precision(tm)
-    labels = check_labels(torch.as_tensor(labels), tm.num_classes).to(tm.device)
-    for what, values in (("label", labels), ("unit", units)):
-        if values is not None and len(values) != len(pictures):
-            raise UsageError(f"{plural(len(pictures), 'picture')}, but {plural(len(values), what)}")
-    if len(pictures) > MOST_UNITS:
-        raise UsageError(f"{len(pictures)} pictures: expected at most {MOST_UNITS} in a private shard; use more shards")
-    zero = tm.zero_delta()
-    count, eta = zero.numel(), margin(zero.numel())
-    sensitivity = recipe.clip * (1 + eta)
-    total = ClippedSum(zero, recipe.clip)
-    passes = unit_passes(tm, pictures, units, budget) if len(pictures) else None
-    values = torch.zeros(count, dtype=torch.float64, device=tm.device)
-
-    def residual(logits: Tensor, numbers: Tensor) -> Tensor:
-        return loss.residual(logits, labels[numbers.to(labels.device)])
-
-    for step in range(recipe.steps):
-        total.clear()
-        if passes is not None:
-            delta = {name: value.to(tm.dtype) for name, value in views(values, zero).items()}
-            for block, gradients in passes(delta, residual):
-                total.add(block, gradients, passes.layout)
-        drawn = noise(step, count, recipe.noise_multiplier * sensitivity / total.unit)
-        if drawn.shape != (count,) or drawn.dtype != np.int64:
-            raise UsageError(f"expected noise ({count},) int64, got {drawn.shape} {drawn.dtype}")
-        noisy = total.integers() + torch.from_numpy(drawn).to(tm.device)
-        values -= noisy.double() * (recipe.learning_rate * total.unit / recipe.divisor)
+    step = PrivateStep(tm, pictures, labels, loss, recipe, noise, units=units, budget=budget)
+    for done in range(recipe.steps):
+        step()
         if progress is not None:
-            progress(step + 1, recipe.steps)
-    delta = Delta(views(values, zero)).map(lambda value: at_least_float32(value.to(tm.dtype)))
-    return PrivateDescent(delta=delta, steps=recipe.steps, sensitivity=sensitivity, nonfinite=total.nonfinite)
+            progress(done + 1, recipe.steps)
+    return PrivateDescent(
+        delta=step.delta, steps=step.steps, sensitivity=step.sensitivity, nonfinite=step.sum.nonfinite
+    )
 
 
 def check_precision(tm: TangentModel) -> None:

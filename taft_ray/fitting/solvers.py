@@ -12,7 +12,7 @@ from torch import Tensor
 from taft_ray.counting import plural
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.fitting.adam import EpochOrder, Trainable, Watch, index_order
-from taft_ray.fitting.config import FitConfig
+from taft_ray.fitting.config import PRIVATE_SOLVERS, FitConfig
 from taft_ray.fitting.loss import check_labels
 from taft_ray.fitting.precondition import whole
 from taft_ray.fitting.ridge import solve
@@ -32,18 +32,20 @@ class FitReport:
     residual: relative residual of the normal equations (ridge), recomputed at the end, not the recurrence's.
     distance_bound: ‖Δw − Δw*‖ ≤ ‖∇L(Δw)‖ / (2·penalty), the certified distance to the one optimum; None where the
         objective is not the ridge problem.
-    objective: mean loss + penalty · ‖Δw‖² at the end.
+    objective: mean loss + penalty · ‖Δw‖² at the end; None of a private fit, which tells nothing of its samples.
+    nonfinite: of a private fit, how many gradients were not finite and contributed zero.
     """
 
     solver: str
     samples: int
     iterations: int
     seconds: float
-    objective: float
+    objective: float | None = None
     residual: float | None = None
     distance_bound: float | None = None
     converged: bool = True
     history: list[float] = field(default_factory=list)
+    nonfinite: int | None = None
 
 
 class FittedDelta(Delta):
@@ -83,6 +85,8 @@ def fit(
         done: go on after this many stages, from ``start``, which must be their checkpoint.
     """
     config = config or FitConfig()
+    if config.solver in PRIVATE_SOLVERS:
+        raise UsageError(f"solver={config.solver!r} is made with noise alone: see fitting.private_descent")
     labels = check_labels(torch.as_tensor(labels), tm.num_classes).to(tm.device)
     if len(labels) != len(prepared):
         raise UsageError(f"{plural(len(prepared), 'picture')}, but {plural(len(labels), 'label')}")

@@ -11,6 +11,7 @@ from taft_ray.errors import IntegrityError
 from taft_ray.jsonable import JsonObject, optional
 from taft_ray.plans.additions import Added, AdditionBegun
 from taft_ray.plans.fact import Damage, Fact, ObjectRef, Removed
+from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import MALFORMED, CheckpointRef, DeltaRef
 
 
@@ -331,7 +332,7 @@ class Tuned(Fact):
 KINDS: dict[str, type[Fact]] = {
     kind.KIND: kind
     for kind in (
-        Created, Cached, AdditionBegun, Added, Trained, MonolithTrained, Quarantined, Repaired, TrainingFinished, ForgetRequested, Placed,
+        Created, Cached, AdditionBegun, Added, DpReserved, Trained, MonolithTrained, Quarantined, Repaired, TrainingFinished, ForgetRequested, Placed,
         Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed, Tuned,
     )
 }  # fmt: skip

@@ -49,6 +49,8 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.reserved = max(state.reserved, fact.first + fact.shards)
         case facts.Added():
             _add(state, fact)
+        case facts.DpReserved():
+            state.reservations.setdefault(fact.shard, []).append(fact)
         case facts.Trained():
             _train(state, fact)
         case facts.MonolithTrained():

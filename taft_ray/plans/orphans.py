@@ -23,6 +23,7 @@ def referred_to(
     parts: the manifest's, by shard. composed: the current snapshots. manifest: the keys of its own objects.
     """
     wanted: set[str] = {part["key"] for refs in parts.values() for part in refs} | set(composed) | set(manifest)
+    wanted |= state.noise_keys()
     wanted |= state.delta_keys() | state.start_keys() | state.checkpoint_keys() | state.quarantined_keys()
     wanted |= {request.forgotten.certificate.key for request in state.requests.values() if request.forgotten}
     wanted |= {request.signed.key for request in state.requests.values() if request.signed}
@@ -36,7 +37,7 @@ def orphans(
 ) -> list[str]:
     """Keys of deltas, checkpoints, cache parts, snapshots, manifests and certificates that ledger and manifest do not name."""
     wanted = referred_to(state, parts, composed, manifest)
-    folders = ("deltas/", "checkpoints/", "composed/", "certificates/", "manifest/rows-")
+    folders = ("deltas/", "checkpoints/", "composed/", "certificates/", "manifest/rows-", f"{names.NOISE_FOLDER}/")
     watched = (*folders, "cache/") if state.cached is not None else folders
     return [key for key in keys if key.startswith(watched) and key not in wanted and not in_flight(key, state)]
 
@@ -64,7 +65,7 @@ def in_flight(key: str, state: RunState) -> bool:
         return names.part_generation(key) == shard.current + 1 and waited
     waited = shard.state == PENDING or any(r.mode != "drop" for r in touching)
     checkpoint = key.startswith(f"{names.CHECKPOINTS_FOLDER}/")
-    generation = names.part_generation(key) if checkpoint else names.delta_generation(key)
+    generation = names.part_generation(key) if checkpoint else names.delta_generation(key)  # a noise key is named alike
     return shard.delta is None and waited and generation == shard.current
 
 

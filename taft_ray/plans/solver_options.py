@@ -7,6 +7,7 @@ from typing import Any
 
 from taft_ray.additive.options import ADDITIVE
 from taft_ray.errors import UsageError
+from taft_ray.fitting.config import PRIVATE, PRIVATE_ROWS, PRIVATE_SOLVERS
 from taft_ray.log import logger_of
 from taft_ray.plans.spec import RunSpec
 
@@ -22,11 +23,16 @@ OF_SOLVER = {
     "ridge": frozenset(["tolerance", "max_iterations"]),
     "adam": frozenset(["epochs", "batch_size", "learning_rate", "milestones", "slices", "radius"]),
     ADDITIVE: frozenset(["features", "site_blocks"]),
+    PRIVATE: frozenset(["privacy"]),
+    PRIVATE_ROWS: frozenset(["privacy", "features", "site_blocks"]),
 }
 """Fields of one solver alone."""
 
 _log = logger_of(__name__)
 
+
+NOT_PRIVATE = frozenset(["penalty", "epsilon", "joint_penalty", "learning_rate"])
+"""Fields of fits and compositions that a private run has none of: its own numbers are in `Privacy`."""
 
 OF_BOTH = frozenset(["beside"])
 """Fields of a run that fits deltas beside its rows."""
@@ -34,7 +40,12 @@ OF_BOTH = frozenset(["beside"])
 
 def idle(solver: str, compose: str = RunSpec.compose) -> frozenset[str]:
     """The fields that mean nothing to a solver and a composition."""
-    others = frozenset().union(*(fields for name, fields in OF_SOLVER.items() if name != solver)) | OF_BOTH
+    own = OF_SOLVER[solver]
+    others = (frozenset().union(*OF_SOLVER.values()) | OF_BOTH) - own
+    if solver == PRIVATE_ROWS:
+        return others | NOT_PRIVATE | (OF_FITS - {"compose", "loss", "alpha", "weighting"})
+    if solver == PRIVATE:
+        return others | NOT_PRIVATE
     if solver == ADDITIVE:
         return others | (OF_FITS - {"compose"} if compose == ADDITIVE else OF_FITS)
     return others - OF_SOLVER[ADDITIVE] - OF_BOTH if compose == ADDITIVE else others
@@ -51,6 +62,11 @@ def check_idle(values: Mapping[str, Any], given: Collection[str]) -> None:
     fields = RunSpec.__dataclass_fields__
     compose = values.get("compose", RunSpec.compose)
     lost = sorted(name for name in idle(solver, compose) & set(given) if values.get(name) != fields[name].default)
+    if solver in PRIVATE_SOLVERS and lost:
+        raise UsageError(
+            f"{_options(lost)} mean{'s' * (len(lost) == 1)} nothing to a private run, whose mechanism is fixed: T steps of "
+            f"noisy gradient descent (--steps, --clip, --learning-rate). Leave {'it' if len(lost) == 1 else 'them'} out"
+        )
     other_kind = [name for name in lost if solver == ADDITIVE or name in OF_SOLVER[ADDITIVE] | OF_BOTH]
     if other_kind:
         one = len(other_kind) == 1

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS
 from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
-from taft_ray.fitting.config import FitConfig
+from taft_ray.fitting.config import PRIVATE_ROWS, FitConfig
+from taft_ray.plans.privacy import Privacy, check_private
 from taft_ray.sums.options import COMPOSITIONS, DEFAULT_COMPOSITION, DEFAULT_EPSILON, JOINT_PENALTY
 from taft_ray.tangent.options import PREPARED_BUDGET, TRAINABLE
 from taft_ray.version import VERSION
@@ -25,7 +26,7 @@ DTYPES = ("float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float32")
 _MOST_GIB = 1 << 20
 # fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
-_ADDED = ("constants_gib", "exif_orientation", "joint_penalty", "features", "site_blocks", "beside")
+_ADDED = ("constants_gib", "exif_orientation", "joint_penalty", "features", "site_blocks", "beside", "privacy")
 _OF_ADDITIVE = ("site_blocks",)  # an additive run's spec always has it
 
 
@@ -73,6 +74,8 @@ class RunSpec:
 
     beside: how deltas are composed beside rows; "gram" by default.
 
+    privacy: of a private run; None is no privacy.
+
     constants_gib: of memory, for the constants of a worker's shard. Beyond it some are computed again for every batch, whose
     last bits differ (`tangent.prepare_pictures`).
     """
@@ -117,9 +120,12 @@ class RunSpec:
     features: int | None = None
     site_blocks: int | str = DEFAULT_BLOCKS
     beside: str | None = None
+    privacy: Privacy | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: _versions())
 
     def __post_init__(self) -> None:
+        if isinstance(self.privacy, Mapping):
+            object.__setattr__(self, "privacy", Privacy.from_json(self.privacy))
         if self.two_tiers and self.beside is None:
             object.__setattr__(self, "beside", DEFAULT_COMPOSITION)
         if self.shards < 1:
@@ -172,6 +178,7 @@ class RunSpec:
             )
         if not self.lean:
             self.fit_config()
+        check_private(self)
 
     @property
     def lean(self) -> bool:
@@ -210,16 +217,22 @@ class RunSpec:
             )
 
     @property
+    def rows_alone(self) -> bool:
+        """Whether the cache has rows, and no tokens: of an additive run without deltas, or of private fits on rows."""
+        return self.lean or self.solver == PRIVATE_ROWS
+
+    @property
     def stored_dtype(self) -> str:
-        """The type of the numbers in the cache's first column: tokens, or a lean run's rows."""
-        return "int16" if self.lean else self.cache_dtype
+        """The type of the numbers in the cache's first column: tokens, or rows where there are no tokens."""
+        return "int16" if self.rows_alone else self.cache_dtype
 
     def fit_config(self) -> FitConfig:
         names = {field.name for field in fields(FitConfig)}
         return FitConfig(**{name: getattr(self, name) for name in names if hasattr(self, name)})
 
     def linearize_options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("last_blocks", "trainable", "reset", "cls_token", "seed")}
+        named = {name: getattr(self, name) for name in ("last_blocks", "trainable", "reset", "cls_token", "seed")}
+        return named | ({"tangent_only": True} if self.privacy is not None else {})
 
     @property
     def constants_bytes(self) -> int:
@@ -247,11 +260,17 @@ class RunSpec:
         out: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _ADDED and value == field.default and not (self.additive and field.name in _OF_ADDITIVE):
+            if (
+                field.name in _ADDED
+                and value == field.default
+                and not ((self.additive or self.rows_alone) and field.name in _OF_ADDITIVE)
+            ):
                 continue
             out[field.name] = (
                 list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
             )
+        if self.privacy is not None:
+            out["privacy"] = self.privacy.to_json()
         return out
 
     @classmethod

@@ -24,6 +24,7 @@ from taft_ray.plans.facts import (
     TrainingFinished,
     Tuned,
 )
+from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
 PENDING, TRAINED, DROPPED, EMPTY, QUARANTINED = "pending", "trained", "dropped", "empty", "quarantined"
@@ -158,6 +159,7 @@ class RunState:
     trainings: list[TrainingFinished] = field(default_factory=list)
     evaluations: list[Evaluated] = field(default_factory=list)
     compositions: list[Composed] = field(default_factory=list)
+    reservations: dict[int, list[DpReserved]] = field(default_factory=dict)  # privacy spent, by shard
     tunings: list[Tuned] = field(default_factory=list)  # of an additive run's settings, and giving them up
 
     @property
@@ -253,6 +255,15 @@ class RunState:
         """The keys of all deltas and records that the ledger names: those in the model, and the monolith's."""
         refs = [shard.member(tier) for tier in (False, True) for shard in self.shards.values()] + [self.monolith_delta]
         return {ref.key for ref in refs if ref is not None}
+
+    def noise_keys(self) -> set[str]:
+        """The keys of the noise of every shard's current generation."""
+        return {
+            one.key.key
+            for number, several in self.reservations.items()
+            for one in several
+            if number in self.shards and one.generation == self.shards[number].current and not one.restored
+        }
 
     def checkpoint_keys(self) -> set[str]:
         """The keys of all slice checkpoints that a fit may go on from."""

@@ -213,7 +213,7 @@ def cached_fact(store: Store, spec: RunSpec, result: CacheResult) -> Cached:
     """Write the manifest and the linearisation point of a finished pass; what the ledger says of them."""
     meta = {"parts": result.parts, "classes": list(result.classes), "fingerprint": result.fingerprint}
     manifest = write_rows(store, result.table, meta, version=0)
-    point = None if spec.lean else _written_base(store, spec, len(result.classes))  # else there is none
+    point = None if spec.rows_alone else _written_base(store, spec, len(result.classes))  # else there is none
     samples = [sum(ref["rows"] for ref in result.parts.get(str(shard), [])) for shard in range(spec.shards)]
     return Cached(
         manifest=manifest.digest,

@@ -120,7 +120,7 @@ def build_prefix(spec: RunSpec, classes: int) -> tuple[Prefix, Preprocess, str]:
     """The maker of the numbers of a run's cache, how pictures are scaled for it, and its fingerprint."""
     if spec.two_tiers:
         return build_both(spec, classes)
-    if spec.lean:
+    if spec.rows_alone:
         return build_rows(spec)
     tm, fingerprint = build_tangent(spec, classes)
     return tm, Preprocess.of(tm.network), fingerprint

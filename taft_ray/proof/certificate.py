@@ -17,6 +17,7 @@ from taft_ray.errors import IntegrityError
 from taft_ray.plans.facts import Purge, Removed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import FITTING, SUBTRACT, RequestState, RunState
+from taft_ray.proof.privacy import privacy_statement
 from taft_ray.run.quarantine import quarantines
 from taft_ray.storage import MALFORMED, DeltaRef, Entry, Ledger, canonical_json, digest_json, parse_json
 from taft_ray.storage.digest import seal, unseal
@@ -75,6 +76,7 @@ def certificate_of(
         **_removals(state, entries, told),
         **_what_came_after(run, state, fits),
         **({"brought_back": back} if back else {}),
+        **({"privacy": privacy_statement(spec.privacy, entries, request, state.shards)} if spec.privacy else {}),
         **_cost(state, steps, fits, told),
         "environment": _environment(run, spec),
         "does_not_cover": [*_DOES_NOT_COVER[:-1], handed_out],

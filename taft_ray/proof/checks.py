@@ -14,6 +14,7 @@ from taft_ray.plans.orphans import orphans, strangers
 from taft_ray.plans.state import RunState
 from taft_ray.proof.certificate import open_certificate
 from taft_ray.proof.check_choice import choice
+from taft_ray.proof.check_privacy import privacy
 from taft_ray.proof.check_quarantine import quarantine
 from taft_ray.proof.contradictions import contradictions, inconsistencies
 from taft_ray.proof.evidence import Evidence
@@ -368,6 +369,7 @@ AFTER_THE_CHAIN: tuple[Check, ...] = (
     checkpoints,
     deltas,
     choice,
+    privacy,
     quarantine,
     snapshots,
     certificates,

@@ -7,6 +7,7 @@ from typing import Any
 
 from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, SUBTRACT
 from taft_ray.proof.certificate import brought_back
+from taft_ray.proof.privacy import privacy_contradictions
 from taft_ray.storage import Entry
 from taft_ray.storage import rundir as names
 
@@ -30,7 +31,10 @@ def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
     may_fit = mode in FITTING or (mode == SUBTRACT and certificate.get("beside") is not None)
     if not may_fit and retrained:
         yield f"a {mode} was asked, and the shards {sorted(retrained)} are said to be trained again"
-    undone = sorted(n for n, state in after.items() if state not in (EMPTY, QUARANTINED) and n not in retrained)
+    spared = (certificate.get("privacy") or {}).get("not_fitted", ())  # the budget allows no fit
+    undone = sorted(
+        n for n, state in after.items() if state not in (EMPTY, QUARANTINED) and n not in (*retrained, *spared)
+    )
     if mode in FITTING and undone:
         yield f"{mode} was asked, and the shards {undone} were not trained again"
     removed = {entry["key"] for entry in certificate["objects_removed"]}
@@ -77,6 +81,7 @@ def contradictions(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> 
             if wrong:
                 yield f"{what}: the certificate and entry {number} of the ledger differ in {wrong}"
     yield from _other_drops(certificate, entries)
+    yield from privacy_contradictions(certificate, entries)
 
 
 def _other_drops(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:

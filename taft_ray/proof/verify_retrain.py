@@ -12,6 +12,7 @@ from taft_ray.errors import IntegrityError
 from taft_ray.plans.state import ShardState
 from taft_ray.proof.evidence import Evidence
 from taft_ray.run.environment import fit_environment, torch_settings_kept
+from taft_ray.run.reserved import reserved_task
 from taft_ray.storage import Store
 from taft_ray.workers.kinds import new_worker
 from taft_ray.workers.row_worker import RowWorker
@@ -24,7 +25,8 @@ RELATIVE, ABSOLUTE = 0.05, 1e-5
 
 def retrained_again(run: Evidence) -> None:
     """Every retrained shard in the model is, bit for bit, what its cache gives; or as near its optimum as certified."""
-    shards = [shard for shard in run.state.in_model if shard.generation > 1]
+    # of a private run every one: its bits prove that the noise is that of the key
+    shards = [shard for shard in run.state.in_model if shard.generation > 1 or run.spec.privacy is not None]
     run.checks["shards trained again"] = 0
     if not shards or run.manifest is None:
         return
@@ -43,6 +45,9 @@ def retrained_again(run: Evidence) -> None:
 def _equal(run: Evidence, worker: ShardWorker | RowWorker, shard: ShardState) -> None:
     recorded = shard.in_sums
     task = {"shard": shard.shard, "generation": shard.generation, "parts": run.parts.get(str(shard.shard), [])}
+    if run.spec.privacy is not None:
+        assert run.manifest is not None
+        task |= reserved_task(run.spec, run.state, run.manifest, shard)
     result = worker.fit(task)  # from zero, whatever checkpoint the recorded fit went on from
     again = {ref["stage"]: ref["digest"] for ref in result.get("checkpoints", ())}
     other = [ref.key for ref in shard.checkpoints if again.get(ref.stage) != ref.digest]

@@ -17,8 +17,12 @@ def load_for(spec: RunSpec) -> LoadedModel:
 def build_tangent(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
     """The run's tangent model on its device, and the fingerprint of its frozen prefix.
 
+    Of private fits on rows it is a head on them.
+
     The fingerprint stands for everything that decides a token's bits: weights, cut, picture size and scaling, precision.
     """
+    if spec.rows_alone:
+        return _head_on_rows(spec, classes)
     loaded = load_for(spec)
     if spec.weights_digest and loaded.weights_digest != spec.weights_digest:
         raise IntegrityError(
@@ -43,3 +47,11 @@ def build_tangent(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
         }
     )
     return tm, fingerprint
+
+
+def _head_on_rows(spec: RunSpec, classes: int) -> tuple[TangentModel, str]:
+    from taft_ray.additive import RowsModel
+    from taft_ray.run.rows import build_rows
+
+    maker, _, fingerprint = build_rows(spec)
+    return RowsModel(maker.network, maker.projection, classes), fingerprint

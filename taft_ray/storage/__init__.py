@@ -21,6 +21,7 @@ from taft_ray.storage.manifest import (
     write_rows,
 )
 from taft_ray.storage.objects import ObjectInfo, Store
+from taft_ray.storage.reservations import KeptReservations
 from taft_ray.storage.rundir import id_key, read_spec, write_spec
 from taft_ray.storage.tombstones import Tombstones
 from taft_ray.storage.versions import Erasure
@@ -32,6 +33,7 @@ __all__ = [
     "DeltaRef",
     "Entry",
     "Erasure",
+    "KeptReservations",
     "Ledger",
     "Manifest",
     "ObjectInfo",

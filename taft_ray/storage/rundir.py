@@ -13,6 +13,7 @@ from taft_ray.storage.objects import Store
 
 SPEC_KEY = "run.json"
 ID_KEY = "keys/id.key"
+NOISE_FOLDER = "keys/noise"
 BASE_FOLDER = "base"
 MANIFEST_FOLDER = manifest.FOLDER
 MANIFEST_ROWS = manifest.ROWS
@@ -28,7 +29,7 @@ REPORTS_FOLDER = "reports"
 REJECTED_LISTS = f"{REPORTS_FOLDER}/rejected"
 """What the keys of lists of rejected rows start with."""
 
-ID_KEY_BYTES = 32
+SECRET_BYTES = 32
 _ATTEMPTS = 3
 
 
@@ -78,6 +79,24 @@ def delta_folder(shard: int) -> str:
 def checkpoint_folder(shard: int, generation: int = 1) -> str:
     """Where the slice checkpoints of a shard lie: ``checkpoints/shard=00017``; later generations' in folders below."""
     return _of_generation(f"{CHECKPOINTS_FOLDER}/shard={shard:05d}", generation)
+
+
+def noise_folder(shard: int) -> str:
+    """Where the keys of a private shard's noise lie: ``keys/noise/shard=00017``."""
+    return f"{NOISE_FOLDER}/shard={shard:05d}"
+
+
+def noise_generation(key: str) -> int:
+    """The generation of a shard whose noise has this key; 0 for what is not named like one."""
+    return delta_generation(key)
+
+
+def new_noise_key(store: Store, shard: int, generation: int) -> tuple[str, bytes]:
+    """Write 32 new random bytes for the noise of a shard's generation: where, and the bytes."""
+    secret = secrets.token_bytes(SECRET_BYTES)
+    at = f"{noise_folder(shard)}/{generation:06d}-{digest_bytes(secret)[:16]}.key"
+    store.create(at, secret + bytes.fromhex(digest_bytes(secret)))
+    return at, secret
 
 
 def eval_prefix(data_name: str) -> str:
@@ -158,14 +177,14 @@ def id_key(store: Store, create: bool) -> bytes:
     Raises `ObjectMissing` when it is not there (never made, or destroyed), `IntegrityError` when it was changed.
     """
     try:
-        return _read_id_key(store)
+        return read_secret(store, ID_KEY)
     except ObjectMissing:
         if not create:
             raise
-    key = secrets.token_bytes(ID_KEY_BYTES)
-    if _created(store, ID_KEY, key + bytes.fromhex(digest_bytes(key))):
-        return key
-    return _read_id_key(store)
+    secret = secrets.token_bytes(SECRET_BYTES)
+    if _created(store, ID_KEY, secret + bytes.fromhex(digest_bytes(secret))):
+        return secret
+    return read_secret(store, ID_KEY)
 
 
 def _created(store: Store, key: str, data: bytes) -> bool:
@@ -188,9 +207,10 @@ def _created(store: Store, key: str, data: bytes) -> bool:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _read_id_key(store: Store) -> bytes:
-    data = store.read(ID_KEY)
-    key, check = data[:ID_KEY_BYTES], data[ID_KEY_BYTES:]
-    if len(check) != SIZE or digest_bytes(key) != check.hex():
-        raise IntegrityError(f"{ID_KEY} in {store.uri} is damaged: it does not have its digest; restore it from a copy")
-    return key
+def read_secret(store: Store, at: str) -> bytes:
+    """The 32 bytes that are kept at this key; ObjectMissing where there are none, IntegrityError where they were changed."""
+    data = store.read(at)
+    secret, check = data[:SECRET_BYTES], data[SECRET_BYTES:]
+    if len(check) != SIZE or digest_bytes(secret) != check.hex():
+        raise IntegrityError(f"{at} in {store.uri} is damaged: it does not have its digest; restore it from a copy")
+    return secret

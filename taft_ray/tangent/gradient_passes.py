@@ -1,4 +1,6 @@
-"""Gradients of all units at a Δw, a block of pictures at a time: from the Jacobian's rows in memory, or by a pass through the network.
+"""Gradients of all units at a Δw, a block of pictures at a time.
+
+They come from the Jacobian's rows in memory, or by a pass through the network.
 
 Legend: B pictures, K classes, W values of the derivatives at all places of a picture.
 """
@@ -92,7 +94,7 @@ class KeptRows:
         inputs: list[list[Tensor]] = []
         for start in range(0, len(block.index), PASS):
             part = slice(start, start + PASS)
-            (rows,) = jacobian_rows(tm, [pictures[block.index[part]]])
+            (rows,) = jacobian_rows(tm, [_selected(pictures, block.index[part])])
             flat = self.layout.flat([factor.outputs for factor in rows.factors], rows.vectors)
             if outputs is None:
                 outputs = flat.new_empty(len(block.index), *flat.shape[1:])
@@ -123,7 +125,7 @@ def _each_product(matrices: Tensor, vectors: Tensor) -> Tensor:
 
 
 class NetworkPasses:
-    """A pass through the suffix and back for each block. Of all classes there is one derivative, so K takes no memory."""
+    """A pass through the suffix and back for each block. One derivative stands for all classes, so K takes no memory."""
 
     def __init__(self, tm: TangentModel, pictures: Pictures, layout: Layout, plan: Sequence[Block]) -> None:
         self.tm, self.pictures, self.layout, self._plan = tm, pictures, layout, plan
@@ -132,13 +134,20 @@ class NetworkPasses:
         for block in self._plan:
             with torch.enable_grad():
                 probes = Probes(delta, len(block.index), at=delta)
-                out = self.tm.tangent(self.pictures[block.index], probes)
+                out = self.tm.tangent(_selected(self.pictures, block.index), probes)
                 leaves = [site.probe for site in probes.sites] + list(probes.vectors.values())
                 grads = torch.autograd.grad(out, leaves, residual(out.detach(), block.index), allow_unused=True)
             found = [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True)]
             back = self.layout.flat(found, dict(zip(probes.vectors, found[len(probes.sites) :], strict=True)))
             tensors = self.layout.inputs([site.inputs for site in probes.sites])
             yield block, UnitGradients(Inputs(self.layout, tensors, block.size, len(back), back.device), back)
+
+
+def _selected(pictures: Pictures, index: Tensor) -> Prepared:
+    """Pictures ``index`` (B,): consecutive ones are not copied."""
+    first, last = int(index[0]), int(index[-1])
+    follow_each_other = last - first + 1 == len(index) and bool((index.diff() == 1).all())
+    return pictures[slice(first, last + 1) if follow_each_other else index]
 
 
 def _layout(tm: TangentModel, pictures: Pictures) -> tuple[Layout, int]:

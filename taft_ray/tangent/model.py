@@ -37,13 +37,19 @@ class TangentModel(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, network_cut: Cut, trained: tuple[str, ...], class_token: nn.Parameter | None
+        self,
+        network: nn.Module,
+        network_cut: Cut,
+        trained: tuple[str, ...],
+        class_token: nn.Parameter | None,
+        tangent_only: bool = False,
     ):
         super().__init__()
         self.network = network
         self.class_token = class_token
         self._cut = network_cut
         self.trained = frozenset(trained)
+        self.tangent_only = tangent_only
 
     @property
     def base(self) -> Mapping[str, Tensor]:
@@ -84,6 +90,8 @@ class TangentModel(nn.Module):
         """
         saved = Saving(known)
         primal = self._cut.suffix.primal(self._entrance(tokens), saved)
+        if self.tangent_only:
+            primal = torch.zeros_like(primal)
         return Prepared(primal, dict(saved), token_count=_token_count(tokens))
 
     @torch.no_grad()
@@ -168,6 +176,8 @@ class TangentModel(nn.Module):
         tokens = self.prefix(images)
         x_dot = self._entrance_tangent(tokens.shape[0], _token_count(tokens), delta)
         primal, tangent = self._cut.suffix.dual(self._entrance(tokens), x_dot, delta)
+        if self.tangent_only:
+            primal = torch.zeros_like(primal)
         return primal if tangent is None else primal + tangent
 
     def gram(self, pictures: Pictures) -> dict[str, Tensor]:
@@ -274,6 +284,7 @@ def linearize(
     num_classes: int | None = None,
     seed: int = 0,
     pretrained: bool = False,
+    tangent_only: bool = False,
 ) -> TangentModel:
     """Linearise a timm model around its weights; the model that is passed in is left as it is.
 
@@ -284,6 +295,7 @@ def linearize(
     reset: re-initialise the trained units, final norm and head before linearising (the paper's PT=F).
     cls_token: replace the class token at the suffix entrance by a new one, and train it too (the paper's CLS=T).
     num_classes: None keeps the model's own head; a number makes a new one from ``seed``.
+    tangent_only: f_lin(x) = J·Δw alone, without f_w(x), as in private training (TAFT section 3.4).
 
     Raises UnsupportedModel for what cannot be linearised, UsageError for impossible options.
     """
@@ -324,7 +336,7 @@ def linearize(
     for name in network_cut.units:
         _make_differentiable(network.get_submodule(name))
     trained = _trained_names(network, network_cut, trainable) + ((CLASS_TOKEN,) if cls_token else ())
-    return TangentModel(network, network_cut, trained, class_token)
+    return TangentModel(network, network_cut, trained, class_token, tangent_only)
 
 
 class _NeverKnown(dict[str, Tensor]):

@@ -11,6 +11,7 @@ Legend: B pictures, U units, S pictures per unit (B = U·S), K classes, R rows, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor
 from taft_ray.errors import UnsupportedModel
 from taft_ray.tangent.trained import Entry
 
-BLOCK = 64  # rows that are added up in float32, or units if those have one row; the sum is rounded to an integer
+BLOCK = 128  # rows that are added up in float32, or units if those have one row; the sum is rounded to an integer
 LARGEST = 1e15  # of inputs and derivatives: beyond it a gradient counts as not finite
 CANCELLING = 2.0**16  # times its gradient's norm: all rows' norms of a unit together count as at most that
 ROUNDING = 2.0**-30  # relative to the squares of rows' norms: more than float64 sums of products are wrong by
@@ -100,7 +101,7 @@ class Layout:
         return torch.cat(parts, -1)
 
     def products(self, delta: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """What Δw adds at each place, (B, W): J·Δw is its product with the derivatives of the outputs."""
+        """Values that Δw adds at each place, (B, W): J·Δw is their product with the derivatives of the outputs."""
         like = inputs[0] if inputs else next(iter(delta.values()))
         out = like.new_zeros(len(inputs[0]) if inputs else 1, self.width)
         for matrix, values in zip(self.matrices, inputs, strict=True):
@@ -139,11 +140,12 @@ class Inputs:
             self.fine &= values.abs().flatten(1).amax(1) <= LARGEST
         if not bool(self.fine.all()):
             tensors = [values.masked_fill(~self.fine[:, None, None, None], 0.0) for values in tensors]
-        self.tensors = list(tensors)
+        # in memory of its own order: the last bits of other blocks' sums must not depend on whether a picture here was not fine
+        self.tensors = [values.contiguous() for values in tensors]
 
     @cached_property
     def products(self) -> list[Tensor]:
-        """Of every matrix a_ρ·a_ρ', and 1 more with a bias: (U, H, S·R, S·R), float64."""
+        """Every matrix's a_ρ·a_ρ', and 1 more with a bias: (U, H, S·R, S·R), float64."""
         return [
             _products(values.unflatten(0, (-1, self.size)).flatten(1, 2)) + (matrix.entry.bias is not None)
             for matrix, values in zip(self.layout.matrices, self.tensors, strict=True)
@@ -173,7 +175,7 @@ class UnitGradients:
         """Whether each is one row at every place, so that nothing can cancel within it."""
         return self.size == 1 and self.layout.rows == 1
 
-    @cached_property
+    @property
     def fine(self) -> Tensor:
         """(U,) bool: all of a unit's factors are finite, and not too large."""
         high, low = self.back.amax(1), self.back.amin(1)
@@ -181,26 +183,40 @@ class UnitGradients:
         return picture.view(-1, self.size).all(1)
 
     def norms(self) -> Tensor:
-        """(U,) float64: ‖g‖ of each unit, or a little more; of a unit that is not `fine` anything.
+        """(U,) float64: ‖g‖ of each unit, or a little more; NaN where a factor is not finite, or too large.
 
         Guarantees: at most `CANCELLING` times smaller than the norms of all rows together.
         """
+        return self._norms_of_rows() if self.single else self._norms_of_sums()
+
+    def _norms_of_rows(self) -> Tensor:
+        """Norms of units with one row at every place; their factors are looked at only once."""
+        square = self.back.new_zeros(len(self), dtype=torch.float64)
+        fine = self.inputs.fine.clone()
+        for matrix, inputs in zip(self.layout.matrices, self.inputs.products, strict=True):
+            squares = _products(self._of_units(matrix))
+            fine &= (squares <= LARGEST**2).flatten(1).all(1)
+            square += (squares * inputs).sum((1, 2, 3))
+        if self.layout.vectors:
+            vectors = self.back[:, self.layout.vectors[0].start :]
+            squares = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64).square()
+            fine &= squares <= LARGEST**2
+            square += squares
+        return torch.where(fine, square.sqrt(), math.nan)
+
+    def _norms_of_sums(self) -> Tensor:
         square = self.back.new_zeros(len(self), dtype=torch.float64)
         apart = square.clone()  # squares of what the norms of a place's rows sum to
         for matrix, inputs in zip(self.layout.matrices, self.inputs.products, strict=True):
             products = _products(self._of_units(matrix)) * inputs
             square += products.sum((1, 2, 3))
-            if not self.single:
-                apart += products.diagonal(dim1=2, dim2=3).clamp(min=0).sqrt().sum(2).square().sum(1)
+            apart += products.diagonal(dim1=2, dim2=3).clamp(min=0).sqrt().sum(2).square().sum(1)
         for vector in self.layout.vectors:
             uses = self.back[:, vector.start : vector.stop].view(len(self), self.size, -1)
-            whole = uses[:, 0] if self.size == 1 else uses.sum(1, dtype=torch.float64)
-            square += torch.linalg.vector_norm(whole, dim=-1, dtype=torch.float64).square()
-            if not self.single:
-                apart += torch.linalg.vector_norm(uses, dim=-1, dtype=torch.float64).sum(1).square()
-        if self.single:
-            return square.sqrt()
-        return (square + ROUNDING * apart).clamp(min=0).sqrt().maximum(apart.sqrt() / CANCELLING)
+            square += torch.linalg.vector_norm(uses.sum(1, dtype=torch.float64), dim=-1).square()
+            apart += torch.linalg.vector_norm(uses, dim=-1, dtype=torch.float64).sum(1).square()
+        norms = (square + ROUNDING * apart).clamp(min=0).sqrt().maximum(apart.sqrt() / CANCELLING)
+        return torch.where(self.fine, norms, math.nan)
 
     def _of_units(self, matrix: Matrix) -> Tensor:
         """(U, S·R, H, out)."""
@@ -208,13 +224,15 @@ class UnitGradients:
         return cut.reshape(len(self), self.size * matrix.rows, matrix.entry.heads, matrix.out)
 
     def add_rounded(self, total: Mapping[str, Tensor], weights: Tensor) -> None:
-        """Add Σ weights·g of the units to ``total``, float64; weights (U,), zero where a unit is not `fine`.
+        """Add Σ weights·g of the units to ``total``, float64; weights (U,), zero where a unit's norm is NaN.
 
         Sums of as many units as have `BLOCK` rows are rounded to integers, so that the total's sum is exact in any order.
         """
         dtype = self.back.dtype if self.single else torch.float64
-        each = weights.repeat_interleave(self.size).to(dtype)[:, None]
-        scaled = torch.where(each == 0, 0.0, self.back * each)
+        scaled = self.back * weights.repeat_interleave(self.size).to(dtype)[:, None]
+        left_out = weights == 0
+        if bool(left_out.any()):  # zero times NaN would be NaN
+            scaled.masked_fill_(left_out.repeat_interleave(self.size)[:, None], 0.0)
         step = max(1, BLOCK // (self.size * self.layout.rows)) * self.size
         parts = [slice(start, start + step) for start in range(0, len(scaled), step)]
         for matrix, inputs in zip(self.layout.matrices, self.inputs.tensors, strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 from taft_ray.embedded.names import EMBEDDED_NAME
 from taft_ray.errors import UsageError
+from taft_ray.plans.privacy import private_fields
 from taft_ray.plans.solver_options import check_idle
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.run.address import run_address
@@ -28,9 +29,9 @@ def spec_of(run: str | None, given: Mapping[str, Any], asked: Collection[str] | 
 
     asked: those of the fields that a person gave, all of them by default.
     """
-    values = {"device": AUTO, "precision": AUTO, **_known(given)}
-    pinned = {} if run is None else read_spec(Store(run_address(run))) or {}
     typed = given if asked is None else asked
+    values = {"device": AUTO, "precision": AUTO, **_known(private_fields(given, typed))}
+    pinned = {} if run is None else read_spec(Store(run_address(run))) or {}
     if not pinned:
         check_idle(values, typed)
     if values.get("solver", RunSpec.solver) == pinned.get("solver"):
@@ -54,7 +55,7 @@ def continued(run: str, given: Mapping[str, Any]) -> RunSpec:
     """The spec of a run that exists, with these fields; `write_spec` refuses those that differ."""
     known = run_spec(Store(run_address(run)))
     with _as_usage():
-        return replace(known, **_known(given))
+        return replace(known, **_known(private_fields(given, given)))
 
 
 def _known(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
     from taft_ray.tangent import linearize
 
     loaded = load_model(spec.model, spec.weights, spec.image_size)
-    if spec.additive:
+    if spec.additive or spec.rows_alone:
         spec = replace(spec, features=_features(spec, loaded))
-    if spec.lean:
+    if spec.rows_alone:
         return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
     tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())
     if spec.of_deltas == "joint":
@@ -74,7 +74,7 @@ def _features(spec: RunSpec, loaded: LoadedModel) -> int:
     try:
         sites = sites_of(loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
     except UnsupportedModel as error:
-        if spec.lean:
+        if spec.rows_alone:
             raise
         raise UnsupportedModel(f"{error}; --compose {DEFAULT_COMPOSITION} makes a run of deltas alone") from error
     except UsageError as error:

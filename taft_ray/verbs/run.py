@@ -107,6 +107,23 @@ class Run:
         source = None if data is None else os.fspath(data)
         return answers.Repaired.from_json(repair(self.uri, data=source, report=self._progress))
 
+    def privacy(self, picture: str | os.PathLike[str] | None = None) -> answers.Spent:
+        """The privacy that a private run has spent, by shard. picture: an SVG of it is written there."""
+        from taft_ray.verbs.privacy import draw, privacy
+
+        told = privacy(self.uri)
+        if picture is not None:
+            draw(told, picture)
+        return answers.Spent.from_json(told)
+
+    def privacy_statement(self, file: str | os.PathLike[str] | None = None) -> answers.PrivacyStatement:
+        """What may be published beside a private model; written to ``file``, as JSON, where one is given."""
+        from taft_ray.verbs.privacy import statement, write_statement
+
+        if file is None:
+            return answers.PrivacyStatement.from_json(statement(self.uri))
+        return answers.PrivacyStatement.from_json({**write_statement(self.uri, file), "written": os.fspath(file)})
+
     def sweep(self, asked: Sweep | None = None, *, mlflow: str | None = None, **options: Any) -> answers.Swept:
         """Try settings on the cached tokens; the best becomes a spec. options: fields of `plans.sweep.Sweep`."""
         from taft_ray.plans.sweep import Sweep

@@ -10,6 +10,7 @@ from taft_ray.counting import are, which
 from taft_ray.log import operation
 from taft_ray.plans.additions import counts_of
 from taft_ray.plans.gather import due, planned_start
+from taft_ray.plans.spending import spent_by
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
 from taft_ray.run.address import run_address
@@ -59,6 +60,7 @@ def status(run: str) -> dict[str, Any]:
         "monolith": None if state.monolith is None else {"purged": state.monolith.delta is None},
         "data": None if state.cached is None else counts_of(state.cached.counts, state.additions),  # as it was read in
         **({"additions": _additions(state)} if state.additions else {}),
+        **({} if spec.privacy is None else {"privacy": spent_by(state, spec.privacy)}),
         "samples": sum(shard.samples for shard in state.shards.values()),
         "to_do": _to_do(run, state),
         "quarantined": ill,

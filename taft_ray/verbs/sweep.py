@@ -47,6 +47,10 @@ def sweep(run: str, asked: Sweep, *, mlflow: str | None = None, report: Report =
     base = run_spec(store)
     if base.lean:
         raise UsageError("a sweep tries fits, and this run fits nothing; use taft-ray tune, which needs no trial")
+    if base.privacy is not None:
+        raise UsageError(
+            "a sweep on private data would choose by fits without noise, which nobody charged; choose settings on other data"
+        )
     state = read_state(store)
     if state.cached is None:
         raise UsageError(f"{run} has no activation cache yet; run taft-ray train first, a sweep uses its tokens")

@@ -63,6 +63,14 @@ def train(
         raise UsageError(f"add_shards={add_shards}: expected at least 1, and --add with it")
     if monolithic and spec.lean:
         raise UsageError("an additive run without deltas is one model over everything already; leave --monolithic out")
+    if monolithic and spec.privacy is not None:
+        raise UsageError(
+            "a comparison model over everything would spend privacy of every shard's samples once more; leave --monolithic out"
+        )
+    if add is not None and spec.privacy is not None and spec.privacy.unit == "owner":
+        raise UsageError(
+            "added data makes new shards, and an owner's samples would be in two of them; make another run for new owners"
+        )
     began = time.time()
     run = run_address(run)
     store = Store(run)
@@ -81,6 +89,7 @@ def train(
             report("index", 0, 1)
             source = index_source(PASSES, spec.data, spec.classes)
             check_index(source.rows, classes=source.classes, method=spec.assignment)
+            check_delta(spec, source.rows.num_rows)
             report("index", 1, 1)
         write_spec(store, spec.to_json())
         training = replace(Training.of(run, spec, lanes, report), source=source)
@@ -278,6 +287,15 @@ class Training:
         self._started(1).wait(self.report)
         if self.state().monolith_delta is None:
             raise TaftError("the comparison model was not finished; run the same command again")
+
+
+def check_delta(spec: RunSpec, samples: int) -> None:
+    """UsageError where δ allows a mechanism that publishes a sample."""
+    if spec.privacy is not None and spec.privacy.delta * samples >= 1:
+        raise UsageError(
+            f"delta={spec.privacy.delta:g} is not below 1 / {samples:,} samples: publishing one of them would be allowed; "
+            "set a smaller --delta"
+        )
 
 
 def check_new_classes(spec: RunSpec, data: str, classes: Sequence[str]) -> None:

@@ -80,7 +80,9 @@ def _by_tangent(
 ) -> Tensor:
     """(n, K) float64."""
     tokens = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec).view(np.int16))
-    batch = tm.prepare(tokens.view(torch.float16 if spec.cache_dtype == "float16" else torch.bfloat16))
+    batch = tm.prepare(
+        tokens.view({"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spec.stored_dtype, torch.int16))
+    )
     return (batch.primal + tm.tangent(batch, delta)).cpu().double()
 
 

@@ -55,7 +55,7 @@ class RunModel:
 
     def _tokens(self, arrays: Sequence[np.ndarray]) -> Tensor:
         tokens = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0]))
-        return tokens.view(torch.bfloat16) if self.spec.cache_dtype == "bfloat16" else tokens
+        return tokens.view(torch.bfloat16) if self.spec.stored_dtype == "bfloat16" else tokens
 
     def _config(self, task: dict[str, Any]) -> FitConfig:
         config = self.spec.fit_config()

@@ -23,6 +23,7 @@ from taft_ray.sums import shard_terms, statistics_for
 from taft_ray.systems.order import order_by_key
 from taft_ray.tangent import Delta, Recomputed
 from taft_ray.workers.measuring import Measuring
+from taft_ray.workers.private_fit import private_fit
 from taft_ray.workers.run_model import Loaded, RunModel
 from taft_ray.workers.slice_checkpoints import SliceCheckpoints
 from taft_ray.workers.warm import Warm, in_use
@@ -55,6 +56,8 @@ class ShardWorker(Measuring):
             _log.info("fit begins")
         config = self._config(task)
         loaded = self._load(task, config)
+        if self.spec.privacy is not None:
+            return self._privately(loaded, progress, lane)
         pictures = loaded.pictures
 
         start, resolve = None, task.get("resolve")
@@ -82,6 +85,12 @@ class ShardWorker(Measuring):
             result["checkpoints"] = [written.to_json() for written in checkpoints.written]
             sizes = np.bincount(loaded.slices, minlength=config.slices).tolist()
             result["facts"].update(stages=config.slices, slice_samples=sizes, **checkpoints.facts())
+        return result
+
+    def _privately(self, loaded: Loaded, progress: Progress | None, lane: str) -> dict[str, Any]:
+        delta, reserved = private_fit(self, loaded, progress)
+        result = self._write(loaded, delta, lane)
+        result["facts"].update(reserved=reserved.digest, nonfinite=delta.report.nonfinite)
         return result
 
     @in_use

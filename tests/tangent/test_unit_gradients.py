@@ -38,7 +38,7 @@ def per_picture(case: str, tm: TangentModel, cotangent: Tensor) -> Tensor:
     network, found = build(BY_ID[case]), []
     for picture, row in zip(images(BY_ID[case], count=len(cotangent), seed=8), cotangent, strict=True):
         reference = Reference(network, tm, picture[None])
-        _, transpose = torch.func.vjp(reference, reference.trained)
+        transpose = torch.func.vjp(reference, reference.trained)[1]
         found.append(flat(Delta(transpose(row[None])[0])))
     return torch.stack(found)
 

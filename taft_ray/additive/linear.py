@@ -1,0 +1,83 @@
+"""A head on rows, as a tangent model: logits J·Δw with Δw = (W, b), linear in what is trained. For private fits on rows.
+
+A row's Jacobian is the row itself, |a| <= 1, so that a sample's gradient is bounded without clipping by the error of its
+probabilities: |r|·√(|a|² + 1). Legend: B pictures, S numbers, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from taft_ray.additive.grid import UNIT
+from taft_ray.additive.projection import Projection
+from taft_ray.additive.rows import on_grid, rows_of
+from taft_ray.additive.sites import site_vectors
+from taft_ray.tangent.model import TangentModel
+from taft_ray.tangent.prepared import Prepared
+from taft_ray.tangent.trained import linear_tangent
+
+WEIGHT, BIAS = "head.weight", "head.bias"
+_ROWS = "rows"
+
+
+class RowsModel(TangentModel):
+    """Rows (B, 1, S) int16 -> logits (B, K): W·a + b, with W = b = 0 where nothing is trained.
+
+    A network that is linearised around a head of zeros, with the projection between: what fits and measurements need of a
+    tangent model holds of it. ``prefix`` makes rows of pictures. Nothing of the network is trained.
+    """
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module, projection: Projection, classes: int) -> None:
+        nn.Module.__init__(self)
+        self.network, self.projection = network.eval(), projection
+        self.class_token, self.trained, self.tangent_only = None, frozenset((BIAS, WEIGHT)), True
+        self.classes, self.size = classes, projection.sites.size
+
+    @property
+    def num_classes(self) -> int:
+        return self.classes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def base(self) -> Mapping[str, Tensor]:
+        """Zeros: W (K, S) and b (K,)."""
+        zeros = torch.zeros(self.num_classes, self.size + 1, device=self.device)
+        return {BIAS: zeros[:, 0].contiguous(), WEIGHT: zeros[:, 1:].contiguous()}
+
+    def prefix(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> int16 (B, 1, S)."""
+        return torch.from_numpy(rows_of(self.network, self.projection, images))[:, None]
+
+    @torch.no_grad()
+    def prepare(self, tokens: Tensor, known: Mapping[str, Tensor] | None = None) -> Prepared:
+        """What a pass needs of rows (B, 1, S) int16: their numbers in units of 1."""
+        rows = tokens[:, 0].to(self.device, torch.float32) * UNIT
+        return Prepared(rows.new_zeros(len(rows), self.num_classes), {_ROWS: rows}, token_count=0)
+
+    def layer_outputs(self, tokens: Tensor) -> dict[str, Tensor]:
+        """None: rows are all that there is."""
+        return {}
+
+    def tangent(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
+        """W·a + b, (B, K)."""
+        base = prepared.primal.new_zeros(0)
+        out = linear_tangent(delta, WEIGHT, BIAS, prepared.saved[_ROWS], None, base)
+        return torch.zeros_like(prepared.primal) if out is None else out
+
+    def logits(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
+        """The tangent term alone."""
+        return self.tangent(prepared, delta)
+
+    def forward(self, images: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
+        """Normalised pictures (B, 3, H, W) -> logits (B, K), of the rows that would be stored, rounding included."""
+        self.zero_delta().check_like(delta)
+        a = on_grid(self.projection(site_vectors(self.network, self.projection.sites, images))) * UNIT
+        return (a.to(delta[WEIGHT].dtype) @ delta[WEIGHT].T + delta[BIAS]).to(images.dtype)

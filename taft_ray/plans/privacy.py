@@ -1,0 +1,160 @@
+"""What a private run promises, as options of its spec: the guarantee of one fit, its unit, and the mechanism's public numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from taft_ray.errors import UsageError
+from taft_ray.fitting.config import PRIVATE, PRIVATE_SOLVERS
+from taft_ray.jsonable import JsonObject, optional
+
+UNITS = ("sample", "owner")
+ADJACENCIES = ("zero-out", "add-remove")
+ACCOUNTANT = "gdp/1"
+"""The accountant of `taft_ray.privacy.accounting`, and its version."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy(JsonObject):
+    """Each fit of a shard is (ε, δ)-differentially private; further fits of the same shard add up.
+
+    unit: whose presence is hidden, a sample's or all samples of an owner. adjacency: "zero-out" hides what a unit was, while
+    the sizes of shards are public; "add-remove" hides also whether it was there, and needs a public ``divisor``.
+
+    steps, clip, learning_rate: T steps of full-batch gradient descent; each unit's gradient has at most the norm C. They are
+    fixed beforehand. divisor: the public number that sums of gradients are divided by; of "zero-out" the number of units.
+
+    budget: the ε that the fits of a shard may have in all, at the same δ; None is no cap.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str = "sample"
+    adjacency: str = "zero-out"
+    steps: int = 50
+    clip: float = 1.0
+    learning_rate: float = 1.0
+    divisor: int | None = optional()
+    budget: float | None = optional()
+    accountant: str = ACCOUNTANT
+
+    def __post_init__(self) -> None:
+        for name in ("epsilon", "clip", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"expected {name} > 0, got {getattr(self, name)}; set --{name.replace('_', '-')}")
+        if not 0 < self.delta < 1:
+            raise UsageError(f"expected 0 < delta < 1, got {self.delta}; set --delta to less than 1 / samples")
+        if not (isinstance(self.steps, int) and self.steps >= 1):
+            raise UsageError(f"expected steps >= 1, got {self.steps}; set --steps")
+        for name, allowed in (("unit", UNITS), ("adjacency", ADJACENCIES), ("accountant", (ACCOUNTANT,))):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        if self.adjacency == "add-remove" and self.divisor is None:
+            raise UsageError(
+                "adjacency add-remove hides how large a shard is, so the divisor cannot be read from it; "
+                "set --divisor to a public number, such as the samples per shard that were expected"
+            )
+        if self.divisor is not None and not self.divisor >= 1:
+            raise UsageError(f"expected divisor >= 1, got {self.divisor}; set --divisor")
+        if self.budget is not None and not self.budget >= self.epsilon:
+            raise UsageError(
+                f"budget={self.budget} is less than epsilon={self.epsilon}, so that no fit could be made; raise --budget"
+            )
+
+    @property
+    def mu(self) -> float:
+        """μ of one fit as Gaussian differential privacy."""
+        return _mu(self.epsilon, self.delta)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """σ: the noise of a step, as a multiple of the sensitivity."""
+        from taft_ray.privacy import noise_multiplier
+
+        return noise_multiplier(self.mu, self.steps)
+
+
+@cache
+def _mu(epsilon: float, delta: float) -> float:
+    from taft_ray.privacy import mu_of
+
+    return mu_of(epsilon, delta)
+
+
+SHARED = frozenset(["epsilon", "learning_rate"])
+"""Options that mean something to other runs, too."""
+
+OWN = frozenset(Privacy.__dataclass_fields__) - SHARED - {"accountant"}
+"""Options that mean something to a private run alone."""
+
+
+def private_fields(given: Mapping[str, Any], asked: Collection[str]) -> dict[str, Any]:
+    """The fields of a spec that these options make: those of privacy become one, and what they imply is filled in.
+
+    given: fields of RunSpec and of `Privacy`, and "private". asked: those that a person gave. UsageError for what is missing,
+    or means nothing without ``private``.
+    """
+    values = dict(given)
+    own = {name: values.pop(name) for name in (*OWN, "private") if name in values}
+    if not own.pop("private", False):
+        if lost := sorted(set(own) & set(asked)):
+            options = ", ".join(f"--{name}" for name in lost)
+            raise UsageError(
+                f"{options}: of a private run alone; add --private, or leave {'it' if len(lost) == 1 else 'them'} out"
+            )
+        return values
+    own = {name: value for name, value in own.items() if name in asked}
+    own |= {name: values.pop(name) for name in SHARED if name in asked}
+    missing = [f"--{name}" for name in ("epsilon", "delta") if own.get(name) is None]
+    if missing:
+        raise UsageError(f"a private run needs {' and '.join(missing)}: what each fit may give away of a sample")
+    privacy = Privacy(**own)
+    for name in SHARED:
+        values.pop(name, None)
+    implied = {
+        "solver": PRIVATE, "loss": "ce", "compose": "mean", "assignment": "grouped" if privacy.unit == "owner" else "hash",
+    }  # fmt: skip
+    return {**values, **{name: value for name, value in implied.items() if name not in asked}, "privacy": privacy}
+
+
+def check_private(spec: Any) -> None:
+    """UsageError for a spec whose fits would not be private, each with its reason and the way out.
+
+    spec: a RunSpec.
+    """
+    private = spec.solver in PRIVATE_SOLVERS
+    if private != (spec.privacy is not None):
+        raise UsageError(
+            f"solver={spec.solver!r} needs --private, with --epsilon and --delta"
+            if private
+            else f"solver={spec.solver!r} adds no noise; a private run needs --solver {' or '.join(PRIVATE_SOLVERS)}"
+        )
+    if spec.privacy is None:
+        return
+    wanted = "grouped" if spec.privacy.unit == "owner" else "hash"
+    if spec.assignment != wanted:
+        why = (
+            "all samples of an owner must be in one shard"
+            if wanted == "grouped"
+            else "a sample's shard must depend on its id alone, or another sample's presence would show in it"
+        )
+        raise UsageError(f"assignment={spec.assignment!r} in a private run: {why}; use --assignment {wanted}")
+    if spec.compose != "mean":
+        raise UsageError(f"compose={spec.compose!r} in a private run: its statistics have no noise; use --compose mean")
+    if spec.weighting != "uniform" and spec.privacy.adjacency == "add-remove":
+        raise UsageError(
+            "weighting='samples' shows how large shards are, which adjacency add-remove hides; use --weighting uniform"
+        )
+    if spec.classes is None:
+        raise UsageError(
+            "a private run needs a public list of classes: classes read from the data would show that a class occurs; "
+            "set --classes"
+        )
+    if spec.slices != 1:
+        raise UsageError(
+            f"slices={spec.slices} in a private run: checkpoints between slices have no noise; leave --slices out"
+        )

@@ -1,0 +1,96 @@
+"""`verify` of a private run: every fit was paid for before it, no noise was used twice, and keys are there as long as their fits."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from taft_ray.counting import plural, which
+from taft_ray.errors import IntegrityError
+from taft_ray.plans.spending import DpReserved
+from taft_ray.privacy import commitment
+from taft_ray.proof.evidence import Evidence
+from taft_ray.storage import KeptReservations
+from taft_ray.storage import rundir as names
+
+
+def privacy(run: Evidence) -> None:
+    """Reservations, keys and fits agree."""
+    if run.spec.privacy is None:
+        return
+    with run.examining("privacy"):
+        _paid(run)
+        _once(run)
+    with run.examining("noise keys"):
+        _keys(run)
+    with run.examining("privacy beside the run"):
+        _beside(run)
+
+
+def _paid(run: Evidence) -> None:
+    """A reservation of just that fit stands in the chain before each fit, with the spec's guarantee."""
+    asked = run.spec.privacy
+    assert asked is not None
+    reserved: dict[str, DpReserved] = {}
+    for entry in run.entries:
+        if entry.kind == DpReserved.KIND:
+            one = DpReserved.from_json(entry.body)
+            if not one.mu >= asked.mu * (1 - 1e-12) or one.noise_multiplier < asked.noise_multiplier * (1 - 1e-12):
+                raise IntegrityError(f"ledger entry {entry.number} reserves less privacy than the spec's fit spends")
+            reserved[one.digest] = one
+        elif entry.kind == "trained":
+            by = reserved.get(entry.body["facts"].get("reserved", ""))
+            fit = (entry.body["shard"], entry.body["generation"])
+            if by is None or (by.shard, by.generation) != fit or by.restored:
+                raise IntegrityError(f"the fit of shard {fit[0]}, generation {fit[1]}, was not paid for before it")
+    run.checks["privacy reservations"] = len(reserved)
+
+
+def _once(run: Evidence) -> None:
+    """No two reservations have the same key of noise."""
+    several = [one for shard in run.state.reservations.values() for one in shard]
+    twice = [key for key, count in Counter(one.key.digest for one in several if not one.restored).items() if count > 1]
+    if twice:
+        raise IntegrityError(
+            f"{plural(len(twice), 'noise key is', 'noise keys are')} reserved twice: the difference of such models has no noise"
+        )
+
+
+def _keys(run: Evidence) -> None:
+    """The key of every shard in the model is there, as committed, and those of generations that are over are gone."""
+    in_model = {shard.shard: shard for shard in run.state.in_model}
+    run.checks["noise keys"] = 0
+    for number, shard in in_model.items():
+        by = next(
+            (one for one in run.state.reservations.get(number, ()) if one.digest == shard.facts.get("reserved")), None
+        )
+        if by is None:
+            continue  # said already
+        if commitment(names.read_secret(run.store, by.key.key)) != by.key.digest:
+            raise IntegrityError(f"{by.key.key} is not the key that was reserved; restore it from a copy")
+        run.checks["noise keys"] += 1
+    old = sorted(
+        number
+        for number, shard in run.state.shards.items()
+        if any(
+            key.startswith(f"{names.noise_folder(number)}/") and names.noise_generation(key) < shard.current
+            for key in run.sizes
+        )
+        and not any(r.purged is None and number in r.shards for r in run.state.requests.values())
+    )
+    if old:
+        raise IntegrityError(
+            f"keys of noise that is over are still there, of {which('shard', old)}; run taft-ray train"
+        )
+
+
+def _beside(run: Evidence) -> None:
+    """Everything that was spent, as kept beside the run, is in its ledger."""
+    if not run.state.identity:
+        return
+    known = {one.digest for several in run.state.reservations.values() for one in several}
+    missing = KeptReservations(run.store, run.state.identity).names() - known
+    if missing:
+        raise IntegrityError(
+            f"{plural(len(missing), 'reservation is', 'reservations are')} kept beside {run.store.uri} and not in its ledger: an "
+            "older copy of the folder was put back; taft-ray train charges them again"
+        )

@@ -1,0 +1,132 @@
+"""`privacy`: what a private run has spent, by shard, and what of it may be published. Starts nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from taft_ray.composer.composer import Composer
+from taft_ray.errors import UsageError
+from taft_ray.log import operation
+from taft_ray.plans.privacy import Privacy
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.spending import epsilon_spent, spent
+from taft_ray.plans.state import RunState
+from taft_ray.run.address import run_address
+from taft_ray.storage import canonical_json, digest_json
+
+STATEMENT = "taft_ray.privacy-statement/1"
+
+
+@operation("privacy")
+def privacy(run: str) -> dict[str, Any]:
+    """The odometer of each shard: μ and ε of all its fits together, and of the run, whose shards are disjoint.
+
+    ε of a shard is that of each of its samples (or owners), forgotten ones included. UsageError where the run is not private.
+    """
+    run = run_address(run)
+    composer = Composer(run)
+    asked = _asked(composer)
+    composer.queue.reserving.restore()
+    state = composer.snapshot()
+    shards = [_shard(state, number, asked) for number in sorted(state.shards.keys() | state.reservations.keys())]
+    worst = max((one["epsilon"] for one in shards), default=0.0)
+    return {
+        "run": run,
+        "epsilon": worst,
+        "delta": asked.delta,
+        "budget": asked.budget,
+        "left": None if asked.budget is None else max(0.0, asked.budget - worst),
+        "unit": asked.unit,
+        "adjacency": asked.adjacency,
+        "epsilon_of_a_fit": asked.epsilon,
+        "mu_of_a_fit": asked.mu,
+        "noise_multiplier": asked.noise_multiplier,
+        "steps": asked.steps,
+        "clip": asked.clip,
+        "accountant": asked.accountant,
+        "composed": composer.composed_digest(),
+        "shards": shards,
+    }
+
+
+def _asked(composer: Composer) -> Privacy:
+    asked = composer.record.spec.privacy
+    if asked is None:
+        raise UsageError(
+            f"{composer.record.store.uri} is no private run: it has no noise and no budget; train one with --private"
+        )
+    return asked
+
+
+def _shard(state: RunState, number: int, asked: Privacy) -> dict[str, Any]:
+    several = state.reservations.get(number, [])
+    known = state.shards.get(number)
+    mu = spent(several)
+    return {
+        "shard": number,
+        "state": "unknown" if known is None else known.told,
+        "fits": len(several),
+        "generations": sorted({one.generation for one in several}),
+        "mu": mu,
+        "epsilon": epsilon_spent(mu, asked.delta),
+        "restored": sum(one.restored for one in several),
+    }
+
+
+def statement(run: str) -> dict[str, Any]:
+    """What may be published beside the model: the guarantee and the mechanism, and nothing that depends on single samples.
+
+    The ledger itself is not private: its digests confirm guesses of whoever has them.
+    """
+    told = privacy(run)
+    spec: RunSpec = Composer(run_address(run)).record.spec
+    assert spec.privacy is not None
+    body = {
+        "schema": STATEMENT,
+        "model": told["composed"],
+        "network": spec.model,
+        "weights": spec.weights_digest,
+        "classes": list(spec.classes or ()),
+        "epsilon": told["epsilon"],
+        "delta": told["delta"],
+        "unit": told["unit"],
+        "adjacency": told["adjacency"],
+        "mechanism": {
+            "solver": spec.solver,
+            "steps": told["steps"],
+            "clip": told["clip"],
+            "noise_multiplier": told["noise_multiplier"],
+            "shards": spec.shards,
+            "composition": "disjoint shards by a hash of the id (parallel); fits of one shard add up as Gaussian differential privacy",
+        },
+        "accountant": told["accountant"],
+        "holds_towards": "whoever has every model that this run ever gave out, and not its folder, its keys or its ledger",
+        "does_not_cover": _DOES_NOT_COVER,
+    }
+    return {**body, "digest": digest_json(body)}
+
+
+_DOES_NOT_COVER = [
+    "whoever can read the run's folder: the cache, the keys of the noise, and the ledger with its digests",
+    "evaluations on data that is not public",
+    "settings that were chosen on the private data by other means than this run",
+    "samples of one person under several ids, where the unit is a sample",
+]
+
+
+def draw(told: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
+    """Write the picture of `privacy`'s answer as SVG."""
+    from taft_ray.pages.figures.privacy import spent_picture
+
+    with open(file, "wb") as out:
+        out.write(spent_picture(told))
+
+
+def write_statement(run: str, file: str | os.PathLike[str]) -> dict[str, Any]:
+    """`statement`, written there as canonical JSON."""
+    made = statement(run)
+    with open(file, "wb") as out:
+        out.write(canonical_json(made) + b"\n")
+    return made

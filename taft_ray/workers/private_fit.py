@@ -1,0 +1,63 @@
+"""A private fit: what the reservation of a task says, with the noise of its key. Nothing is fitted without both."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from taft_ray.errors import IntegrityError, UsageError
+from taft_ray.fitting import FitReport, FittedDelta, PrivateRecipe, private_descent
+from taft_ray.plans.spending import DpReserved
+from taft_ray.privacy import GaussianStream, commitment, stream_seed
+from taft_ray.run.reserved import inputs_digest
+from taft_ray.storage import digest_json
+from taft_ray.storage import rundir as names
+from taft_ray.workers.run_model import Loaded, RunModel
+
+if TYPE_CHECKING:
+    from taft_ray.workers.shard_worker import Progress
+
+
+def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> tuple[FittedDelta, DpReserved]:
+    """The delta of a shard by noisy gradient descent (`fitting.private`), and what was reserved for it.
+
+    Of the samples it reports nothing: no loss, no norm and no accuracy. UsageError for a task without a reservation.
+    """
+    reserved = _reservation(model, loaded)
+    secret = names.read_secret(model.store, reserved.key.key)
+    if commitment(secret) != reserved.key.digest:
+        raise IntegrityError(f"{reserved.key.key} is not the key that was reserved; restore it from a copy")
+    spec = model.spec
+    noise = GaussianStream(
+        stream_seed(secret, spec=digest_json(spec.to_json()), inputs=reserved.inputs, reservation=reserved.digest)
+    )
+    recipe = PrivateRecipe(
+        steps=reserved.steps, learning_rate=reserved.learning_rate, clip=reserved.clip,
+        noise_multiplier=reserved.noise_multiplier, divisor=reserved.divisor,
+    )  # fmt: skip
+    numbers = loaded.task.get("units")
+    units = None if numbers is None else torch.tensor([numbers[key.hex()] for key in loaded.keys], dtype=torch.int64)
+    began = time.perf_counter()
+    made = private_descent(
+        model.tm, loaded.pictures, loaded.labels, spec.fit_config().as_loss(), recipe, noise, units=units, progress=progress,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    report = FitReport(
+        solver=spec.solver, samples=len(loaded.labels), iterations=made.steps, seconds=seconds, nonfinite=made.nonfinite
+    )
+    return FittedDelta(made.delta, report), reserved
+
+
+def _reservation(model: RunModel, loaded: Loaded) -> DpReserved:
+    task = loaded.task
+    if task["shard"] == "monolith":
+        raise UsageError("a comparison model over everything would spend privacy that nobody charged; leave it out")
+    if "reserved" not in task:
+        raise UsageError(f"shard {task['shard']} of {model.store.uri} has no privacy reserved for this fit")
+    reserved = DpReserved.from_json(task["reserved"])
+    inputs = inputs_digest([part["digest"] for part in task["parts"]], task.get("units"))
+    if (reserved.shard, reserved.generation) != (task["shard"], task["generation"]) or reserved.inputs != inputs:
+        raise UsageError(f"the privacy reserved for shard {task['shard']} is of other inputs; ask for the task again")
+    return reserved
