@@ -15,6 +15,7 @@ number z·scale is that of the exact Gaussian within a factor 1 ± 2^-49 · scal
 Float64 has too few digits for that at large scales. Above 2^20 a number is the sum of a coarse one and a fine one. The coarse one is
 a multiple of h = 2^k with 2^20 h > scale, and the fine one has a scale of 8 h. Their sum is N(0, scale²) and a uniform number of ±h/2
 beside it, which takes nothing from privacy. The fine noise leaves exp(−2π² · 64) of the coarse grid to be seen (Poisson's summation).
+A fine part above 2^20 is parted again.
 
 These errors have no direction that data could choose. Over m numbers they move the privacy loss by about 2^-31 · √m, which is 1e-6
 for 10 million numbers.
@@ -38,8 +39,8 @@ from taft_ray.errors import UsageError
 
 SIZE = 32
 """Bytes of a key and of a seed."""
-LARGEST_SCALE = 2.0**40
-"""Twelve times as much, and the coarse part of it, are whole numbers that float64 holds."""
+LARGEST_SCALE = 2.0**49
+"""Twelve times as much are whole numbers that float64 holds."""
 _BLOCK = 1 << 13  # numbers at a time: they stay in the processor's cache
 _COUNT = 1 << 32  # numbers of one call; a key's counter reaches farther
 _ONE_PART = 2.0**20  # the largest scale that one number has digits enough for
@@ -95,19 +96,24 @@ class GaussianStream:
     def __call__(self, step: int, count: int, scale: float) -> np.ndarray:
         """round(scale · N(0, 1)): int64 (count,).
 
-        step: 0, 1, 2, … count: numbers, up to 2^32. scale: standard deviation in units of the grid, up to 2^40.
+        step: 0, 1, 2, … count: numbers, up to 2^32. scale: standard deviation in units of the grid, up to 2^49.
         """
         step, count, scale = _whole("step", step, 1 << 63), _whole("count", count, _COUNT), _scale(scale)
         call = step.to_bytes(8, "big") + count.to_bytes(8, "big") + np.array(scale, ">f8").tobytes()
         key = hmac.digest(self._seed, _CALL + call, "sha256")
-        if scale <= _ONE_PART:
-            return _rounded(key, 0, count, scale)
-        step_of_grid = 2.0 ** (math.frexp(scale / _ONE_PART)[1])
-        fine = _SMOOTH * step_of_grid
-        found = _rounded(key, 2, count, math.sqrt((scale - fine) * (scale + fine)) / step_of_grid)
-        found *= int(step_of_grid)
-        found += _rounded(key, 0, count, fine)
-        return found
+        return _drawn(key, count, scale, level=0)
+
+
+def _drawn(key: bytes, count: int, scale: float, level: int) -> np.ndarray:
+    """round(scale · N(0, 1)), int64 (count,): one part, or a coarse part and what is drawn at the next level."""
+    if scale <= _ONE_PART:
+        return _rounded(key, 0, count, scale)
+    step_of_grid = 2.0 ** (math.frexp(scale / _ONE_PART)[1])
+    fine = _SMOOTH * step_of_grid
+    found = _rounded(key, 2 * (level + 1), count, math.sqrt((scale - fine) * (scale + fine)) / step_of_grid)
+    found *= int(step_of_grid)
+    found += _drawn(key, count, fine, level + 1)
+    return found
 
 
 def _rounded(key: bytes, nonce: int, count: int, scale: float) -> np.ndarray:
@@ -166,6 +172,6 @@ def _scale(scale: float) -> float:
     number = isinstance(scale, int | float | np.integer | np.floating) and not isinstance(scale, bool)
     if not number or not 0 < scale <= LARGEST_SCALE or not math.isfinite(scale):
         raise UsageError(
-            f"scale={scale!r}: expected a number above 0, up to 2^40 units of the grid; choose a coarser grid"
+            f"scale={scale!r}: expected a number above 0, up to 2^49 units of the grid; choose a coarser grid"
         )
     return float(scale)
