@@ -7,8 +7,8 @@ Frobenius norm. G has its off-diagonal numbers twice in that norm, so that those
 sums are releases of their own: `share` of μ² goes to G.
 
 Rows and their sums are whole numbers. So nothing is rounded, the sensitivity is exact, and noise is added as whole numbers.
-All that follows is post-processing: Ĝ₊ is Ĝ without its negative eigenvalues, and λ is a multiple of the spectral norm of N_G, whose
-size is public. No intercept is needed: the mean of the targets is the same for all classes in what a softmax or argmax sees.
+All that follows is post-processing. Ĝ₊ is Ĝ without its negative eigenvalues. λ is a multiple of the spectral norm of N_G, which is
+public. No intercept is needed: the mean of the targets is the same for all classes in what a softmax or argmax sees.
 
 Legend: n pictures, S numbers, K classes.
 """
@@ -34,7 +34,7 @@ _DIAGONAL, _BESIDE, _BY_CLASS = range(3)  # the steps of the noise
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NoisySums:
-    """What was released. gram: (S, S), by_class: (K, S), float64 in units of 1. Nothing else of the private rows is in it.
+    """A release. gram: (S, S), by_class: (K, S), float64 in units of 1. Nothing else of the private rows is in it.
 
     gram_variance: of an off-diagonal number of N_G, times 2; that of `merged` sums is their total.
     """

@@ -55,7 +55,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowDescent:
-    """What a private descent gave. ``coefficients`` (K, S) and ``intercept`` (K,) are released; ``nonfinite`` is not.
+    """The result of a private descent. ``coefficients`` (K, S) and ``intercept`` (K,) are released; ``nonfinite`` is not.
 
     sensitivity: C(1 + η), which the noise was scaled to. nonfinite: gradients (unit × step) that counted as zero because they
     were not finite.

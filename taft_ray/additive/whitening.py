@@ -1,10 +1,10 @@
 """A public preconditioner of rows: a' = (P + r·tr(P)/S · I)^-1/2 a, shortened or stretched to length 1, on the grid again.
 
-P is the second moment of *public* pictures' rows. Descent on a' is descent on a with the public preconditioner P: directions that
-every picture has weigh less, so that noise is not spent on them. Nothing private is read, and |a'| <= 1 holds as |a| <= 1 did.
+P is the second moment of *public* pictures' rows. Descent on a' is descent on a with the public preconditioner P. Directions that
+every picture has weigh less, and noise is not spent on them. Nothing private is read, and |a'| <= 1 holds as |a| <= 1 did.
 
-P is not centred: a mean of other pictures is no mean of these. Lengths are made equal because those of private pictures are
-not the public ones', and a row that is short pays as much noise as a long one.
+P is not centred: a mean of other pictures is no mean of these. Lengths are made equal, because private
+pictures' lengths are not the public ones'. A row that is short pays as much noise as a long one.
 
 Legend: n pictures, S numbers.
 """
@@ -33,7 +33,7 @@ class Whitening:
 
     @classmethod
     def of(cls, public: np.ndarray, ridge: float = RIDGE) -> Whitening:
-        """Of public rows, int16 (n, S). UsageError for no rows or a ridge <= 0, DataError for rows that are all zero."""
+        """The whitening by public rows, int16 (n, S). UsageError for no rows or a ridge <= 0, DataError for rows that are all zero."""
         if not len(public) or not 0 < ridge < float("inf"):
             raise UsageError(f"whitening by {len(public)} public rows, ridge={ridge}: expected some rows, a number > 0")
         check_rows(public, public.shape[1])

