@@ -27,8 +27,8 @@ from taft_ray.additive.private import Noise
 from taft_ray.additive.threads import one_blas_thread
 from taft_ray.errors import DeltaMismatch, UsageError
 
-SHARE = 0.5  # of μ² for G
-PENALTY = 0.5  # λ in units of the spectral norm of G's noise
+SHARE = 0.3  # of μ² for G
+PENALTY = 0.3  # λ in units of the spectral norm of G's noise
 _DIAGONAL, _BESIDE, _BY_CLASS = range(3)  # the steps of the noise
 
 

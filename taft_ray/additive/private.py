@@ -86,7 +86,6 @@ def descend(
     noise: Noise,
     *,
     units: np.ndarray | None = None,
-    momentum: float = 0.0,
 ) -> RowDescent:
     """The linear model after ``recipe.steps`` private steps.
 
@@ -94,8 +93,6 @@ def descend(
 
     units: (n,) int64, the number of each row's unit (its owner), whose gradients are summed and clipped together. Each row is a
     unit by itself by default.
-
-    momentum: of the heavy ball, with the learning rate times 1 − momentum. It reads noisy sums alone, so that it costs nothing.
 
     Guarantees: ``noise`` is called once per step, with P numbers, for no rows too. Zeroing a unit's gradient out changes each
     step's integers by at most C(1 + η)/q, whatever the rows are. Equal arguments give equal bits, whatever the threads.
@@ -108,8 +105,6 @@ def descend(
     unit, sensitivity = grid_unit(recipe.clip), recipe.clip * (1 + margin(count))
     blocks = list(_blocks(len(rows), units))
     weights, nonfinite = np.zeros((classes, size + 1)), 0
-    velocity = np.zeros_like(weights)
-    rate = recipe.learning_rate * (1 - momentum) * unit / recipe.divisor
     with one_blas_thread():
         for step in range(recipe.steps):
             total = np.zeros((classes, size + 1), np.int64)
@@ -123,8 +118,7 @@ def descend(
             if drawn.shape != (count,) or drawn.dtype != np.int64:
                 raise UsageError(f"expected noise ({count},) int64, got {drawn.shape} {drawn.dtype}")
             total += drawn.reshape(total.shape)
-            velocity = momentum * velocity + total
-            weights -= velocity * rate
+            weights -= total * (recipe.learning_rate * unit / recipe.divisor)
     return RowDescent(
         coefficients=np.ascontiguousarray(weights[:, :-1]),
         intercept=weights[:, -1].copy(),

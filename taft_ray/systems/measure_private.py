@@ -170,7 +170,6 @@ def _on_rows(
     found = [
         descend(
             rows[part.numpy()], labels[part.numpy()], classes, recipe(private, len(part)), stream(cell, number),
-            momentum=private.momentum,
         )
         for number, part in enumerate(parts)
     ]  # fmt: skip

@@ -17,7 +17,7 @@ DELTA = 1e-5
 class Private:
     """Each shard's fit is (ε, δ)-differentially private. epsilon: inf adds no noise, and clips all the same.
 
-    way: "descent", or "sums" of a cell on sites. momentum: of descent on rows. features: S of a cell on sites.
+    way: "descent", or "sums" of a cell on sites. features: S of a cell on sites.
     """
 
     epsilon: float
@@ -26,7 +26,6 @@ class Private:
     steps: int = 50
     learning_rate: float = 1.0
     clip: float = 1.0
-    momentum: float = 0.0
     features: int = 1024
 
     def __post_init__(self) -> None:

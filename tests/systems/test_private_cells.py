@@ -49,7 +49,7 @@ def test_heads_on_rows_and_the_network_itself_learn_too(cell_of, tm, train, test
     cell = cell_of(
         shards=1,
         network=network,
-        private=replace(QUICK, learning_rate=10.0 if network == "frozen" else 0.3, momentum=0.5),
+        private=replace(QUICK, learning_rate=10.0 if network == "frozen" else 0.3),
         **fit,
     )
     assert result(cell, tm, train, test) > 0.5
