@@ -42,7 +42,7 @@ def accounting(shards: int, generations: int, repetitions: int) -> dict[str, Any
 def noise(numbers: int, repetitions: int) -> dict[str, Any]:
     stream = GaussianStream(stream_seed(new_key(), spec="spec", inputs="inputs", reservation="reservation"))
     plain = np.random.default_rng(0)
-    took = seconds(lambda: stream(0, numbers, 2.0**16), repetitions)
+    took = seconds(lambda: stream(0, numbers, 2.0**20), repetitions)
     beside = seconds(lambda: plain.standard_normal(numbers), repetitions)
     return {
         "what": f"{numbers:,} normals of `GaussianStream`",

@@ -11,21 +11,26 @@ if TYPE_CHECKING:
     from taft_ray.additive.exact_sums import Sums
     from taft_ray.additive.linear import RowsModel
     from taft_ray.additive.model import AdditiveModel, AdditiveNetwork
+    from taft_ray.additive.noisy_sums import NoisySums
     from taft_ray.additive.options import GRID
+    from taft_ray.additive.private import RowDescent, descend
     from taft_ray.additive.projection import Projection
     from taft_ray.additive.ridge import Score, Solution, leave_one_out, solve
     from taft_ray.additive.rows import rows_of, to_rows
     from taft_ray.additive.settings import Policy, Settings, SiteGroup
     from taft_ray.additive.sites import Group, Sites, site_vectors, sites_of
     from taft_ray.additive.tuning import Tuner, column_scales
+    from taft_ray.additive.whitening import Whitening
 
 __all__ = [
     "GRID",
     "AdditiveModel",
     "AdditiveNetwork",
     "Group",
+    "NoisySums",
     "Policy",
     "Projection",
+    "RowDescent",
     "RowsModel",
     "Score",
     "Settings",
@@ -34,7 +39,9 @@ __all__ = [
     "Solution",
     "Sums",
     "Tuner",
+    "Whitening",
     "column_scales",
+    "descend",
     "leave_one_out",
     "rows_of",
     "site_vectors",
@@ -47,6 +54,9 @@ _WHERE = {
     "taft_ray.additive.exact_sums": ("Sums",),
     "taft_ray.additive.linear": ("RowsModel",),
     "taft_ray.additive.model": ("AdditiveModel", "AdditiveNetwork"),
+    "taft_ray.additive.noisy_sums": ("NoisySums",),
+    "taft_ray.additive.private": ("RowDescent", "descend"),
+    "taft_ray.additive.whitening": ("Whitening",),
     "taft_ray.additive.projection": ("Projection",),
     "taft_ray.additive.options": ("GRID",),
     "taft_ray.additive.ridge": ("Score", "Solution", "leave_one_out", "solve"),

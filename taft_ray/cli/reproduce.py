@@ -16,7 +16,7 @@ from taft_ray.progress import ProgressReport
 
 NAMES = (
     "table1", "table2", "fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "table7", "epsilon", "joint", "rates", "choices", "slices", "baselines",
-    "forgetting",
+    "forgetting", "table3", "table3-nonlinear",
 )  # fmt: skip
 
 
@@ -32,6 +32,8 @@ NAMES = (
 )
 @click.option("--rows", type=int, help="Use so many training pictures, chosen at random; all by default.")
 @click.option("--eval-rows", "test_rows", type=int, help="The same of the evaluation data.")
+@click.option("--public", metavar="URI", help="Pictures that nobody need hide, for table3's whitening.")
+@click.option("--public-rows", type=int, help="Use so many of them.")
 @click.option("--label", help="What the data is called in titles and file names; its own name by default.")
 @click.option("--cell", metavar="DIGEST", help="Measure only this cell, again; exits 1 when its accuracy is another.")
 @click.option("--workers", type=int, help="Cells at once; one a GPU, or as the cores allow, by default.")

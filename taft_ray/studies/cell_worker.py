@@ -12,7 +12,17 @@ from taft_ray.run.environment import cell_environment, settle
 from taft_ray.run.model import build_tangent, load_for
 from taft_ray.storage import Store, canonical_json, json_object
 from taft_ray.studies.shared_tokens import token_set
-from taft_ray.systems import ON_SITES, Cell, TokenSet, measure, measure_forgetting, measure_frozen, measure_sites
+from taft_ray.systems import (
+    ON_SITES,
+    Cell,
+    TokenSet,
+    measure,
+    measure_forgetting,
+    measure_frozen,
+    measure_private,
+    measure_private_sites,
+    measure_sites,
+)
 
 SAME = 1e-9  # accuracies of a cell that is measured again may differ by this much, which is rounding of a mean
 
@@ -24,14 +34,16 @@ class CellWorker:
         self.store = Store(root)
 
     def measure(self, cell_json: Mapping[str, Any], classes: int, again: bool, *arrays: np.ndarray) -> dict[str, Any]:
-        """Measure a cell on the `Tokens.arrays` of training and evaluation data, and write its file; its content.
+        """Measure a cell on the `Tokens.arrays` of training, evaluation and public data, and write its file; its content.
 
         again: compare with the file instead of writing it; "same" says whether the accuracies are those.
         """
         cell = Cell.from_json(cell_json)
         settle(cell.spec)
-        train, test = (token_set(three, cell.spec.stored_dtype) for three in (arrays[:3], arrays[3:]))
-        result = _measured(cell, classes, train, test)
+        train, test, *public = (
+            token_set(arrays[at : at + 3], cell.spec.stored_dtype) for at in range(0, len(arrays), 3)
+        )
+        result = _measured(cell, classes, train, test, public[0] if public else None)
         document = {"cell": cell.to_json(), "digest": cell.digest, **result, "environment": cell_environment(cell.spec)}
         if again:
             try:
@@ -45,12 +57,16 @@ class CellWorker:
         return document
 
 
-def _measured(cell: Cell, classes: int, train: TokenSet, test: TokenSet) -> dict[str, Any]:
+def _measured(cell: Cell, classes: int, train: TokenSet, test: TokenSet, public: TokenSet | None) -> dict[str, Any]:
     """By the function for this cell's network."""
     if cell.network in ON_SITES:
         loaded = load_for(cell.spec)
+        if cell.private is not None:
+            return measure_private_sites(cell, loaded.network, loaded.preprocess.size, classes, train, test, public)
         return measure_sites(cell, loaded.network, loaded.preprocess.size, classes, train, test)
     tm, _ = build_tangent(cell.spec, classes)
+    if cell.private is not None:
+        return measure_private(cell, tm, train, test)
     if cell.network == "frozen":
         return measure_frozen(cell, tm, train, test)
     return (measure_forgetting if cell.leaving else measure)(cell, tm, train, test)

@@ -40,12 +40,14 @@ class TokenSource:
     rows: int | None
     test_rows: int | None
     report: Report
+    public: str | None = None
+    public_rows: int | None = None
 
     def __post_init__(self) -> None:
-        self._held: tuple[Any, Tokens, Tokens] | None = None
+        self._held: tuple[Any, tuple[Tokens, ...]] | None = None
 
-    def of(self, cell: Cell) -> tuple[Tokens, Tokens]:
-        """The pair for this cell, in Ray; the last one is kept, for cells come depth by depth."""
+    def of(self, cell: Cell) -> tuple[Tokens, ...]:
+        """The pair for this cell, in Ray; the last one is kept, for cells come depth by depth. Public tokens are beside it."""
         session.check_device(cell.spec.device)
         depth = _of_tokens(cell)
         if self._held is None or self._held[0] != depth:
@@ -56,13 +58,21 @@ class TokenSource:
             test = shared_tokens(
                 self.root, cell.spec, self.test, rows=self.test_rows, classes=train.classes, report=self.report
             )
-            self._held = (depth, train, test)
-        return self._held[1:]
+            beside = ()
+            if depth[-1] and self.public is not None:
+                beside = (
+                    shared_tokens(
+                        self.root, cell.spec, self.public, rows=self.public_rows, classes=None, report=self.report
+                    ),
+                )
+            self._held = (depth, (train, test, *beside))
+        return self._held[1]
 
 
-def _of_tokens(cell: Cell) -> tuple[bool, str]:
-    """Cells that read the same tokens have this in common."""
-    return cell.network in ON_SITES, str(cell.spec.last_blocks)
+def _of_tokens(cell: Cell) -> tuple[bool, str, bool]:
+    """Cells that read the same tokens have this in common; the last says whether public ones are among them."""
+    on_sites = cell.network in ON_SITES
+    return on_sites, str(cell.spec.last_blocks), on_sites and cell.private is not None
 
 
 def _workers(spec: RunSpec) -> int:
@@ -95,9 +105,9 @@ def measured(store: Store, asked: Table, source: TokenSource, workers: int | Non
     missing.sort(key=lambda c: (*_of_tokens(c), c.timed, c.spec.seed, -c.spec.shards))
     with session.connected() if missing else nullcontext():
         for group in _alike(missing):
-            train, test = source.of(group[0])
+            tokens = source.of(group[0])
             at_once = 1 if group[0].timed else min(workers or _workers(group[0].spec), len(group))
-            for result in _run(source.root, group, train, test, at_once):
+            for result in _run(source.root, group, tokens, at_once):
                 results[result["digest"]] = result
                 report("cells", len(results), total)
     return Measured(table=asked, results=results, made=total - found)
@@ -107,8 +117,7 @@ def measured_again(cells: Sequence[Cell], source: TokenSource) -> Iterator[tuple
     """Measure these cells once more, and compare with what is kept of them."""
     with session.connected():
         for cell in cells:
-            train, test = source.of(cell)
-            (result,) = _run(source.root, [cell], train, test, 1, again=True)
+            (result,) = _run(source.root, [cell], source.of(cell), 1, again=True)
             yield cell, result
 
 
@@ -125,7 +134,7 @@ def _alike(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def _run(
-    root: str, cells: Sequence[Cell], train: Tokens, test: Tokens, workers: int, *, again: bool = False
+    root: str, cells: Sequence[Cell], tokens: Sequence[Tokens], workers: int, *, again: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Measure cells on ``workers`` warm actors, each answer as it comes. The first error stops it; what was written stays."""
     waiting = list(reversed(cells))
@@ -135,9 +144,8 @@ def _run(
     def start(actor: Any) -> None:
         if waiting:
             cell = waiting.pop()
-            running[actor.measure.remote(cell.to_json(), len(train.classes), again, *train.arrays, *test.arrays)] = (
-                actor
-            )
+            arrays = [array for each in tokens for array in each.arrays]
+            running[actor.measure.remote(cell.to_json(), len(tokens[0].classes), again, *arrays)] = actor
 
     try:
         with own_errors("a worker died ({error}); run the same command again, finished cells are kept"):

@@ -16,6 +16,7 @@ Systems that train no network are in `frozen.py` and `head2toe.py`.
 from taft_ray.systems.cell import NETWORKS, ON_SITES, Cell
 from taft_ray.systems.forgetting import measure_forgetting
 from taft_ray.systems.measure import TokenSet, measure
+from taft_ray.systems.measure_private import measure_private, measure_private_sites
 from taft_ray.systems.measure_rows import measure_frozen, measure_sites
 from taft_ray.systems.nonlinear import NonLinear
 from taft_ray.systems.paper import TABLES, table
@@ -40,6 +41,8 @@ __all__ = [
     "measure",
     "measure_forgetting",
     "measure_frozen",
+    "measure_private",
+    "measure_private_sites",
     "measure_sites",
     "summarise",
     "table",

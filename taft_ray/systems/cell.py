@@ -9,6 +9,7 @@ from typing import Any
 from taft_ray.errors import UsageError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.storage import digest_json
+from taft_ray.systems.private import Private
 
 NETWORKS = ("tangent", "nonlinear", "frozen", "additive", "head2toe")
 ON_SITES = ("additive", "head2toe")  # their cache holds site vectors instead of tokens
@@ -30,6 +31,7 @@ class Cell:
     merges: fine-tuned shards are merged by RegMean and RegMean++ as well.
     epsilons, joint_penalties: of the Gram and of the joint composition, measured beside the spec's own.
     timed: its seconds are read, so nothing else may run beside it, and a fit that does not count comes first.
+    private: the fit is differentially private: `measure_private` says how.
     inputs: digests of the training data, the evaluation data and the weights.
     """
 
@@ -43,6 +45,7 @@ class Cell:
     timed: bool = False
     leaving: int = 0
     merges: bool = False
+    private: Private | None = None
     inputs: Mapping[str, str]
 
     def __post_init__(self) -> None:
@@ -84,12 +87,15 @@ class Cell:
             values["leaving"] = self.leaving
         if self.merges:
             values["merges"] = True
+        if self.private is not None:
+            values["private"] = self.private.to_json()
         return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Cell:
         lists = {name: tuple(values.get(name, ())) for name in ("kept", "epsilons", "joint_penalties")}
-        return cls(**{**values, **lists, "spec": RunSpec.from_json(values["spec"])})
+        private = {"private": Private.from_json(values["private"])} if "private" in values else {}
+        return cls(**{**values, **lists, **private, "spec": RunSpec.from_json(values["spec"])})
 
     @property
     def digest(self) -> str:

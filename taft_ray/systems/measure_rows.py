@@ -64,19 +64,20 @@ def _full(sites: Sites) -> Projection:
     return Projection(sites, seed=0)
 
 
-def _vectors(sites: Sites, rows: Tensor) -> list[Tensor]:
+def site_vectors_of(sites: Sites, rows: Tensor) -> list[Tensor]:
+    """Rows of a projection by seed 0 that keeps all numbers, (n, S) int16 -> the vectors of each group, (n, width)."""
     return _full(sites).back(rows.double() * UNIT)
 
 
 def _projected(sites: Sites, wanted: Sites, seed: int, rows: Tensor) -> np.ndarray:
     """The rows of a run with this seed. A run projects before it rounds, and these were rounded before too."""
-    return to_rows(Projection(wanted, seed)(_vectors(sites, rows)))
+    return to_rows(Projection(wanted, seed)(site_vectors_of(sites, rows)))
 
 
 def _turned_back(sites: Sites, rows: Tensor) -> np.ndarray:
     """The site vectors themselves, side by side, on the grid."""
     members = sum(len(group.members) for group in sites.groups)
-    return to_rows(torch.cat(_vectors(sites, rows), dim=1) * (LENGTH / math.sqrt(members)))
+    return to_rows(torch.cat(site_vectors_of(sites, rows), dim=1) * (LENGTH / math.sqrt(members)))
 
 
 def _measured(

@@ -33,6 +33,8 @@ def reproduce(
     many_blocks: int,
     rows: int | None = None,
     test_rows: int | None = None,
+    public: str | None = None,
+    public_rows: int | None = None,
     label: str | None = None,
     cell: str | None = None,
     workers: int | None = None,
@@ -44,6 +46,7 @@ def reproduce(
     spec: the data, the model and everything that rows do not change. test: the evaluation data.
     cell: measure only the cells whose digest begins so, again, and say whether they are what they were.
     label: of the data in titles and file names; the data's own name by default.
+    public: pictures that nobody need hide, by which table3's additive rows are whitened; without them they are not.
 
     Raises UsageError for a table, a cell or a choice that is not there; what `train` raises for data and models.
     """
@@ -56,7 +59,8 @@ def reproduce(
         compose=DEFAULT_COMPOSITION,  # a cell is fitted, or is on rows: nothing has both
         beside=None,
     )
-    for uri in (spec.data, test):
+    public = public and data_address(public)
+    for uri in filter(None, (spec.data, test, public)):
         open_source(uri)  # before anything is written
     from taft_ray.models import load_model
     from taft_ray.tangent import linearize
@@ -66,6 +70,10 @@ def reproduce(
     label = label or spec.data.rstrip("/").rpartition("/")[2].partition(".")[0]
     stamps = {"data": data_stamp(spec.data), "test": data_stamp(test), "weights": loaded.weights_digest}
     inputs = {**stamps, "rows": str(rows), "test_rows": str(test_rows)}
+    if public is not None:
+        if not name.startswith("table3"):
+            raise UsageError(f"public={public!r} with {name}: only table3 reads public pictures; leave --public out")
+        inputs |= {"public": data_stamp(public), "public_rows": str(public_rows)}
     wanted = Wanted(
         base=Cell(spec=spec, inputs=inputs), seeds=seeds, shards=shards, many_blocks=many_blocks,
         joint=_composes_jointly(loaded, spec), site_width=_site_width(loaded),
@@ -76,7 +84,10 @@ def reproduce(
     store = Store(out)
     from taft_ray.studies.cells import TokenSource, measured
 
-    source = TokenSource(root=out, data=spec.data, test=test, rows=rows, test_rows=test_rows, report=report)
+    source = TokenSource(
+        root=out, data=spec.data, test=test, rows=rows, test_rows=test_rows, report=report, public=public,
+        public_rows=public_rows,
+    )  # fmt: skip
     if cell is not None:
         return _again(asked, cell, source)
     return _write(

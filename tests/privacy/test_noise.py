@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-from scipy.stats import kstest, norm
+from scipy.stats import chisquare, kstest, norm
 
 from taft_ray.errors import UsageError
 from taft_ray.privacy import GaussianStream, commitment, new_key, stream_seed
@@ -17,6 +17,7 @@ KEY = bytes(range(32))
 BINDING = {"spec": "a" * 64, "inputs": "b" * 64, "reservation": "c" * 64}
 SCALE = 2.0**20
 RECORDED = [-2346, -1292, -738, 110, -697, 1447]
+RECORDED_TWO_PARTS = [-515709507, 2448111117, -770401031]
 RECORDED_COMMITMENT = "d9ea347bb8ec82d1c77282114a7912f7c480e176ddabfa0da261ead30d1277a3"
 
 
@@ -33,9 +34,7 @@ def test_kolmogorov_smirnov_accepts_the_right_sigma_and_no_other():
     assert kstest(found, norm.cdf).pvalue > 0.01
     for wrong in (2 / 3, 3 / 2):
         assert kstest(found * wrong, norm.cdf).pvalue < 1e-12
-    assert kstest(numbers(200_000, 1) / (1.01 * SCALE), norm.cdf).pvalue < 0.01, (
-        "and not one that is off by a hundredth"
-    )
+    assert kstest(numbers(400_000, 1) / (1.02 * SCALE), norm.cdf).pvalue < 0.01, "and not one that is off by a fiftieth"
 
 
 def test_moments_and_tails():
@@ -102,6 +101,7 @@ def test_equal_arguments_give_equal_bits_in_any_order_of_calls():
 def test_bits_are_those_of_this_version():
     """Recorded once: noise of runs that exist must come out the same."""
     assert stream()(3, 6, 1000.0).tolist() == RECORDED
+    assert stream()(3, 3, 2.0**30).tolist() == RECORDED_TWO_PARTS
     assert commitment(KEY) == RECORDED_COMMITMENT
 
 
@@ -142,7 +142,7 @@ def test_texts_of_a_binding_cannot_run_into_each_other():
 
 def test_steps_do_not_overlap():
     """No run of words of one step is in another: numbers of 200 steps are all different."""
-    scale = 2.0**45
+    scale = 2.0**40
     found = np.concatenate([stream()(step, 500, scale) for step in range(200)])
     assert len(np.unique(found)) == len(found)
 
@@ -189,9 +189,19 @@ def test_steps_and_counts_that_mean_nothing_are_refused(step, count):
         stream()(step, count, 1.0)
 
 
-def test_the_largest_scale_fits():
-    found = stream()(0, 100_000, LARGEST_SCALE)
-    assert kstest(found / LARGEST_SCALE, norm.cdf).pvalue > 1e-3
+@pytest.mark.parametrize("scale", [2.0**20, 1.0001 * 2**20, 3e9, 2.0**40, LARGEST_SCALE])
+def test_scales_of_one_part_and_of_two_are_gaussian(scale: float):
+    found = stream()(0, 200_000, scale)
+    assert kstest(found / scale, norm.cdf).pvalue > 1e-3
+    assert kstest(found / (1.03 * scale), norm.cdf).pvalue < 1e-3
+
+
+def test_the_coarse_grid_of_a_large_scale_cannot_be_seen():
+    """Every residue of its step is as frequent as the others."""
+    scale, step = 2.0**24, 32
+    residues = np.bincount(stream()(0, 320_000, scale) % step, minlength=step)
+    assert chisquare(residues).pvalue > 1e-3
+    assert chisquare(np.bincount((stream()(0, 320_000, scale) // 2 * 2) % step, minlength=step)).pvalue < 1e-12
 
 
 def release(gradients: np.ndarray, noise: GaussianStream, sigma: float) -> np.ndarray:

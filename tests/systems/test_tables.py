@@ -15,7 +15,7 @@ def wanted(cell_of):
     return Wanted(base=cell_of(), seeds=(0, 1), shards=(2, 5), many_blocks=2, site_width=96)
 
 
-OTHERS = ("head", "knn", "additive", "head2toe", "regmean", "regmean++")
+OTHERS = ("private", "head", "knn", "additive", "head2toe", "regmean", "regmean++")
 WAYS = [
     *("additive: subtract", "head: subtract", "knn: remove the row", "head2toe: select anew", "average: retrain"),
     *(f"gram: {way}" for way in ("retrain", "resolve", "drop", "drop, against retrain")),

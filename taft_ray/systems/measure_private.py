@@ -1,0 +1,211 @@
+"""Measuring a cell that is fitted privately: each shard by itself, and the mean of what shards became (or the sum of their sums).
+
+Noise comes from keys that everybody knows, made of the cell and its seed: a study can be repeated, and has no secret.
+
+Legend: n pictures, S numbers, B evaluation pictures, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from taft_ray.additive import NoisySums, Projection, Sites, Sums, Whitening, descend, sites_of, to_rows
+from taft_ray.additive.grid import from_rows
+from taft_ray.additive.private import Noise
+from taft_ray.errors import DataError, UsageError
+from taft_ray.fitting import Loss, PrivateRecipe, private_descent
+from taft_ray.privacy import GaussianStream, mu_of, noise_multiplier, stream_seed
+from taft_ray.storage import digest_json
+from taft_ray.systems.cell import Cell
+from taft_ray.systems.frozen import head_rows
+from taft_ray.systems.ghost import ghost_descent
+from taft_ray.systems.measure import TokenSet, split
+from taft_ray.systems.measure_rows import site_vectors_of
+from taft_ray.systems.private import Private
+from taft_ray.tangent import Delta, TangentModel, batches, prepare_pictures
+
+SITE_BLOCKS = 4  # whose sites private rows have: of the last ones, since noise is paid for every number
+_CHUNK = 256  # pictures a forward pass
+HARDLY_ANY = 1e6  # μ of noisy sums at ε = ∞
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """logits = C a + c."""
+
+    coefficients: np.ndarray
+    intercept: np.ndarray
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return from_rows(rows) @ self.coefficients.T + self.intercept
+
+
+def measure_private(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> dict[str, Any]:
+    """`measure` of a private cell on tokens: "accuracy" has "private" alone."""
+    private = _private(cell)
+    began = time.perf_counter()
+    parts = _parts(cell, train)
+    if cell.network == "frozen":
+        rows, asked = (head_rows(tm, some.tokens) for some in (train, test))
+        logits = _on_rows(cell, private, rows, train.labels.numpy(), parts, tm.num_classes)(asked)
+    elif cell.network == "nonlinear":
+        if len(parts) != 1:
+            raise UsageError(f"{len(parts)} private shards of a non-linear network: nothing composes them")
+        model = ghost_descent(
+            tm, cell.spec.last_blocks, train.tokens[parts[0]], train.labels[parts[0]],
+            recipe(private, len(parts[0])), stream(cell, 0),
+        )  # fmt: skip
+        logits = torch.cat([model(part.float()) for part in test.tokens.split(_CHUNK)]).numpy()
+    else:
+        logits = _tangent(cell, private, tm, train, test, parts)
+    return _result(cell, tm.num_classes, train, test, logits, began)
+
+
+def measure_private_sites(
+    cell: Cell,
+    network: nn.Module,
+    image_size: int,
+    classes: int,
+    train: TokenSet,
+    test: TokenSet,
+    public: TokenSet | None,
+) -> dict[str, Any]:
+    """`measure` of a private cell on sites, whose tokens are as of `measure_sites`. public: pictures that rows are whitened by."""
+    private = _private(cell)
+    began = time.perf_counter()
+    every = sites_of(network, image_size, size=cell.spec.features)
+    wanted = sites_of(network, image_size, last_blocks=min(SITE_BLOCKS, len(every.groups)), size=None)
+    wanted = sites_of(network, image_size, last_blocks=len(wanted.groups), size=min(private.features, wanted.width))
+    projection = Projection(wanted, seed=0)
+    kept, asked, known = (_site_rows(every, projection, some) for some in (train, test, public))
+    if known is not None:
+        whiten = Whitening.of(known)
+        kept, asked = whiten(kept), whiten(asked)
+    logits = _on_rows(cell, private, kept, train.labels.numpy(), _parts(cell, train), classes)(asked)
+    return _result(cell, classes, train, test, logits, began)
+
+
+def recipe(private: Private, divisor: int) -> PrivateRecipe:
+    noise = 1.0 if math.isinf(private.epsilon) else noise_multiplier(_mu(private), private.steps)
+    return PrivateRecipe(
+        steps=private.steps,
+        learning_rate=private.learning_rate,
+        clip=private.clip,
+        noise_multiplier=noise,
+        divisor=divisor,
+    )
+
+
+def stream(cell: Cell, shard: int) -> Noise:
+    """The noise of one shard's fit; none at ε = ∞."""
+    if math.isinf(_private(cell).epsilon):
+        return lambda step, count, scale: np.zeros(count, np.int64)
+    key = hashlib.sha256(f"taft_ray study {cell.spec.seed}".encode()).digest()
+    bound = {"spec": cell.digest, "inputs": digest_json(dict(cell.inputs)), "reservation": f"shard {shard}"}
+    return GaussianStream(stream_seed(key, **bound))
+
+
+def _private(cell: Cell) -> Private:
+    if cell.private is None:
+        raise UsageError("a cell without a private fit; measure does those")
+    return cell.private
+
+
+def _mu(private: Private) -> float:
+    return mu_of(private.epsilon, private.delta)
+
+
+def _parts(cell: Cell, train: TokenSet) -> list[Tensor]:
+    parts = [part for part in split(cell, train) if len(part)]
+    if not parts:
+        raise DataError("every shard is empty: no sample was kept")
+    return parts
+
+
+def _tangent(
+    cell: Cell, private: Private, tm: TangentModel, train: TokenSet, test: TokenSet, parts: Sequence[Tensor]
+) -> np.ndarray:
+    """Logits (B, K) of the mean of the shards' Δw, by the tangent term alone."""
+    tm = copy.copy(tm)  # the parameters are the same ones
+    tm.tangent_only = True
+    total: Delta | None = None
+    for number, part in enumerate(parts):
+        shard = train[part]
+        pictures = prepare_pictures(tm, shard.tokens, budget=cell.spec.constants_bytes)
+        found = private_descent(
+            tm, pictures, shard.labels, Loss(kind="ce"), recipe(private, len(part)), stream(cell, number)
+        ).delta
+        total = found if total is None else total + found
+    assert total is not None
+    mean = total * (1 / len(parts))
+    asked = prepare_pictures(tm, test.tokens, budget=cell.spec.constants_bytes)
+    with torch.no_grad():
+        return torch.cat([tm.logits(batch, mean).cpu() for _, batch in batches(asked, _CHUNK)]).numpy()
+
+
+def _on_rows(
+    cell: Cell, private: Private, rows: np.ndarray, labels: np.ndarray, parts: Sequence[Tensor], classes: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The model of all shards, a function of rows."""
+    if private.way == "sums":
+        released = [
+            _released(cell, private, rows[part.numpy()], labels[part.numpy()], number, classes)
+            for number, part in enumerate(parts)
+        ]
+        total = released[0]
+        for other in released[1:]:
+            total = total.merged(other)
+        model = total.solve()
+        return _Linear(model.coefficients, model.intercept)
+    found = [
+        descend(
+            rows[part.numpy()], labels[part.numpy()], classes, recipe(private, len(part)), stream(cell, number),
+        )
+        for number, part in enumerate(parts)
+    ]  # fmt: skip
+    return _Linear(
+        np.mean([one.coefficients for one in found], axis=0), np.mean([one.intercept for one in found], axis=0)
+    )
+
+
+def _released(
+    cell: Cell, private: Private, rows: np.ndarray, labels: np.ndarray, shard: int, classes: int
+) -> NoisySums:
+    sums = Sums(rows.shape[1], classes)
+    sums.add(rows, labels)
+    mu = HARDLY_ANY if math.isinf(private.epsilon) else _mu(private)
+    return NoisySums.release(sums, mu, stream(cell, shard))
+
+
+def _site_rows(every: Sites, projection: Projection, some: TokenSet | None) -> Any:
+    """int16 (n, S): the last groups' vectors, projected."""
+    if some is None:
+        return None
+    count = len(projection.sites.groups)
+    return np.concatenate(
+        [to_rows(projection(site_vectors_of(every, part[:, 0])[-count:])) for part in some.tokens.split(_CHUNK)]
+    )
+
+
+def _result(
+    cell: Cell, classes: int, train: TokenSet, test: TokenSet, logits: np.ndarray, began: float
+) -> dict[str, Any]:
+    parts = split(cell, train)
+    return {
+        "accuracy": {"private": float((logits.argmax(1) == test.labels.numpy()).mean())},
+        "samples": [len(part) for part in parts],
+        "absent_classes": sum(len(train.labels[part].unique()) < classes for part in parts),
+        "evaluated": len(test),
+        "ensemble_difference": None,
+        "seconds": time.perf_counter() - began,
+    }
