@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from taft_ray.errors import UsageError
-from taft_ray.fitting.config import PRIVATE, PRIVATE_SOLVERS
+from taft_ray.fitting.config import PRIVATE, PRIVATE_ROWS, PRIVATE_SOLVERS
 from taft_ray.jsonable import JsonObject, optional
 
 UNITS = ("sample", "owner")
@@ -87,6 +87,9 @@ def _mu(epsilon: float, delta: float) -> float:
     return mu_of(epsilon, delta)
 
 
+RATE = {PRIVATE: 1.0, PRIVATE_ROWS: 10.0}
+"""Learning rates where none is asked for; chosen on CIFAR-10 at ε = 3 (`systems.private_table`)."""
+
 SHARED = frozenset(["epsilon", "learning_rate"])
 """Options that mean something to other runs, too."""
 
@@ -114,6 +117,8 @@ def private_fields(given: Mapping[str, Any], asked: Collection[str]) -> dict[str
     missing = [f"--{name}" for name in ("epsilon", "delta") if own.get(name) is None]
     if missing:
         raise UsageError(f"a private run needs {' and '.join(missing)}: what each fit may give away of a sample")
+    if "learning_rate" not in own:
+        own["learning_rate"] = RATE[values["solver"] if values.get("solver") in RATE and "solver" in asked else PRIVATE]
     privacy = Privacy(**own)
     for name in SHARED:
         values.pop(name, None)

@@ -95,6 +95,14 @@ def test_options_make_the_fields_that_privacy_implies() -> None:
     assert private_fields({**given, "loss": "rsl"}, {*given, "loss"})["loss"] == "rsl"
 
 
+def test_rate_is_that_of_the_solver_where_none_is_asked_for() -> None:
+    given = {"data": "pets", "private": True, "epsilon": 3.0, "delta": 1e-5}
+    assert private_fields(given, given)["privacy"].learning_rate == 1.0
+    on_rows = {**given, "solver": "dp-additive"}
+    assert private_fields(on_rows, on_rows)["privacy"].learning_rate == 10.0
+    assert private_fields({**on_rows, "solver": "ridge"}, given)["solver"] == "dp-gd"  # a command's default
+
+
 def test_options_that_were_not_asked_for_are_not_taken() -> None:
     """A command's own default of --epsilon is that of the Gram composition."""
     given = {"data": "pets", "private": True, "epsilon": 0.02, "delta": 1e-5}
