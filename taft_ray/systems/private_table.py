@@ -6,6 +6,7 @@ rows whitened by Sign-Digits:
 
     rate of dp-gd     1 of 0.1, 1, 3, 10 ("head"), of 0.1, 0.3, 1 ("norm"), of 0.1, 1, 3 ("full"); "bitfit" and the network itself have it too
     rate of rows      10 of 5, 10, 20, 40
+    sites             the last 4 blocks, S = 1,024: as in a prototype that saw Sign-Digits, and better than 7 blocks on CIFAR-10, too
     noisy sums        S = 512 of 64 to 512; the penalty and the share of the budget in `additive/noisy_sums.py`
 
 """
