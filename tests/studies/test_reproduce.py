@@ -118,3 +118,19 @@ def test_ways_to_forget_are_measured(make: Any, first: dict[str, Any]) -> None:
     assert answer["rows"]["ridge, Gram: drop, against retrain"]["largest Δ margin"] > 0
     drawn = (make.out / "tables/forgetting-tiny.svg").read_text()
     assert all(row.replace("&", "&amp;") in drawn for row in answer["rows"])
+
+
+@pytest.mark.slow  # ten ways of four kinds of cells at four ε each; tests/systems has each
+def test_private_ways_are_measured_with_public_pictures(make: Any, test_parquet: Path) -> None:
+    answer = make("table3", public=str(test_parquet), public_rows=40)
+    assert answer["made"] == answer["cells"] == 4 * len(answer["rows"])
+    sites = [row for row in answer["rows"] if "dp-additive" in row]
+    assert len(sites) == 4
+    assert all(answer["rows"][row]["∞"] > 0.5 for row in sites)  # of three classes
+    plain = make("table3")
+    assert plain["made"] == plain["cells"], "what is public is part of a cell"
+
+
+def test_public_pictures_mean_nothing_to_other_tables(make: Any, test_parquet: Path) -> None:
+    with pytest.raises(UsageError, match="only table3"):
+        make("table2", public=str(test_parquet))
