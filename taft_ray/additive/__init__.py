@@ -9,7 +9,7 @@ from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
     from taft_ray.additive.exact_sums import Sums
-    from taft_ray.additive.linear import RowsModel
+    from taft_ray.additive.linear import RowsModel, Whitened
     from taft_ray.additive.model import AdditiveModel, AdditiveNetwork
     from taft_ray.additive.noisy_sums import NoisySums
     from taft_ray.additive.options import GRID
@@ -39,6 +39,7 @@ __all__ = [
     "Solution",
     "Sums",
     "Tuner",
+    "Whitened",
     "Whitening",
     "column_scales",
     "descend",
@@ -52,7 +53,7 @@ __all__ = [
 
 _WHERE = {
     "taft_ray.additive.exact_sums": ("Sums",),
-    "taft_ray.additive.linear": ("RowsModel",),
+    "taft_ray.additive.linear": ("RowsModel", "Whitened"),
     "taft_ray.additive.model": ("AdditiveModel", "AdditiveNetwork"),
     "taft_ray.additive.noisy_sums": ("NoisySums",),
     "taft_ray.additive.private": ("RowDescent", "descend"),

@@ -15,12 +15,39 @@ from taft_ray.additive.grid import UNIT
 from taft_ray.additive.projection import Projection
 from taft_ray.additive.rows import on_grid, rows_of
 from taft_ray.additive.sites import site_vectors
+from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.model import TangentModel
-from taft_ray.tangent.prepared import Prepared
+from taft_ray.tangent.prepared import Pictures, Prepared
 from taft_ray.tangent.trained import linear_tangent
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 _ROWS = "rows"
+
+
+class Whitened:
+    """Pictures whose rows a are M·a: what a fit reads instead of ``pictures``. matrix: M (S, S), symmetric."""
+
+    def __init__(self, pictures: Pictures, matrix: Tensor) -> None:
+        self.pictures, self.matrix = pictures, matrix
+
+    @classmethod
+    def of(cls, pictures: Pictures, matrix: Tensor) -> Pictures:
+        """The whole of it where its constants are in memory."""
+        whitened = cls(pictures, matrix)
+        return whitened[slice(0, len(pictures))] if isinstance(pictures, Prepared) and len(pictures) else whitened
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: Tensor | slice) -> Prepared:
+        some = self.pictures[index]
+        rows = (some.saved[_ROWS].double() @ self.matrix).float()
+        return Prepared(some.primal, {_ROWS: rows}, token_count=0)
+
+    def back(self, delta: Delta) -> Delta:
+        """Δw on a from that on M·a: W·M."""
+        weight = (delta[WEIGHT].double() @ self.matrix.to(delta[WEIGHT].device)).to(delta[WEIGHT])
+        return Delta({BIAS: delta[BIAS], WEIGHT: weight})
 
 
 class RowsModel(TangentModel):

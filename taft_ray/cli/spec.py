@@ -162,6 +162,7 @@ _PRIVATE = (
     click.option("--steps", type=int, help=f"Of gradient descent on the whole shard; {Privacy.steps} by default."),
     click.option("--clip", type=float, help=f"The largest norm of a unit's gradient; {Privacy.clip:g} by default."),
     click.option("--divisor", type=int, help="Public number for the mean of gradients; the shard's units by default."),
+    click.option("--public", metavar="URI", help="Of dp-additive: pictures that nobody has to protect, to whiten rows by."),
     click.option("--budget", type=float, help="The ε that all fits of a shard together may reach; no cap by default."),
 )  # fmt: skip
 

@@ -101,7 +101,10 @@ class Reserving:
             noise_multiplier=privacy.noise_multiplier, epsilon=privacy.epsilon, delta=privacy.delta, steps=privacy.steps,
             clip=privacy.clip, learning_rate=privacy.learning_rate, divisor=privacy.divisor or max(1, units),
             unit=privacy.unit, adjacency=privacy.adjacency, accountant=privacy.accountant,
-            public={"weights": spec.weights_digest, "classes": digest_json(list(spec.classes or ()))},
+            public={
+                "weights": spec.weights_digest, "classes": digest_json(list(spec.classes or ())),
+                **({"pictures": privacy.public_digest} if privacy.public is not None else {}),
+            },
         )  # fmt: skip
 
     def _throw_away(self, made: DpReserved) -> None:

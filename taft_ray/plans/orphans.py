@@ -9,7 +9,7 @@ from typing import Any
 from taft_ray.plans.state import PENDING, RunState
 from taft_ray.storage import rundir as names
 
-_ALWAYS = ("run.json", "keys/id.key", "manifest/_MANIFEST.json")
+_ALWAYS = ("run.json", "keys/id.key", "manifest/_MANIFEST.json", names.WHITENING_KEY)
 _LEDGER = re.compile(r"ledger/\d{20}\.json")
 _APART = ("reports/", "eval/")  # what reports are made of is in the ledger; evaluation caches have own manifests
 _PASS = ("cache/", "base/", "manifest/")  # what the prefix pass writes before it commits

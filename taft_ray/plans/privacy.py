@@ -31,6 +31,8 @@ class Privacy(JsonObject):
     fixed beforehand. divisor: the public number that sums of gradients are divided by; of "zero-out" the number of units.
 
     budget: the ε that the fits of a shard may have in all, at the same δ; None is no cap.
+
+    public: pictures that nobody has to protect, by which rows are whitened (`prefix.whitening`), and the digest of that.
     """
 
     epsilon: float
@@ -42,6 +44,8 @@ class Privacy(JsonObject):
     learning_rate: float = 1.0
     divisor: int | None = optional()
     budget: float | None = optional()
+    public: str | None = optional()
+    public_digest: str = optional("")
     accountant: str = ACCOUNTANT
 
     def __post_init__(self) -> None:
@@ -93,7 +97,7 @@ RATE = {PRIVATE: 1.0, PRIVATE_ROWS: 10.0}
 SHARED = frozenset(["epsilon", "learning_rate"])
 """Options that mean something to other runs, too."""
 
-OWN = frozenset(Privacy.__dataclass_fields__) - SHARED - {"accountant"}
+OWN = frozenset(Privacy.__dataclass_fields__) - SHARED - {"accountant", "public_digest"}
 """Options that mean something to a private run alone."""
 
 
@@ -161,6 +165,8 @@ def check_private(spec: Any) -> None:
             "a private run needs a public list of classes: classes read from the data would show that a class occurs; "
             "set --classes"
         )
+    if spec.privacy.public is not None and spec.solver != PRIVATE_ROWS:
+        raise UsageError(f"--public whitens rows, and solver={spec.solver!r} has none; use --solver {PRIVATE_ROWS}")
     if spec.slices != 1:
         raise UsageError(
             f"slices={spec.slices} in a private run: checkpoints between slices have no noise; leave --slices out"

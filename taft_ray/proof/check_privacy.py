@@ -20,6 +20,11 @@ def privacy(run: Evidence) -> None:
     with run.examining("privacy"):
         _paid(run)
         _once(run)
+    if run.spec.privacy.public is not None:
+        from taft_ray.prefix import whitening  # with torch
+
+        with run.examining("whitening"):
+            whitening.read(run.store, run.spec)
     with run.examining("noise keys"):
         _keys(run)
     with run.examining("privacy beside the run"):

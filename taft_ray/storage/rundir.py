@@ -15,6 +15,7 @@ SPEC_KEY = "run.json"
 ID_KEY = "keys/id.key"
 NOISE_FOLDER = "keys/noise"
 BASE_FOLDER = "base"
+WHITENING_KEY = f"{BASE_FOLDER}/whitening.safetensors"
 MANIFEST_FOLDER = manifest.FOLDER
 MANIFEST_ROWS = manifest.ROWS
 CACHE_FOLDER = "cache"

@@ -24,6 +24,8 @@ def with_addresses(spec: RunSpec) -> RunSpec:
         data=data_address(spec.data),
         model=model_address(spec.model),
         weights=spec.weights and run_address(spec.weights),
+        privacy=spec.privacy
+        and replace(spec.privacy, public=spec.privacy.public and data_address(spec.privacy.public)),
     )
 
 
@@ -37,7 +39,10 @@ def pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
         # another version of this package goes on with a run: its bits are the same
         versions = {**spec.versions, **{name: begun.versions[name] for name in ("taft_ray",) if name in begun.versions}}
         features = begun.features if spec.features is None else spec.features
-        spec = replace(spec, weights_digest=begun.weights_digest, versions=versions, features=features)
+        privacy = spec.privacy
+        if privacy is not None and begun.privacy is not None:
+            privacy = replace(privacy, public_digest=begun.privacy.public_digest)
+        spec = replace(spec, weights_digest=begun.weights_digest, versions=versions, features=features, privacy=privacy)
         write_spec(store, spec.to_json())  # compares
         return spec, ()
     open_source(spec.data)
@@ -50,6 +55,11 @@ def pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
     loaded = load_model(spec.model, spec.weights, spec.image_size)
     if spec.additive or spec.rows_alone:
         spec = replace(spec, features=_features(spec, loaded))
+    if spec.privacy is not None and spec.privacy.public is not None:
+        from taft_ray.prefix import whitening
+
+        digest = whitening.digest_of(whitening.made(replace(spec, weights_digest=loaded.weights_digest)))
+        spec = replace(spec, privacy=replace(spec.privacy, public_digest=digest))
     if spec.rows_alone:
         return replace(spec, weights_digest=loaded.weights_digest), loaded.notes
     tm = linearize(loaded.network, num_classes=2, **spec.linearize_options())

@@ -92,6 +92,10 @@ def train(
             check_delta(spec, source.rows.num_rows)
             report("index", 1, 1)
         write_spec(store, spec.to_json())
+        if spec.privacy is not None:
+            from taft_ray.prefix import whitening
+
+            whitening.keep(store, spec)
         training = replace(Training.of(run, spec, lanes, report), source=source)
         training.begin()
         notes = (*notes, *training.want(None if add is None else data_address(add), add_shards))

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from taft_ray.additive import Whitened
 from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.fitting import FitReport, FittedDelta, PrivateRecipe, private_descent
 from taft_ray.plans.spending import DpReserved
+from taft_ray.prefix import whitening
 from taft_ray.privacy import GaussianStream, commitment, stream_seed
 from taft_ray.run.reserved import inputs_digest
 from taft_ray.storage import digest_json
@@ -39,16 +41,21 @@ def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> t
     )  # fmt: skip
     numbers = loaded.task.get("units")
     units = None if numbers is None else torch.tensor([numbers[key.hex()] for key in loaded.keys], dtype=torch.int64)
+    pictures, whitened = loaded.pictures, None
+    if spec.privacy is not None and spec.privacy.public is not None:
+        whitened = Whitened(pictures, torch.from_numpy(whitening.read(model.store, spec)))
+        pictures = Whitened.of(pictures, whitened.matrix)
     began = time.perf_counter()
     made = private_descent(
-        model.tm, loaded.pictures, loaded.labels, spec.fit_config().as_loss(), recipe, noise, units=units, progress=progress,
+        model.tm, pictures, loaded.labels, spec.fit_config().as_loss(), recipe, noise, units=units, progress=progress,
         apart=reserved.adjacency == "add-remove", budget=spec.constants_bytes,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     report = FitReport(
         solver=spec.solver, samples=len(loaded.labels), iterations=made.steps, seconds=seconds, nonfinite=made.nonfinite
     )
-    return FittedDelta(made.delta, report), reserved
+    delta = made.delta if whitened is None else whitened.back(made.delta)
+    return FittedDelta(delta, report), reserved
 
 
 def _reservation(model: RunModel, loaded: Loaded) -> DpReserved:

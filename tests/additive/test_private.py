@@ -237,3 +237,24 @@ def test_noise_of_another_shape_is_refused():
         descend(rows, labels, K, RECIPE, lambda step, count, scale: np.zeros(count))
     with pytest.raises(UsageError, match="noise"):
         descend(rows, labels, K, RECIPE, lambda step, count, scale: np.zeros(1, np.int64))
+
+
+def test_a_head_on_whitened_rows_is_one_on_rows() -> None:
+    """W·(M·a) = (W·M)·a: what is fitted on whitened rows needs no whitening any more."""
+    import torch
+
+    from taft_ray.additive.linear import BIAS, WEIGHT, Whitened
+    from taft_ray.tangent import Delta, Prepared
+
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randn(7, 5, generator=random)
+    half = torch.randn(5, 5, generator=random, dtype=torch.float64)
+    matrix = half @ half.T
+    pictures = Prepared(torch.zeros(7, 3), {"rows": rows}, 0)
+    whitened = Whitened(pictures, matrix)
+    delta = Delta({BIAS: torch.randn(3, generator=random), WEIGHT: torch.randn(3, 5, generator=random)})
+    expected = whitened[slice(0, 7)].saved["rows"] @ delta[WEIGHT].T + delta[BIAS]
+    back = whitened.back(delta)
+    assert torch.allclose(rows @ back[WEIGHT].T + back[BIAS], expected, rtol=1e-4, atol=1e-4)
+    assert isinstance(Whitened.of(pictures, matrix), Prepared)
+    assert len(Whitened.of(pictures, matrix)) == 7

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from folder import carry_out, copy_run, delta_digests, files, kinds, plain_forget, shard_of, state_of
+from folder import carry_out, copy_run, delta_digests, files, flip_a_byte, kinds, plain_forget, shard_of, state_of
 from plain import plain_train
-from tiny import CLASSES, SAMPLES, SHARDS, picture, sample_id
+from tiny import CLASSES, SAMPLES, SHARDS, picture, sample_id, write_parquet
 
 import taft_ray as tr
 from taft_ray.composer.composer import Composer
@@ -21,6 +21,7 @@ from taft_ray.data import sample_key
 from taft_ray.errors import BudgetExceeded, IntegrityError, ObjectMissing, UsageError
 from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spending import DpReserved
+from taft_ray.prefix import whitening
 from taft_ray.proof.verify_run import verify
 from taft_ray.storage import KeptReservations, Store
 from taft_ray.storage import rundir as names
@@ -333,6 +334,34 @@ def test_much_privacy_spent_learns_the_classes(
     composed = names.composed_key(str(composer.composed_digest()))
     found = new_worker(str(run), spec, 3).evaluate(composed, composer.record.parts([0]))
     assert found["accuracy"] > 0.85
+
+
+def test_rows_whitened_by_public_pictures_are_fitted_and_the_model_knows_of_none(
+    tmp_path: Path, parquet: Path, private: Callable[..., Any]
+) -> None:
+    public = write_parquet(tmp_path / "public", range(2000, 2040))
+    run = tmp_path / "run"
+    options = {"solver": "dp-additive", "features": 48, "shards": 1, "epsilon": 1e5, "learning_rate": 4.0, "steps": 40}
+    spec = private(parquet, public=str(public), **options)
+    digest = whitening.digest_of(whitening.made(spec))
+    spec = replace(spec, privacy=replace(spec.privacy, public_digest=digest))
+    whitening.keep(Store(str(run)), spec)
+    composer = plain_train(run, spec)
+    composed = names.composed_key(str(composer.composed_digest()))
+    found = new_worker(str(run), spec, 3).evaluate(composed, composer.record.parts([0]))
+    assert found["accuracy"] > 0.85
+    assert reservations(run)[0].public["pictures"] == digest
+    assert verify(str(run), retrain=True)["problems"] == []
+    kept = run / names.WHITENING_KEY
+    flip_a_byte(kept)
+    assert any("whitening" in problem for problem in verify(str(run))["problems"])
+    with pytest.raises(IntegrityError, match="not that of the spec"):
+        plain_forget(run, [sample_id(0)], "retrain")
+    whitening.keep(Store(str(run)), spec)
+    assert verify(str(run))["problems"] == []
+    other = replace(spec, privacy=replace(spec.privacy, public_digest="0" * 64))
+    with pytest.raises(IntegrityError, match="another whitening"):
+        whitening.keep(Store(str(run)), other)
 
 
 # --- owners

@@ -35,6 +35,7 @@ def spec(privacy: Privacy | None = ASKED, **changes: Any) -> RunSpec:
         ({"privacy": Privacy(epsilon=1, delta=1e-5, unit="owner")}, "use --assignment grouped"),
         ({"classes": None}, "public list of classes"),
         ({"slices": 3}, "slices"),
+        ({"privacy": Privacy(epsilon=1, delta=1e-5, public="pets/public")}, "whitens rows"),
         (
             {"weighting": "samples", "privacy": Privacy(epsilon=1, delta=1e-5, adjacency="add-remove", divisor=9)},
             "use --weighting uniform",
