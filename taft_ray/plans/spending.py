@@ -72,9 +72,14 @@ def epsilon_spent(mu: float, delta: float) -> float:
 
 def after_another(state: RunState, shard: int, privacy: Privacy) -> float:
     """ε of a shard once it is fitted again."""
+    return epsilon_with_another(state.reservations.get(shard, ()), privacy)
+
+
+def epsilon_with_another(reservations: Iterable[DpReserved], privacy: Privacy) -> float:
+    """ε of these fits and one more."""
     from taft_ray.privacy import total
 
-    return epsilon_spent(total([spent(state.reservations.get(shard, ())), privacy.mu]), privacy.delta)
+    return epsilon_spent(total([spent(reservations), privacy.mu]), privacy.delta)
 
 
 def over_budget(state: RunState, shards: Iterable[int], privacy: Privacy | None) -> dict[int, float]:

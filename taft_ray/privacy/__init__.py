@@ -9,7 +9,8 @@ from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
     from taft_ray.privacy.accounting import delta_of, epsilon_of, mu_of, noise_multiplier, total
-    from taft_ray.privacy.noise import GaussianStream, commitment, new_key, stream_seed
+    from taft_ray.privacy.noise import GaussianStream
+    from taft_ray.privacy.noise_keys import commitment, new_key, stream_seed
     from taft_ray.privacy.signing import ALGORITHM, PublicKey, Signature, SigningKey, read_public_key, read_signing_key
 
 __all__ = [
@@ -32,7 +33,8 @@ __all__ = [
 
 _WHERE = {
     "taft_ray.privacy.accounting": ("delta_of", "epsilon_of", "mu_of", "noise_multiplier", "total"),
-    "taft_ray.privacy.noise": ("GaussianStream", "commitment", "new_key", "stream_seed"),
+    "taft_ray.privacy.noise": ("GaussianStream",),
+    "taft_ray.privacy.noise_keys": ("commitment", "new_key", "stream_seed"),
     "taft_ray.privacy.signing": (
         "ALGORITHM",
         "PublicKey",

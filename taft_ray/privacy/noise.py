@@ -1,7 +1,6 @@
 """Gaussian noise that is secret, never the same twice, and can be drawn again by whoever holds its key.
 
-    key      32 random bytes for a generation of a shard; its `commitment` is noted before the first draw
-    seed     HMAC-SHA256(key, spec ‖ inputs ‖ reservation): other data or another reservation forces other noise
+    seed     of a key and what it is for (`noise_keys`): other data or another reservation forces other noise
     words    ChaCha20 (RFC 8439's block function, 64 bits of counter), with a key of its own for each (step, count, scale)
     number   round(scale · Φ⁻¹(p)), p a uniform word, half a step away from 0 and 1
 
@@ -25,10 +24,8 @@ for 10 million numbers.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
-import secrets
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -36,9 +33,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from scipy.special import ndtri
 
 from taft_ray.errors import UsageError
+from taft_ray.privacy.noise_keys import secret_of
 
-SIZE = 32
-"""Bytes of a key and of a seed."""
 LARGEST_SCALE = 2.0**49
 """Twelve times as much are whole numbers that float64 holds."""
 _BLOCK = 1 << 13  # numbers at a time: they stay in the processor's cache
@@ -46,38 +42,7 @@ _COUNT = 1 << 32  # numbers of one call; a key's counter reaches farther
 _ONE_PART = 2.0**20  # the largest scale that one number has digits enough for
 _SMOOTH = 8.0  # the fine part's scale in steps of the coarse grid
 _FINE = 1 << 53  # magnitudes below this have bits left in a float64
-_SEED, _CALL = b"taft_ray noise seed 1", b"taft_ray noise call 1"
-_COMMITMENT = b"taft_ray noise 1"  # 16 bytes at most
-
-
-def new_key() -> bytes:
-    """32 bytes from the operating system's generator."""
-    return secrets.token_bytes(SIZE)
-
-
-def commitment(key: bytes) -> str:
-    """A digest that fixes the key and tells nothing about it: 64 hexadecimal characters, as digests in storage are."""
-    return hashlib.blake2b(_secret("key", key), digest_size=32, person=_COMMITMENT).hexdigest()
-
-
-def stream_seed(key: bytes, *, spec: str, inputs: str, reservation: str) -> bytes:
-    """The 32 bytes that a `GaussianStream` starts from: HMAC-SHA256 of the three texts, each behind its length.
-
-    spec: digest of the mechanism (μ, σ, steps, clipping, public inputs).
-
-    inputs: digest of the private rows that are read.
-
-    reservation: digest of the ledger entry that charged them.
-
-    UsageError for a key that is not 32 bytes, and for an empty text.
-    """
-    message = [_SEED]
-    for name, text in (("spec", spec), ("inputs", inputs), ("reservation", reservation)):
-        if not isinstance(text, str) or not text:
-            raise UsageError(f"{name}={text!r}: expected the digest that noise is bound to")
-        data = text.encode()
-        message += [len(data).to_bytes(8, "big"), data]
-    return hmac.digest(_secret("key", key), b"".join(message), "sha256")
+_CALL = b"taft_ray noise call 1"
 
 
 class GaussianStream:
@@ -88,7 +53,7 @@ class GaussianStream:
     """
 
     def __init__(self, seed: bytes) -> None:
-        self._seed = _secret("seed", seed)
+        self._seed = secret_of("seed", seed)
 
     def __repr__(self) -> str:
         return "GaussianStream(secret)"
@@ -153,13 +118,6 @@ def _normal(words: np.ndarray, more: _words) -> np.ndarray:
         tail[small] = whole + (fraction + 0.5) * 2.0**-53
     tail *= 2.0**-64
     return np.copysign(ndtri(tail, out=tail), sign, out=tail)
-
-
-def _secret(name: str, value: bytes) -> bytes:
-    if not isinstance(value, bytes) or len(value) != SIZE:
-        got = f"{len(value)} bytes" if isinstance(value, bytes) else type(value).__name__
-        raise UsageError(f"{name} of noise: expected {SIZE} bytes, got {got}; make one with new_key()")
-    return value
 
 
 def _whole(name: str, value: int, end: int) -> int:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taft_ray.plans.privacy import Privacy
-from taft_ray.plans.spending import DpReserved, epsilon_spent, exceeds, spent
+from taft_ray.plans.spending import DpReserved, epsilon_spent, epsilon_with_another, exceeds, spent
 from taft_ray.plans.state import FITTING
-from taft_ray.privacy import total
 from taft_ray.storage import Entry
 
 EXACT = "whoever has the model as it is now, or later ones, and none of before"
@@ -46,7 +45,7 @@ def privacy_statement(
     was, now = (
         {s: epsilon_spent(spent(several), privacy.delta) for s, several in one.items()} for one in (before, after)
     )
-    again = {s: epsilon_spent(total([spent(after[s]), privacy.mu]), privacy.delta) for s in shards}
+    again = {s: epsilon_with_another(after[s], privacy) for s in shards}
     return {
         "unit": privacy.unit,
         "adjacency": privacy.adjacency,

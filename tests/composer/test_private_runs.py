@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from folder import carry_out, copy_run, delta_digests, files, flip_a_byte, kinds, plain_forget, shard_of, state_of
-from plain import plain_train
+from plain import plain_add, plain_train
 from tiny import CLASSES, SAMPLES, SHARDS, picture, sample_id, write_parquet
 
 import taft_ray as tr
@@ -285,6 +285,19 @@ def test_copy_that_lost_only_its_newest_entries_is_charged_again(
     plain_train(run, spec)
     assert len(reservations(run)) == 2 * SHARDS
     assert not models & set(delta_digests(run).values())
+    assert verify(str(run))["problems"] == []
+
+
+def test_added_pictures_are_charged_in_shards_of_their_own(
+    tmp_path: Path, parquet: Path, private: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    plain_train(run, private(parquet, trainable="head"))
+    before = reservations(run)
+    more = write_parquet(tmp_path / "more", range(3000, 3020))
+    plain_add(run, more)
+    added = [one for one in reservations(run) if one not in before]
+    assert [(one.shard, one.generation, one.divisor) for one in added] == [(SHARDS, 1, 20)]
     assert verify(str(run))["problems"] == []
 
 
