@@ -1,7 +1,7 @@
 """Keys of noise: made, committed to, and bound to what they are for. Without scipy, which drawing needs.
 
-key      32 random bytes for a generation of a shard; its `commitment` is noted before the first draw
-seed     HMAC-SHA256(key, spec ‖ inputs ‖ reservation): other data or another reservation forces other noise
+A key is 32 random bytes per fit. Its `commitment` is noted before the first draw. A seed is the HMAC-SHA256 of spec, inputs and
+reservation by the key. Other inputs force other noise.
 """
 
 from __future__ import annotations
