@@ -99,8 +99,8 @@ def test_canary_that_is_not_in_the_data_gives_nothing_away() -> None:
 
 def test_gradients_that_are_not_clipped_are_convicted(monkeypatch: pytest.MonkeyPatch) -> None:
     class Whole(clipping.ClippedSum):
-        def __init__(self, zero: Delta, clip: float) -> None:
-            super().__init__(zero, clip)
+        def __init__(self, zero: Delta, clip: float, apart: bool = False) -> None:
+            super().__init__(zero, clip, apart)
             self.clip = 1e6  # and the grid stays
 
     claim = Privacy(epsilon=3.0, delta=DELTA, steps=10)
