@@ -92,7 +92,7 @@ class Reserving:
         spec, privacy, units = self.record.spec, self._privacy, inputs.count
         if units and privacy.delta * units >= 1:
             raise UsageError(
-                f"delta={privacy.delta:g} is not below 1 / {units},, and shard {shard} has so many. Publishing "
+                f"delta={privacy.delta:g} is not below 1 / {units}, and shard {shard} has so many. Publishing "
                 f"one {privacy.unit} would be allowed; make a run with a smaller --delta"
             )
         at, secret = names.new_noise_key(self.record.store, shard, generation)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from taft_ray.additive import Whitening
@@ -106,7 +107,7 @@ def read(store: Store, spec: RunSpec) -> np.ndarray:
     )
     try:
         matrix = load(store.read(names.WHITENING_KEY))[_NAME]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, SafetensorError) as error:
         raise damaged from error
     if digest_of(matrix) != spec.privacy.public_digest:
         raise damaged

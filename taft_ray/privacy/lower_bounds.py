@@ -1,7 +1,7 @@
 """Lower bounds on the privacy loss of a mechanism, by how often an attacker guesses right whether a canary was in its data.
 
-    many runs   each run has the canary or not. Of a μ-GDP mechanism no test is right with a probability above Φ(μ/2): that is its
-                total variation (Dong, Roth & Su 2019). Right guesses of independent runs are binomial at most (Hoeffding 1956).
+    many runs   each run has the canary or not. No test of a μ-GDP mechanism is right with a probability above Φ(μ/2): that is
+                its total variation (Dong, Roth & Su 2019). Right guesses of independent runs are binomial at most (Hoeffding 1956).
     one run     each of m canaries is in or out by a fair coin; r guesses, v of them right (the rest is left open).
                 (ε, δ): Steinke, Nasr & Jagielski 2023, theorem 5.2, arXiv:2305.08846.
                 μ: the argument of Mahloujifar, Melis & Chaudhuri 2024, arXiv:2410.22235, for Gaussian trade-offs; below.

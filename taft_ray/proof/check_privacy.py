@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from taft_ray.counting import plural, which
@@ -11,6 +12,8 @@ from taft_ray.privacy import commitment
 from taft_ray.proof.evidence import Evidence
 from taft_ray.storage import KeptReservations
 from taft_ray.storage import rundir as names
+
+_ROUNDING = 1e-12
 
 
 def privacy(run: Evidence) -> None:
@@ -39,8 +42,9 @@ def _paid(run: Evidence) -> None:
     for entry in run.entries:
         if entry.kind == DpReserved.KIND:
             one = DpReserved.from_json(entry.body)
-            if not one.mu >= asked.mu * (1 - 1e-12) or one.noise_multiplier < asked.noise_multiplier * (1 - 1e-12):
-                raise IntegrityError(f"ledger entry {entry.number} reserves less privacy than the spec's fit spends")
+            spends = math.sqrt(one.steps) / one.noise_multiplier if one.noise_multiplier > 0 else math.inf
+            if not one.mu >= max(asked.mu, spends) * (1 - _ROUNDING):
+                raise IntegrityError(f"ledger entry {entry.number} reserves less privacy than its fit spends")
             reserved[one.digest] = one
         elif entry.kind == "trained":
             by = reserved.get(entry.body["facts"].get("reserved", ""))

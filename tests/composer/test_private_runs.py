@@ -368,6 +368,8 @@ def test_rows_whitened_by_public_pictures_are_fitted_and_the_model_knows_of_none
     kept = run / names.WHITENING_KEY
     flip_a_byte(kept)
     assert any("whitening" in problem for problem in verify(str(run))["problems"])
+    kept.write_bytes(kept.read_bytes()[:40])  # cut off
+    assert any("whitening" in problem for problem in verify(str(run))["problems"])
     with pytest.raises(IntegrityError, match="not that of the spec"):
         plain_forget(run, [sample_id(0)], "retrain")
     whitening.keep(Store(str(run)), spec)
@@ -399,6 +401,8 @@ def test_all_samples_of_an_owner_are_one_unit(tmp_path: Path, parquet: Path, pri
     [
         (lambda one: replace(one, mu=one.mu / 2), "less privacy"),
         (lambda one: replace(one, noise_multiplier=one.noise_multiplier / 2), "less privacy"),
+        (lambda one: replace(one, steps=4 * one.steps), "less privacy"),
+        (lambda one: replace(one, noise_multiplier=0.0), "less privacy"),
         (lambda one: replace(one, generation=7), "not paid for"),
     ],
 )
