@@ -9,28 +9,27 @@ from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
     from taft_ray.additive.exact_sums import Sums
-    from taft_ray.additive.linear import RowsModel, Whitened
+    from taft_ray.additive.linear import HeadOnRows, RowsModel, Whitened
     from taft_ray.additive.model import AdditiveModel, AdditiveNetwork
     from taft_ray.additive.noisy_sums import NoisySums
     from taft_ray.additive.options import GRID
-    from taft_ray.additive.private import RowDescent, descend
     from taft_ray.additive.projection import Projection
     from taft_ray.additive.ridge import Score, Solution, leave_one_out, solve
     from taft_ray.additive.rows import rows_of, to_rows
     from taft_ray.additive.settings import Policy, Settings, SiteGroup
     from taft_ray.additive.sites import Group, Sites, site_vectors, sites_of
     from taft_ray.additive.tuning import Tuner, column_scales
-    from taft_ray.additive.whitening import Whitening
+    from taft_ray.additive.whitening import whitening_of
 
 __all__ = [
     "GRID",
     "AdditiveModel",
     "AdditiveNetwork",
     "Group",
+    "HeadOnRows",
     "NoisySums",
     "Policy",
     "Projection",
-    "RowDescent",
     "RowsModel",
     "Score",
     "Settings",
@@ -40,24 +39,22 @@ __all__ = [
     "Sums",
     "Tuner",
     "Whitened",
-    "Whitening",
     "column_scales",
-    "descend",
     "leave_one_out",
     "rows_of",
     "site_vectors",
     "sites_of",
     "solve",
     "to_rows",
+    "whitening_of",
 ]
 
 _WHERE = {
     "taft_ray.additive.exact_sums": ("Sums",),
-    "taft_ray.additive.linear": ("RowsModel", "Whitened"),
+    "taft_ray.additive.linear": ("HeadOnRows", "RowsModel", "Whitened"),
     "taft_ray.additive.model": ("AdditiveModel", "AdditiveNetwork"),
     "taft_ray.additive.noisy_sums": ("NoisySums",),
-    "taft_ray.additive.private": ("RowDescent", "descend"),
-    "taft_ray.additive.whitening": ("Whitening",),
+    "taft_ray.additive.whitening": ("whitening_of",),
     "taft_ray.additive.projection": ("Projection",),
     "taft_ray.additive.options": ("GRID",),
     "taft_ray.additive.ridge": ("Score", "Solution", "leave_one_out", "solve"),

@@ -50,20 +50,16 @@ class Whitened:
         return Delta({BIAS: delta[BIAS], WEIGHT: weight})
 
 
-class RowsModel(TangentModel):
+class HeadOnRows(TangentModel):
     """Rows (B, 1, S) int16 -> logits (B, K): W·a + b, with W = b = 0 where nothing is trained.
 
-    It is a network linearised around a head of zeros behind the projection, and has what fits and measurements need of a
-    tangent model. ``prefix`` makes rows of pictures. Nothing of the network is trained.
+    It has what fits and measurements need of a tangent model. Pictures have no part in it: a `RowsModel` makes rows of them.
     """
 
-    network: nn.Module
-
-    def __init__(self, network: nn.Module, projection: Projection, classes: int) -> None:
+    def __init__(self, size: int, classes: int) -> None:
         nn.Module.__init__(self)
-        self.network, self.projection = network.eval(), projection
         self.class_token, self.trained, self.tangent_only = None, frozenset((BIAS, WEIGHT)), True
-        self.classes, self.size = classes, projection.sites.size
+        self.classes, self.size = classes, size
 
     @property
     def num_classes(self) -> int:
@@ -74,14 +70,14 @@ class RowsModel(TangentModel):
         return torch.float32
 
     @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
     def base(self) -> Mapping[str, Tensor]:
         """Zeros: W (K, S) and b (K,)."""
         zeros = torch.zeros(self.num_classes, self.size + 1, device=self.device)
         return {BIAS: zeros[:, 0].contiguous(), WEIGHT: zeros[:, 1:].contiguous()}
-
-    def prefix(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> int16 (B, 1, S)."""
-        return torch.from_numpy(rows_of(self.network, self.projection, images))[:, None]
 
     @torch.no_grad()
     def prepare(self, tokens: Tensor, known: Mapping[str, Tensor] | None = None) -> Prepared:
@@ -102,6 +98,27 @@ class RowsModel(TangentModel):
     def logits(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
         """The tangent term alone."""
         return self.tangent(prepared, delta)
+
+
+class RowsModel(HeadOnRows):
+    """A head on the rows of a projection: a network linearised around a head of zeros behind it.
+
+    ``prefix`` makes rows of pictures. Nothing of the network is trained.
+    """
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module, projection: Projection, classes: int) -> None:
+        super().__init__(projection.sites.size, classes)
+        self.network, self.projection = network.eval(), projection
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def prefix(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> int16 (B, 1, S)."""
+        return torch.from_numpy(rows_of(self.network, self.projection, images))[:, None]
 
     def forward(self, images: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
         """Normalised pictures (B, 3, H, W) -> logits (B, K), of the rows that would be stored, rounding included."""

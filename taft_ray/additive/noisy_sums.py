@@ -16,6 +16,7 @@ Legend: n pictures, S numbers, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +24,15 @@ import numpy as np
 from taft_ray.additive.exact_sums import Sums
 from taft_ray.additive.grid import BITS, UNIT
 from taft_ray.additive.model import AdditiveModel
-from taft_ray.additive.private import Noise
 from taft_ray.additive.threads import one_blas_thread
 from taft_ray.errors import DeltaMismatch, UsageError
 
 SHARE = 0.3  # of μ² for G
 PENALTY = 0.3  # λ in units of the spectral norm of G's noise
+
+Noise = Callable[[int, int, float], np.ndarray]
+"""(step, count, scale) -> int64 (count,): round(scale · N(0, 1)); each step has its own draws, as of `privacy.GaussianStream`."""
+
 _DIAGONAL, _BESIDE, _BY_CLASS = range(3)  # the steps of the noise
 
 

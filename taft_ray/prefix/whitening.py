@@ -13,8 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from taft_ray.additive import Whitening
-from taft_ray.additive.grid import from_rows
+from taft_ray.additive import whitening_of
 from taft_ray.data.decode import Undecodable, decode_image
 from taft_ray.data.unlabelled import find_pictures, read_pictures
 from taft_ray.errors import DataError, IntegrityError, ObjectMissing
@@ -72,9 +71,7 @@ def _made(uri: str, recipe: _Recipe) -> np.ndarray:
             break
     if count < _LEAST:
         raise DataError(f"{uri} has {count} pictures that can be read: expected at least {_LEAST} public ones")
-    every = np.concatenate(rows)
-    matrix = Whitening.of(every).matrix
-    return matrix / np.linalg.norm(from_rows(every) @ matrix, axis=1).mean()
+    return whitening_of(np.concatenate(rows))
 
 
 def digest_of(matrix: np.ndarray) -> str:

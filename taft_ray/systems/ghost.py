@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from taft_ray.additive.private import Noise, Recipe
 from taft_ray.errors import UnsupportedModel
-from taft_ray.fitting import Loss
+from taft_ray.fitting import Loss, PrivateRecipe
+from taft_ray.fitting.private import Noise
 from taft_ray.tangent import TangentModel
 from taft_ray.tangent.network import between
 
@@ -40,7 +40,7 @@ class Suffix(nn.Module):
 
 
 def ghost_descent(
-    tm: TangentModel, last_blocks: int | str, tokens: Tensor, labels: Tensor, recipe: Recipe, noise: Noise
+    tm: TangentModel, last_blocks: int | str, tokens: Tensor, labels: Tensor, recipe: PrivateRecipe, noise: Noise
 ) -> Callable[[Tensor], Tensor]:
     """The network after ``recipe.steps`` private steps from its own weights: a function of tokens (B, T, D) -> logits (B, K)."""
     from opacus.grad_sample import GradSampleModuleFastGradientClipping

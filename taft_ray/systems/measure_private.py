@@ -11,19 +11,17 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from taft_ray.additive import NoisySums, Projection, Sites, Sums, Whitening, descend, sites_of, to_rows
+from taft_ray.additive import HeadOnRows, NoisySums, Projection, Sites, Sums, Whitened, sites_of, to_rows, whitening_of
 from taft_ray.additive.grid import from_rows
-from taft_ray.additive.private import Noise
 from taft_ray.errors import DataError, UsageError
-from taft_ray.fitting import Loss, PrivateRecipe, private_descent
+from taft_ray.fitting import Loss, Noise, PrivateRecipe, private_descent
 from taft_ray.privacy import GaussianStream, mu_of, noise_multiplier, stream_seed
 from taft_ray.storage import digest_json
 from taft_ray.systems.cell import Cell
@@ -36,18 +34,8 @@ from taft_ray.tangent import Delta, TangentModel, batches, prepare_pictures
 
 SITE_BLOCKS = 4  # whose sites private rows have: of the last ones, since noise is paid for every number
 _CHUNK = 256  # pictures a forward pass
+_ROWS = 4096
 HARDLY_ANY = 1e6  # μ of noisy sums at ε = ∞
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """logits = C a + c."""
-
-    coefficients: np.ndarray
-    intercept: np.ndarray
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        return from_rows(rows) @ self.coefficients.T + self.intercept
 
 
 def measure_private(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> dict[str, Any]:
@@ -56,8 +44,8 @@ def measure_private(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSe
     began = time.perf_counter()
     parts = _parts(cell, train)
     if cell.network == "frozen":
-        rows, asked = (head_rows(tm, some.tokens) for some in (train, test))
-        logits = _on_rows(cell, private, rows, train.labels.numpy(), parts, tm.num_classes)(asked)
+        kept, asked = (head_rows(tm, some.tokens) for some in (train, test))
+        logits = _on_rows(cell, private, kept, asked, train.labels, parts, tm.num_classes)
     elif cell.network == "nonlinear":
         if len(parts) != 1:
             raise UsageError(f"{len(parts)} private shards of a non-linear network: nothing composes them")
@@ -88,10 +76,8 @@ def measure_private_sites(
     wanted = sites_of(network, image_size, last_blocks=len(wanted.groups), size=min(private.features, wanted.width))
     projection = Projection(wanted, seed=0)
     kept, asked, known = (_site_rows(every, projection, some) for some in (train, test, public))
-    if known is not None:
-        whiten = Whitening.of(known)
-        kept, asked = whiten(kept), whiten(asked)
-    logits = _on_rows(cell, private, kept, train.labels.numpy(), _parts(cell, train), classes)(asked)
+    matrix = None if known is None else whitening_of(known)
+    logits = _on_rows(cell, private, kept, asked, train.labels, _parts(cell, train), classes, matrix)
     return _result(cell, classes, train, test, logits, began)
 
 
@@ -154,28 +140,48 @@ def _tangent(
 
 
 def _on_rows(
-    cell: Cell, private: Private, rows: np.ndarray, labels: np.ndarray, parts: Sequence[Tensor], classes: int
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The model of all shards, a function of rows."""
+    cell: Cell,
+    private: Private,
+    train: np.ndarray,
+    test: np.ndarray,
+    labels: Tensor,
+    parts: Sequence[Tensor],
+    classes: int,
+    matrix: np.ndarray | None = None,
+) -> np.ndarray:
+    """Logits (B, K) of a head on rows: the mean of the shards' heads, or that of the sum of their noisy sums."""
     if private.way == "sums":
+        kept = train if matrix is None else _bounded(train, matrix)
         released = [
-            _released(cell, private, rows[part.numpy()], labels[part.numpy()], number, classes)
+            _released(cell, private, kept[part.numpy()], labels[part].numpy(), number, classes)
             for number, part in enumerate(parts)
         ]
         total = released[0]
         for other in released[1:]:
             total = total.merged(other)
-        model = total.solve()
-        return _Linear(model.coefficients, model.intercept)
-    found = [
-        descend(
-            rows[part.numpy()], labels[part.numpy()], classes, recipe(private, len(part)), stream(cell, number),
-        )
-        for number, part in enumerate(parts)
-    ]  # fmt: skip
-    return _Linear(
-        np.mean([one.coefficients for one in found], axis=0), np.mean([one.intercept for one in found], axis=0)
-    )
+        model, asked = total.solve(), from_rows(test)
+        return (asked if matrix is None else asked @ matrix) @ model.coefficients.T + model.intercept
+    head = HeadOnRows(train.shape[1], classes)
+    mean = head.zero_delta()
+    for number, part in enumerate(parts):
+        pictures = head.prepare(torch.from_numpy(train[part.numpy()])[:, None])
+        whitened = None if matrix is None else Whitened(pictures, torch.from_numpy(matrix))
+        found = private_descent(
+            head, pictures if whitened is None else whitened[slice(0, len(part))], labels[part], Loss(kind="ce"),
+            recipe(private, len(part)), stream(cell, number),
+        ).delta  # fmt: skip
+        mean = mean + (found if whitened is None else whitened.back(found)) * (1 / len(parts))
+    return head.logits(head.prepare(torch.from_numpy(test)[:, None]), mean).numpy()
+
+
+def _bounded(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """M·a, shortened to length one where it is longer, on the grid: int16 (n, S). Sums bound what a picture adds by its length."""
+    found = np.empty_like(rows)
+    for at in range(0, len(rows), _ROWS):
+        values = from_rows(rows[at : at + _ROWS]) @ matrix
+        lengths = np.linalg.norm(values, axis=1, keepdims=True)
+        found[at : at + _ROWS] = to_rows(torch.from_numpy(values / np.maximum(lengths, 1.0)))
+    return found
 
 
 def _released(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
-from taft_ray.additive import NoisySums, Sums, Whitening, to_rows
+from taft_ray.additive import NoisySums, Sums, to_rows
 from taft_ray.additive.grid import LARGEST, from_rows
-from taft_ray.errors import DataError, DeltaMismatch, UsageError
+from taft_ray.errors import DeltaMismatch, UsageError
 from taft_ray.privacy import GaussianStream
 
 K, S = 4, 24
@@ -148,38 +148,3 @@ def test_budgets_that_mean_nothing_are_refused(mu: float, share: float):
 def test_a_penalty_that_solves_nothing_is_refused(penalty: float):
     with pytest.raises(UsageError, match="penalty"):
         NoisySums.release(summed(*made(5)), 1.0, stream()).solve(penalty)
-
-
-def test_whitening_makes_public_rows_white_and_private_ones_no_longer_than_one():
-    rng = np.random.default_rng(0)
-    scales = np.logspace(0, -1.5, S)
-    public, private = (to_rows(torch.from_numpy(rng.standard_normal((n, S)) * scales / 3)) for n in (4000, 50))
-    white = Whitening.of(public, ridge=1e-3)
-    values = from_rows(white(public))
-    eigenvalues = np.linalg.eigvalsh(values.T @ values / len(values))
-    plain = np.linalg.eigvalsh(from_rows(public).T @ from_rows(public))
-    assert eigenvalues.max() / eigenvalues.min() < 3 < 50 < plain.max() / plain.min()
-    lengths = np.linalg.norm(from_rows(white(private)), axis=1)
-    assert lengths.max() <= 1
-    assert lengths.min() > 0.999
-
-
-def test_whitening_reads_no_private_row():
-    """Each row's result is its own: the others may be anything."""
-    public, _ = made(100)
-    rows, _ = made(30, seed=1)
-    white = Whitening.of(public)
-    alone = np.concatenate([white(row[None]) for row in rows])
-    assert np.abs(white(rows).astype(int) - alone).max() <= 1
-    assert not white(np.zeros((2, S), np.int16)).any()
-
-
-def test_whitening_by_nothing_is_refused():
-    with pytest.raises(UsageError, match="public rows"):
-        Whitening.of(np.zeros((0, S), np.int16))
-    with pytest.raises(UsageError, match="ridge"):
-        Whitening.of(made(5)[0], ridge=0.0)
-    with pytest.raises(DataError, match="zero"):
-        Whitening.of(np.zeros((3, S), np.int16))
-    with pytest.raises(DataError, match="rows"):
-        Whitening.of(made(5)[0])(np.zeros((1, S + 1), np.int16))

@@ -1,22 +1,23 @@
-"""Private descent on rows: bounded sensitivity whatever the rows are, the plain float64 descent where nothing is clipped, equal bits."""
+"""A head on rows, fitted privately: the plain float64 descent, and whitening that folds into it."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
-from taft_ray.additive import descend, to_rows
+from taft_ray.additive import HeadOnRows, Whitened, to_rows, whitening_of
 from taft_ray.additive.grid import from_rows
-from taft_ray.additive.private import grid_unit, margin
+from taft_ray.additive.linear import BIAS, WEIGHT
 from taft_ray.errors import DataError, UsageError
-from taft_ray.fitting.private import PrivateRecipe
+from taft_ray.fitting import Loss, PrivateRecipe, private_descent
+from taft_ray.fitting.clipping import grid_unit, margin
 from taft_ray.privacy import GaussianStream
+from taft_ray.tangent import Delta, Prepared
 
-K = 5
+K, S = 5, 40
 RECIPE = PrivateRecipe(steps=12, learning_rate=6.0, clip=2.0, noise_multiplier=3.0, divisor=300)
+HEAD = HeadOnRows(S, K)
 
 
 def silent(step: int, count: int, scale: float) -> np.ndarray:
@@ -27,13 +28,24 @@ def stream() -> GaussianStream:
     return GaussianStream(bytes(range(32)))
 
 
-def made(n: int = 300, size: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def made(n: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Rows that say something of their classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, K, n)
-    centres = rng.standard_normal((K, size))
-    values = 0.7 * centres[labels] + rng.standard_normal((n, size))
-    return to_rows(torch.from_numpy(values / np.sqrt(2 * size))), labels
+    centres = rng.standard_normal((K, S))
+    values = 0.7 * centres[labels] + rng.standard_normal((n, S))
+    return to_rows(torch.from_numpy(values / np.sqrt(2 * S))), labels
+
+
+def prepared(rows: np.ndarray) -> Prepared:
+    return HEAD.prepare(torch.from_numpy(rows)[:, None])
+
+
+def fitted(rows: np.ndarray, labels: np.ndarray, recipe: PrivateRecipe, noise=silent, units=None) -> np.ndarray:
+    """(K, S + 1): W and b."""
+    of = None if units is None else torch.from_numpy(units)
+    made = private_descent(HEAD, prepared(rows), torch.from_numpy(labels), Loss(kind="ce"), recipe, noise, units=of)
+    return torch.cat([made.delta[WEIGHT], made.delta[BIAS][:, None]], dim=1).numpy()
 
 
 def per_sample(rows: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -48,13 +60,10 @@ def per_sample(rows: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.
     return np.stack(found)
 
 
-def oracle(
-    rows: np.ndarray, labels: np.ndarray, recipe: PrivateRecipe, units: np.ndarray | None = None, noise=silent
-) -> np.ndarray:
-    """The equation of the module, picture by picture in float64, with the same noise."""
-    weights = np.zeros((K, rows.shape[1] + 1))
-    unit = grid_unit(recipe.clip)
-    sensitivity = recipe.clip * (1 + margin(weights.size))
+def oracle(rows: np.ndarray, labels: np.ndarray, recipe: PrivateRecipe, noise=silent, units=None) -> np.ndarray:
+    """The equation of `fitting.private`, picture by picture in float64, with the same noise."""
+    weights = np.zeros((K, S + 1))
+    unit, sensitivity = grid_unit(recipe.clip), recipe.clip * (1 + margin(weights.size))
     of = np.arange(len(rows)) if units is None else units
     for step in range(recipe.steps):
         gradients = per_sample(rows, labels, weights)
@@ -63,198 +72,70 @@ def oracle(
             gradient = gradients[of == number].sum(0)
             total += gradient * min(1.0, recipe.clip / np.linalg.norm(gradient))
         drawn = noise(step, weights.size, recipe.noise_multiplier * sensitivity / unit) * unit
-        weights = weights - recipe.learning_rate / recipe.divisor * (total + drawn.reshape(weights.shape))
+        of_bias, of_weight = (
+            (drawn[:K], drawn[K:]) if list(HEAD.zero_delta()) == [BIAS, WEIGHT] else (drawn[-K:], drawn[:-K])
+        )
+        total += np.hstack([of_weight.reshape(K, S), of_bias[:, None]])
+        weights = weights - recipe.learning_rate / recipe.divisor * total
     return weights
-
-
-def whole(found) -> np.ndarray:
-    return np.hstack([found.coefficients, found.intercept[:, None]])
 
 
 @pytest.mark.parametrize("clip", [2.0, 0.4])
 @pytest.mark.parametrize("owners", [False, True])
 @pytest.mark.parametrize("noise", [silent, stream()])
-def test_it_is_the_equation_of_the_docstring(clip: float, owners: bool, noise):
+def test_a_head_on_rows_descends_as_its_equation_says(clip: float, owners: bool, noise):
     rows, labels = made(60)
     units = np.random.default_rng(1).integers(0, 20, len(rows)) if owners else None
     recipe = dataclasses.replace(RECIPE, clip=clip, steps=5)
-    found = descend(rows, labels, K, recipe, noise, units=units)
-    assert whole(found) == pytest.approx(oracle(rows, labels, recipe, units, noise), abs=2e-5)
-    assert found.nonfinite == 0
-
-
-def integers(rows, labels, weights, clip, units=None) -> np.ndarray:
-    """The whole numbers of the second step, after a first step of noise alone that puts it at these weights."""
-    unit, seen = grid_unit(clip), []
-    recipe = dataclasses.replace(RECIPE, steps=2, clip=clip, learning_rate=1.0, divisor=1)
-    first = []
-
-    def noise(step: int, count: int, scale: float) -> np.ndarray:
-        if step == 0:
-            return np.rint(-weights.ravel() / unit).astype(np.int64) - first[0]
-        return np.zeros(count, np.int64)
-
-    def recorder(step: int, count: int, scale: float) -> np.ndarray:
-        seen.append(step)
-        return np.zeros(count, np.int64)
-
-    one = descend(rows, labels, K, dataclasses.replace(recipe, steps=1), recorder, units=units)
-    first.append(np.rint(-whole(one).ravel() / unit).astype(np.int64))
-    two = descend(rows, labels, K, recipe, noise, units=units)
-    at = np.rint(weights / unit) * unit
-    return np.rint((at - whole(two)) / unit)
-
-
-def adversaries(size: int) -> dict[str, np.ndarray]:
-    """Rows at the ends of what is allowed, and beyond."""
-    rng = np.random.default_rng(5)
-    along = np.zeros(size)
-    along[0] = 1.0
-    return {
-        "a row": rng.standard_normal(size) / math.sqrt(size),
-        "longest": along,
-        "zero": np.zeros(size),
-        "beyond": 1e6 * rng.standard_normal(size),
-        "huge": np.full(size, 1e200),
-        "inf": np.full(size, np.inf),
-        "nan": np.full(size, np.nan),
-    }
-
-
-@pytest.mark.parametrize("clip", [2.0, 0.3])
-@pytest.mark.parametrize("name", list(adversaries(3)))
-@pytest.mark.parametrize("owners", [False, True])
-def test_a_unit_that_is_zeroed_out_changes_the_sum_by_the_sensitivity_at_most(clip: float, name: str, owners: bool):
-    size = 30
-    rows, labels = made(200, size)
-    values = from_rows(rows)
-    weights = 5 * np.random.default_rng(2).standard_normal((K, size + 1))
-    units = np.arange(200) // 4 if owners else None
-    theirs = slice(8, 12) if owners else slice(8, 9)
-    values[theirs] = adversaries(size)[name]
-    with_it = integers(values, labels, weights, clip, units)
-    gone = values.copy()
-    gone[theirs] = np.nan  # counts as zero
-    without = integers(gone, labels, weights, clip, units)
-    changed = np.linalg.norm(with_it - without)
-    most = clip * (1 + margin(weights.size)) / grid_unit(clip)
-    assert changed <= most
-    if name == "beyond":
-        assert changed > 0.99 * most, "a bound that nothing comes near would hide an error"
-
-
-def test_without_clipping_the_bound_is_broken():
-    """The mutant that the test above has to catch."""
-    rows, labels = made(50, 30)
-    values = from_rows(rows)
-    values[7] = adversaries(30)["beyond"]
-    gone = values.copy()
-    gone[7] = np.nan
-    weights = np.ones((K, 31))
-    loose = [integers(each, labels, weights, 1e9) * grid_unit(1e9) for each in (values, gone)]
-    assert np.linalg.norm(loose[0] - loose[1]) > 100 * 0.3
+    assert fitted(rows, labels, recipe, noise, units) == pytest.approx(
+        oracle(rows, labels, recipe, noise, units), abs=1e-4
+    )
 
 
 def test_a_clip_of_two_clips_no_row():
+    """|r|·√(|a|² + 1) is at most 2 for rows of length one at most."""
     rows, labels = made()
-    weights = 50 * np.random.default_rng(3).standard_normal((K, rows.shape[1] + 1))
+    weights = 50 * np.random.default_rng(3).standard_normal((K, S + 1))
     assert np.linalg.norm(per_sample(rows, labels, weights), axis=(1, 2)).max() <= 2
 
 
-def test_gradients_that_are_not_finite_count_as_zero_and_are_counted():
-    rows, labels = made()
-    values = from_rows(rows)
-    values[3], values[8] = np.nan, np.inf
-    fine = np.delete(values, [3, 8], axis=0), np.delete(labels, [3, 8])
-    found = descend(values, labels, K, RECIPE, silent)
-    assert found.nonfinite == 2 * RECIPE.steps
-    assert np.isfinite(whole(found)).all()
-    assert whole(found) == pytest.approx(whole(descend(*fine, K, RECIPE, silent)), abs=1e-6)
-
-
-def test_equal_bits_whatever_the_threads_and_the_order_of_whole_blocks():
-    rows, labels = made(9000, 64)
-    there = descend(rows, labels, K, dataclasses.replace(RECIPE, steps=2), stream())
-    with threadpool_limits(2):
-        again = descend(rows, labels, K, dataclasses.replace(RECIPE, steps=2), stream())
-    assert (whole(there) == whole(again)).all()
-    turned = np.r_[4096:8192, 0:4096, 8192:9000]
-    swapped = descend(rows[turned], labels[turned], K, dataclasses.replace(RECIPE, steps=2), stream())
-    assert (whole(there) == whole(swapped)).all()
-
-
-def test_int16_rows_and_their_values_are_the_same():
-    rows, labels = made()
-    one, two = (descend(each, labels, K, RECIPE, stream()) for each in (rows, from_rows(rows)))
-    assert (whole(one) == whole(two)).all()
-
-
-def test_noise_is_called_once_per_step_with_the_scale_of_the_sensitivity_even_for_no_rows():
-    called = []
-
-    def noise(step: int, count: int, scale: float) -> np.ndarray:
-        called.append((step, count, scale))
-        return np.zeros(count, np.int64)
-
-    found = descend(np.zeros((0, 40), np.int16), np.zeros(0, np.int64), K, RECIPE, noise)
-    scale = 3.0 * 2.0 * (1 + margin(K * 41)) / grid_unit(2.0)
-    assert called == [(step, K * 41, scale) for step in range(RECIPE.steps)]
-    assert found.sensitivity == 2.0 * (1 + margin(K * 41))
-    assert not whole(found).any()
-
-
-def test_the_margin_is_small():
-    assert margin(10 * 2049) < 1e-4
-    assert margin(1000 * 8193) < 1e-3
-
-
-def test_it_learns():
+def test_it_learns_through_noise():
     rows, labels = made(3000)
-    found = descend(rows, labels, K, dataclasses.replace(RECIPE, divisor=3000, steps=40), stream())
-    answers = from_rows(rows) @ found.coefficients.T + found.intercept
+    found = fitted(rows, labels, dataclasses.replace(RECIPE, divisor=3000, steps=40), stream())
+    answers = from_rows(rows) @ found[:, :-1].T + found[:, -1]
     assert (answers.argmax(1) == labels).mean() > 0.8
 
 
-@pytest.mark.parametrize(
-    ("rows", "labels"),
-    [
-        (np.zeros((3, 2), np.int32), np.zeros(3, np.int64)),
-        (np.zeros(3, np.int16), np.zeros(3, np.int64)),
-        (np.zeros((3, 2), np.int16), np.zeros(2, np.int64)),
-        (np.zeros((3, 2), np.int16), np.zeros(3)),
-        (np.zeros((3, 2), np.int16), np.full(3, K)),
-        (np.zeros((3, 2), np.int16), np.full(3, -1)),
-    ],
-)
-def test_arrays_that_do_not_belong_together_are_refused(rows, labels):
-    with pytest.raises(DataError, match="expected"):
-        descend(rows, labels, K, RECIPE, silent)
-
-
-def test_noise_of_another_shape_is_refused():
-    rows, labels = made(10)
-    with pytest.raises(UsageError, match="noise"):
-        descend(rows, labels, K, RECIPE, lambda step, count, scale: np.zeros(count))
-    with pytest.raises(UsageError, match="noise"):
-        descend(rows, labels, K, RECIPE, lambda step, count, scale: np.zeros(1, np.int64))
-
-
-def test_a_head_on_whitened_rows_is_one_on_rows() -> None:
+def test_a_head_on_whitened_rows_is_one_on_rows():
     """W·(M·a) = (W·M)·a: what is fitted on whitened rows needs no whitening any more."""
-    import torch
-
-    from taft_ray.additive.linear import BIAS, WEIGHT, Whitened
-    from taft_ray.tangent import Delta, Prepared
-
+    rows, _ = made(7)
     random = torch.Generator().manual_seed(0)
-    rows = torch.randn(7, 5, generator=random)
-    half = torch.randn(5, 5, generator=random, dtype=torch.float64)
-    matrix = half @ half.T
-    pictures = Prepared(torch.zeros(7, 3), {"rows": rows}, 0)
+    half = torch.randn(S, S, generator=random, dtype=torch.float64)
+    matrix = half @ half.T / S
+    pictures = prepared(rows)
     whitened = Whitened(pictures, matrix)
-    delta = Delta({BIAS: torch.randn(3, generator=random), WEIGHT: torch.randn(3, 5, generator=random)})
-    expected = whitened[slice(0, 7)].saved["rows"] @ delta[WEIGHT].T + delta[BIAS]
-    back = whitened.back(delta)
-    assert torch.allclose(rows @ back[WEIGHT].T + back[BIAS], expected, rtol=1e-4, atol=1e-4)
+    delta = Delta({BIAS: torch.randn(K, generator=random), WEIGHT: torch.randn(K, S, generator=random)})
+    expected = HEAD.logits(whitened[slice(0, 7)], delta)
+    assert torch.allclose(HEAD.logits(pictures, whitened.back(delta)), expected, rtol=1e-4, atol=1e-4)
     assert isinstance(Whitened.of(pictures, matrix), Prepared)
     assert len(Whitened.of(pictures, matrix)) == 7
+
+
+def test_whitening_makes_public_rows_white_and_as_long_as_rows_are():
+    rng = np.random.default_rng(0)
+    scales = np.logspace(0, -1.5, S)
+    public = to_rows(torch.from_numpy(rng.standard_normal((4000, S)) * scales / 3))
+    values = from_rows(public) @ whitening_of(public, ridge=1e-3)
+    eigenvalues = np.linalg.eigvalsh(values.T @ values / len(values))
+    plain = np.linalg.eigvalsh(from_rows(public).T @ from_rows(public))
+    assert eigenvalues.max() / eigenvalues.min() < 3 < 50 < plain.max() / plain.min()
+    assert np.linalg.norm(values, axis=1).mean() == pytest.approx(1, abs=1e-9)
+
+
+def test_whitening_by_nothing_is_refused():
+    with pytest.raises(UsageError, match="public rows"):
+        whitening_of(np.zeros((0, S), np.int16))
+    with pytest.raises(UsageError, match="ridge"):
+        whitening_of(made(5)[0], ridge=0.0)
+    with pytest.raises(DataError, match="zero"):
+        whitening_of(np.zeros((3, S), np.int16))
