@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from taft_ray.lazy import attributes
 
 if TYPE_CHECKING:
+    from taft_ray.additive.centring import Centre, released
     from taft_ray.additive.exact_sums import Sums
     from taft_ray.additive.linear import HeadOnRows, RowsModel, Whitened
     from taft_ray.additive.model import AdditiveModel, AdditiveNetwork
     from taft_ray.additive.noisy_sums import NoisySums
     from taft_ray.additive.options import GRID
+    from taft_ray.additive.probes import pink_pictures
     from taft_ray.additive.projection import Projection
     from taft_ray.additive.ridge import Score, Solution, leave_one_out, solve
     from taft_ray.additive.rows import rows_of, to_rows
@@ -25,6 +27,7 @@ __all__ = [
     "GRID",
     "AdditiveModel",
     "AdditiveNetwork",
+    "Centre",
     "Group",
     "HeadOnRows",
     "NoisySums",
@@ -41,6 +44,8 @@ __all__ = [
     "Whitened",
     "column_scales",
     "leave_one_out",
+    "pink_pictures",
+    "released",
     "rows_of",
     "site_vectors",
     "sites_of",
@@ -50,11 +55,13 @@ __all__ = [
 ]
 
 _WHERE = {
+    "taft_ray.additive.centring": ("Centre", "released"),
     "taft_ray.additive.exact_sums": ("Sums",),
     "taft_ray.additive.linear": ("HeadOnRows", "RowsModel", "Whitened"),
     "taft_ray.additive.model": ("AdditiveModel", "AdditiveNetwork"),
     "taft_ray.additive.noisy_sums": ("NoisySums",),
     "taft_ray.additive.whitening": ("whitening_of",),
+    "taft_ray.additive.probes": ("pink_pictures",),
     "taft_ray.additive.projection": ("Projection",),
     "taft_ray.additive.options": ("GRID",),
     "taft_ray.additive.ridge": ("Score", "Solution", "leave_one_out", "solve"),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from taft_ray.additive.grid import UNIT
+from taft_ray.additive.centring import Centre
+from taft_ray.additive.grid import BITS, UNIT
 from taft_ray.additive.projection import Projection
 from taft_ray.additive.rows import on_grid, rows_of
 from taft_ray.additive.sites import site_vectors
@@ -22,32 +24,44 @@ from taft_ray.tangent.trained import linear_tangent
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 _ROWS = "rows"
+_PART = 4096  # rows at a time
 
 
 class Whitened:
-    """Pictures whose rows a are M·a: what a fit reads instead of ``pictures``. matrix: M (S, S), symmetric."""
+    """Pictures whose rows a are M·a − t: what a fit reads instead of ``pictures``. matrix: M (S, S), symmetric; shift: t (S,)."""
 
-    def __init__(self, pictures: Pictures, matrix: Tensor) -> None:
-        self.pictures, self.matrix = pictures, matrix
+    def __init__(self, pictures: Pictures, matrix: Tensor, shift: Tensor | None = None) -> None:
+        self.pictures, self.matrix, self.shift = pictures, matrix, shift
 
     @classmethod
-    def of(cls, pictures: Pictures, matrix: Tensor) -> Pictures:
-        """The whole of it where its constants are in memory."""
-        whitened = cls(pictures, matrix)
-        return whitened[slice(0, len(pictures))] if isinstance(pictures, Prepared) and len(pictures) else whitened
+    def about(cls, pictures: Pictures, centre: Centre | None, matrix: Tensor | None = None) -> Whitened | None:
+        """s·M·(a − m) of a `Centre` m, s; None where neither is given. matrix: M, float64; by default the identity."""
+        if centre is None:
+            return None if matrix is None else cls(pictures, matrix)
+        scaled = centre.scale * (torch.eye(len(centre.mean), dtype=torch.float64) if matrix is None else matrix)
+        return cls(pictures, scaled, scaled @ torch.from_numpy(centre.mean))
+
+    def whole(self) -> Pictures:
+        """All of it where its constants are in memory."""
+        in_memory = isinstance(self.pictures, Prepared) and len(self.pictures)
+        return self[slice(0, len(self.pictures))] if in_memory else self
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, index: Tensor | slice) -> Prepared:
         some = self.pictures[index]
-        rows = (some.saved[_ROWS].double() @ self.matrix).float()
-        return Prepared(some.primal, {_ROWS: rows}, token_count=0)
+        rows = some.saved[_ROWS].double() @ self.matrix.to(some.saved[_ROWS].device)
+        if self.shift is not None:
+            rows -= self.shift.to(rows.device)
+        return Prepared(some.primal, {_ROWS: rows.float()}, token_count=0)
 
     def back(self, delta: Delta) -> Delta:
-        """Δw on a from that on M·a: W·M."""
-        weight = (delta[WEIGHT].double() @ self.matrix.to(delta[WEIGHT].device)).to(delta[WEIGHT])
-        return Delta({BIAS: delta[BIAS], WEIGHT: weight})
+        """Δw on a from that on M·a − t: W·M, and b − W·t."""
+        weight, bias = delta[WEIGHT].double(), delta[BIAS].double()
+        if self.shift is not None:
+            bias = bias - weight @ self.shift.to(bias.device)
+        return Delta({BIAS: bias.to(delta[BIAS]), WEIGHT: (weight @ self.matrix.to(weight.device)).to(delta[WEIGHT])})
 
 
 class HeadOnRows(TangentModel):
@@ -84,6 +98,14 @@ class HeadOnRows(TangentModel):
         """The constants of rows (B, 1, S) int16: their numbers in units of 1."""
         rows = tokens[:, 0].to(self.device, torch.float32) * UNIT
         return Prepared(rows.new_zeros(len(rows), self.num_classes), {_ROWS: rows}, token_count=0)
+
+    def stored(self, pictures: Pictures) -> np.ndarray:
+        """The rows of prepared pictures: int16 (n, S)."""
+        rows = np.empty((len(pictures), self.size), np.int16)
+        for start in range(0, len(rows), _PART):
+            part = slice(start, start + _PART)
+            rows[part] = (pictures[part].saved[_ROWS].double() * 2.0**BITS).cpu().numpy()
+        return rows
 
     def layer_outputs(self, tokens: Tensor) -> dict[str, Tensor]:
         """None: rows are all that there is."""

@@ -16,11 +16,11 @@ Legend: n pictures, S numbers, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from taft_ray.additive.centring import Noise
 from taft_ray.additive.exact_sums import Sums
 from taft_ray.additive.grid import BITS, UNIT
 from taft_ray.additive.model import AdditiveModel
@@ -29,10 +29,6 @@ from taft_ray.errors import DeltaMismatch, UsageError
 
 SHARE = 0.3  # of μ² for G
 PENALTY = 0.3  # λ in units of the spectral norm of G's noise
-
-Noise = Callable[[int, int, float], np.ndarray]
-"""(step, count, scale) -> int64 (count,): round(scale · N(0, 1)); each step has its own draws, as of `privacy.GaussianStream`."""
-
 _DIAGONAL, _BESIDE, _BY_CLASS = range(3)  # the steps of the noise
 
 

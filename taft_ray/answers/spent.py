@@ -34,7 +34,7 @@ class Spent(Answer, HasRows):
 
     budget: the most that a shard may spend, and what of it is left; None is no cap.
 
-    epsilon_of_a_fit, mu_of_a_fit, noise_multiplier, steps, clip: of each fit.
+    epsilon_of_a_fit, mu_of_a_fit, noise_multiplier, steps, clip: of each fit. mean_multiplier: of its release of the rows' mean.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("shards",)
@@ -54,6 +54,7 @@ class Spent(Answer, HasRows):
     accountant: str
     composed: str | None
     shards: tuple[SpentShard, ...]
+    mean_multiplier: float | None = optional()
 
     def __str__(self) -> str:
         cap = (
@@ -68,7 +69,8 @@ class Spent(Answer, HasRows):
                 ("budget", cap),
                 (
                     "a fit",
-                    f"ε = {self.epsilon_of_a_fit:g}: {plural(self.steps, 'step')}, noise {self.noise_multiplier:.3g} × clip",
+                    f"ε = {self.epsilon_of_a_fit:g}: {plural(self.steps, 'step')}, noise {self.noise_multiplier:.3g} × clip"
+                    + ("" if self.mean_multiplier is None else f"; the rows' mean, noise {self.mean_multiplier:.3g}"),
                 ),
             ]
         )

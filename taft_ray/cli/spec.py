@@ -16,7 +16,7 @@ from taft_ray.data import ORIENTATIONS, with_split
 from taft_ray.embedded.names import EMBEDDED_NAME
 from taft_ray.errors import TaftError, UsageError
 from taft_ray.fitting.config import LOSSES, PRIVATE_SOLVERS, SOLVERS
-from taft_ray.plans.privacy import ADJACENCIES, OWN, UNITS, Privacy
+from taft_ray.plans.privacy import ADJACENCIES, MEAN_SHARE, OWN, UNITS, Privacy
 from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec
 from taft_ray.storage import MALFORMED, parse_json
 from taft_ray.sums.options import COMPOSITIONS
@@ -162,7 +162,14 @@ _PRIVATE = (
     click.option("--steps", type=int, help=f"Of gradient descent on the whole shard; {Privacy.steps} by default."),
     click.option("--clip", type=float, help=f"The largest norm of a unit's gradient; {Privacy.clip:g} by default."),
     click.option("--divisor", type=int, help="Public number for the mean of gradients; the shard's units by default."),
-    click.option("--public", metavar="URI", help="Of dp-additive: pictures that nobody has to protect, to whiten rows by."),
+    click.option(
+        "--public", metavar="URI",
+        help="Of dp-additive: pictures that nobody has to protect, to whiten rows by; pink-noise (default), or none.",
+    ),
+    click.option(
+        "--mean-share", type=float,
+        help=f"Of dp-additive: the part of the privacy for the rows' mean; {MEAN_SHARE:g} by default, 0 is none.",
+    ),
     click.option("--budget", type=float, help="The ε that all fits of a shard together may reach; no cap by default."),
 )  # fmt: skip
 

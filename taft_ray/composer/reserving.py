@@ -96,11 +96,12 @@ class Reserving:
                 f"one {privacy.unit} would be allowed; make a run with a smaller --delta"
             )
         at, secret = names.new_noise_key(self.record.store, shard, generation)
+        divisor = privacy.divisor or max(1, units)
         return DpReserved(
             shard=shard, generation=generation, inputs=inputs.digest, key=ObjectRef(at, commitment(secret)), mu=privacy.mu,
             noise_multiplier=privacy.noise_multiplier, epsilon=privacy.epsilon, delta=privacy.delta, steps=privacy.steps,
-            clip=privacy.clip, learning_rate=privacy.learning_rate, divisor=privacy.divisor or max(1, units),
-            unit=privacy.unit, adjacency=privacy.adjacency, accountant=privacy.accountant,
+            clip=privacy.clip, learning_rate=privacy.rate(divisor), divisor=divisor,
+            mean_multiplier=privacy.mean_multiplier, unit=privacy.unit, adjacency=privacy.adjacency, accountant=privacy.accountant,
             public={
                 "weights": spec.weights_digest, "classes": digest_json(list(spec.classes or ())),
                 **({"pictures": privacy.public_digest} if privacy.public is not None else {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,9 @@ from taft_ray.jsonable import JsonObject, optional
 
 UNITS = ("sample", "owner")
 ADJACENCIES = ("zero-out", "add-remove")
+PINK_NOISE = "pink-noise"
+"""In the place of public pictures: pictures of nobody (`additive.probes`)."""
+
 ACCOUNTANT = "gdp/1"
 """The accountant of `taft_ray.privacy.accounting`, and its version."""
 
@@ -32,7 +35,12 @@ class Privacy(JsonObject):
 
     budget: the ε that the fits of a shard may have in all, at the same δ; None is no cap.
 
-    public: pictures that nobody has to protect, by which rows are whitened (`prefix.whitening`), and the digest of that.
+    public: pictures that nobody has to protect, by which rows are whitened (`prefix.whitening`), or `PINK_NOISE`, and the digest of that.
+
+    logit_noise: the learning rate is smaller where the noise of all steps would move a logit of a row of length one by more than this
+    standard deviation. None leaves it as it is.
+
+    mean_share: the part of μ² that a release of the rows' mean has (`additive.centring`); the steps have the rest. None is no release.
     """
 
     epsilon: float
@@ -46,6 +54,8 @@ class Privacy(JsonObject):
     budget: float | None = optional()
     public: str | None = optional()
     public_digest: str = optional("")
+    mean_share: float | None = optional()
+    logit_noise: float | None = optional()
     accountant: str = ACCOUNTANT
 
     def __post_init__(self) -> None:
@@ -66,10 +76,22 @@ class Privacy(JsonObject):
             )
         if self.divisor is not None and not self.divisor >= 1:
             raise UsageError(f"expected divisor >= 1, got {self.divisor}; set --divisor")
+        if self.mean_share is not None and not 0 < self.mean_share < 1:
+            raise UsageError(
+                f"mean_share={self.mean_share}: expected a part of the privacy between 0 and 1; set --mean-share, 0 for none"
+            )
         if self.budget is not None and not self.budget >= self.epsilon:
             raise UsageError(
                 f"budget={self.budget} is less than epsilon={self.epsilon}, so that no fit could be made; raise --budget"
             )
+
+    def as_begun(self, begun: Privacy) -> Privacy:
+        """These options for a run that began with ``begun``, by an earlier version whose defaults were others."""
+        new = {"public": PINK_NOISE, "mean_share": MEAN_SHARE, "logit_noise": LOGIT_NOISE}
+        return replace(
+            self,
+            **{n: None for n, default in new.items() if getattr(self, n) == default and getattr(begun, n) is None},
+        )
 
     @property
     def mu(self) -> float:
@@ -81,7 +103,21 @@ class Privacy(JsonObject):
         """σ: the noise of a step, as a multiple of the sensitivity."""
         from taft_ray.privacy import noise_multiplier
 
-        return noise_multiplier(self.mu, self.steps)
+        return noise_multiplier(self.mu * math.sqrt(1 - (self.mean_share or 0.0)), self.steps)
+
+    def rate(self, divisor: int) -> float:
+        """The learning rate of a fit with this public divisor n: η, or b·n / (σ·C·√T) with the bound b on a logit's noise."""
+        if self.logit_noise is None:
+            return self.learning_rate
+        noise = self.noise_multiplier * self.clip * math.sqrt(self.steps) / divisor
+        return min(self.learning_rate, self.logit_noise / noise)
+
+    @property
+    def mean_multiplier(self) -> float | None:
+        """σ_m: the noise of the mean's release, as a multiple of its sensitivity; None without one."""
+        from taft_ray.privacy import noise_multiplier
+
+        return None if self.mean_share is None else noise_multiplier(self.mu * math.sqrt(self.mean_share), 1)
 
 
 @cache
@@ -94,11 +130,17 @@ def _mu(epsilon: float, delta: float) -> float:
 RATE = {PRIVATE: 1.0, PRIVATE_ROWS: 10.0}
 """Learning rates where none is asked for; chosen on CIFAR-10 at ε = 3 (`systems.private_table`)."""
 
+LOGIT_NOISE, MEAN_SHARE = 0.15, 0.1
+"""Of fits on rows, where neither a rate nor a share is asked for; chosen on CIFAR-10 (1,650 and 5,000 pictures)."""
+
 SHARED = frozenset(["epsilon", "learning_rate"])
 """Options that mean something to other runs, too."""
 
-OWN = frozenset(Privacy.__dataclass_fields__) - SHARED - {"accountant", "public_digest"}
+OWN = frozenset(Privacy.__dataclass_fields__) - SHARED - {"accountant", "public_digest", "logit_noise"}
 """Options that mean something to a private run alone."""
+
+_NONE = {"public": "none", "mean_share": 0}
+"""How options say that a run has none of it."""
 
 
 def private_fields(given: Mapping[str, Any], asked: Collection[str]) -> dict[str, Any]:
@@ -121,8 +163,16 @@ def private_fields(given: Mapping[str, Any], asked: Collection[str]) -> dict[str
     missing = [f"--{name}" for name in ("epsilon", "delta") if own.get(name) is None]
     if missing:
         raise UsageError(f"a private run needs {' and '.join(missing)}: what each fit may give away of a sample")
+    solver = values["solver"] if values.get("solver") in RATE and "solver" in asked else PRIVATE
+    on_rows = solver == PRIVATE_ROWS
     if "learning_rate" not in own:
-        own["learning_rate"] = RATE[values["solver"] if values.get("solver") in RATE and "solver" in asked else PRIVATE]
+        own["learning_rate"] = RATE[solver]
+        own["logit_noise"] = LOGIT_NOISE if on_rows else None
+    if on_rows:
+        own = {"public": PINK_NOISE, "mean_share": MEAN_SHARE, **own}
+    for name, none in _NONE.items():
+        if own.get(name) == none:
+            del own[name]
     privacy = Privacy(**own)
     for name in SHARED:
         values.pop(name, None)
@@ -165,8 +215,12 @@ def check_private(spec: Any) -> None:
             "a private run needs a public list of classes: classes read from the data would show that a class occurs; "
             "set --classes"
         )
-    if spec.privacy.public is not None and spec.solver != PRIVATE_ROWS:
-        raise UsageError(f"--public whitens rows, and solver={spec.solver!r} has none; use --solver {PRIVATE_ROWS}")
+    if spec.solver != PRIVATE_ROWS:
+        for name, does in (("public", "whitens rows"), ("mean_share", "centres rows"), ("logit_noise", "is of rows")):
+            if getattr(spec.privacy, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {does}, and solver={spec.solver!r} has none; use --solver {PRIVATE_ROWS}"
+                )
     if spec.slices != 1:
         raise UsageError(
             f"slices={spec.slices} in a private run: checkpoints between slices have no noise; leave --slices out"

@@ -6,6 +6,7 @@ of its dearest shard (parallel composition). The generations of one shard add up
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ class DpReserved(Fact):
 
     divisor: the public number of the mean. mu, noise_multiplier: of the whole fit, and of one step. epsilon, delta: of it alone.
 
+    mean_multiplier: σ_m of the release of the rows' mean, beside the steps.
+
     public: digests of the public inputs. restored: from what was kept beside the run; the fit itself is not in this copy.
     """
 
@@ -49,6 +52,17 @@ class DpReserved(Fact):
     accountant: str
     public: Mapping[str, Any] = field(default_factory=dict)
     restored: bool = optional(False)
+    mean_multiplier: float | None = optional()
+
+    @property
+    def spends(self) -> float:
+        """μ of what the fit releases: √(T/σ² + 1/σ_m²); inf where there is no noise."""
+        from taft_ray.privacy import total
+
+        noises = [(self.noise_multiplier, self.steps)]
+        if self.mean_multiplier is not None:
+            noises.append((self.mean_multiplier, 1))
+        return total(math.sqrt(steps) / noise if noise > 0 else math.inf for noise, steps in noises)
 
     @property
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""Whitening of a private run's rows by public pictures: made once, kept in the run, and bound by its digest in the spec.
+"""Whitening of a private run's rows by public pictures or by pink noise: made once, kept, and bound by its digest in the spec.
 
 A fit on rows a descends on a' = M·a instead, with M = (P + r·tr(P)/S · I)^-1/2 and P the second moment of public rows. That is
 descent on a with a public preconditioner. Its W' on a' is W = W'·M on a, so that models, snapshots and exported files know of no
@@ -7,16 +7,18 @@ whitening. M is scaled so that public rows have length one on average.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from taft_ray.additive import whitening_of
+from taft_ray.additive import pink_pictures, whitening_of
 from taft_ray.data.decode import Undecodable, decode_image
 from taft_ray.data.unlabelled import find_pictures, read_pictures
 from taft_ray.errors import DataError, IntegrityError, ObjectMissing
+from taft_ray.plans.privacy import PINK_NOISE
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.tokens import prefix_tokens
 from taft_ray.run.rows import build_rows
@@ -33,11 +35,16 @@ def made(spec: RunSpec) -> np.ndarray:
     """M (S, S) float64, from the public pictures of a spec. DataError where there are too few that can be read."""
     assert spec.privacy is not None
     assert spec.privacy.public is not None
-    return _made(spec.privacy.public, _Recipe(spec))
+    return whitening_of(public_rows(spec.privacy.public, spec))
+
+
+def public_rows(public: str, spec: RunSpec) -> np.ndarray:
+    """The rows int16 (n, S) of the first `MOST` public pictures, or of as many of pink noise, by the projection of the spec."""
+    return _rows(public, _Recipe(spec))
 
 
 class _Recipe:
-    """A spec, equal to another where rows are: so that a process makes a matrix once."""
+    """A spec, equal to another where rows are: so that a process makes them once."""
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
@@ -53,25 +60,32 @@ class _Recipe:
 
 
 @lru_cache(maxsize=1)
-def _made(uri: str, recipe: _Recipe) -> np.ndarray:
+def _rows(uri: str, recipe: _Recipe) -> np.ndarray:
     spec = recipe.spec
     maker, preprocess, _ = build_rows(spec)
-    rows, count = [], 0
+    some = pink_pictures(MOST, preprocess.size) if uri == PINK_NOISE else _public(uri, preprocess.size, spec)
+    rows = [prefix_tokens(maker, preprocess, pixels, spec)[:, 0] for pixels in some]
+    count = sum(len(part) for part in rows)
+    if count < _LEAST:
+        raise DataError(f"{uri} has {count} pictures that can be read: expected at least {_LEAST} public ones")
+    return np.concatenate(rows)
+
+
+def _public(uri: str, size: int, spec: RunSpec) -> Iterator[list[np.ndarray]]:
+    """The first pictures that can be read, uint8 (3, size, size) each, some at a time."""
+    count = 0
     for some in read_pictures(find_pictures([uri])):
         pixels = []
         for _, picture in some[: MOST - count]:
             try:
-                pixels.append(decode_image(picture or b"", preprocess.size, spec.exif_orientation))
+                pixels.append(decode_image(picture or b"", size, spec.exif_orientation))
             except Undecodable:
                 continue
         if pixels:
-            rows.append(prefix_tokens(maker, preprocess, pixels, spec)[:, 0])
+            yield pixels
         count += len(pixels)
         if count >= MOST:
-            break
-    if count < _LEAST:
-        raise DataError(f"{uri} has {count} pictures that can be read: expected at least {_LEAST} public ones")
-    return whitening_of(np.concatenate(rows))
+            return
 
 
 def digest_of(matrix: np.ndarray) -> str:

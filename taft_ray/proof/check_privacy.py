@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 from taft_ray.counting import plural, which
@@ -42,8 +41,7 @@ def _paid(run: Evidence) -> None:
     for entry in run.entries:
         if entry.kind == DpReserved.KIND:
             one = DpReserved.from_json(entry.body)
-            spends = math.sqrt(one.steps) / one.noise_multiplier if one.noise_multiplier > 0 else math.inf
-            if not one.mu >= max(asked.mu, spends) * (1 - _ROUNDING):
+            if not one.mu >= max(asked.mu, one.spends) * (1 - _ROUNDING):
                 raise IntegrityError(f"ledger entry {entry.number} reserves less privacy than its fit spends")
             reserved[one.digest] = one
         elif entry.kind == "trained":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.plans.privacy import PINK_NOISE
+from taft_ray.plans.spec import RunSpec
 from taft_ray.run.environment import cell_environment, settle
 from taft_ray.run.model import build_tangent, load_for
 from taft_ray.storage import Store, canonical_json, json_object
@@ -62,7 +66,9 @@ def _measured(cell: Cell, classes: int, train: TokenSet, test: TokenSet, public:
     if cell.network in ON_SITES:
         loaded = load_for(cell.spec)
         if cell.private is not None:
-            return measure_private_sites(cell, loaded.network, loaded.preprocess.size, classes, train, test, public)
+            whitening = cell.private.whitening
+            by = _of_pink_noise(cell.spec) if whitening == PINK_NOISE else public if whitening == "public" else None
+            return measure_private_sites(cell, loaded.network, loaded.preprocess.size, classes, train, test, by)
         return measure_sites(cell, loaded.network, loaded.preprocess.size, classes, train, test)
     tm, _ = build_tangent(cell.spec, classes)
     if cell.private is not None:
@@ -70,6 +76,14 @@ def _measured(cell: Cell, classes: int, train: TokenSet, test: TokenSet, public:
     if cell.network == "frozen":
         return measure_frozen(cell, tm, train, test)
     return (measure_forgetting if cell.leaving else measure)(cell, tm, train, test)
+
+
+def _of_pink_noise(spec: RunSpec) -> TokenSet:
+    """Rows of pink noise, as `shared_tokens` makes those of pictures: by seed 0."""
+    from taft_ray.prefix.whitening import public_rows
+
+    rows = torch.from_numpy(public_rows(PINK_NOISE, replace(spec, seed=0)))
+    return TokenSet(keys=[b""] * len(rows), labels=torch.zeros(len(rows), dtype=torch.int64), tokens=rows[:, None])
 
 
 def cell_key(cell: Cell) -> str:

@@ -18,11 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from taft_ray.additive import HeadOnRows, NoisySums, Projection, Sites, Sums, Whitened, sites_of, to_rows, whitening_of
+from taft_ray.additive import (
+    Centre,
+    HeadOnRows,
+    NoisySums,
+    Projection,
+    Sites,
+    Sums,
+    Whitened,
+    released,
+    sites_of,
+    to_rows,
+    whitening_of,
+)
 from taft_ray.additive.grid import from_rows
 from taft_ray.errors import DataError, UsageError
 from taft_ray.fitting import Loss, Noise, PrivateRecipe, private_descent
-from taft_ray.privacy import GaussianStream, mu_of, noise_multiplier, stream_seed
+from taft_ray.privacy import GaussianStream, mu_of, stream_seed
 from taft_ray.storage import digest_json
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.frozen import head_rows
@@ -32,10 +44,9 @@ from taft_ray.systems.measure_rows import site_vectors_of
 from taft_ray.systems.private import Private
 from taft_ray.tangent import Delta, TangentModel, batches, prepare_pictures
 
-SITE_BLOCKS = 4  # whose sites private rows have: of the last ones, since noise is paid for every number
 _CHUNK = 256  # pictures a forward pass
 _ROWS = 4096
-HARDLY_ANY = 1e6  # μ of noisy sums at ε = ∞
+HARDLY_ANY = 1e6  # μ of noisy sums, and of a mean, at ε = ∞
 
 
 def measure_private(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> dict[str, Any]:
@@ -68,13 +79,15 @@ def measure_private_sites(
     test: TokenSet,
     public: TokenSet | None,
 ) -> dict[str, Any]:
-    """`measure` of a private cell on sites, whose tokens are as of `measure_sites`. public: pictures that rows are whitened by."""
+    """`measure` of a private cell on sites, whose tokens are as of `measure_sites`.
+
+    public: tokens of the pictures by which rows are whitened, those that the cell names; None of a cell without whitening.
+    """
     private = _private(cell)
     began = time.perf_counter()
     every = sites_of(network, image_size, size=cell.spec.features)
-    wanted = sites_of(network, image_size, last_blocks=min(SITE_BLOCKS, len(every.groups)), size=None)
-    wanted = sites_of(network, image_size, last_blocks=len(wanted.groups), size=min(private.features, wanted.width))
-    projection = Projection(wanted, seed=0)
+    size = None if private.features is None else min(private.features, every.width)
+    projection = Projection(sites_of(network, image_size, size=size), seed=0)
     kept, asked, known = (_site_rows(every, projection, some) for some in (train, test, public))
     matrix = None if known is None else whitening_of(known)
     logits = _on_rows(cell, private, kept, asked, train.labels, _parts(cell, train), classes, matrix)
@@ -82,12 +95,12 @@ def measure_private_sites(
 
 
 def recipe(private: Private, divisor: int) -> PrivateRecipe:
-    noise = 1.0 if math.isinf(private.epsilon) else noise_multiplier(_mu(private), private.steps)
+    promise = private.promise
     return PrivateRecipe(
         steps=private.steps,
-        learning_rate=private.learning_rate,
+        learning_rate=private.learning_rate if promise is None else promise.rate(divisor),
         clip=private.clip,
-        noise_multiplier=noise,
+        noise_multiplier=1.0 if promise is None else promise.noise_multiplier,
         divisor=divisor,
     )
 
@@ -164,14 +177,26 @@ def _on_rows(
     head = HeadOnRows(train.shape[1], classes)
     mean = head.zero_delta()
     for number, part in enumerate(parts):
-        pictures = head.prepare(torch.from_numpy(train[part.numpy()])[:, None])
-        whitened = None if matrix is None else Whitened(pictures, torch.from_numpy(matrix))
+        noise = stream(cell, number)
+        rows = train[part.numpy()]
+        pictures = head.prepare(torch.from_numpy(rows)[:, None])
+        centre = _centre(private, rows, noise)
+        whitened = Whitened.about(pictures, centre, None if matrix is None else torch.from_numpy(matrix))
         found = private_descent(
-            head, pictures if whitened is None else whitened[slice(0, len(part))], labels[part], Loss(kind="ce"),
-            recipe(private, len(part)), stream(cell, number),
+            head, pictures if whitened is None else whitened.whole(), labels[part], Loss(kind="ce"),
+            recipe(private, len(part)), noise,
         ).delta  # fmt: skip
         mean = mean + (found if whitened is None else whitened.back(found)) * (1 / len(parts))
     return head.logits(head.prepare(torch.from_numpy(test)[:, None]), mean).numpy()
+
+
+def _centre(private: Private, rows: np.ndarray, noise: Noise) -> Centre | None:
+    """The mean of a shard's rows, released; at ε = ∞ its noise is nothing, and its multiplier hardly any."""
+    if private.mean_share is None:
+        return None
+    multiplier = private.promise.mean_multiplier if private.promise else 1 / HARDLY_ANY
+    assert multiplier is not None
+    return released(rows, noise, step=private.steps, noise_multiplier=multiplier, divisor=len(rows))
 
 
 def _bounded(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:

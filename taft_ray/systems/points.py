@@ -48,6 +48,7 @@ class Wanted:
 
     shards: the numbers of shards of table2; the figures use the largest. many_blocks: of table1's "-7" rows; 0 leaves them out.
     joint: whether shards of this network can be composed jointly. site_width: the numbers that its sites have; None where it has none.
+    public: whether there are public pictures to whiten rows by.
     """
 
     base: Cell
@@ -56,6 +57,7 @@ class Wanted:
     many_blocks: int = 7
     joint: bool = True
     site_width: int | None = None
+    public: bool = False
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from taft_ray.errors import UsageError
+from taft_ray.plans.privacy import Privacy
 
 WAYS = ("descent", "sums")
+WHITENINGS = ("none", "pink-noise", "public")
 DELTA = 1e-5
 
 
@@ -17,7 +19,9 @@ DELTA = 1e-5
 class Private:
     """Each shard's fit is (ε, δ)-differentially private. epsilon: inf adds no noise, and clips all the same.
 
-    way: "descent", or "sums" of a cell on sites. features: S of a cell on sites.
+    way: "descent", or "sums" of a cell on sites. features: S of a cell on sites, as of a run by default. whitening: of its rows, by which pictures.
+
+    mean_share, logit_noise: of descent on rows, as of a run's `Privacy`.
     """
 
     epsilon: float
@@ -26,13 +30,27 @@ class Private:
     steps: int = 50
     learning_rate: float = 1.0
     clip: float = 1.0
-    features: int = 1024
+    features: int | None = None
+    whitening: str = "none"
+    mean_share: float | None = None
+    logit_noise: float | None = None
 
     def __post_init__(self) -> None:
-        if self.way not in WAYS:
-            raise UsageError(f"way={self.way!r}: expected one of {', '.join(WAYS)}")
+        for name, known in (("way", WAYS), ("whitening", WHITENINGS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
         if not self.epsilon > 0 or not 0 < self.delta < 1:
             raise UsageError(f"epsilon={self.epsilon}, delta={self.delta}: expected ε > 0 and 0 < δ < 1")
+
+    @property
+    def promise(self) -> Privacy | None:
+        """The options of a run whose fits would be the same; None at ε = ∞, which no run has."""
+        if math.isinf(self.epsilon):
+            return None
+        return Privacy(
+            epsilon=self.epsilon, delta=self.delta, steps=self.steps, clip=self.clip, learning_rate=self.learning_rate,
+            mean_share=self.mean_share, logit_noise=self.logit_noise,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "epsilon": None if math.isinf(self.epsilon) else self.epsilon}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from taft_ray.data import open_source
 from taft_ray.errors import UnsupportedModel, UsageError
+from taft_ray.plans.privacy import PINK_NOISE
 from taft_ray.plans.spec import RunSpec
 from taft_ray.run.address import data_address, model_address, run_address
 from taft_ray.run.spec import is_run, run_spec
@@ -24,9 +25,12 @@ def with_addresses(spec: RunSpec) -> RunSpec:
         data=data_address(spec.data),
         model=model_address(spec.model),
         weights=spec.weights and run_address(spec.weights),
-        privacy=spec.privacy
-        and replace(spec.privacy, public=spec.privacy.public and data_address(spec.privacy.public)),
+        privacy=spec.privacy and replace(spec.privacy, public=_public_address(spec.privacy.public)),
     )
+
+
+def _public_address(public: str | None) -> str | None:
+    return public if public in (None, PINK_NOISE) else data_address(public)
 
 
 def pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
@@ -41,7 +45,7 @@ def pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
         features = begun.features if spec.features is None else spec.features
         privacy = spec.privacy
         if privacy is not None and begun.privacy is not None:
-            privacy = replace(privacy, public_digest=begun.privacy.public_digest)
+            privacy = replace(privacy.as_begun(begun.privacy), public_digest=begun.privacy.public_digest)
         spec = replace(spec, weights_digest=begun.weights_digest, versions=versions, features=features, privacy=privacy)
         write_spec(store, spec.to_json())  # compares
         return spec, ()

@@ -46,7 +46,7 @@ def reproduce(
     spec: the data, the model and everything that rows do not change. test: the evaluation data.
     cell: measure only the cells whose digest begins so, again, and say whether they are what they were.
     label: of the data in titles and file names; the data's own name by default.
-    public: pictures that nobody need hide, by which table3's additive rows are whitened; without them they are not.
+    public: pictures that nobody need hide, by which more rows of table3 are whitened.
 
     Raises UsageError for a table, a cell or a choice that is not there; what `train` raises for data and models.
     """
@@ -76,7 +76,7 @@ def reproduce(
         inputs |= {"public": data_stamp(public), "public_rows": str(public_rows)}
     wanted = Wanted(
         base=Cell(spec=spec, inputs=inputs), seeds=seeds, shards=shards, many_blocks=many_blocks,
-        joint=_composes_jointly(loaded, spec), site_width=_site_width(loaded),
+        joint=_composes_jointly(loaded, spec), site_width=_site_width(loaded), public=public is not None,
     )  # fmt: skip
     asked = table(name, wanted)
     for options in {tuple({**cell.spec.linearize_options(), "seed": 0}.items()) for cell in asked.cells}:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from taft_ray.additive import Whitened
+from taft_ray.additive import HeadOnRows, Whitened, released
 from taft_ray.errors import IntegrityError, UsageError
-from taft_ray.fitting import FitReport, FittedDelta, PrivateRecipe, private_descent
+from taft_ray.fitting import FitReport, FittedDelta, Noise, PrivateRecipe, private_descent
 from taft_ray.plans.spending import DpReserved
 from taft_ray.prefix import whitening
 from taft_ray.privacy import GaussianStream, commitment, stream_seed
 from taft_ray.run.reserved import inputs_digest
 from taft_ray.storage import digest_json
 from taft_ray.storage import rundir as names
+from taft_ray.tangent.prepared import Pictures
 from taft_ray.workers.run_model import Loaded, RunModel
 
 if TYPE_CHECKING:
@@ -41,11 +42,9 @@ def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> t
     )  # fmt: skip
     numbers = loaded.task.get("units")
     units = None if numbers is None else torch.tensor([numbers[key.hex()] for key in loaded.keys], dtype=torch.int64)
-    pictures, whitened = loaded.pictures, None
-    if spec.privacy is not None and spec.privacy.public is not None:
-        whitened = Whitened(pictures, torch.from_numpy(whitening.read(model.store, spec)))
-        pictures = Whitened.of(pictures, whitened.matrix)
     began = time.perf_counter()
+    whitened = _whitened(model, loaded.pictures, reserved, noise, units)
+    pictures = loaded.pictures if whitened is None else whitened.whole()
     made = private_descent(
         model.tm, pictures, loaded.labels, spec.fit_config().as_loss(), recipe, noise, units=units, progress=progress,
         apart=reserved.adjacency == "add-remove", budget=spec.constants_bytes,
@@ -56,6 +55,23 @@ def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> t
     )
     delta = made.delta if whitened is None else whitened.back(made.delta)
     return FittedDelta(delta, report), reserved
+
+
+def _whitened(
+    model: RunModel, pictures: Pictures, reserved: DpReserved, noise: Noise, units: torch.Tensor | None
+) -> Whitened | None:
+    """Rows as they are fitted: about their released mean, whitened; None where they are fitted as they are."""
+    privacy = model.spec.privacy
+    matrix = centre = None
+    if privacy is not None and privacy.public is not None:
+        matrix = torch.from_numpy(whitening.read(model.store, model.spec))
+    if reserved.mean_multiplier is not None:
+        assert isinstance(model.tm, HeadOnRows)  # `check_private` has seen to it
+        centre = released(
+            model.tm.stored(pictures), noise, step=reserved.steps, noise_multiplier=reserved.mean_multiplier,
+            divisor=reserved.divisor, units=None if units is None else units.numpy(),
+        )  # fmt: skip
+    return Whitened.about(pictures, centre, matrix)
 
 
 def _reservation(model: RunModel, loaded: Loaded) -> DpReserved:

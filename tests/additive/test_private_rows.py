@@ -117,8 +117,8 @@ def test_a_head_on_whitened_rows_is_one_on_rows():
     delta = Delta({BIAS: torch.randn(K, generator=random), WEIGHT: torch.randn(K, S, generator=random)})
     expected = HEAD.logits(whitened[slice(0, 7)], delta)
     assert torch.allclose(HEAD.logits(pictures, whitened.back(delta)), expected, rtol=1e-4, atol=1e-4)
-    assert isinstance(Whitened.of(pictures, matrix), Prepared)
-    assert len(Whitened.of(pictures, matrix)) == 7
+    assert isinstance(whitened.whole(), Prepared)
+    assert len(whitened.whole()) == len(whitened) == 7
 
 
 def test_whitening_makes_public_rows_white_and_as_long_as_rows_are():

@@ -19,7 +19,8 @@ from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
 from taft_ray.errors import BudgetExceeded, IntegrityError, ObjectMissing, UsageError
-from taft_ray.plans.privacy import Privacy
+from taft_ray.plans.fact import ObjectRef
+from taft_ray.plans.privacy import PINK_NOISE, Privacy
 from taft_ray.plans.spending import DpReserved
 from taft_ray.prefix import whitening
 from taft_ray.proof.verify_run import verify
@@ -349,10 +350,42 @@ def test_much_privacy_spent_learns_the_classes(
     assert found["accuracy"] > 0.85
 
 
-def test_rows_whitened_by_public_pictures_are_fitted_and_the_model_knows_of_none(
-    tmp_path: Path, parquet: Path, private: Callable[..., Any]
+@pytest.mark.parametrize("unit", ["sample", "owner"])
+def test_rows_about_their_released_mean_are_fitted_and_the_mean_is_paid_for(
+    tmp_path: Path, parquet: Path, private: Callable[..., Any], unit: str
 ) -> None:
-    public = write_parquet(tmp_path / "public", range(2000, 2040))
+    options = {"solver": "dp-additive", "features": 48, "shards": 1, "epsilon": 1e5, "learning_rate": 4.0, "steps": 40}
+    spec = private(parquet, mean_share=0.1, logit_noise=1e6, unit=unit, **options)
+    run = tmp_path / "run"
+    composer = plain_train(run, spec)
+    (reserved,) = reservations(run)
+    assert reserved.mean_multiplier == spec.privacy.mean_multiplier
+    assert reserved.spends == pytest.approx(spec.privacy.mu, rel=1e-12)
+    assert verify(str(run), retrain=True)["problems"] == []
+    composed = names.composed_key(str(composer.composed_digest()))
+    found = new_worker(str(run), spec, 3).evaluate(composed, composer.record.parts([0]))
+    assert found["accuracy"] > 0.85
+    plain_forget(run, [sample_id(0)], "retrain")
+    assert len(reservations(run)) == 2
+    assert verify(str(run), retrain=True)["problems"] == []
+
+
+def test_a_mean_with_less_noise_than_is_paid_for_is_damage() -> None:
+    one = DpReserved(
+        shard=0, generation=0, inputs="", key=ObjectRef("", ""), mu=0.7, noise_multiplier=100.0, epsilon=3.0, delta=1e-5,
+        steps=50, clip=1.0, learning_rate=1.0, divisor=9, unit="sample", adjacency="zero-out", accountant="gdp/1",
+        mean_multiplier=1.0,
+    )  # fmt: skip
+    assert one.spends == pytest.approx(math.sqrt(50 / 100**2 + 1))
+    assert replace(one, mean_multiplier=0.0).spends == math.inf
+    assert "mean_multiplier" not in replace(one, mean_multiplier=None).to_json()
+
+
+@pytest.mark.parametrize("by", ["pictures", PINK_NOISE])
+def test_rows_whitened_by_public_pictures_are_fitted_and_the_model_knows_of_none(
+    tmp_path: Path, parquet: Path, private: Callable[..., Any], by: str
+) -> None:
+    public = PINK_NOISE if by == PINK_NOISE else write_parquet(tmp_path / "public", range(2000, 2040))
     run = tmp_path / "run"
     options = {"solver": "dp-additive", "features": 48, "shards": 1, "epsilon": 1e5, "learning_rate": 4.0, "steps": 40}
     spec = private(parquet, public=str(public), **options)

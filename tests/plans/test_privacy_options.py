@@ -1,12 +1,13 @@
 """A private run's options: what would not be private is refused, with its reason and the way out."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from taft_ray.errors import UsageError
-from taft_ray.plans.privacy import OWN, Privacy, private_fields
+from taft_ray.plans.privacy import LOGIT_NOISE, MEAN_SHARE, OWN, PINK_NOISE, Privacy, private_fields
 from taft_ray.plans.solver_options import check_idle
 from taft_ray.plans.spec import RunSpec
 
@@ -36,6 +37,7 @@ def spec(privacy: Privacy | None = ASKED, **changes: Any) -> RunSpec:
         ({"classes": None}, "public list of classes"),
         ({"slices": 3}, "slices"),
         ({"privacy": Privacy(epsilon=1, delta=1e-5, public="pets/public")}, "whitens rows"),
+        ({"privacy": Privacy(epsilon=1, delta=1e-5, mean_share=0.1)}, "centres rows"),
         (
             {"weighting": "samples", "privacy": Privacy(epsilon=1, delta=1e-5, adjacency="add-remove", divisor=9)},
             "use --weighting uniform",
@@ -66,6 +68,9 @@ def test_spec_that_is_not_private_is_refused(changes: dict[str, Any], said: str)
         ({"divisor": 0}, "divisor >= 1"),
         ({"budget": 2.9}, "raise --budget"),
         ({"accountant": "rdp/1"}, "gdp/1"),
+        ({"mean_share": 1.0}, "0 for none"),
+        ({"mean_share": -0.1}, "0 for none"),
+        ({"mean_share": math.nan}, "0 for none"),
     ],
 )
 def test_impossible_option_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -102,6 +107,36 @@ def test_rate_is_that_of_the_solver_where_none_is_asked_for() -> None:
     on_rows = {**given, "solver": "dp-additive"}
     assert private_fields(on_rows, on_rows)["privacy"].learning_rate == 10.0
     assert private_fields({**on_rows, "solver": "ridge"}, given)["solver"] == "dp-gd"  # a command's default
+
+
+def test_rows_are_whitened_by_pink_noise_about_their_mean_unless_a_person_says_otherwise() -> None:
+    given = {"data": "pets", "private": True, "epsilon": 3.0, "delta": 1e-5, "solver": "dp-additive"}
+    by_default = private_fields(given, given)["privacy"]
+    assert (by_default.public, by_default.mean_share, by_default.logit_noise) == (PINK_NOISE, MEAN_SHARE, LOGIT_NOISE)
+    plain = {**given, "public": "none", "mean_share": 0.0, "learning_rate": 3.0}
+    as_asked = private_fields(plain, plain)["privacy"]
+    assert as_asked == Privacy(epsilon=3.0, delta=1e-5, learning_rate=3.0)
+    assert by_default.as_begun(as_asked) == replace(as_asked, learning_rate=10.0)  # of a run by an earlier version
+    assert by_default.as_begun(by_default) == by_default
+    head = {**given, "solver": "dp-gd"}
+    assert private_fields(head, head)["privacy"] == Privacy(epsilon=3.0, delta=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.9])
+def test_the_mean_and_the_steps_together_spend_what_one_fit_may(share: float) -> None:
+    parted = replace(ASKED, mean_share=share)
+    assert parted.mean_multiplier is not None
+    spends = math.sqrt(parted.steps / parted.noise_multiplier**2 + 1 / parted.mean_multiplier**2)
+    assert ASKED.mu * (1 - 1e-9) <= spends <= ASKED.mu
+
+
+def test_rate_is_less_where_noise_would_move_logits_too_far() -> None:
+    bound = replace(ASKED, learning_rate=10.0, logit_noise=0.15)
+    for divisor in (100, 1000):
+        moved = bound.rate(divisor) * bound.noise_multiplier * bound.clip * math.sqrt(bound.steps) / divisor
+        assert moved == pytest.approx(0.15)
+    assert bound.rate(10**6) == 10.0
+    assert replace(bound, logit_noise=None).rate(3) == 10.0
 
 
 def test_options_that_were_not_asked_for_are_not_taken() -> None:

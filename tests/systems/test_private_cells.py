@@ -14,9 +14,10 @@ from toy import CLASSES
 from taft_ray.additive import Projection, rows_of, sites_of
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.fitting import PrivateRecipe
+from taft_ray.plans.privacy import Privacy
 from taft_ray.systems import Cell, TokenSet, Wanted, measure_private, measure_private_sites, table
 from taft_ray.systems.ghost import Suffix, ghost_descent
-from taft_ray.systems.measure_private import stream
+from taft_ray.systems.measure_private import recipe, stream
 from taft_ray.systems.private import Private
 from taft_ray.tangent import TangentModel, linearize
 
@@ -92,8 +93,18 @@ def test_a_private_cell_goes_through_json_and_others_keep_their_digests(cell_of,
     assert cell.digest != replace(cell, private=Private(epsilon=2.0)).digest
 
 
+def test_a_private_cell_descends_as_a_run_with_the_same_options():
+    """The noise of its steps and mean, and the rate, are those of the run's own promise; at ε = ∞ there is none."""
+    private = Private(epsilon=3.0, learning_rate=10.0, mean_share=0.1, logit_noise=0.15)
+    promise = Privacy(epsilon=3.0, delta=private.delta, learning_rate=10.0, mean_share=0.1, logit_noise=0.15)
+    made = recipe(private, 400)
+    assert made.noise_multiplier == promise.noise_multiplier
+    assert made.learning_rate == promise.rate(400) < 10.0
+    assert recipe(replace(private, epsilon=math.inf), 400).learning_rate == 10.0
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"epsilon": 0.0}, {"epsilon": math.nan}, {"delta": 0.0}, {"delta": 1.0}, {"way": "x"}]
+    "wrong", [{"epsilon": 0.0}, {"epsilon": math.nan}, {"delta": 0.0}, {"delta": 1.0}, {"way": "x"}, {"whitening": "x"}]
 )
 def test_numbers_that_mean_nothing_are_refused(wrong: dict):
     with pytest.raises(UsageError, match="expected"):
@@ -141,9 +152,13 @@ def on_sites(cell_of: Callable[..., Cell], sets: list[TokenSet]) -> Callable[...
 @pytest.mark.parametrize("way", ["descent", "sums"])
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("whitened", [False, True])
-def test_sites_learn_whitened_or_not(network, sets, on_sites, way: str, shards: int, whitened: bool):
+@pytest.mark.parametrize("mean_share", [None, 0.1])
+def test_sites_learn_whitened_or_not(
+    network, sets, on_sites, way: str, shards: int, whitened: bool, mean_share: float | None
+):
     train, test, public = sets
-    cell = on_sites(replace(QUICK, way=way, steps=20, learning_rate=20.0, features=32), shards=shards)
+    private = replace(QUICK, way=way, steps=20, learning_rate=20.0, features=32, mean_share=mean_share)
+    cell = on_sites(private, shards=shards)
     found = measure_private_sites(cell, network, 32, CLASSES, train, test, public if whitened else None)
     assert found["accuracy"]["private"] > 0.6
     drowned = replace(cell, private=replace(QUICK, way=way, epsilon=1e-2, features=32))
@@ -197,12 +212,16 @@ def test_ghost_clipping_of_other_networks_is_refused():
 
 
 def test_table3_has_every_way_at_every_epsilon(cell_of):
-    wanted = Wanted(base=cell_of(), seeds=(0, 1), site_width=96)
+    wanted = Wanted(base=cell_of(), seeds=(0, 1), site_width=96, public=True)
     made = table("table3", wanted)
     rows = {point.row for point in made.points}
     assert {point.column for point in made.points} == {"1", "3", "8", "∞"}
     assert len(made.points) == len(rows) * 4 * 2
     assert all(point.cell.private is not None for point in made.points)
     assert len(made.cells) == len(made.points)
+    by = {point.cell.private.whitening for point in made.points if point.cell.private is not None}
+    assert by == {"none", "pink-noise", "public"}
+    alone = {point.row for point in table("table3", replace(wanted, public=False)).points}
+    assert rows - alone == {"dp-additive, whitened by public pictures"}
     without = {point.row for point in table("table3", replace(wanted, site_width=None)).points}
     assert without == {row for row in rows if "additive" not in row}
