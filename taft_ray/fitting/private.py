@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,13 +122,16 @@ class PrivateStep:
     @torch.no_grad()
     def __call__(self) -> None:
         recipe, count = self.recipe, len(self.values)
-        drawn = self.noise(self.steps, count, recipe.noise_multiplier * self.sensitivity / self.sum.unit)
+        scale = recipe.noise_multiplier * self.sensitivity / self.sum.unit
+        with ThreadPoolExecutor(1) as beside:  # noise is drawn while gradients are summed
+            drawing = beside.submit(self.noise, self.steps, count, scale)
+            self.sum.clear()
+            if self.passes is not None:
+                for block, gradients in self.passes(self.delta, self._residual):
+                    self.sum.add(block, gradients, self.passes.layout)
+            drawn = drawing.result()
         if drawn.shape != (count,) or drawn.dtype != np.int64:
             raise UsageError(f"expected noise ({count},) int64, got {drawn.shape} {drawn.dtype}")
-        self.sum.clear()
-        if self.passes is not None:
-            for block, gradients in self.passes(self.delta, self._residual):
-                self.sum.add(block, gradients, self.passes.layout)
         self._move(drawn)
         self.steps += 1
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hmac
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -75,9 +76,13 @@ def _drawn(key: bytes, count: int, scale: float, level: int) -> np.ndarray:
         return _rounded(key, 0, count, scale)
     step_of_grid = 2.0 ** (math.frexp(scale / _ONE_PART)[1])
     fine = _SMOOTH * step_of_grid
-    found = _rounded(key, 2 * (level + 1), count, math.sqrt((scale - fine) * (scale + fine)) / step_of_grid)
-    found *= int(step_of_grid)
-    found += _drawn(key, count, fine, level + 1)
+    with ThreadPoolExecutor(
+        1
+    ) as beside:  # the parts are streams of their own, and numpy leaves the interpreter to others
+        more = beside.submit(_drawn, key, count, fine, level + 1)
+        found = _rounded(key, 2 * (level + 1), count, math.sqrt((scale - fine) * (scale + fine)) / step_of_grid)
+        found *= int(step_of_grid)
+        found += more.result()
     return found
 
 
