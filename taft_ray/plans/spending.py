@@ -1,14 +1,16 @@
 """The privacy that a run has spent: what its ledger reserved for fits, and whether another fit may still be made.
 
 A reservation is committed before the first draw of noise, and never refunded. Shards are disjoint, so that a run's loss is that
-of its dearest shard (parallel composition). The generations of one shard add up: μ² is additive (Gaussian differential privacy).
+of its dearest shard (parallel composition). The generations of one shard add up. Of full batches μ² is additive (Gaussian differential
+privacy). Fits on sampled batches are so many steps of one mechanism, by PRV.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taft_ray.errors import BudgetExceeded
 from taft_ray.jsonable import optional
@@ -27,6 +29,9 @@ class DpReserved(Fact):
     """Privacy reserved for one fit. key: the noise key's object, and the commitment to it. inputs: digest of what is fitted.
 
     divisor: the public number of the mean. mu, noise_multiplier: of the whole fit, and of one step. epsilon, delta: of it alone.
+
+    sampling_rate: of Poisson batches; None is the full batch. With it mu is that of the Gaussian mechanism with the same ε at δ, and
+    is never added up.
 
     public: digests of the public inputs. restored: from what was kept beside the run; the fit itself is not in this copy.
     """
@@ -49,6 +54,7 @@ class DpReserved(Fact):
     accountant: str
     public: Mapping[str, Any] = field(default_factory=dict)
     restored: bool = optional(False)
+    sampling_rate: float | None = optional()
 
     @property
     def digest(self) -> str:
@@ -56,18 +62,68 @@ class DpReserved(Fact):
         return digest_json({name: value for name, value in self.to_json().items() if name != "restored"})
 
 
-def spent(reservations: Iterable[DpReserved]) -> float:
-    """μ of several fits of the same samples."""
+class Loss(NamedTuple):
+    """What several fits of the same samples give away together. mu: of full-batch fits.
+
+    sampled: of fits on sampled batches, σ, q and all their steps. Of fits that are not alike these are the least σ, the largest q.
+
+    claimed: the largest ε of one of them by itself, at the δ of `DpReserved`, and that δ; alone: whether it is the only one.
+    """
+
+    mu: float
+    sampled: tuple[float, float, int] | None = None
+    claimed: tuple[float, float] = (0.0, 0.0)
+    alone: bool = False
+
+
+def loss_of(reservations: Iterable[DpReserved], another: Privacy | None = None) -> Loss:
+    """The loss of these fits, and of one more by the options ``another``.
+
+    A run's fits are all full-batch, or all sampled alike. Should they differ they count as if all had the least noise and the largest
+    rate of any, for less noise and larger batches never give away less.
+    """
     from taft_ray.privacy import total
 
-    return total(one.mu for one in reservations)
+    several: list[DpReserved | Privacy] = list(reservations)
+    more: list[DpReserved | Privacy] = [] if another is None else [another]
+    if all(one.sampling_rate is None for one in (*several, *more)):
+        return Loss(total([total(one.mu for one in several), *(one.mu for one in more)]))
+    several += more
+    sigma, steps = min(one.noise_multiplier for one in several), sum(one.steps for one in several)
+    rate = max(1.0 if one.sampling_rate is None else one.sampling_rate for one in several)
+    return Loss(0.0, (sigma, rate, steps), max((one.epsilon, one.delta) for one in several), len(several) == 1)
 
 
-def epsilon_spent(mu: float, delta: float) -> float:
-    """ε of a μ."""
-    from taft_ray.privacy import epsilon_of
+def epsilon_of_loss(loss: Loss, delta: float) -> float:
+    """ε of it at δ. Full-batch fits add up exactly, as μ². Sampled ones add up by PRV, as that many steps (`privacy.sampled`).
 
-    return epsilon_of(mu, delta)
+    One sampled fit by itself has the ε that it was reserved for, which its noise was made for.
+    """
+    from taft_ray.privacy import epsilon_of, epsilon_of_sampled
+
+    if loss.sampled is None:
+        return epsilon_of(loss.mu, delta)
+    sigma, rate, steps = loss.sampled
+    claimed, at = loss.claimed
+    if loss.alone and at == delta:
+        return claimed
+    if not sigma > 0:  # a ledger that somebody changed
+        return math.inf
+    found = epsilon_of(math.sqrt(steps) / sigma, delta) if rate >= 1 else epsilon_of_sampled(sigma, rate, steps, delta)
+    return max(found, claimed) if at == delta else found
+
+
+def epsilon_spent(reservations: Iterable[DpReserved], delta: float) -> float:
+    """ε of several fits of the same samples."""
+    return epsilon_of_loss(loss_of(reservations), delta)
+
+
+def mu_spent(reservations: Iterable[DpReserved], delta: float) -> float:
+    """μ of several fits of the same samples. Of sampled ones it is that of the Gaussian mechanism with their ε at δ, to be shown alone."""
+    from taft_ray.privacy import mu_of
+
+    loss = loss_of(reservations)
+    return loss.mu if loss.sampled is None else mu_of(epsilon_of_loss(loss, delta), delta)
 
 
 def after_another(state: RunState, shard: int, privacy: Privacy) -> float:
@@ -77,9 +133,7 @@ def after_another(state: RunState, shard: int, privacy: Privacy) -> float:
 
 def epsilon_with_another(reservations: Iterable[DpReserved], privacy: Privacy) -> float:
     """ε of these fits and one more."""
-    from taft_ray.privacy import total
-
-    return epsilon_spent(total([spent(reservations), privacy.mu]), privacy.delta)
+    return epsilon_of_loss(loss_of(reservations, privacy), privacy.delta)
 
 
 def over_budget(state: RunState, shards: Iterable[int], privacy: Privacy | None) -> dict[int, float]:
@@ -128,7 +182,7 @@ def cost_of_retrain(state: RunState, shards: Iterable[int], privacy: Privacy | N
         {
             "shard": shard,
             "samples": state.shards[shard].samples,
-            "epsilon_before": epsilon_spent(spent(state.reservations.get(shard, ())), privacy.delta),
+            "epsilon_before": epsilon_spent(state.reservations.get(shard, ()), privacy.delta),
             "epsilon_after": after_another(state, shard, privacy),
         }
         for shard in shards
@@ -139,5 +193,6 @@ def cost_of_retrain(state: RunState, shards: Iterable[int], privacy: Privacy | N
 
 def spent_by(state: RunState, privacy: Privacy) -> dict[str, Any]:
     """The privacy that a run has spent: {"epsilon", "delta", "budget"}, by its dearest shard."""
-    dearest = max((spent(several) for several in state.reservations.values()), default=0.0)
-    return {"epsilon": epsilon_spent(dearest, privacy.delta), "delta": privacy.delta, "budget": privacy.budget}
+    losses = {loss_of(several) for several in state.reservations.values()}  # most shards' are equal
+    epsilon = max((epsilon_of_loss(loss, privacy.delta) for loss in losses), default=0.0)
+    return {"epsilon": epsilon, "delta": privacy.delta, "budget": privacy.budget}

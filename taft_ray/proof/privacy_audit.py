@@ -46,6 +46,11 @@ def check_audit(
     """The reservation whose recipe is audited: that with the least noise. UsageError where there is nothing to audit, or no way."""
     if spec.privacy is None:
         raise UsageError(f"{address} is no private run: it claims no ε that could be refuted; leave --privacy out")
+    if spec.privacy.sampling_rate is not None:
+        raise UsageError(
+            f"{address} samples its batches, and the audit's bounds assume full batches: it would convict nothing. Audit the clipping and "
+            "the noise on a run with the same options without --sampling-rate"
+        )
     if not 0 < level < 0.5:
         raise UsageError(f"expected 0 < level < 0.5, got {level}; set --level")
     for name, value in (("runs", runs), ("canaries", canaries)):

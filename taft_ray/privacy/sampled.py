@@ -1,0 +1,168 @@
+"""Accounting of noisy steps on Poisson batches: each unit is in a step's batch with probability q, by itself.
+
+    P = (1 − q)·N(0, σ²) + q·N(1, σ²)   against   Q = N(0, σ²)        a step's privacy loss is ln P/Q, seen under P
+
+Steps' losses add up. Opacus's PRV accountant convolves them by Fourier transforms (Gopi, Lee & Wutschitz 2021, arXiv:2106.02848). Its
+upper bound on ε is above its estimate by `ERROR` of the ε by Rényi divergences, and is taken for δ less a thousandth. Losses lie on
+`MOST_POINTS` points at most. Where they would be more, the error grows instead.
+
+Two other bounds hold for the same steps: that by Rényi divergences (RDP), and that of full batches with the same noise. The smallest
+of the three is the answer. PRV is left out where floating point does not carry it. That is so for ε above `LARGEST`, and for δ of less
+than about T·1e-12, for each step's tail has an error of 1e-16.
+
+Guarantees: the answer is never above RDP's and never above the full batch's. It is not below PRV's lower bound.
+
+The pair (Q, P), of a unit that is there less, is not convolved. For a step it gives no more where ε >= 0 (Zhu, Dong & Wang 2022). For
+compositions that is known from numbers alone (Lebeda et al. 2024). Tests compare with an accountant that takes the larger of both.
+
+Zeroing a unit out has the same pair as adding it: it is in the batch with probability q, and then counts as nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+
+from taft_ray.errors import UsageError
+from taft_ray.privacy.accounting import epsilon_of, mu_of
+from taft_ray.privacy.accounting import noise_multiplier as full_noise_multiplier
+
+ERROR = 1e-3
+MOST_POINTS = 1 << 22
+LARGEST = 200.0
+_STEP_ERROR = 1e-15  # of probabilities in a step's tail, and of the transform
+_DELTA_ERROR = 1e-3  # of δ
+_CLOSE = 1e-4  # relative, of a noise multiplier
+_DIGITS = 5
+_KEPT = 4096  # answers in memory
+
+
+@lru_cache(_KEPT)
+def epsilon_of_sampled(noise_multiplier: float, rate: float, steps: int, delta: float) -> float:
+    """ε of so many steps, an upper bound; 0.0 where δ alone covers it, and inf without noise.
+
+    noise_multiplier: σ >= 0. rate: q, between 0 and 1, exclusive. steps: T >= 1. delta: between 0 and 1, exclusive. UsageError otherwise.
+    """
+    sigma, steps = _checked(noise_multiplier, rate, steps), int(steps)
+    whole = epsilon_of(math.sqrt(steps) / sigma if sigma > 0 else math.inf, delta)
+    if whole in (0.0, math.inf):
+        return whole
+    with _quiet():
+        renyi = _renyi(sigma, rate, steps, delta)
+        bound = min(whole, renyi)
+        if steps * _STEP_ERROR <= _DELTA_ERROR * delta and bound <= LARGEST:
+            bound = min(bound, _prv(sigma, rate, steps, delta, ERROR * min(renyi, LARGEST)))
+    return max(bound, 0.0)
+
+
+@lru_cache(_KEPT)
+def sampled_noise_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> float:
+    """The smallest σ found whose `epsilon_of_sampled` is not above ε, rounded up to five digits.
+
+    It is not above that of full batches. UsageError for numbers that mean nothing, and for ε = 0, which asks for infinite noise.
+    """
+    if epsilon == 0:
+        raise UsageError("ε=0 asks for infinite noise: nothing can be released; allow an ε above 0")
+    enough = full_noise_multiplier(mu_of(epsilon, delta), steps)
+    _checked(enough, rate, steps)
+    if enough == 0.0:
+        return enough
+
+    def above(log_sigma: float) -> float:
+        found = epsilon_of_sampled(math.exp(log_sigma), rate, steps, delta)
+        return math.log(max(found, 1e-12) / epsilon) if found < math.inf else 100.0
+
+    high = math.log(enough)
+    at_high = min(above(high), 0.0)
+    # steps of small q are nearly Gaussian together: μ² = q² T (exp(1/σ²) − 1) (Bu et al. 2019), a guess
+    guess = -0.5 * math.log(math.log1p((mu_of(epsilon, delta) / rate) ** 2 / steps))
+    low, less = min(guess, high) - 0.02, 0.02
+    while (at_low := above(low)) <= 0:
+        high, at_high = low, at_low
+        low, less = low - 2 * less, 2 * less
+    # false position; an end that stays twice counts half (Illinois)
+    side = 0
+    while high - low > _CLOSE:
+        middle = high - at_high * (high - low) / (at_high - at_low)
+        middle = min(max(middle, low + 0.2 * _CLOSE), high - 0.2 * _CLOSE)
+        at_middle = above(middle)
+        if at_middle <= 0:
+            high, at_high, at_low = middle, at_middle, at_low / (2 if side > 0 else 1)
+            side = 1
+        else:
+            low, at_low, at_high = middle, at_middle, at_high / (2 if side < 0 else 1)
+            side = -1
+    sigma = _rounded_up(math.exp(high))
+    while sigma < enough and epsilon_of_sampled(sigma, rate, steps, delta) > epsilon:
+        sigma = _rounded_up(sigma * (1 + 1e-5))
+    return min(sigma, enough)
+
+
+def _renyi(sigma: float, rate: float, steps: int, delta: float) -> float:
+    """ε by Rényi divergences (Mironov, Talwar & Zhang 2019)."""
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = [(sigma, rate, steps)]
+    try:
+        found = float(accountant.get_epsilon(delta))
+    except (ArithmeticError, ValueError):  # of noise so small that its series overflow
+        return math.inf
+    return found if found >= 0 else math.inf if math.isnan(found) else 0.0
+
+
+def _prv(sigma: float, rate: float, steps: int, delta: float, error: float) -> float:
+    """The upper bound by numerical composition; inf where there is none."""
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    accountant.history = [(sigma, rate, steps)]
+    delta_error = _DELTA_ERROR * delta
+    mesh = math.sqrt(steps * math.log(12 / delta_error) / 2)
+    try:
+        error = max(error, 2 * _reach(sigma, rate, steps, delta_error) * mesh / MOST_POINTS)
+        loss = accountant._get_dprv(eps_error=error, delta_error=delta_error)
+        _, _, high = loss.compute_epsilon(delta, delta_error, error)
+    except (ArithmeticError, ValueError, RuntimeError, MemoryError):  # its own words for "cannot be computed"
+        return math.inf
+    return max(float(high), 0.0) if math.isfinite(high) else math.inf
+
+
+def _reach(sigma: float, rate: float, steps: int, delta_error: float) -> float:
+    """How far the accountant looks for losses."""
+    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
+
+    loss = PoissonSubsampledGaussianPRV(rate, sigma)
+    return float(compute_safe_domain_size([loss], [steps], eps_error=ERROR, delta_error=delta_error))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of Opacus, whose RDP orders end at 63, and of overflows, which are looked for."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _rounded_up(value: float) -> float:
+    digits = _DIGITS - 1 - math.floor(math.log10(value))
+    found = float(f"{math.ceil(value * 10.0**digits)}e{-digits}")
+    return found if found >= value else float(f"{math.ceil(value * 10.0**digits) + 1}e{-digits}")
+
+
+def _checked(noise_multiplier: float, rate: float, steps: int) -> float:
+    for name, value in (("σ", noise_multiplier), ("q", rate)):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise UsageError(f"{name}={value!r}: expected a number")
+    if not noise_multiplier >= 0:
+        raise UsageError(f"σ={noise_multiplier}: expected a noise multiplier >= 0")
+    if not 0 < rate < 1:
+        raise UsageError(f"q={rate}: expected a sampling rate between 0 and 1, exclusive")
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise UsageError(f"steps={steps}: expected a whole number >= 1")
+    return float(noise_multiplier)
