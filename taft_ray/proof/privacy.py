@@ -43,9 +43,7 @@ def privacy_statement(
     )
     fitted = {e.body["shard"] for e in entries[rewritten:] if e.kind == "trained"}
     left = entries[rewritten].body["samples"] if rewritten < len(entries) else {}
-    was, now = (
-        {s: epsilon_spent(several, privacy.delta) for s, several in one.items()} for one in (before, after)
-    )
+    was, now = ({s: epsilon_spent(several, privacy.delta) for s, several in one.items()} for one in (before, after))
     again = {s: epsilon_with_another(after[s], privacy) for s in shards}
     return {
         "unit": privacy.unit,

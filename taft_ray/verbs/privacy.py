@@ -98,7 +98,11 @@ def statement(run: str) -> dict[str, Any]:
             "steps": told["steps"],
             "clip": told["clip"],
             "noise_multiplier": told["noise_multiplier"],
-            **({} if spec.privacy.sampling_rate is None else {"sampling": "Poisson", "sampling_rate": told["sampling_rate"]}),
+            **(
+                {}
+                if spec.privacy.sampling_rate is None
+                else {"sampling": "Poisson", "sampling_rate": told["sampling_rate"]}
+            ),
             "shards": spec.shards,
             "composition": f"disjoint shards by a hash of the id (parallel); fits of one shard add up {_adds_up(spec.privacy)}",
         },

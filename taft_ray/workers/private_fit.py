@@ -32,9 +32,7 @@ def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> t
     if commitment(secret) != reserved.key.digest:
         raise IntegrityError(f"{reserved.key.key} is not the key that was reserved; restore it from a copy")
     spec = model.spec
-    seed = stream_seed(
-        secret, spec=digest_json(spec.to_json()), inputs=reserved.inputs, reservation=reserved.digest
-    )
+    seed = stream_seed(secret, spec=digest_json(spec.to_json()), inputs=reserved.inputs, reservation=reserved.digest)
     noise, rate = GaussianStream(seed), reserved.sampling_rate
     sampling = None if rate is None else Sampling(rate=rate, batches=BatchStream(seed))
     recipe = PrivateRecipe(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from command import here
-from folder import delta_digests, kinds, plain_forget, shard_of, state_of
-from plain import plain_train
+from folder import delta_digests, kinds, plain_forget, reseal, shard_of, state_of
+from plain import plain_train, plain_train_up_to_the_cache
 from tiny import CLASSES, SAMPLES, SHARDS, sample_id
 
 import taft_ray as tr
@@ -20,8 +20,8 @@ from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spending import DpReserved
 from taft_ray.privacy import epsilon_of_sampled, mu_of
 from taft_ray.proof.verify_run import verify
-from taft_ray.verbs.pinned import pinned
 from taft_ray.storage import Store
+from taft_ray.verbs.pinned import pinned
 from taft_ray.workers.kinds import new_worker
 
 EPSILON, DELTA, RATE, STEPS = 3.0, 1e-4, 0.2, 4
@@ -75,8 +75,6 @@ def test_fit_begun_again_has_the_same_batches_and_bits(
     tmp_path: Path, parquet: Path, sampled: Callable[..., Any], whole: Path
 ) -> None:
     """A lane that dies before its commit is charged once; another run has other batches."""
-    from test_private_runs import plain_train_up_to_the_cache
-
     run, spec = tmp_path / "run", sampled(parquet)
     plain_train_up_to_the_cache(run, spec)
     first = Composer(str(run)).take("lane-0")
@@ -230,8 +228,6 @@ def test_command_refuses_rates_that_mean_nothing(tmp_path: Path, parquet: Path, 
 def test_reservation_that_says_less_is_found(
     whole: Path, copy_of: Callable[..., Path], change: Callable[[DpReserved], DpReserved], said: str
 ) -> None:
-    from test_private_runs import reseal
-
     run = copy_of(whole)
     reseal(run, "dp-reserved", lambda body: change(DpReserved.from_json(body)).to_json())
     assert any(said in problem for problem in verify(str(run))["problems"])

@@ -27,7 +27,13 @@ SEED = bytes(range(32))
 
 
 def recipe(**changes: Any) -> PrivateRecipe:
-    settings: dict[str, Any] = {"steps": STEPS, "learning_rate": 0.5, "clip": 0.3, "noise_multiplier": 2.0, "divisor": 7}
+    settings: dict[str, Any] = {
+        "steps": STEPS,
+        "learning_rate": 0.5,
+        "clip": 0.3,
+        "noise_multiplier": 2.0,
+        "divisor": 7,
+    }
     return PrivateRecipe(**{**settings, **changes})
 
 
