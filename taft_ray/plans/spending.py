@@ -1,8 +1,8 @@
 """The privacy that a run has spent: what its ledger reserved for fits, and whether another fit may still be made.
 
 A reservation is committed before the first draw of noise, and never refunded. Shards are disjoint, so that a run's loss is that
-of its dearest shard (parallel composition). The generations of one shard add up. Of full batches μ² is additive (Gaussian differential
-privacy). Fits on sampled batches are so many steps of one mechanism, by PRV.
+of its dearest shard (parallel composition). The generations of one shard add up. With full batches μ² is additive (Gaussian
+differential privacy). Fits on sampled batches are so many steps of one mechanism, by PRV.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class DpReserved(Fact):
         return digest_json({name: value for name, value in self.to_json().items() if name != "restored"})
 
 
-class Loss(NamedTuple):
-    """What several fits of the same samples give away together. mu: of full-batch fits.
+class PrivacyLoss(NamedTuple):
+    """The loss of several fits of the same samples together. mu: of full-batch fits.
 
-    sampled: of fits on sampled batches, σ, q and all their steps. Of fits that are not alike these are the least σ, the largest q.
+    sampled: of fits on sampled batches, (σ, q, all their steps): the least σ and the largest q, where they are not alike.
 
-    claimed: the largest ε of one of them by itself, at the δ of `DpReserved`, and that δ; alone: whether it is the only one.
+    claimed: (ε, δ) of the one of them with the largest ε. alone: whether it is the only one.
     """
 
     mu: float
@@ -76,25 +76,25 @@ class Loss(NamedTuple):
     alone: bool = False
 
 
-def loss_of(reservations: Iterable[DpReserved], another: Privacy | None = None) -> Loss:
+def loss_of(reservations: Iterable[DpReserved], another: Privacy | None = None) -> PrivacyLoss:
     """The loss of these fits, and of one more by the options ``another``.
 
-    A run's fits are all full-batch, or all sampled alike. Should they differ they count as if all had the least noise and the largest
-    rate of any, for less noise and larger batches never give away less.
+    A run's fits are all full-batch, or all sampled alike. Fits that differ count as if all had the least noise and the largest rate of
+    any. Less noise and larger batches never give away less.
     """
     from taft_ray.privacy import total
 
     several: list[DpReserved | Privacy] = list(reservations)
     more: list[DpReserved | Privacy] = [] if another is None else [another]
     if all(one.sampling_rate is None for one in (*several, *more)):
-        return Loss(total([total(one.mu for one in several), *(one.mu for one in more)]))
+        return PrivacyLoss(total([total(one.mu for one in several), *(one.mu for one in more)]))
     several += more
     sigma, steps = min(one.noise_multiplier for one in several), sum(one.steps for one in several)
     rate = max(1.0 if one.sampling_rate is None else one.sampling_rate for one in several)
-    return Loss(0.0, (sigma, rate, steps), max((one.epsilon, one.delta) for one in several), len(several) == 1)
+    return PrivacyLoss(0.0, (sigma, rate, steps), max((one.epsilon, one.delta) for one in several), len(several) == 1)
 
 
-def epsilon_of_loss(loss: Loss, delta: float) -> float:
+def epsilon_of_loss(loss: PrivacyLoss, delta: float) -> float:
     """ε of it at δ. Full-batch fits add up exactly, as μ². Sampled ones add up by PRV, as that many steps (`privacy.sampled`).
 
     One sampled fit by itself has the ε that it was reserved for, which its noise was made for.
@@ -119,7 +119,10 @@ def epsilon_spent(reservations: Iterable[DpReserved], delta: float) -> float:
 
 
 def mu_spent(reservations: Iterable[DpReserved], delta: float) -> float:
-    """μ of several fits of the same samples. Of sampled ones it is that of the Gaussian mechanism with their ε at δ, to be shown alone."""
+    """μ of several fits of the same samples.
+
+    For sampled ones it is that of the Gaussian mechanism with their ε at δ, to be shown and never to be added up.
+    """
     from taft_ray.privacy import mu_of
 
     loss = loss_of(reservations)

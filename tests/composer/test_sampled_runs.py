@@ -81,6 +81,7 @@ def test_fit_begun_again_has_the_same_batches_and_bits(
     assert first is not None
     result = new_worker(str(run), spec, 3).fit(first)
     second = Composer(str(run)).take("lane-1")
+    assert second is not None
     assert second == first
     again = new_worker(str(run), spec, 3).fit(second)
     assert again["delta"] == result["delta"]
@@ -187,6 +188,7 @@ def _shards_of(parquet: Path, run: Path, sampled: Callable[..., Any]) -> list[An
 def test_run_goes_on_with_its_own_rate_and_any_version_of_opacus(whole: Path, copy_of: Callable[..., Path]) -> None:
     store = Store(str(copy_of(whole)))
     spec = Composer(str(whole)).record.spec
+    assert spec.privacy is not None
     newer = replace(spec, privacy=replace(spec.privacy, accountant="prv/opacus-9.9.9"))
     assert pinned(store, newer)[0] == spec
     for rate in (0.3, None):

@@ -203,7 +203,7 @@ def test_same_key_same_bits_and_another_key_other_batches() -> None:
 
 @pytest.mark.parametrize("owned", [False, True])
 def test_a_unit_that_is_not_in_the_batch_leaves_the_rounding_of_others_as_it_is(owned: bool) -> None:
-    """Integers of a batch with a unit, less those without it, are the unit's own, up to the last bits of a pass of other pictures."""
+    """Integers of a batch with a unit, less those without it, are its own, but for last bits by a pass of other pictures."""
     tm, tokens, labels = given(count=70)
     tm, tokens = tm.to(torch.float32), tokens.float()
     units = torch.arange(70) // 5 if owned else None

