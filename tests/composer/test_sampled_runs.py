@@ -18,10 +18,11 @@ from taft_ray.composer.selection import Selection
 from taft_ray.errors import BudgetExceeded, SpecMismatch, UsageError
 from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spending import DpReserved
-from taft_ray.privacy import epsilon_of_sampled, mu_of
+from taft_ray.privacy import BatchStream, GaussianStream, epsilon_of_sampled, mu_of, stream_seed
 from taft_ray.proof.verify_run import verify
-from taft_ray.storage import Store
+from taft_ray.storage import Store, digest_json, rundir
 from taft_ray.verbs.pinned import pinned
+from taft_ray.workers import private_fit
 from taft_ray.workers.kinds import new_worker
 
 EPSILON, DELTA, RATE, STEPS = 3.0, 1e-4, 0.2, 4
@@ -87,6 +88,36 @@ def test_fit_begun_again_has_the_same_batches_and_bits(
     assert again["delta"] == result["delta"]
     assert len(reservations(run)) == 1
     assert again["delta"]["digest"] != delta_digests(whole)[first["shard"]]
+
+
+def test_batches_and_noise_come_from_the_key_of_the_fit(
+    whole: Path, copy_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_of(whole)
+    store, spec = Store(str(run)), Composer(str(run)).record.spec
+    seeds: dict[str, list[bytes]] = {"batches": [], "noise": []}
+
+    class Batches(BatchStream):
+        def __init__(self, seed: bytes) -> None:
+            seeds["batches"].append(seed)
+            super().__init__(seed)
+
+    class Noise(GaussianStream):
+        def __init__(self, seed: bytes) -> None:
+            seeds["noise"].append(seed)
+            super().__init__(seed)
+
+    monkeypatch.setattr(private_fit, "BatchStream", Batches)
+    monkeypatch.setattr(private_fit, "GaussianStream", Noise)
+    assert verify(str(run), retrain=True)["problems"] == []
+    expected = {
+        stream_seed(
+            rundir.read_secret(store, one.key.key), spec=digest_json(spec.to_json()), inputs=one.inputs, reservation=one.digest
+        )
+        for one in reservations(run)
+    }  # fmt: skip
+    assert set(seeds["batches"]) == set(seeds["noise"]) == expected
+    assert len(expected) == SHARDS
 
 
 def test_retrain_is_charged_by_prv_and_every_answer_says_so(whole: Path, copy_of: Callable[..., Path]) -> None:

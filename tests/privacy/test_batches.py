@@ -62,10 +62,19 @@ def test_units_and_steps_do_not_depend_on_each_other():
 
 def test_the_true_rate_is_never_above_the_asked_one():
     rng = np.random.default_rng(0)
-    for rate in [0.1, 0.5, 1 - 2.0**-53, 1e-300, 5e-324, *rng.random(1000)]:
+    for rate in [0.1, 0.5, 1 - 2.0**-53, 1e-300, 5e-324, *rng.random(1000), *10 ** -rng.uniform(3, 20, 1000)]:
         threshold = threshold_of(float(rate))
         assert 0 <= threshold < 2**64
         assert Fraction(threshold, 2**64) <= Fraction(float(rate)) < Fraction(threshold + 1, 2**64)
+
+
+def test_the_word_at_the_threshold_is_out(monkeypatch: pytest.MonkeyPatch):
+    edge = threshold_of(0.3)
+    monkeypatch.setattr(
+        "taft_ray.privacy.batches.Words",
+        lambda key, nonce: lambda count: np.array([edge - 1, edge, edge + 1], np.uint64),
+    )
+    assert stream()(0, 3, 0.3).tolist() == [True, False, False]
 
 
 def test_a_batch_is_chacha20_s_words_below_the_threshold():
