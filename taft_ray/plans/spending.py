@@ -82,11 +82,11 @@ def loss_of(reservations: Iterable[DpReserved], another: Privacy | None = None) 
     A run's fits are all full-batch, or all sampled alike. Fits that differ count as if all had the least noise and the largest rate of
     any. Less noise and larger batches never give away less.
     """
-    from taft_ray.privacy import total
-
     several: list[DpReserved | Privacy] = list(reservations)
     more: list[DpReserved | Privacy] = [] if another is None else [another]
     if all(one.sampling_rate is None for one in (*several, *more)):
+        from taft_ray.privacy import total
+
         return PrivacyLoss(total([total(one.mu for one in several), *(one.mu for one in more)]))
     several += more
     sigma, steps = min(one.noise_multiplier for one in several), sum(one.steps for one in several)
@@ -99,14 +99,14 @@ def epsilon_of_loss(loss: PrivacyLoss, delta: float) -> float:
 
     One sampled fit by itself has the ε that it was reserved for, which its noise was made for.
     """
+    claimed, at = loss.claimed
+    if loss.alone and at == delta:
+        return claimed
     from taft_ray.privacy import epsilon_of, epsilon_of_sampled
 
     if loss.sampled is None:
         return epsilon_of(loss.mu, delta)
     sigma, rate, steps = loss.sampled
-    claimed, at = loss.claimed
-    if loss.alone and at == delta:
-        return claimed
     if not sigma > 0:  # a ledger that somebody changed
         return math.inf
     found = epsilon_of(math.sqrt(steps) / sigma, delta) if rate >= 1 else epsilon_of_sampled(sigma, rate, steps, delta)
