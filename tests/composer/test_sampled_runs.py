@@ -228,10 +228,6 @@ def test_run_goes_on_with_its_own_rate_and_any_version_of_opacus(whole: Path, co
             pinned(store, replace(spec, privacy=replace(spec.privacy, **other)))
 
 
-def test_audit_of_sampled_batches_is_refused_with_a_way_out(whole: Path) -> None:
-    here("audit", whole, "--privacy").complains(2, "assume full batches", "without --sampling-rate")
-
-
 def test_command_refuses_rates_that_mean_nothing(tmp_path: Path, parquet: Path, model_options: list[str]) -> None:
     train = ("train", tmp_path / "run", "--data", parquet, *model_options, "--classes", ",".join(CLASSES))
     private = (*train, "--private", "--epsilon", 3, "--delta", 1e-4)
