@@ -182,7 +182,7 @@ def one_run(
     rate = claim.sampling_rate
     expected = claim.mu if rate is None else rate * mu_of_steps(claim)
     guesses = guesses_for(len(canaries), expected, level)
-    drawn = {} if rate is None else {"batches": batches or BatchStream(new_key())}
+    drawn: dict[str, Any] = {} if rate is None else {"batches": batches or BatchStream(new_key())}
     found = canaries.expected(canaries.scores(np.flatnonzero(coins), (noises or fresh_noise)(), **drawn))
     order = np.argsort(found)
     right = int(coins[order[len(order) - guesses // 2 :]].sum() + (~coins[order[: guesses // 2]]).sum())
