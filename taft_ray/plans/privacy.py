@@ -90,9 +90,9 @@ class Privacy(JsonObject):
         rate = self.sampling_rate
         if rate is None:
             return
-        if not 0 < rate < 1:
+        if not isinstance(rate, int | float) or not 0 < rate < 1:  # false for NaN, too
             raise UsageError(
-                f"expected 0 < sampling_rate < 1, got {rate}; set --sampling-rate, or leave it out for full batches"
+                f"expected 0 < sampling_rate < 1, got {rate!r}; set --sampling-rate, or leave it out for full batches"
             )
         if self.divisor is not None:
             check_batch(rate, self.divisor, "divisor")

@@ -71,6 +71,8 @@ def test_options_with_a_rate_survive_their_json_and_name_the_accountant() -> Non
         ({"sampling_rate": 7.0}, "0 < sampling_rate < 1"),
         ({"sampling_rate": math.nan}, "0 < sampling_rate < 1"),
         ({"sampling_rate": math.inf}, "0 < sampling_rate < 1"),
+        ({"sampling_rate": True}, "0 < sampling_rate < 1"),
+        ({"sampling_rate": "0.1"}, "0 < sampling_rate < 1, got '0.1'"),
         ({"sampling_rate": 0.01, "divisor": 99}, "at least 1 / 99"),
         ({"sampling_rate": 0.5, "divisor": 1, "adjacency": "add-remove"}, "less than one unit per batch"),
         ({"sampling_rate": 0.1, "accountant": "rdp/1"}, "prv/opacus-VERSION"),
