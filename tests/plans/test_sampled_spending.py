@@ -46,6 +46,8 @@ def test_options_without_a_rate_have_the_json_that_they_had() -> None:
     assert FULL.to_json() == AS_BEFORE
     assert Privacy.from_json(AS_BEFORE) == FULL
     assert digest_json(Privacy.from_json(AS_BEFORE).to_json()) == digest_json(AS_BEFORE)
+    recorded = "2763b3e5c417b454adf64554dea523537d31727ffa0e74c3657cd59c697b731a"  # before there were rates
+    assert digest_json(Privacy(epsilon=3.0, delta=1e-5, budget=6.0, divisor=9).to_json()) == recorded
     assert "sampling_rate" not in reservation(FULL).to_json()
     without = {name: value for name, value in reservation(FULL).to_json().items() if name != "restored"}
     assert DpReserved.from_json(without).digest == reservation(FULL).digest == digest_json(without)
