@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.text import columns, duration, facts, paragraphs
 from taft_ray.counting import plural
+from taft_ray.jsonable import optional
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class PrivacyAudit(Answer):
 
     epsilon, delta, mu, unit: the claim. steps, clip, noise_multiplier: the recipe that was audited. level: how likely a
     false conviction is at most.
+
+    sampling_rate: of sampled batches. Then mu, here and in many_runs, is of all steps with the canary in each. That in one_run is of
+    Gaussian noise with the same ε at δ.
     """
 
     run: str
@@ -62,9 +66,11 @@ class PrivacyAudit(Answer):
     many_runs: ManyRuns
     one_run: OneRun
     seconds: float
+    sampling_rate: float | None = optional()
 
     def __str__(self) -> str:
         many, one = self.many_runs, self.one_run
+        batches = "" if self.sampling_rate is None else f" on batches at rate {self.sampling_rate:g}"
         rows = [
             [
                 f"{plural(many.runs, 'fit')} with a canary, {many.runs:,} without",
@@ -89,7 +95,7 @@ class PrivacyAudit(Answer):
                 ("claimed", f"ε = {self.epsilon:g} at δ = {self.delta:g}, per {self.unit} and fit"),
                 (
                     "audited",
-                    f"{plural(self.steps, 'step')}, noise {self.noise_multiplier:.3g} × clip {self.clip:g}",
+                    f"{plural(self.steps, 'step')}{batches}, noise {self.noise_multiplier:.3g} × clip {self.clip:g}",
                 ),
                 ("level", f"{self.level:g}: how likely a false conviction may be"),
                 ("took", duration(self.seconds)),

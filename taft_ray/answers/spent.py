@@ -35,6 +35,9 @@ class Spent(Answer, HasRows):
     budget: the most that a shard may spend, and what of it is left; None is no cap.
 
     epsilon_of_a_fit, mu_of_a_fit, noise_multiplier, steps, clip: of each fit. mean_multiplier: of its release of the rows' mean.
+
+    sampling_rate: with which each unit is in a step's batch; None is the full batch. With it each μ is that of the Gaussian mechanism
+    with the same ε at δ.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("shards",)
@@ -55,6 +58,7 @@ class Spent(Answer, HasRows):
     composed: str | None
     shards: tuple[SpentShard, ...]
     mean_multiplier: float | None = optional()
+    sampling_rate: float | None = optional()
 
     def __str__(self) -> str:
         cap = (
@@ -62,6 +66,7 @@ class Spent(Answer, HasRows):
             if self.budget is None
             else f"{self.budget:g}, of which {self.left:.3g} is left to the dearest shard"
         )
+        batches = "" if self.sampling_rate is None else f" on batches at rate {self.sampling_rate:g}"
         told = facts(
             [
                 ("model", short(self.composed) if self.composed else "none"),
@@ -69,7 +74,7 @@ class Spent(Answer, HasRows):
                 ("budget", cap),
                 (
                     "a fit",
-                    f"ε = {self.epsilon_of_a_fit:g}: {plural(self.steps, 'step')}, noise {self.noise_multiplier:.3g} × clip"
+                    f"ε = {self.epsilon_of_a_fit:g}: {plural(self.steps, 'step')}{batches}, noise {self.noise_multiplier:.3g} × clip"
                     + ("" if self.mean_multiplier is None else f"; the rows' mean, noise {self.mean_multiplier:.3g}"),
                 ),
             ]

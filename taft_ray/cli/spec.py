@@ -159,7 +159,11 @@ _PRIVATE = (
         "--adjacency", type=click.Choice(ADJACENCIES),
         help="zero-out (default) shows how large shards are; add-remove hides that, too, and needs --divisor.",
     ),
-    click.option("--steps", type=int, help=f"Of gradient descent on the whole shard; {Privacy.steps} by default."),
+    click.option("--steps", type=int, help=f"Of gradient descent on the whole shard, or on batches; {Privacy.steps} by default."),
+    click.option(
+        "--sampling-rate", type=float, metavar="Q",
+        help="Each unit is in a step's batch with this probability; every unit is in every step by default.",
+    ),
     click.option("--clip", type=float, help=f"The largest norm of a unit's gradient; {Privacy.clip:g} by default."),
     click.option("--divisor", type=int, help="Public number for the mean of gradients; the shard's units by default."),
     click.option(

@@ -13,7 +13,7 @@ from typing import Any
 
 from taft_ray.errors import IntegrityError, ObjectMissing, UsageError
 from taft_ray.plans.fact import ObjectRef
-from taft_ray.plans.privacy import Privacy
+from taft_ray.plans.privacy import Privacy, accountant_of, check_batch
 from taft_ray.plans.spending import DpReserved, check_budget
 from taft_ray.privacy import commitment
 from taft_ray.run.record import Record
@@ -95,13 +95,18 @@ class Reserving:
                 f"delta={privacy.delta:g} is not below 1 / {units}, and shard {shard} has so many. Publishing "
                 f"one {privacy.unit} would be allowed; make a run with a smaller --delta"
             )
+        if privacy.sampling_rate is not None and privacy.divisor is None and units and generation == 1:
+            # one that shrinks later is fitted all the same, for a forget must not fail
+            check_batch(privacy.sampling_rate, units, f"the {privacy.unit}s of shard {shard}")
+        noise = privacy.noise_multiplier  # before the key: it takes seconds of sampled fits
         at, secret = names.new_noise_key(self.record.store, shard, generation)
         divisor = privacy.divisor or max(1, units)
         return DpReserved(
             shard=shard, generation=generation, inputs=inputs.digest, key=ObjectRef(at, commitment(secret)), mu=privacy.mu,
-            noise_multiplier=privacy.noise_multiplier, epsilon=privacy.epsilon, delta=privacy.delta, steps=privacy.steps,
-            clip=privacy.clip, learning_rate=privacy.rate(divisor), divisor=divisor,
-            mean_multiplier=privacy.mean_multiplier, unit=privacy.unit, adjacency=privacy.adjacency, accountant=privacy.accountant,
+            noise_multiplier=noise, epsilon=privacy.epsilon, delta=privacy.delta, steps=privacy.steps,
+            clip=privacy.clip, learning_rate=privacy.rate(divisor), divisor=divisor, mean_multiplier=privacy.mean_multiplier,
+            unit=privacy.unit, adjacency=privacy.adjacency, accountant=accountant_of(privacy.sampling_rate),
+            sampling_rate=privacy.sampling_rate,
             public={
                 "weights": spec.weights_digest, "classes": digest_json(list(spec.classes or ())),
                 **({"pictures": privacy.public_digest} if privacy.public is not None else {}),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from taft_ray.fitting.clipping import margin
     from taft_ray.fitting.config import LOSSES, SOLVERS, FitConfig
     from taft_ray.fitting.loss import Loss
-    from taft_ray.fitting.private import Noise, PrivateDescent, PrivateRecipe, private_descent
+    from taft_ray.fitting.private import Noise, PrivateDescent, PrivateRecipe, Sampling, private_descent
     from taft_ray.fitting.ridge import certified_distance
     from taft_ray.fitting.solvers import FitReport, FittedDelta, fit, fit_many
 
@@ -25,6 +25,7 @@ __all__ = [
     "Noise",
     "PrivateDescent",
     "PrivateRecipe",
+    "Sampling",
     "certified_distance",
     "fit",
     "fit_many",
@@ -50,6 +51,7 @@ _WHERE = {
         "Noise",
         "PrivateDescent",
         "PrivateRecipe",
+        "Sampling",
         "private_descent",
     ),
     "taft_ray.fitting.ridge": ("certified_distance",),

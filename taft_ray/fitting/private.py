@@ -1,9 +1,14 @@
-"""Differentially private full-batch gradient descent on a tangent model (dp-gd): clipped gradients of units, summed, with noise.
+"""Differentially private gradient descent on a tangent model (dp-gd): clipped gradients of units, summed, with noise.
 
     Δw ← Δw − η/n · (Σ_i c_i J_iᵀ r_i + σ·C·N(0, I)),   c_i = min(1, C/‖J_iᵀ r_i‖),   r_i = ∂L(J_i Δw, y_i)/∂(J_i Δw)
 
 from Δw = 0, for a number of steps and with a divisor n that are fixed beforehand. The prediction is the tangent term alone, without
 f_w(x) (TAFT section 3.4). Each step is a Gaussian mechanism: T of them are √T/σ-Gaussian private (Dong, Roth, Su 2022).
+
+On Poisson batches each unit is in a step's sum with probability q, by itself, and the sum is divided by q·n. A step without anybody
+still adds noise and moves. `privacy.sampled` has the accounting. It compares a unit that is in a batch with the same batch without it.
+So units are summed apart: blocks of several would move, and round otherwise, which η does not cover. A pass through the network of
+other company may still change a value by a step of float32, as with add-remove (`clipping`).
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from taft_ray.errors import UsageError
 from taft_ray.fitting.clipping import MOST_UNITS, ClippedSum, margin, views
 from taft_ray.fitting.loss import Loss, check_labels
 from taft_ray.tangent.delta import Delta
-from taft_ray.tangent.gradient_passes import unit_passes
+from taft_ray.tangent.gradient_passes import SampledPasses, UnitPasses, unit_passes
 from taft_ray.tangent.model import TangentModel
 from taft_ray.tangent.options import PREPARED_BUDGET
 from taft_ray.tangent.prepared import Pictures
@@ -35,6 +40,21 @@ LEAST_CLIP, LARGEST_CLIP = (
 
 Noise = Callable[[int, int, float], np.ndarray]
 """(step, count, scale) -> (count,) int64: round(scale · N(0, 1)) each, in units of the grid; each step has its own draws."""
+
+Batches = Callable[[int, int, float], np.ndarray]
+"""(step, units, q) -> (units,) bool: who is in the batch, each with a probability of at most q; each step has its own draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Poisson batches. rate: q, public. batches: who is in which, which is secret."""
+
+    rate: float
+    batches: Batches
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < 1:
+            raise UsageError(f"expected 0 < rate < 1, got {self.rate}; leave the sampling out for full batches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +115,7 @@ class PrivateStep:
         *,
         units: Tensor | None = None,
         apart: bool = False,
+        sampling: Sampling | None = None,
         budget: int = PREPARED_BUDGET,
     ) -> None:
         check_precision(tm)
@@ -108,9 +129,13 @@ class PrivateStep:
             )
         self.tm, self.loss, self.recipe, self.noise = tm, loss, recipe, noise
         self.zero = tm.zero_delta()
-        self.sum = ClippedSum(self.zero, recipe.clip, apart)
+        self.sum = ClippedSum(self.zero, recipe.clip, apart or sampling is not None)
         self.sensitivity = recipe.clip * (1 + margin(self.zero.numel()))
-        self.passes = unit_passes(tm, pictures, units, budget) if len(pictures) else None
+        self.passes, self.sampling, self._sampled = None, sampling, None
+        if len(pictures) and sampling is None:
+            self.passes = unit_passes(tm, pictures, units, budget)
+        elif len(pictures):
+            self._sampled = SampledPasses(tm, pictures, units)
         self.values = torch.zeros(self.zero.numel(), dtype=torch.float64, device=tm.device)
         self.steps = 0
 
@@ -126,18 +151,31 @@ class PrivateStep:
         with ThreadPoolExecutor(1) as beside:  # noise is drawn while gradients are summed
             drawing = beside.submit(self.noise, self.steps, count, scale)
             self.sum.clear()
-            if self.passes is not None:
-                for block, gradients in self.passes(self.delta, self._residual):
-                    self.sum.add(block, gradients, self.passes.layout)
+            passes = self.passes if self._sampled is None else self._batch(self._sampled)
+            if passes is not None:
+                for block, gradients in passes(self.delta, self._residual):
+                    self.sum.add(block, gradients, passes.layout)
             drawn = drawing.result()
         if drawn.shape != (count,) or drawn.dtype != np.int64:
             raise UsageError(f"expected noise ({count},) int64, got {drawn.shape} {drawn.dtype}")
         self._move(drawn)
         self.steps += 1
 
+    def _batch(self, sampled: SampledPasses) -> UnitPasses | None:
+        """This step's batch; None where nobody is in it."""
+        assert self.sampling is not None
+        chosen = self.sampling.batches(self.steps, sampled.count, self.sampling.rate)
+        if chosen.shape != (sampled.count,) or chosen.dtype != np.bool_:
+            raise UsageError(f"expected a batch ({sampled.count},) bool, got {chosen.shape} {chosen.dtype}")
+        return sampled.of(torch.from_numpy(chosen))
+
     def _move(self, drawn: np.ndarray) -> None:
-        """Δw ← Δw − learning rate · (sum + noise) / divisor, a part at a time: of many parameters every copy takes memory."""
-        factor = self.recipe.learning_rate * self.sum.unit / self.recipe.divisor
+        """Δw ← Δw − learning rate · (sum + noise) / divisor, a part at a time: of many parameters every copy takes memory.
+
+        On batches the divisor is q times as large.
+        """
+        divisor = self.recipe.divisor if self.sampling is None else self.sampling.rate * self.recipe.divisor
+        factor = self.recipe.learning_rate * self.sum.unit / divisor
         for low in range(0, len(drawn), PART):
             part = slice(low, low + PART)
             noisy = self.sum.integers(part) + torch.from_numpy(drawn[part]).to(self.values.device)
@@ -157,6 +195,7 @@ def private_descent(
     *,
     units: Tensor | None = None,
     apart: bool = False,
+    sampling: Sampling | None = None,
     progress: Callable[[int, int], None] | None = None,
     budget: int = PREPARED_BUDGET,
 ) -> PrivateDescent:
@@ -166,6 +205,8 @@ def private_descent(
         each picture is a unit.
 
     apart: units are summed one by one, so that none changes how others are rounded. It is for neighbours by adding and removing.
+
+    sampling: each step is over a Poisson batch, whose units are summed one by one. It passes through the network with the batch alone.
 
     budget: bytes for the pictures' constants and the Jacobian's rows. Beyond it each step passes through the network.
 
@@ -177,7 +218,9 @@ def private_descent(
     Raises UsageError for products in less than float32, DataError for labels outside the classes, UnsupportedModel where
         gradients do not come apart into pictures.
     """
-    step = PrivateStep(tm, pictures, labels, loss, recipe, noise, units=units, apart=apart, budget=budget)
+    step = PrivateStep(
+        tm, pictures, labels, loss, recipe, noise, units=units, apart=apart, sampling=sampling, budget=budget
+    )
     for done in range(recipe.steps):
         step()
         if progress is not None:

@@ -19,6 +19,9 @@ PINK_NOISE = "pink-noise"
 
 ACCOUNTANT = "gdp/1"
 """The accountant of `taft_ray.privacy.accounting`, and its version."""
+SAMPLED_ACCOUNTANT = "prv/opacus-"
+"""The beginning of the name of `taft_ray.privacy.sampled`; the version of Opacus follows."""
+_ROUNDING = 1e-9  # of a rate times a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,10 @@ class Privacy(JsonObject):
     adjacency: "zero-out" hides what a unit was, and sizes of shards are public. "add-remove" also hides whether it was
     there, and needs a public ``divisor``.
 
-    steps, clip, learning_rate: T steps of full-batch gradient descent; each unit's gradient has at most the norm C. They are
-    fixed beforehand. divisor: the public number that sums of gradients are divided by; of "zero-out" the number of units.
+    steps, clip, learning_rate: T steps of gradient descent; each unit's gradient has at most the norm C. They are fixed
+    beforehand. divisor: the public number that sums of gradients are divided by; of "zero-out" the number of units.
+
+    sampling_rate: q, with which each unit is in a step's batch, by itself (Poisson). None is the full batch.
 
     budget: the ε that the fits of a shard may have in all, at the same δ; None is no cap.
 
@@ -57,8 +62,11 @@ class Privacy(JsonObject):
     mean_share: float | None = optional()
     logit_noise: float | None = optional()
     accountant: str = ACCOUNTANT
+    sampling_rate: float | None = optional()
 
     def __post_init__(self) -> None:
+        if self.sampling_rate is not None and self.accountant == ACCOUNTANT:  # the default
+            object.__setattr__(self, "accountant", accountant_of(self.sampling_rate))
         for name in ("epsilon", "clip", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"expected {name} > 0, got {getattr(self, name)}; set --{name.replace('_', '-')}")
@@ -66,9 +74,15 @@ class Privacy(JsonObject):
             raise UsageError(f"expected 0 < delta < 1, got {self.delta}; set --delta to less than 1 / samples")
         if not (isinstance(self.steps, int) and self.steps >= 1):
             raise UsageError(f"expected steps >= 1, got {self.steps}; set --steps")
-        for name, allowed in (("unit", UNITS), ("adjacency", ADJACENCIES), ("accountant", (ACCOUNTANT,))):
+        for name, allowed in (("unit", UNITS), ("adjacency", ADJACENCIES)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        sampled = self.sampling_rate is not None
+        known = self.accountant.startswith(SAMPLED_ACCOUNTANT) if sampled else self.accountant == ACCOUNTANT
+        if not known:
+            raise UsageError(
+                f"accountant={self.accountant!r}: expected {SAMPLED_ACCOUNTANT + 'VERSION' if sampled else ACCOUNTANT}"
+            )
         if self.adjacency == "add-remove" and self.divisor is None:
             raise UsageError(
                 "adjacency add-remove hides how large a shard is, so the divisor cannot be read from it. "
@@ -80,6 +94,11 @@ class Privacy(JsonObject):
             raise UsageError(
                 f"mean_share={self.mean_share}: expected a part of the privacy between 0 and 1; set --mean-share, 0 for none"
             )
+        if self.mean_share is not None and self.sampling_rate is not None:
+            raise UsageError(
+                "the rows' mean is of a full batch, and its release does not add up with sampled ones; use --mean-share 0"
+            )
+        self._check_rate()
         if self.budget is not None and not self.budget >= self.epsilon:
             raise UsageError(
                 f"budget={self.budget} is less than epsilon={self.epsilon}, so that no fit could be made; raise --budget"
@@ -93,23 +112,41 @@ class Privacy(JsonObject):
             **{n: None for n, default in new.items() if getattr(self, n) == default and getattr(begun, n) is None},
         )
 
+    def _check_rate(self) -> None:
+        rate = self.sampling_rate
+        if rate is None:
+            return
+        if not isinstance(rate, int | float) or not 0 < rate < 1:  # false for NaN, too
+            raise UsageError(
+                f"expected 0 < sampling_rate < 1, got {rate!r}; set --sampling-rate, or leave it out for full batches"
+            )
+        if self.divisor is not None:
+            check_batch(rate, self.divisor, "divisor")
+
     @property
     def mu(self) -> float:
-        """μ of one fit as Gaussian differential privacy."""
+        """μ of one fit as Gaussian differential privacy.
+
+        With a sampling rate it is that of the Gaussian mechanism with the same ε at δ. It never stands for the fit in a sum.
+        """
         return _mu(self.epsilon, self.delta)
 
     @property
     def noise_multiplier(self) -> float:
-        """σ: the noise of a step, as a multiple of the sensitivity."""
+        """σ: the noise of a step, as a multiple of the sensitivity. With a sampling rate it takes seconds, once per process."""
+        if self.sampling_rate is not None:
+            from taft_ray.privacy import sampled_noise_multiplier
+
+            return sampled_noise_multiplier(self.epsilon, self.delta, self.sampling_rate, self.steps)
         from taft_ray.privacy import noise_multiplier
 
         return noise_multiplier(self.mu * math.sqrt(1 - (self.mean_share or 0.0)), self.steps)
 
     def rate(self, divisor: int) -> float:
-        """The learning rate of a fit with this public divisor n: η, or b·n / (σ·C·√T) with the bound b on a logit's noise."""
+        """The learning rate of a fit with this public divisor n: η, or b·q·n / (σ·C·√T) with the bound b on a logit's noise."""
         if self.logit_noise is None:
             return self.learning_rate
-        noise = self.noise_multiplier * self.clip * math.sqrt(self.steps) / divisor
+        noise = self.noise_multiplier * self.clip * math.sqrt(self.steps) / (divisor * (self.sampling_rate or 1.0))
         return min(self.learning_rate, self.logit_noise / noise)
 
     @property
@@ -118,6 +155,24 @@ class Privacy(JsonObject):
         from taft_ray.privacy import noise_multiplier
 
         return None if self.mean_share is None else noise_multiplier(self.mu * math.sqrt(self.mean_share), 1)
+
+
+def accountant_of(sampling_rate: float | None) -> str:
+    """The accountant at work here, and its version."""
+    if sampling_rate is None:
+        return ACCOUNTANT
+    from importlib.metadata import version
+
+    return SAMPLED_ACCOUNTANT + version("opacus")
+
+
+def check_batch(rate: float, units: int, what: str) -> None:
+    """UsageError where a batch is expected to hold less than one unit. what: the name of the number of units."""
+    if rate * units < 1 - _ROUNDING:
+        raise UsageError(
+            f"sampling_rate={rate:g} of {what}={units}: less than one unit per batch is expected, so that most steps would be noise "
+            f"alone. Set --sampling-rate to at least 1 / {units}, or leave it out for full batches"
+        )
 
 
 @cache
@@ -153,7 +208,7 @@ def private_fields(given: Mapping[str, Any], asked: Collection[str]) -> dict[str
     own = {name: values.pop(name) for name in (*OWN, "private") if name in values}
     if not own.pop("private", False):
         if lost := sorted(set(own) & set(asked)):
-            options = ", ".join(f"--{name}" for name in lost)
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in lost)
             raise UsageError(
                 f"{options}: of a private run alone; add --private, or leave {'it' if len(lost) == 1 else 'them'} out"
             )
@@ -169,7 +224,8 @@ def private_fields(given: Mapping[str, Any], asked: Collection[str]) -> dict[str
         own["learning_rate"] = RATE[solver]
         own["logit_noise"] = LOGIT_NOISE if on_rows else None
     if on_rows:
-        own = {"public": PINK_NOISE, "mean_share": MEAN_SHARE, **own}
+        centred = {} if own.get("sampling_rate") else {"mean_share": MEAN_SHARE}
+        own = {"public": PINK_NOISE, **centred, **own}
     for name, none in _NONE.items():
         if own.get(name) == none:
             del own[name]

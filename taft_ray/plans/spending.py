@@ -1,7 +1,8 @@
 """The privacy that a run has spent: what its ledger reserved for fits, and whether another fit may still be made.
 
 A reservation is committed before the first draw of noise, and never refunded. Shards are disjoint, so that a run's loss is that
-of its dearest shard (parallel composition). The generations of one shard add up: μ² is additive (Gaussian differential privacy).
+of its dearest shard (parallel composition). The generations of one shard add up. With full batches μ² is additive (Gaussian
+differential privacy). Fits on sampled batches are so many steps of one mechanism, by PRV.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taft_ray.errors import BudgetExceeded
 from taft_ray.jsonable import optional
@@ -29,7 +30,10 @@ class DpReserved(Fact):
 
     divisor: the public number of the mean. mu, noise_multiplier: of the whole fit, and of one step. epsilon, delta: of it alone.
 
-    mean_multiplier: σ_m of the release of the rows' mean, beside the steps.
+    mean_multiplier: σ_m of the release of the rows' mean, beside the steps; of a full-batch fit alone.
+
+    sampling_rate: of Poisson batches; None is the full batch. With it mu is that of the Gaussian mechanism with the same ε at δ, and
+    is never added up.
 
     public: digests of the public inputs. restored: from what was kept beside the run; the fit itself is not in this copy.
     """
@@ -53,10 +57,11 @@ class DpReserved(Fact):
     public: Mapping[str, Any] = field(default_factory=dict)
     restored: bool = optional(False)
     mean_multiplier: float | None = optional()
+    sampling_rate: float | None = optional()
 
     @property
     def spends(self) -> float:
-        """μ of what the fit releases: √(T/σ² + 1/σ_m²); inf where there is no noise."""
+        """μ of what a full-batch fit releases: √(T/σ² + 1/σ_m²); inf where there is no noise."""
         from taft_ray.privacy import total
 
         noises = [(self.noise_multiplier, self.steps)]
@@ -70,18 +75,71 @@ class DpReserved(Fact):
         return digest_json({name: value for name, value in self.to_json().items() if name != "restored"})
 
 
-def spent(reservations: Iterable[DpReserved]) -> float:
-    """μ of several fits of the same samples."""
-    from taft_ray.privacy import total
+class PrivacyLoss(NamedTuple):
+    """The loss of several fits of the same samples together. mu: of full-batch fits.
 
-    return total(one.mu for one in reservations)
+    sampled: of fits on sampled batches, (σ, q, all their steps): the least σ and the largest q, where they are not alike.
+
+    claimed: (ε, δ) of the one of them with the largest ε. alone: whether it is the only one.
+    """
+
+    mu: float
+    sampled: tuple[float, float, int] | None = None
+    claimed: tuple[float, float] = (0.0, 0.0)
+    alone: bool = False
 
 
-def epsilon_spent(mu: float, delta: float) -> float:
-    """ε of a μ."""
-    from taft_ray.privacy import epsilon_of
+def loss_of(reservations: Iterable[DpReserved], another: Privacy | None = None) -> PrivacyLoss:
+    """The loss of these fits, and of one more by the options ``another``.
 
-    return epsilon_of(mu, delta)
+    A run's fits are all full-batch, or all sampled alike. Fits that differ count as if all had the least noise and the largest rate of
+    any. Less noise and larger batches never give away less.
+    """
+    several: list[DpReserved | Privacy] = list(reservations)
+    more: list[DpReserved | Privacy] = [] if another is None else [another]
+    if all(one.sampling_rate is None for one in (*several, *more)):
+        from taft_ray.privacy import total
+
+        return PrivacyLoss(total([total(one.mu for one in several), *(one.mu for one in more)]))
+    several += more
+    sigma, steps = min(one.noise_multiplier for one in several), sum(one.steps for one in several)
+    rate = max(1.0 if one.sampling_rate is None else one.sampling_rate for one in several)
+    return PrivacyLoss(0.0, (sigma, rate, steps), max((one.epsilon, one.delta) for one in several), len(several) == 1)
+
+
+def epsilon_of_loss(loss: PrivacyLoss, delta: float) -> float:
+    """ε of it at δ. Full-batch fits add up exactly, as μ². Sampled ones add up by PRV, as that many steps (`privacy.sampled`).
+
+    One sampled fit by itself has the ε that it was reserved for, which its noise was made for.
+    """
+    claimed, at = loss.claimed
+    if loss.alone and at == delta:
+        return claimed
+    from taft_ray.privacy import epsilon_of, epsilon_of_sampled
+
+    if loss.sampled is None:
+        return epsilon_of(loss.mu, delta)
+    sigma, rate, steps = loss.sampled
+    if not sigma > 0:  # a ledger that somebody changed
+        return math.inf
+    found = epsilon_of(math.sqrt(steps) / sigma, delta) if rate >= 1 else epsilon_of_sampled(sigma, rate, steps, delta)
+    return max(found, claimed) if at == delta else found
+
+
+def epsilon_spent(reservations: Iterable[DpReserved], delta: float) -> float:
+    """ε of several fits of the same samples."""
+    return epsilon_of_loss(loss_of(reservations), delta)
+
+
+def mu_spent(reservations: Iterable[DpReserved], delta: float) -> float:
+    """μ of several fits of the same samples.
+
+    For sampled ones it is that of the Gaussian mechanism with their ε at δ, to be shown and never to be added up.
+    """
+    from taft_ray.privacy import mu_of
+
+    loss = loss_of(reservations)
+    return loss.mu if loss.sampled is None else mu_of(epsilon_of_loss(loss, delta), delta)
 
 
 def after_another(state: RunState, shard: int, privacy: Privacy) -> float:
@@ -91,9 +149,7 @@ def after_another(state: RunState, shard: int, privacy: Privacy) -> float:
 
 def epsilon_with_another(reservations: Iterable[DpReserved], privacy: Privacy) -> float:
     """ε of these fits and one more."""
-    from taft_ray.privacy import total
-
-    return epsilon_spent(total([spent(reservations), privacy.mu]), privacy.delta)
+    return epsilon_of_loss(loss_of(reservations, privacy), privacy.delta)
 
 
 def over_budget(state: RunState, shards: Iterable[int], privacy: Privacy | None) -> dict[int, float]:
@@ -142,7 +198,7 @@ def cost_of_retrain(state: RunState, shards: Iterable[int], privacy: Privacy | N
         {
             "shard": shard,
             "samples": state.shards[shard].samples,
-            "epsilon_before": epsilon_spent(spent(state.reservations.get(shard, ())), privacy.delta),
+            "epsilon_before": epsilon_spent(state.reservations.get(shard, ()), privacy.delta),
             "epsilon_after": after_another(state, shard, privacy),
         }
         for shard in shards
@@ -153,5 +209,6 @@ def cost_of_retrain(state: RunState, shards: Iterable[int], privacy: Privacy | N
 
 def spent_by(state: RunState, privacy: Privacy) -> dict[str, Any]:
     """The privacy that a run has spent: {"epsilon", "delta", "budget"}, by its dearest shard."""
-    dearest = max((spent(several) for several in state.reservations.values()), default=0.0)
-    return {"epsilon": epsilon_spent(dearest, privacy.delta), "delta": privacy.delta, "budget": privacy.budget}
+    losses = {loss_of(several) for several in state.reservations.values()}  # most shards' are equal
+    epsilon = max((epsilon_of_loss(loss, privacy.delta) for loss in losses), default=0.0)
+    return {"epsilon": epsilon, "delta": privacy.delta, "budget": privacy.budget}

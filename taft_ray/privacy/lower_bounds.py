@@ -110,6 +110,18 @@ def detects_by_one_run(mu: float, guesses: int, canaries: int, level: float) -> 
     )
 
 
+def detects_any_noise(
+    mu: float, epsilon: float, guesses: int, canaries: int, delta: float, level: float
+) -> float | None:
+    """The same of `epsilon_of_one_run` above ε, for scores that are about Gaussian."""
+
+    def convicts(at: float) -> bool:
+        right = _likely(_chance(guesses, canaries, at), guesses)
+        return p_value(right, guesses, canaries, epsilon, delta) <= level
+
+    return _factor(convicts, mu)
+
+
 def _refuted(mu: float, right: int, guesses: int, canaries: int, level: float) -> bool:
     """Whether P[v ≥ right] = level is impossible: then the masses that it needs below are more than r/m in all."""
     good, bad = level * right / canaries, level * (guesses - right) / canaries

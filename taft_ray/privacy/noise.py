@@ -64,7 +64,7 @@ class GaussianStream:
 
         step: 0, 1, 2, … count: numbers, up to 2^32. scale: standard deviation in units of the grid, up to 2^49.
         """
-        step, count, scale = _whole("step", step, 1 << 63), _whole("count", count, _COUNT), _scale(scale)
+        step, count, scale = whole_number("step", step, 1 << 63), whole_number("count", count, _COUNT), _scale(scale)
         call = step.to_bytes(8, "big") + count.to_bytes(8, "big") + np.array(scale, ">f8").tobytes()
         key = hmac.digest(self._seed, _CALL + call, "sha256")
         return _drawn(key, count, scale, level=0)
@@ -88,7 +88,7 @@ def _drawn(key: bytes, count: int, scale: float, level: int) -> np.ndarray:
 
 def _rounded(key: bytes, nonce: int, count: int, scale: float) -> np.ndarray:
     """round(scale · N(0, 1)), int64 (count,), from the words of two nonces."""
-    words, more = _words(key, nonce), _words(key, nonce + 1)
+    words, more = Words(key, nonce), Words(key, nonce + 1)
     found = np.empty(count, np.int64)
     for start in range(0, count, _BLOCK):
         part = found[start : start + _BLOCK]
@@ -99,7 +99,7 @@ def _rounded(key: bytes, nonce: int, count: int, scale: float) -> np.ndarray:
     return found
 
 
-class _words:
+class Words:
     """uint64 words of ChaCha20, one after the other."""
 
     def __init__(self, key: bytes, nonce: int) -> None:
@@ -110,7 +110,7 @@ class _words:
         return np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
 
 
-def _normal(words: np.ndarray, more: _words) -> np.ndarray:
+def _normal(words: np.ndarray, more: Words) -> np.ndarray:
     """Φ⁻¹ by the sign and 63 bits of a word: float64. more: words for magnitudes so small that their own bits are too few."""
     signed = words.view(np.int64)
     sign = signed.astype(np.float64)
@@ -125,7 +125,7 @@ def _normal(words: np.ndarray, more: _words) -> np.ndarray:
     return np.copysign(ndtri(tail, out=tail), sign, out=tail)
 
 
-def _whole(name: str, value: int, end: int) -> int:
+def whole_number(name: str, value: int, end: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= end:
         raise UsageError(f"{name}={value!r}: expected a whole number between 0 and {end}")
     return int(value)

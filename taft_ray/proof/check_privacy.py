@@ -7,12 +7,13 @@ from collections import Counter
 from taft_ray.counting import plural, which
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.spending import DpReserved
-from taft_ray.privacy import commitment
+from taft_ray.privacy import commitment, epsilon_of_sampled, mu_of
 from taft_ray.proof.evidence import Evidence
 from taft_ray.storage import KeptReservations
 from taft_ray.storage import rundir as names
 
 _ROUNDING = 1e-12
+_DIGITS = 1e-3  # of an ε, by another version of Opacus
 
 
 def privacy(run: Evidence) -> None:
@@ -41,7 +42,11 @@ def _paid(run: Evidence) -> None:
     for entry in run.entries:
         if entry.kind == DpReserved.KIND:
             one = DpReserved.from_json(entry.body)
-            if not one.mu >= max(asked.mu, one.spends) * (1 - _ROUNDING):
+            if one.sampling_rate != asked.sampling_rate:
+                raise IntegrityError(
+                    f"ledger entry {entry.number} reserves for {_batches(one.sampling_rate)}; the spec has {_batches(asked.sampling_rate)}"
+                )
+            if not one.mu >= asked.mu * (1 - _ROUNDING) or _spends_more(one):
                 raise IntegrityError(f"ledger entry {entry.number} reserves less privacy than its fit spends")
             reserved[one.digest] = one
         elif entry.kind == "trained":
@@ -50,6 +55,21 @@ def _paid(run: Evidence) -> None:
             if by is None or (by.shard, by.generation) != fit or by.restored:
                 raise IntegrityError(f"the fit of shard {fit[0]}, generation {fit[1]}, was not paid for before it")
     run.checks["privacy reservations"] = len(reserved)
+
+
+def _spends_more(one: DpReserved) -> bool:
+    """Whether a fit's steps with its noise give away more than was reserved for it."""
+    if one.sampling_rate is None:
+        return not one.mu >= one.spends * (1 - _ROUNDING)
+    if not one.noise_multiplier > 0 or one.mean_multiplier is not None:
+        return True
+    most = epsilon_of_sampled(one.noise_multiplier, one.sampling_rate, one.steps, one.delta)
+    # sums of fits count these steps; the fit alone counts as its ε, and is shown as its μ
+    return not (one.epsilon >= most * (1 - _DIGITS) and one.mu >= mu_of(one.epsilon, one.delta) * (1 - _ROUNDING))
+
+
+def _batches(rate: float | None) -> str:
+    return "full batches" if rate is None else f"batches at the rate {rate:g}"
 
 
 def _once(run: Evidence) -> None:

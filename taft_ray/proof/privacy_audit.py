@@ -2,6 +2,10 @@
 
 The fits are made in memory with fresh keys, on canaries alone, and thrown away. So no sample of the run is read, nothing is charged,
 and nothing is written. Many runs measure the loss of one canary; one run measures many canaries at once.
+
+Sampled batches are audited in two parts, for a fit on them is not Gaussian. In many runs the canary is in every batch, as if the attacker
+knew the batches. That is Gaussian with μ = √T/σ, and tests noise, clipping and sums. The one run has batches as the run draws them. Its
+bound assumes nothing of the noise, and tests all together, weakly.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ import numpy as np
 
 from taft_ray.errors import UsageError
 from taft_ray.fitting import PrivateRecipe
-from taft_ray.fitting.private import Noise
+from taft_ray.fitting.private import Batches, Noise
 from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spending import DpReserved
 from taft_ray.plans.state import RunState
-from taft_ray.privacy import GaussianStream, epsilon_of, new_key
+from taft_ray.privacy import BatchStream, GaussianStream, epsilon_of, epsilon_of_sampled, mu_of, new_key
 from taft_ray.privacy.lower_bounds import (
+    detects_any_noise,
     detects_by_many_runs,
     detects_by_one_run,
     epsilon_of_one_run,
@@ -87,14 +92,18 @@ def audit_privacy(
             raise UsageError(f"{canaries} canaries: there is memory for {most}; set --canaries to at most {most}")
         made = Canaries.random(
             model.tm, canaries or min(CANARIES, apart), load_for(spec).preprocess.size, recipe,
-            of_owners=spec.privacy.unit == "owner",
+            of_owners=spec.privacy.unit == "owner", rate=reserved.sampling_rate,
         )  # fmt: skip
         told = {
             "many_runs": many_runs(made, spec.privacy, half, runs, report),
             "one_run": one_run(made, spec.privacy, half),
         }
-    mu = spec.privacy.mu
-    convicting = [name for name, one in told.items() if one["mu"] > mu]
+    mu, sampled = mu_of_steps(spec.privacy), spec.privacy.sampling_rate is not None
+    convicting = [
+        name
+        for name, one in told.items()
+        if (one["epsilon"] > spec.privacy.epsilon if sampled and name == "one_run" else one["mu"] > mu)
+    ]
     return {
         "run": address,
         "ok": not convicting,
@@ -106,10 +115,23 @@ def audit_privacy(
         "steps": recipe.steps,
         "clip": recipe.clip,
         "noise_multiplier": recipe.noise_multiplier,
+        **({"sampling_rate": reserved.sampling_rate} if sampled else {}),
         "level": level,
         **told,
         "seconds": time.monotonic() - began,
     }
+
+
+def mu_of_steps(claim: Privacy) -> float:
+    """μ that the claim allows T steps that a unit is in each of."""
+    return claim.mu if claim.sampling_rate is None else claim.steps**0.5 / claim.noise_multiplier
+
+
+def _epsilon_of_steps(claim: Privacy, mu: float) -> float:
+    """ε of a fit with the noise that a μ of all steps says."""
+    if claim.sampling_rate is None or mu <= 0:
+        return epsilon_of(mu, claim.delta)
+    return epsilon_of_sampled(claim.steps**0.5 / mu, claim.sampling_rate, claim.steps, claim.delta)
 
 
 def many_runs(
@@ -138,8 +160,8 @@ def many_runs(
         "right_with": with_it,
         "right_without": without_it,
         "mu": mu,
-        "epsilon": epsilon_of(mu, claim.delta),
-        "detects": detects_by_many_runs(claim.mu, 2 * runs, level),
+        "epsilon": _epsilon_of_steps(claim, mu),
+        "detects": detects_by_many_runs(mu_of_steps(claim), 2 * runs, level),
     }
 
 
@@ -149,26 +171,36 @@ def one_run(
     level: float,
     noises: Callable[[], Noise] | None = None,
     coins: np.ndarray | None = None,
+    batches: Batches | None = None,
 ) -> dict[str, Any]:
     """One fit with about half of the canaries: those that seem most in it, and least, are guessed, a number fixed beforehand.
 
-    coins: (M,) bool, which of them are in; drawn by default.
+    coins: (M,) bool, which of them are in; drawn by default. batches: of a sampled fit; of a fresh key by default.
     """
     if coins is None:
         coins = np.array([secrets.randbits(1) for _ in range(len(canaries))], bool)
-    guesses = guesses_for(len(canaries), claim.mu, level)
-    found = canaries.expected(canaries.scores(np.flatnonzero(coins), (noises or fresh_noise)()))
+    rate = claim.sampling_rate
+    expected = claim.mu if rate is None else rate * mu_of_steps(claim)
+    guesses = guesses_for(len(canaries), expected, level)
+    drawn: dict[str, Any] = {} if rate is None else {"batches": batches or BatchStream(new_key())}
+    found = canaries.expected(canaries.scores(np.flatnonzero(coins), (noises or fresh_noise)(), **drawn))
     order = np.argsort(found)
     right = int(coins[order[len(order) - guesses // 2 :]].sum() + (~coins[order[: guesses // 2]]).sum())
-    mu = mu_of_one_run(right, guesses, len(canaries), level)
+    any_noise = epsilon_of_one_run(right, guesses, len(canaries), claim.delta, level)
+    if rate is None:
+        mu = mu_of_one_run(right, guesses, len(canaries), level)
+        epsilon, detects = epsilon_of(mu, claim.delta), detects_by_one_run(claim.mu, guesses, len(canaries), level)
+    else:
+        mu, epsilon = mu_of(any_noise, claim.delta) if any_noise > 0 else 0.0, any_noise
+        detects = detects_any_noise(expected, claim.epsilon, guesses, len(canaries), claim.delta, level)
     return {
         "canaries": len(canaries),
         "guesses": guesses,
         "right": right,
         "mu": mu,
-        "epsilon": epsilon_of(mu, claim.delta),
-        "epsilon_of_any_noise": epsilon_of_one_run(right, guesses, len(canaries), claim.delta, level),
-        "detects": detects_by_one_run(claim.mu, guesses, len(canaries), level),
+        "epsilon": epsilon,
+        "epsilon_of_any_noise": any_noise,
+        "detects": detects,
     }
 
 

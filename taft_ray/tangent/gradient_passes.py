@@ -56,8 +56,7 @@ def unit_passes(tm: TangentModel, pictures: Pictures, units: Tensor | None, budg
     held = pictures.nbytes() if isinstance(pictures, Prepared) else 0
     if layout.site_rows <= MOST_ROWS and values * tm.dtype.itemsize + held <= budget:
         return KeptRows(tm, pictures, layout, blocks(len(pictures), units, KEPT))
-    large = PASS if layout.site_rows <= MOST_ROWS and isinstance(pictures, Prepared) else RECOMPUTE_CHUNK
-    return NetworkPasses(tm, pictures, layout, blocks(len(pictures), units, large))
+    return NetworkPasses(tm, pictures, layout, blocks(len(pictures), units, _pass_size(layout, pictures)))
 
 
 def blocks(count: int, units: Tensor | None, most: int) -> list[Block]:
@@ -142,6 +141,39 @@ class NetworkPasses:
             back = self.layout.flat(found, dict(zip(probes.vectors, found[len(probes.sites) :], strict=True)))
             tensors = self.layout.inputs([site.inputs for site in probes.sites])
             yield block, UnitGradients(Inputs(self.layout, tensors, block.size, len(back), back.device), back)
+
+
+class SampledPasses:
+    """Gradients of some of the units, of others each time: nothing is read, and nothing kept, of those that are not asked for.
+
+    count: units. Arguments as those of `unit_passes`; at least one picture.
+    """
+
+    def __init__(self, tm: TangentModel, pictures: Pictures, units: Tensor | None) -> None:
+        self.tm, self.pictures = tm, pictures
+        self.layout, _ = _layout(tm, pictures)
+        self._alone = units is None
+        if units is None:
+            self._unit_of = torch.arange(len(pictures))
+        else:
+            self._unit_of = torch.unique(units.cpu(), return_inverse=True)[1]
+        self.count = int(self._unit_of.max()) + 1
+        self._most = _pass_size(self.layout, pictures)
+
+    def of(self, chosen: Tensor) -> NetworkPasses | None:
+        """Passes over the pictures of the chosen units alone; None for nobody. chosen: (units,) bool, in the order of their numbers."""
+        index = chosen[self._unit_of].nonzero()[:, 0]
+        if not len(index):
+            return None
+        plan = blocks(len(index), None if self._alone else self._unit_of[index], self._most)
+        return NetworkPasses(
+            self.tm, self.pictures, self.layout, [block._replace(index=index[block.index]) for block in plan]
+        )
+
+
+def _pass_size(layout: Layout, pictures: Pictures) -> int:
+    """Pictures of a pass through the network."""
+    return PASS if layout.site_rows <= MOST_ROWS and isinstance(pictures, Prepared) else RECOMPUTE_CHUNK
 
 
 def _selected(pictures: Pictures, index: Tensor) -> Prepared:

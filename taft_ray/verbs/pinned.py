@@ -46,6 +46,8 @@ def pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
         privacy = spec.privacy
         if privacy is not None and begun.privacy is not None:
             privacy = replace(privacy.as_begun(begun.privacy), public_digest=begun.privacy.public_digest)
+            if privacy.sampling_rate is not None and begun.privacy.sampling_rate is not None:
+                privacy = replace(privacy, accountant=begun.privacy.accountant)  # another version of Opacus goes on
         spec = replace(spec, weights_digest=begun.weights_digest, versions=versions, features=features, privacy=privacy)
         write_spec(store, spec.to_json())  # compares
         return spec, ()

@@ -11,7 +11,7 @@ from taft_ray.errors import UsageError
 from taft_ray.log import operation
 from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spec import RunSpec
-from taft_ray.plans.spending import epsilon_spent, spent
+from taft_ray.plans.spending import epsilon_spent, mu_spent
 from taft_ray.plans.state import RunState
 from taft_ray.run.address import run_address
 from taft_ray.storage import canonical_json, digest_json
@@ -46,6 +46,7 @@ def privacy(run: str) -> dict[str, Any]:
         **({} if asked.mean_multiplier is None else {"mean_multiplier": asked.mean_multiplier}),
         "steps": asked.steps,
         "clip": asked.clip,
+        **({} if asked.sampling_rate is None else {"sampling_rate": asked.sampling_rate}),
         "accountant": asked.accountant,
         "composed": composer.composed_digest(),
         "shards": shards,
@@ -64,14 +65,13 @@ def _asked(composer: Composer) -> Privacy:
 def _shard(state: RunState, number: int, asked: Privacy) -> dict[str, Any]:
     several = state.reservations.get(number, [])
     known = state.shards.get(number)
-    mu = spent(several)
     return {
         "shard": number,
         "state": "unknown" if known is None else known.told,
         "fits": len(several),
         "generations": sorted({one.generation for one in several}),
-        "mu": mu,
-        "epsilon": epsilon_spent(mu, asked.delta),
+        "mu": mu_spent(several, asked.delta),
+        "epsilon": epsilon_spent(several, asked.delta),
         "restored": sum(one.restored for one in several),
     }
 
@@ -100,14 +100,27 @@ def statement(run: str) -> dict[str, Any]:
             "clip": told["clip"],
             "noise_multiplier": told["noise_multiplier"],
             **{name: told[name] for name in ("mean_multiplier",) if name in told},
+            **(
+                {}
+                if spec.privacy.sampling_rate is None
+                else {"sampling": "Poisson", "sampling_rate": told["sampling_rate"]}
+            ),
             "shards": spec.shards,
-            "composition": "disjoint shards by a hash of the id (parallel); fits of one shard add up as Gaussian differential privacy",
+            "composition": f"disjoint shards by a hash of the id (parallel); fits of one shard add up {_adds_up(spec.privacy)}",
         },
         "accountant": told["accountant"],
         "holds_towards": "whoever has every model that this run ever gave out, and not its folder, its keys or its ledger",
         "does_not_cover": _DOES_NOT_COVER,
     }
     return {**body, "digest": digest_json(body)}
+
+
+def _adds_up(asked: Privacy) -> str:
+    return (
+        "as Gaussian differential privacy"
+        if asked.sampling_rate is None
+        else "step by step, as sums of privacy losses (PRV)"
+    )
 
 
 _DOES_NOT_COVER = [

@@ -6,6 +6,8 @@ each step. T steps with a unit and without it differ by T·C·u. No unit can do 
     z = −⟨Δw, u⟩·n / (η·σ·C·√T)     is N(0, 1) without the canary, and N(μ, 1) with it, μ = √T/σ
 
 for the noise that the recipe names. Privacy must hold for any loss, for what is clipped does not matter to its proof.
+
+On sampled batches the divisor is q·n. A canary that is in m of the T batches has the mean μ·m/T.
 Legend: M canaries, P trained parameters, K classes.
 """
 
@@ -23,9 +25,9 @@ from torch import Tensor
 from taft_ray.additive import RowsModel
 from taft_ray.additive.rows import on_grid
 from taft_ray.errors import UsageError
-from taft_ray.fitting import PrivateRecipe, private_descent
+from taft_ray.fitting import PrivateRecipe, Sampling, private_descent
 from taft_ray.fitting.loss import Loss
-from taft_ray.fitting.private import Noise
+from taft_ray.fitting.private import Batches, Noise
 from taft_ray.tangent import Delta, Prepared, TangentModel, prepare_pictures
 
 ABOVE = 16.0  # times C: so long is the shortest gradient
@@ -73,12 +75,19 @@ class Canaries:
     """
 
     def __init__(
-        self, tm: TangentModel, tokens: Tensor, labels: Tensor, recipe: PrivateRecipe, *, of_owners: bool = False
+        self,
+        tm: TangentModel,
+        tokens: Tensor,
+        labels: Tensor,
+        recipe: PrivateRecipe,
+        *,
+        of_owners: bool = False,
+        rate: float | None = None,
     ) -> None:
-        """tokens, labels: of each canary a picture; of an owner `PER_OWNER` consecutive ones."""
+        """tokens, labels: of each canary a picture; of an owner `PER_OWNER` consecutive ones. rate: of sampled batches."""
         if tm.num_classes < 2:
             raise UsageError("an audit of privacy needs two classes: with one nothing is learned")
-        self.tm, self.recipe, self._of_owners = tm, recipe, of_owners
+        self.tm, self.recipe, self.rate, self._of_owners = tm, recipe, rate, of_owners
         self._of = torch.arange(len(labels)).split(PER_OWNER if of_owners else 1)  # the pictures of each
         self._pictures, self._labels = prepare_pictures(tm, tokens), labels
         slopes = LinearLoss().residual(torch.zeros(len(labels), tm.num_classes, device=tm.device), labels.to(tm.device))
@@ -95,31 +104,47 @@ class Canaries:
 
     @classmethod
     def random(
-        cls, tm: TangentModel, count: int, size: int, recipe: PrivateRecipe, *, of_owners: bool = False
+        cls,
+        tm: TangentModel,
+        count: int,
+        size: int,
+        recipe: PrivateRecipe,
+        *,
+        of_owners: bool = False,
+        rate: float | None = None,
     ) -> Canaries:
         """So many of them, drawn afresh. size: of the model's pictures, in pixels."""
         random = torch.Generator().manual_seed(secrets.randbits(63))
         pictures = count * (PER_OWNER if of_owners else 1)
         labels = torch.randint(tm.num_classes, (pictures,), generator=random)
-        return cls(tm, random_tokens(tm, pictures, size, random), labels, recipe, of_owners=of_owners)
+        return cls(tm, random_tokens(tm, pictures, size, random), labels, recipe, of_owners=of_owners, rate=rate)
 
     def __len__(self) -> int:
         return len(self._of)
 
     @property
     def mu(self) -> float:
-        """μ of the recipe: how far a canary moves its z."""
+        """μ of the recipe: how far a canary moves its z that is in every batch."""
         return math.sqrt(self.recipe.steps) / self.recipe.noise_multiplier
 
-    def scores(self, chosen: np.ndarray, noise: Noise, wanted: slice = slice(None)) -> np.ndarray:
-        """A private fit of the chosen canaries (indices), and nothing else: z of the ``wanted`` ones."""
+    def scores(
+        self, chosen: np.ndarray, noise: Noise, wanted: slice = slice(None), batches: Batches | None = None
+    ) -> np.ndarray:
+        """A private fit of the chosen canaries (indices), and nothing else: z of the ``wanted`` ones.
+
+        batches: who is in which of sampled batches; everybody in each by default.
+        """
         several = [self._of[number] for number in chosen.tolist()]
         own = torch.cat(several) if several else torch.zeros(0, dtype=torch.int64)
         pictures = self._pictures[own] if several else Prepared(torch.zeros(0, self.tm.num_classes), {}, 0)
         units = torch.arange(len(several)).repeat_interleave(PER_OWNER) if self._of_owners else None
-        recipe = self.recipe
-        made = private_descent(self.tm, pictures, self._labels[own], self._loss, recipe, noise, units=units)
-        scale = recipe.learning_rate * recipe.noise_multiplier * recipe.clip * math.sqrt(recipe.steps) / recipe.divisor
+        recipe, divisor, sampling = self.recipe, float(self.recipe.divisor), None
+        if self.rate is not None:
+            sampling, divisor = Sampling(rate=self.rate, batches=batches or everybody), self.rate * divisor
+        made = private_descent(
+            self.tm, pictures, self._labels[own], self._loss, recipe, noise, units=units, sampling=sampling
+        )
+        scale = recipe.learning_rate * recipe.noise_multiplier * recipe.clip * math.sqrt(recipe.steps) / divisor
         return (self.gradients[wanted] @ _flat(made.delta)).double().cpu().numpy() / -scale
 
     def expected(self, scores: np.ndarray) -> np.ndarray:
@@ -127,11 +152,18 @@ class Canaries:
 
         z = μ·G·b + N(0, G/f²) with the gradients' products G:  Ê[b − ½] = μ/4 · (1/f² + μ²/4 · G)⁻¹ (z − μ/2 · G·1).
 
-        f is `FAULT`. An audit is to see noise that is too small, and then canaries get in each other's way more.
+        On sampled batches μ is q times as large, the mean. f is `FAULT`. An audit is to see noise that is too small, and then canaries
+        get in each other's way more.
         """
         products = (self.gradients @ self.gradients.T).double().cpu().numpy()
-        rest = scores - self.mu / 2 * products.sum(axis=1)
-        return self.mu / 4 * np.linalg.solve(np.eye(len(self)) / FAULT**2 + self.mu**2 / 4 * products, rest)
+        mu = self.mu if self.rate is None else self.rate * self.mu
+        rest = scores - mu / 2 * products.sum(axis=1)
+        return mu / 4 * np.linalg.solve(np.eye(len(self)) / FAULT**2 + mu**2 / 4 * products, rest)
+
+
+def everybody(step: int, units: int, rate: float) -> np.ndarray:
+    """Batches that every unit is in."""
+    return np.ones(units, bool)
 
 
 def _flat(delta: Delta) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 
 from taft_ray.additive import HeadOnRows, Whitened, released
 from taft_ray.errors import IntegrityError, UsageError
-from taft_ray.fitting import FitReport, FittedDelta, Noise, PrivateRecipe, private_descent
+from taft_ray.fitting import FitReport, FittedDelta, Noise, PrivateRecipe, Sampling, private_descent
 from taft_ray.plans.spending import DpReserved
 from taft_ray.prefix import whitening
-from taft_ray.privacy import GaussianStream, commitment, stream_seed
+from taft_ray.privacy import BatchStream, GaussianStream, commitment, stream_seed
 from taft_ray.run.reserved import inputs_digest
 from taft_ray.storage import digest_json
 from taft_ray.storage import rundir as names
@@ -33,9 +33,9 @@ def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> t
     if commitment(secret) != reserved.key.digest:
         raise IntegrityError(f"{reserved.key.key} is not the key that was reserved; restore it from a copy")
     spec = model.spec
-    noise = GaussianStream(
-        stream_seed(secret, spec=digest_json(spec.to_json()), inputs=reserved.inputs, reservation=reserved.digest)
-    )
+    seed = stream_seed(secret, spec=digest_json(spec.to_json()), inputs=reserved.inputs, reservation=reserved.digest)
+    noise, rate = GaussianStream(seed), reserved.sampling_rate
+    sampling = None if rate is None else Sampling(rate=rate, batches=BatchStream(seed))
     recipe = PrivateRecipe(
         steps=reserved.steps, learning_rate=reserved.learning_rate, clip=reserved.clip,
         noise_multiplier=reserved.noise_multiplier, divisor=reserved.divisor,
@@ -47,7 +47,7 @@ def private_fit(model: RunModel, loaded: Loaded, progress: Progress | None) -> t
     pictures = loaded.pictures if whitened is None else whitened.whole()
     made = private_descent(
         model.tm, pictures, loaded.labels, spec.fit_config().as_loss(), recipe, noise, units=units, progress=progress,
-        apart=reserved.adjacency == "add-remove", budget=spec.constants_bytes,
+        apart=reserved.adjacency == "add-remove", sampling=sampling, budget=spec.constants_bytes,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     report = FitReport(

@@ -18,7 +18,10 @@ import pytest
 from command import ROOT
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tiny import sample_id
+from plain import plain_train
+from tiny import CLASSES, sample_id
+
+from taft_ray.plans.privacy import Privacy
 
 HEAVY = frozenset({"torch", "torchvision", "timm", "pandas", "matplotlib", "scipy", "sklearn"})
 TELL = """
@@ -89,6 +92,20 @@ def test_status_is_light(run: Path, nobody: str) -> None:
     assert answer.json["ok"]
     assert answer.json["composed"]
     answer.lightly()
+
+
+def test_status_of_a_run_on_sampled_batches_is_light(
+    tmp_path: Path, parquet: Path, spec_of: Callable[..., Any], nobody: str
+) -> None:
+    """Shards that were fitted once have the ε that was reserved: nothing is computed."""
+    run = tmp_path / "run"
+    privacy = Privacy(epsilon=3.0, delta=1e-4, steps=2, sampling_rate=0.3)
+    options = {"solver": "dp-gd", "compose": "mean", "loss": "ce", "trainable": "head", "classes": CLASSES}
+    plain_train(run, spec_of(parquet, privacy=privacy, **options))
+    answer = look("status", run, "--json", address=nobody).did(0)
+    assert answer.json["privacy"]["epsilon"] == 3.0
+    answer.lightly()
+    assert "opacus" not in answer.modules
 
 
 def test_estimate_is_light(run: Path, nobody: str) -> None:

@@ -1,6 +1,5 @@
 """Private runs: each fit is paid for before its noise is drawn, once, whatever happens; a forget says what it costs whom."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -10,8 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from folder import carry_out, copy_run, delta_digests, files, flip_a_byte, kinds, plain_forget, shard_of, state_of
-from plain import plain_add, plain_train
+from folder import (
+    carry_out,
+    copy_run,
+    delta_digests,
+    files,
+    flip_a_byte,
+    kinds,
+    plain_forget,
+    reseal,
+    shard_of,
+    state_of,
+)
+from plain import plain_add, plain_train, plain_train_up_to_the_cache
 from tiny import CLASSES, SAMPLES, SHARDS, picture, sample_id, write_parquet
 
 import taft_ray as tr
@@ -514,32 +524,3 @@ def test_private_run_on_s3_is_charged_kept_and_forgets(s3_uri: str, parquet: Pat
     over = list(Store(s3_uri).traces(f"{names.noise_folder(shard_of(sample_id(0), SHARDS))}/"))
     assert len(over) == 1  # older versions too are gone
     assert verify(s3_uri)["problems"] == []
-
-
-def plain_train_up_to_the_cache(run: Path, spec: Any) -> None:
-    from plain import plain_cache
-
-    from taft_ray.storage import digest_bytes, id_key, write_spec
-
-    store = Store(str(run))
-    write_spec(store, spec.to_json())
-    composer = Composer(str(run))
-    secret = id_key(store, create=True)
-    composer.begin({}, digest_bytes(secret))
-    plain_cache(run, composer, secret)
-
-
-def reseal(run: Path, kind: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change entries of a kind, and make the chain whole again, as somebody could who can write to the folder."""
-    from taft_ray.storage.digest import seal
-    from taft_ray.storage.ledger import GENESIS
-
-    previous = GENESIS
-    for path in sorted((run / "ledger").iterdir()):
-        entry = json.loads(path.read_text())
-        if entry["kind"] == kind:
-            entry["body"] = change(entry["body"])
-        entry.pop("digest")
-        data = seal({**entry, "prev": previous}, "digest")
-        previous = json.loads(data)["digest"]
-        path.write_bytes(data)

@@ -5,7 +5,7 @@ A ``Path | str`` is a run anywhere (``s3://`` too); a ``Path`` is one on this ma
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from taft_ray.plans.fold import replay
 from taft_ray.plans.state import RunState
 from taft_ray.run.snapshots import snapshot_digest
 from taft_ray.storage import Ledger, Store, read_delta
+from taft_ray.storage.digest import seal
+from taft_ray.storage.ledger import GENESIS
 from taft_ray.sums import Sums
 from taft_ray.workers.kinds import new_worker
 from taft_ray.workers.row_worker import RowWorker
@@ -150,3 +152,16 @@ def entries_of(run: Path, kind: str) -> Iterator[dict[str, Any]]:
         entry = json.loads(path.read_text())
         if entry["kind"] == kind:
             yield entry
+
+
+def reseal(run: Path, kind: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change entries of a kind, and make the chain whole again, as somebody could who can write to the folder."""
+    previous = GENESIS
+    for path in sorted((run / "ledger").iterdir()):
+        entry = json.loads(path.read_text())
+        if entry["kind"] == kind:
+            entry["body"] = change(entry["body"])
+        entry.pop("digest")
+        data = seal({**entry, "prev": previous}, "digest")
+        previous = json.loads(data)["digest"]
+        path.write_bytes(data)

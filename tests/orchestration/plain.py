@@ -54,6 +54,16 @@ def plain_cache(run: Path | str, composer: Composer, secret: bytes) -> None:
     composer.admit_cache(cached_fact(store, spec, result))
 
 
+def plain_train_up_to_the_cache(run: Path | str, spec: RunSpec) -> None:
+    """Everything that comes before the first fit."""
+    store = Store(str(run))
+    write_spec(store, spec.to_json())
+    composer = Composer(str(run))
+    secret = id_key(store, create=True)
+    composer.begin({}, digest_bytes(secret))
+    plain_cache(run, composer, secret)
+
+
 def plain_add(run: Path | str, data: Path | str, shards: int = 1) -> Composer:
     """Add data to a run and sum it, as `train --add` does; the composer."""
     composer = Composer(str(run))

@@ -69,6 +69,7 @@ def test_spec_that_is_not_private_is_refused(changes: dict[str, Any], said: str)
         ({"budget": 2.9}, "raise --budget"),
         ({"accountant": "rdp/1"}, "gdp/1"),
         ({"mean_share": 1.0}, "0 for none"),
+        ({"mean_share": 0.1, "sampling_rate": 0.1}, "use --mean-share 0"),
         ({"mean_share": -0.1}, "0 for none"),
         ({"mean_share": math.nan}, "0 for none"),
     ],
@@ -118,6 +119,8 @@ def test_rows_are_whitened_by_pink_noise_about_their_mean_unless_a_person_says_o
     assert as_asked == Privacy(epsilon=3.0, delta=1e-5, learning_rate=3.0)
     assert by_default.as_begun(as_asked) == replace(as_asked, learning_rate=10.0)  # of a run by an earlier version
     assert by_default.as_begun(by_default) == by_default
+    sampled = {**given, "sampling_rate": 0.1}
+    assert private_fields(sampled, sampled)["privacy"].mean_share is None
     head = {**given, "solver": "dp-gd"}
     assert private_fields(head, head)["privacy"] == Privacy(epsilon=3.0, delta=1e-5)
 

@@ -1,7 +1,6 @@
 """The audit of a private run's noise: it convicts noise that is too small and nothing else, and touches nothing of the run."""
 
 import hashlib
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from command import here
 from folder import entries_of
 from plain import plain_train
+from seeded_noise import noises
 from tiny import CLASSES, MODEL, SIZE
 
 import taft_ray as tr
@@ -23,7 +23,6 @@ from taft_ray.errors import UsageError
 from taft_ray.fitting import PrivateRecipe, clipping, private
 from taft_ray.fitting.private import Noise
 from taft_ray.plans.privacy import Privacy
-from taft_ray.privacy import GaussianStream
 from taft_ray.proof import privacy_audit
 from taft_ray.proof.privacy_audit import many_runs, one_run
 from taft_ray.tangent import Delta
@@ -42,17 +41,6 @@ def head_on_rows(claim: Privacy, count: int = 1, seed: int = 0) -> Canaries:
     )
     labels = torch.randint(2, (count,), generator=random)
     return Canaries(tm, random_tokens(tm, count, SIZE, random), labels, recipe)
-
-
-def noises(times: float = 1.0) -> Callable[[], Noise]:
-    """A stream of its own for each fit, always the same ones; too small by a factor, as a fault could make it."""
-    numbers = itertools.count()
-
-    def fresh() -> Noise:
-        stream = GaussianStream(next(numbers).to_bytes(32, "big"))
-        return lambda step, size, scale: stream(step, size, scale / times)
-
-    return fresh
 
 
 class Absent(Canaries):

@@ -125,12 +125,12 @@ def test_weighted_sums_are_rounded_sums_of_gradients(case: str, options: dict[st
         for _, gradients in passes(random_delta(tm), lambda logits, numbers: cotangent[numbers]):
             weights = torch.arange(len(gradients), dtype=torch.float64) * scale  # the first one's is zero
             weights[-1] = scale
-            with torch.no_grad():
-                gradients.add_rounded(total, weights)
             for unit in range(len(gradients)):
                 one = {name: torch.zeros_like(value) for name, value in total.items()}
                 gradients.write(unit, one, first=True)
                 expected += weights[unit] * flat(Delta(one))
+            with torch.no_grad():
+                gradients.add_rounded(total, weights)  # which uses them up
         got = flat(Delta(total))
         assert torch.equal(got, got.round())
         assert float((got - expected).abs().max()) <= 0.51 * len(blocks(COUNT, units, 512))

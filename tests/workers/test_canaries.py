@@ -125,3 +125,16 @@ def test_canary_of_an_owner_is_several_pictures() -> None:
     together = tm.vjp(tm.prepare(tokens[:PER_OWNER]), slopes[:PER_OWNER])
     flat = torch.cat([value.flatten() for value in together.values()])
     assert torch.allclose(canaries.gradients[0], flat / flat.norm(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "of_owners"), [("rows", False), ("rows", True), ("last block", False)])
+def test_canary_on_sampled_batches_moves_its_score_by_the_batches_that_it_is_in(name: str, of_owners: bool) -> None:
+    canaries = Canaries.random(MODELS[name](), 5, SIZE, RECIPE, of_owners=of_owners, rate=0.3)
+    products = (canaries.gradients @ canaries.gradients.T).double().numpy()
+    everywhere = canaries.scores(np.array([1, 4]), no_noise)
+    assert everywhere == pytest.approx(MU * products[:, [1, 4]].sum(axis=1), abs=2e-4)
+    steps = [{0, 1}, {1}, set(), {1}]  # of the units of this fit: canaries 1 and 4
+    found = canaries.scores(
+        np.array([1, 4]), no_noise, batches=lambda step, units, rate: np.isin(np.arange(units), list(steps[step]))
+    )
+    assert found == pytest.approx(MU * (products[:, 1] / 4 + products[:, 4] * 3 / 4), abs=2e-4)
