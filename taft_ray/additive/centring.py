@@ -3,11 +3,10 @@
     m = f·m̂,   m̂ = (Σ_u s_u + σ_m·N(0, I)) / n,   f = max(0, 1 − v/|m̂|²),   v = S·(σ_m/n)²
 
 s_u is the sum of a unit's rows, shortened to length one where it is longer. So the sum has sensitivity 1, and m̂ is
-1/σ_m-Gaussian private (Dong, Roth & Su 2022). All else is post-processing. f is the positive-part factor of James and Stein: a mean
-that is mostly noise, of few pictures, is shrunk to nothing.
+1/σ_m-Gaussian private (Dong, Roth & Su 2022). All else is post-processing. f is the positive-part factor of James and Stein. It shrinks
+a mean that is mostly noise to nothing.
 
-Rows a become s·(a − m), with s = 1/√(1 − |m|²) as far as |m|² can be told from its noise: as long as before on average, where rows have
-length one.
+Rows a become s·(a − m), with s = 1/√(1 − |m|²) as far as |m|² can be told from its noise. Rows of length one so keep it on average.
 
 Sums are whole numbers, in units of the rows' grid. A unit is rounded by itself, and changes the sum by 1 + √S/2 units of the grid at most.
 

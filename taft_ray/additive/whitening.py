@@ -3,7 +3,7 @@
 P is the second moment of *public* pictures' rows. Descent on a' is descent on a with the public preconditioner M². Directions that
 every picture has weigh less, and noise is not spent on them. Nothing private is read.
 
-P is not centred: a mean of other pictures is no mean of these. c makes public rows as long as rows are, one on average.
+P is not centred, for a mean of other pictures is no mean of these. By c public rows have length one on average.
 
 Legend: n pictures, S numbers.
 """

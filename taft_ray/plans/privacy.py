@@ -42,8 +42,8 @@ class Privacy(JsonObject):
 
     public: pictures that nobody has to protect, by which rows are whitened (`prefix.whitening`), or `PINK_NOISE`, and the digest of that.
 
-    logit_noise: the learning rate is smaller where the noise of all steps would move a logit of a row of length one by more than this
-    standard deviation. None leaves it as it is.
+    logit_noise: the most by which the noise of all steps may move a logit of a row of length one, as a standard deviation. The learning
+    rate is smaller where it would be more. None is no bound.
 
     mean_share: the part of μ² that a release of the rows' mean has (`additive.centring`); the steps have the rest. None is no release.
     """

@@ -164,16 +164,7 @@ def _on_rows(
 ) -> np.ndarray:
     """Logits (B, K) of a head on rows: the mean of the shards' heads, or that of the sum of their noisy sums."""
     if private.way == "sums":
-        kept = train if matrix is None else _bounded(train, matrix)
-        released = [
-            _released(cell, private, kept[part.numpy()], labels[part].numpy(), number, classes)
-            for number, part in enumerate(parts)
-        ]
-        total = released[0]
-        for other in released[1:]:
-            total = total.merged(other)
-        model, asked = total.solve(), from_rows(test)
-        return (asked if matrix is None else asked @ matrix) @ model.coefficients.T + model.intercept
+        return _by_sums(cell, private, train, test, labels, parts, classes, matrix)
     head = HeadOnRows(train.shape[1], classes)
     mean = head.zero_delta()
     for number, part in enumerate(parts):
@@ -199,23 +190,37 @@ def _centre(private: Private, rows: np.ndarray, noise: Noise) -> Centre | None:
     return released(rows, noise, step=private.steps, noise_multiplier=multiplier, divisor=len(rows))
 
 
-def _bounded(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """M·a, shortened to length one where it is longer, on the grid: int16 (n, S). Sums bound what a picture adds by its length."""
-    found = np.empty_like(rows)
-    for at in range(0, len(rows), _ROWS):
-        values = from_rows(rows[at : at + _ROWS]) @ matrix
-        lengths = np.linalg.norm(values, axis=1, keepdims=True)
-        found[at : at + _ROWS] = to_rows(torch.from_numpy(values / np.maximum(lengths, 1.0)))
-    return found
-
-
-def _released(
-    cell: Cell, private: Private, rows: np.ndarray, labels: np.ndarray, shard: int, classes: int
-) -> NoisySums:
-    sums = Sums(rows.shape[1], classes)
-    sums.add(rows, labels)
-    mu = HARDLY_ANY if math.isinf(private.epsilon) else _mu(private)
-    return NoisySums.release(sums, mu, stream(cell, shard))
+def _by_sums(
+    cell: Cell,
+    private: Private,
+    train: np.ndarray,
+    test: np.ndarray,
+    labels: Tensor,
+    parts: Sequence[Tensor],
+    classes: int,
+    matrix: np.ndarray | None,
+) -> np.ndarray:
+    """Logits (B, K) by the sum of the shards' noisy sums, of rows about one centre: the mean of what shards released of theirs."""
+    if matrix is None:
+        matrix = np.eye(train.shape[1])
+    centres = [_centre(private, train[part.numpy()], stream(cell, number)) for number, part in enumerate(parts)]
+    known = [centre for centre in centres if centre is not None]
+    mean = sum((centre.mean for centre in known), np.zeros(train.shape[1])) / max(1, len(known))
+    scale = sum(centre.scale for centre in known) / len(known) if known else 1.0
+    mu = HARDLY_ANY if math.isinf(private.epsilon) else _mu(private) * math.sqrt(1 - (private.mean_share or 0.0))
+    total: NoisySums | None = None
+    for number, part in enumerate(parts):
+        sums = Sums(train.shape[1], classes)
+        for some in part.split(_ROWS):
+            values = (from_rows(train[some.numpy()]) - mean) @ (scale * matrix)
+            # sums bound what a picture adds by its length
+            values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1.0)
+            sums.add(to_rows(torch.from_numpy(values)), labels[some].numpy())
+        released_sums = NoisySums.release(sums, mu, stream(cell, number))
+        total = released_sums if total is None else total.merged(released_sums)
+    assert total is not None
+    model = total.solve()
+    return ((from_rows(test) - mean) @ (scale * matrix)) @ model.coefficients.T + model.intercept
 
 
 def _site_rows(every: Sites, projection: Projection, some: TokenSet | None) -> Any:

@@ -14,7 +14,7 @@ from taft_ray.errors import UsageError
 from taft_ray.systems import baselines
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.points import Point, Table, Wanted, accuracy, gram_at, joint_at, kept, refit_seconds
-from taft_ray.systems.private_table import nonlinear, table3
+from taft_ray.systems.private_table import nonlinear, of_rows, table3
 from taft_ray.systems.readouts import COMPOSED
 from taft_ray.systems.recipes import adam, adam_reset, nlft, ridge
 
@@ -312,6 +312,7 @@ TABLES: dict[str, Callable[[Wanted], Table]] = {
     "baselines": baselines.table,
     "forgetting": baselines.forgetting,
     "table3": table3,
+    "table3-rows": of_rows,
     "table3-nonlinear": nonlinear,
 }
 

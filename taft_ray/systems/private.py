@@ -19,7 +19,7 @@ DELTA = 1e-5
 class Private:
     """Each shard's fit is (ε, δ)-differentially private. epsilon: inf adds no noise, and clips all the same.
 
-    way: "descent", or "sums" of a cell on sites. features: S of a cell on sites, as of a run by default. whitening: of its rows, by which pictures.
+    way: "descent", or "sums" of a cell on sites. features: its S, as of a run by default. whitening: the pictures that whiten its rows.
 
     mean_share, logit_noise: of descent on rows, as of a run's `Privacy`.
     """

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from taft_ray.errors import UsageError
 from taft_ray.fitting.config import PRIVATE, PRIVATE_ROWS
 from taft_ray.plans.privacy import LOGIT_NOISE, MEAN_SHARE, PINK_NOISE, RATE
 from taft_ray.systems.cell import Cell
@@ -79,6 +80,17 @@ def table3(wanted: Wanted) -> Table:
         rows[f"dp-additive, noisy sums of {SHARDS} shards"] = (_sites(wanted.site_width, "sums"), SHARDS)
     title = f"Differential privacy: accuracy by ε, δ = {DELTA:g}; ∞ clips and adds no noise"
     return _by_epsilon("table3", title, rows, wanted)
+
+
+def of_rows(wanted: Wanted) -> Table:
+    """The rows of table3 whose fits read no network, on one data set: for many pictures."""
+    if wanted.site_width is None:
+        raise UsageError("table3-rows is of the sites of several blocks, and this network has none; use table3")
+    rows: dict[str, tuple[Make, int]] = {"head on rows about their mean": (_head_rows, 1)}
+    rows["dp-additive"] = (_sites(wanted.site_width, "descent"), 1)
+    rows["dp-additive, noisy sums"] = (_sites(wanted.site_width, "sums"), 1)
+    title = f"Private heads on rows: accuracy by ε, δ = {DELTA:g}; ∞ clips and adds no noise"
+    return _by_epsilon("table3-rows", title, rows, wanted)
 
 
 def nonlinear(wanted: Wanted) -> Table:
