@@ -104,7 +104,7 @@ class Reserving:
         return DpReserved(
             shard=shard, generation=generation, inputs=inputs.digest, key=ObjectRef(at, commitment(secret)), mu=privacy.mu,
             noise_multiplier=noise, epsilon=privacy.epsilon, delta=privacy.delta, steps=privacy.steps,
-            clip=privacy.clip, learning_rate=privacy.rate(divisor), divisor=divisor, mean_multiplier=privacy.mean_multiplier,
+            clip=privacy.clip, learning_rate=privacy.rate(divisor, spec.shards), divisor=divisor, mean_multiplier=privacy.mean_multiplier,
             unit=privacy.unit, adjacency=privacy.adjacency, accountant=accountant_of(privacy.sampling_rate),
             sampling_rate=privacy.sampling_rate,
             public={

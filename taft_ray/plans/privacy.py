@@ -42,8 +42,8 @@ class Privacy(JsonObject):
 
     public: pictures that nobody has to protect, by which rows are whitened (`prefix.whitening`), or `PINK_NOISE`, and the digest of that.
 
-    logit_noise: the most by which the noise of all steps may move a logit of a row of length one, as a standard deviation. The learning
-    rate is smaller where it would be more. None is no bound.
+    logit_noise: the most by which the noise of all steps may move a logit of a row of length one in the mean of all shards' heads, as
+    a standard deviation. The learning rate is smaller where it would be more. None is no bound.
 
     mean_share: the part of μ² that a release of the rows' mean has (`additive.centring`); the steps have the rest. None is no release.
     """
@@ -142,12 +142,15 @@ class Privacy(JsonObject):
 
         return noise_multiplier(self.mu * math.sqrt(1 - (self.mean_share or 0.0)), self.steps)
 
-    def rate(self, divisor: int) -> float:
-        """The learning rate of a fit with this public divisor n: η, or b·q·n / (σ·C·√T) with the bound b on a logit's noise."""
+    def rate(self, divisor: int, shards: int) -> float:
+        """The learning rate of a shard's fit with the public divisor n: η, or b·√N·q·n / (σ·C·√T) with the bound b on a logit's noise.
+
+        The mean of N shards' heads has 1/√N of the noise of one.
+        """
         if self.logit_noise is None:
             return self.learning_rate
         noise = self.noise_multiplier * self.clip * math.sqrt(self.steps) / (divisor * (self.sampling_rate or 1.0))
-        return min(self.learning_rate, self.logit_noise / noise)
+        return min(self.learning_rate, self.logit_noise * math.sqrt(shards) / noise)
 
     @property
     def mean_multiplier(self) -> float | None:

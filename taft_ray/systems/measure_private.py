@@ -62,7 +62,7 @@ def measure_private(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSe
             raise UsageError(f"{len(parts)} private shards of a non-linear network: nothing composes them")
         model = ghost_descent(
             tm, cell.spec.last_blocks, train.tokens[parts[0]], train.labels[parts[0]],
-            recipe(private, len(parts[0])), stream(cell, 0),
+            recipe(private, len(parts[0]), 1), stream(cell, 0),
         )  # fmt: skip
         logits = torch.cat([model(part.float()) for part in test.tokens.split(_CHUNK)]).numpy()
     else:
@@ -94,11 +94,11 @@ def measure_private_sites(
     return _result(cell, classes, train, test, logits, began)
 
 
-def recipe(private: Private, divisor: int) -> PrivateRecipe:
+def recipe(private: Private, divisor: int, shards: int) -> PrivateRecipe:
     promise = private.promise
     return PrivateRecipe(
         steps=private.steps,
-        learning_rate=private.learning_rate if promise is None else promise.rate(divisor),
+        learning_rate=private.learning_rate if promise is None else promise.rate(divisor, shards),
         clip=private.clip,
         noise_multiplier=1.0 if promise is None else promise.noise_multiplier,
         divisor=divisor,
@@ -142,7 +142,7 @@ def _tangent(
         shard = train[part]
         pictures = prepare_pictures(tm, shard.tokens, budget=cell.spec.constants_bytes)
         found = private_descent(
-            tm, pictures, shard.labels, Loss(kind="ce"), recipe(private, len(part)), stream(cell, number)
+            tm, pictures, shard.labels, Loss(kind="ce"), recipe(private, len(part), len(parts)), stream(cell, number)
         ).delta
         total = found if total is None else total + found
     assert total is not None
@@ -175,7 +175,7 @@ def _on_rows(
         whitened = Whitened.about(pictures, centre, None if matrix is None else torch.from_numpy(matrix))
         found = private_descent(
             head, pictures if whitened is None else whitened.whole(), labels[part], Loss(kind="ce"),
-            recipe(private, len(part)), noise,
+            recipe(private, len(part), len(parts)), noise,
         ).delta  # fmt: skip
         mean = mean + (found if whitened is None else whitened.back(found)) * (1 / len(parts))
     return head.logits(head.prepare(torch.from_numpy(test)[:, None]), mean).numpy()

@@ -4,7 +4,7 @@ Source: TAFT (Liu et al., ICLR 2024), section 4.5 and Table 3: full batch, 50 st
 shards are ours. All settings are fixed beforehand, for all data and every ε. They were chosen on CIFAR-10:
 
     rate of dp-gd     1 of 0.1, 1, 3, 10 ("head"), of 0.1, 0.3, 1 ("norm"), of 0.1, 1, 3 ("full"); "bitfit" and the network itself have it too
-    rate of rows      10 of 5, 10, 20, and less where noise would move a logit by more than 0.15, of 0.1 to 0.3
+    rate of rows      10 of 5, 10, 20, and less where noise would move a logit by more than 0.15, of 0.1 to 0.3, in the mean of all shards
     the mean's share  0.1 of 0.05, 0.1, 0.2
     sites             those of a run; 4 blocks with S = 1,024 have the same accuracy within the spread, 1 or 2 blocks have less
     noisy sums        S = 512 of 64 to 512; the penalty and the share of the budget in `additive/noisy_sums.py`

@@ -135,11 +135,11 @@ def test_the_mean_and_the_steps_together_spend_what_one_fit_may(share: float) ->
 
 def test_rate_is_less_where_noise_would_move_logits_too_far() -> None:
     bound = replace(ASKED, learning_rate=10.0, logit_noise=0.15)
-    for divisor in (100, 1000):
-        moved = bound.rate(divisor) * bound.noise_multiplier * bound.clip * math.sqrt(bound.steps) / divisor
-        assert moved == pytest.approx(0.15)
-    assert bound.rate(10**6) == 10.0
-    assert replace(bound, logit_noise=None).rate(3) == 10.0
+    for divisor, shards in ((100, 1), (1000, 1), (100, 9)):
+        moved = bound.rate(divisor, shards) * bound.noise_multiplier * bound.clip * math.sqrt(bound.steps) / divisor
+        assert moved / math.sqrt(shards) == pytest.approx(0.15)  # the mean of independent noises
+    assert bound.rate(10**6, 1) == 10.0
+    assert replace(bound, logit_noise=None).rate(3, 1) == 10.0
 
 
 def test_options_that_were_not_asked_for_are_not_taken() -> None:

@@ -97,10 +97,10 @@ def test_a_private_cell_descends_as_a_run_with_the_same_options():
     """The noise of its steps and mean, and the rate, are those of the run's own promise; at ε = ∞ there is none."""
     private = Private(epsilon=3.0, learning_rate=10.0, mean_share=0.1, logit_noise=0.15)
     promise = Privacy(epsilon=3.0, delta=private.delta, learning_rate=10.0, mean_share=0.1, logit_noise=0.15)
-    made = recipe(private, 400)
+    made = recipe(private, 400, 1)
     assert made.noise_multiplier == promise.noise_multiplier
-    assert made.learning_rate == promise.rate(400) < 10.0
-    assert recipe(replace(private, epsilon=math.inf), 400).learning_rate == 10.0
+    assert made.learning_rate == promise.rate(400, 1) < 10.0
+    assert recipe(replace(private, epsilon=math.inf), 400, 1).learning_rate == 10.0
 
 
 @pytest.mark.parametrize(
