@@ -1,60 +1,44 @@
 """Tombstones beside a run: what must stay forgotten even when an older copy of the run's folder is put back.
 
-They lie in ``<run>.tombstones/``, outside the folder that a backup of the run holds. A request is written there before it
-enters the ledger, and never changed.
+A request is written there before it enters the ledger.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError
-from taft_ray.storage.digest import seal, unseal
+from taft_ray.errors import IntegrityError
+from taft_ray.storage.beside import BesideRun
 from taft_ray.storage.objects import Store
-
-SUFFIX = ".tombstones"
-_SEAL = "self"
 
 
 class Tombstones:
-    """The forget requests of one run, as JSON objects beside its folder.
-
-    ``identity`` (the digest of the key of the id hashes) tells runs apart that one address held one after the other:
-    tombstones of another are neither read nor touched. A run in the root of a bucket has no place beside it: then nothing
-    is kept.
-    """
+    """The forget requests of one run, as JSON objects beside its folder. identity: as of `BesideRun`."""
 
     def __init__(self, store: Store, identity: str) -> None:
-        self.store = store.beside(SUFFIX)
-        self._run = identity[:32]
+        self._kept = BesideRun(store, identity)
+
+    @property
+    def store(self) -> Store | None:
+        """Where they lie; None where nothing is kept."""
+        return self._kept.store
 
     def write(self, request: str, facts: Mapping[str, Any]) -> None:
         """Keep a request; the same one again changes nothing."""
-        if self.store is None:
-            return
-        data = seal({**facts, "request": request, "run": self._run}, _SEAL)
-        try:
-            self.store.create(self._key(request), data)
-        except (CommitConflict, CommitUnknown):
-            if request not in self.names():
-                self.store.write(self._key(request), data)
+        self._kept.write(request, {**facts, "request": request})
 
     def names(self) -> set[str]:
         """The names of all requests of this run that are kept, from a listing."""
-        if self.store is None or not self._run:
-            return set()
-        return {info.key.rpartition("/")[2].removesuffix(".json") for info in self.store.list(f"{self._run}/")}
+        return self._kept.names()
 
     def read(self, only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
         """Requests of this run by name, all of them or ``only`` these, oldest first; IntegrityError for a changed one."""
-        store = self.store
-        if store is None:
+        if self.store is None:
             return {}
-        found = [self._read_one(store, name) for name in sorted(self.names() if only is None else only)]
+        found = [self._read_one(name) for name in sorted(self.names() if only is None else only)]
         return {facts["request"]: facts for facts in sorted(found, key=lambda f: (f["requested"], f["request"]))}
 
-    def _read_one(self, store: Store, name: str) -> dict[str, Any]:
-        where = f"{self._key(name)} in {store.uri}"
-        facts = unseal(store.read(self._key(name)), _SEAL, where)
+    def _read_one(self, name: str) -> dict[str, Any]:
+        facts, where = self._kept.read(name)
         kinds = {"request": str, "mode": str, "hashes": list, "owners": list, "requested": int | float}
         wrong = sorted(field for field, kind in kinds.items() if not isinstance(facts.get(field), kind))
         if wrong or facts["request"] != name:
@@ -76,12 +60,8 @@ class Tombstones:
 
     def rewrite(self, request: str, facts: Mapping[str, Any]) -> None:
         """Put a request in the place of a damaged one: the ledger has what it asked."""
-        if self.store is not None:
-            self.store.write(self._key(request), seal({**facts, "request": request, "run": self._run}, _SEAL))
+        self._kept.rewrite(request, {**facts, "request": request})
 
     def missing(self, known: Collection[str]) -> list[str]:
         """The requests kept here that a run's ledger does not know: an older copy of its folder was put back."""
         return sorted(self.names() - set(known))
-
-    def _key(self, request: str) -> str:
-        return f"{self._run}/{request}.json"

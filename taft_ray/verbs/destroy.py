@@ -12,7 +12,7 @@ from taft_ray.run.address import run_address
 from taft_ray.run.spec import is_run
 from taft_ray.storage import Store
 from taft_ray.storage import rundir as names
-from taft_ray.storage.tombstones import SUFFIX
+from taft_ray.storage.beside import SUFFIX
 
 _FOLDERS = (  # the ledger late: what is interrupted says until then what the run was
     names.COMPOSED_FOLDER, names.DELTAS_FOLDER, names.CHECKPOINTS_FOLDER, names.CACHE_FOLDER, names.EVAL_FOLDER,
