@@ -16,8 +16,9 @@ _SEAL = "self"
 class BesideRun:
     """The objects of one kind of one run, by name.
 
-    ``identity`` (the digest of the key of the id hashes) tells runs apart that one address held one after the other: objects of
-    another are neither read nor touched. A run in the root of a bucket has no place beside it: then nothing is kept.
+    ``identity`` (the digest of the key of the id hashes) tells runs apart that one address held one after the other. Objects of
+    another are neither read nor touched. Beside a run in the root of a bucket is no place: then nothing is kept.
+
     folder: of the kind, "" or with a slash at its end.
     """
 
@@ -48,7 +49,7 @@ class BesideRun:
         return {info.key.rpartition("/")[2].removesuffix(".json") for info in self.store.list(self._folder)}
 
     def read(self, name: str) -> tuple[dict[str, Any], str]:
-        """What an object says, and where it is, for errors. IntegrityError for one that was changed."""
+        """An object's fields, and its place for errors. IntegrityError for one that was changed."""
         assert self.store is not None  # it has no names otherwise
         where = f"{self._key(name)} in {self.store.uri}"
         return unseal(self.store.read(self._key(name)), _SEAL, where), where
