@@ -42,8 +42,8 @@ class Privacy(JsonObject):
 
     public: pictures that nobody has to protect, by which rows are whitened (`prefix.whitening`), or `PINK_NOISE`, and the digest of that.
 
-    logit_noise: a bound on how far the noise of all steps moves a logit in the mean of all shards' heads: its standard deviation
-    for a row of length one. The learning rate is smaller where it would be more. None is no bound.
+    logit_noise: a bound on how far the noise of all steps moves a logit in the mean of all shards' heads. It is a standard
+    deviation, for rows of length one. The learning rate is smaller where it would be more. None is no bound.
 
     mean_share: the part of μ² that a release of the rows' mean has (`additive.centring`); the steps have the rest. None is no release.
     """
