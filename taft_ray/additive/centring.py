@@ -1,8 +1,8 @@
 """The mean of private rows, released once with noise, so that descent spends no noise on what all pictures have in common.
 
-    m = f·m̂,   m̂ = (Σ_u s_u + σ_m·N(0, I)) / n,   f = max(0, 1 − v/|m̂|²),   v = S·(σ_m/n)²
+    m = f·m̂,   m̂ = (Σ_u a_u + σ_m·N(0, I)) / n,   f = max(0, 1 − v/|m̂|²),   v = S·(σ_m/n)²
 
-s_u is the sum of a unit's rows, shortened to length one where it is longer. So the sum has sensitivity 1, and m̂ is
+a_u is a unit's row, or the mean of an owner's rows, shortened to length one where it is longer. So the sum has sensitivity 1, and m̂ is
 1/σ_m-Gaussian private (Dong, Roth & Su 2022). All else is post-processing. f is the positive-part factor of James and Stein. It shrinks
 a mean that is mostly noise to nothing.
 
@@ -62,11 +62,12 @@ def released(
     check_rows(rows, size)
     total = np.zeros(size, np.int64)
     for start in range(0, len(rows), 4096) if units is None else ():
-        total += _shortened(rows[start : start + 4096].astype(np.int64)).sum(0)
+        total += _shortened(rows[start : start + 4096].astype(np.float64)).sum(0)
     if units is not None:
         order = np.argsort(units, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(units[order])) + 1):
-            total += _shortened(rows[part].sum(0, dtype=np.int64)[None])[0]
+            if len(part):
+                total += _shortened(np.rint(rows[part].mean(0, dtype=np.float64))[None])[0]
     drawn = noise(step, size, noise_multiplier * (2.0**BITS + math.sqrt(size) / 2))
     mean = (total + drawn) * (UNIT / divisor)
     spread = size * (noise_multiplier / divisor) ** 2
@@ -76,9 +77,8 @@ def released(
     return Centre(mean=mean * factor, scale=1 / math.sqrt(max(LONGEST**-2, 1 - clear)))
 
 
-def _shortened(sums: np.ndarray) -> np.ndarray:
-    """int64 (m, S) -> each of length one at most, in units of the grid, and half a unit per number more."""
-    lengths = np.sqrt(np.square(sums.astype(np.float64)).sum(1, keepdims=True))
-    longer = lengths > 2.0**BITS
+def _shortened(rows: np.ndarray) -> np.ndarray:
+    """Whole numbers (m, S) -> int64, each row of length one at most in units of the grid, and half a unit per number more."""
+    lengths = np.sqrt(np.square(rows).sum(1, keepdims=True))
     factors = 2.0**BITS * (1 - SLACK) / np.maximum(lengths, 1.0)
-    return np.where(longer, np.rint(sums * factors), sums).astype(np.int64)
+    return np.where(lengths > 2.0**BITS, np.rint(rows * factors), rows).astype(np.int64)

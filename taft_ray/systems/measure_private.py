@@ -171,23 +171,25 @@ def _on_rows(
         noise = stream(cell, number)
         rows = train[part.numpy()]
         pictures = head.prepare(torch.from_numpy(rows)[:, None])
-        centre = _centre(private, rows, noise)
+        units = torch.arange(len(part)) // private.per_owner
+        centre = _centre(private, rows, noise, units.numpy() if private.per_owner > 1 else None)
         whitened = Whitened.about(pictures, centre, None if matrix is None else torch.from_numpy(matrix))
         found = private_descent(
             head, pictures if whitened is None else whitened.whole(), labels[part], Loss(kind="ce"),
-            recipe(private, len(part), len(parts)), noise,
+            recipe(private, int(units[-1]) + 1, len(parts)), noise, units=units if private.per_owner > 1 else None,
         ).delta  # fmt: skip
         mean = mean + (found if whitened is None else whitened.back(found)) * (1 / len(parts))
     return head.logits(head.prepare(torch.from_numpy(test)[:, None]), mean).numpy()
 
 
-def _centre(private: Private, rows: np.ndarray, noise: Noise) -> Centre | None:
+def _centre(private: Private, rows: np.ndarray, noise: Noise, units: np.ndarray | None = None) -> Centre | None:
     """The mean of a shard's rows, released; at ε = ∞ its noise is nothing, and its multiplier hardly any."""
     if private.mean_share is None:
         return None
     multiplier = private.promise.mean_multiplier if private.promise else 1 / HARDLY_ANY
     assert multiplier is not None
-    return released(rows, noise, step=private.steps, noise_multiplier=multiplier, divisor=len(rows))
+    count = len(rows) if units is None else int(units[-1]) + 1
+    return released(rows, noise, step=private.steps, noise_multiplier=multiplier, divisor=count, units=units)
 
 
 def _by_sums(

@@ -21,7 +21,8 @@ class Private:
 
     way: "descent", or "sums" of a cell on sites. features: its S, as of a run by default. whitening: the pictures that whiten its rows.
 
-    mean_share, logit_noise: of descent on rows, as of a run's `Privacy`.
+    mean_share, logit_noise: of descent on rows, as of a run's `Privacy`. per_owner: the pictures of each made-up owner, who is the
+    unit of such a descent.
     """
 
     epsilon: float
@@ -34,11 +35,16 @@ class Private:
     whitening: str = "none"
     mean_share: float | None = None
     logit_noise: float | None = None
+    per_owner: int = 1
 
     def __post_init__(self) -> None:
         for name, known in (("way", WAYS), ("whitening", WHITENINGS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(known)}")
+        if self.per_owner < 1 or (self.per_owner > 1 and self.way != "descent"):
+            raise UsageError(
+                f"per_owner={self.per_owner} of {self.way}: expected a number >= 1, and descent for more than 1"
+            )
         if not self.epsilon > 0 or not 0 < self.delta < 1:
             raise UsageError(f"epsilon={self.epsilon}, delta={self.delta}: expected ε > 0 and 0 < δ < 1")
 
@@ -53,7 +59,10 @@ class Private:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "epsilon": None if math.isinf(self.epsilon) else self.epsilon}
+        told = {**asdict(self), "epsilon": None if math.isinf(self.epsilon) else self.epsilon}
+        if self.per_owner == 1:
+            del told["per_owner"]
+        return told
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Private:

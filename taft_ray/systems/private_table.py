@@ -28,7 +28,7 @@ from taft_ray.systems.recipes import frozen, on_sites, ridge
 EPSILONS = (1.0, 3.0, 8.0, math.inf)
 REGIMES = ("full", "bitfit", "norm", "head")
 SUM_FEATURES = 512
-SHARDS = 10
+SHARDS, PER_OWNER = 10, 5
 
 Make = Callable[..., "Cell"]
 
@@ -60,6 +60,17 @@ def _sites(width: int, way: str, whitening: str = PINK_NOISE) -> Make:
     return make
 
 
+def _owners(width: int) -> Make:
+    """Made-up owners of so many pictures each, as they come: all pictures of an owner are hidden together."""
+
+    def make(base: Cell, epsilon: float, **changes: Any) -> Cell:
+        cell = _sites(width, "descent")(base, epsilon, **changes)
+        assert cell.private is not None
+        return replace(cell, private=replace(cell.private, per_owner=PER_OWNER))
+
+    return make
+
+
 def _on_rows(epsilon: float) -> Private:
     """As a run of dp-additive is by default."""
     return Private(epsilon=epsilon, learning_rate=RATE[PRIVATE_ROWS], mean_share=MEAN_SHARE, logit_noise=LOGIT_NOISE)
@@ -74,6 +85,7 @@ def table3(wanted: Wanted) -> Table:
         if wanted.public:
             rows["dp-additive, whitened by public pictures"] = (_sites(wanted.site_width, "descent", "public"), 1)
         rows["dp-additive, noisy sums"] = (_sites(wanted.site_width, "sums"), 1)
+        rows[f"dp-additive, owners of {PER_OWNER} pictures"] = (_owners(wanted.site_width), 1)
     rows[f"head on rows about their mean, mean of {SHARDS} shards"] = (_head_rows, SHARDS)
     if wanted.site_width is not None:
         rows[f"dp-additive, mean of {SHARDS} shards"] = (_sites(wanted.site_width, "descent"), SHARDS)

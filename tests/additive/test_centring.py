@@ -62,7 +62,16 @@ def test_a_unit_that_is_zeroed_out_changes_the_sum_by_the_sensitivity_at_most(na
     assert changed <= most
     if name != "zero":
         assert changed > 0.99 * 2.0**BITS, "a bound that nothing comes near would hide an error"
-        assert np.linalg.norm(rows[theirs].astype(float).sum(0)) > changed or name == "longest"
+
+
+def test_an_owner_counts_as_the_mean_of_what_is_theirs():
+    rows = made(12)
+    units = np.array([0] * 9 + [1] * 3)
+    of_owners = sums(rows, units)
+    expected = from_rows(rows)[:9].mean(0) + from_rows(rows)[9:].mean(0)
+    assert of_owners == pytest.approx(2.0**BITS * expected, abs=1.0)
+    turned = np.random.default_rng(0).permutation(12)
+    assert (sums(rows[turned], units[turned]) == of_owners).all()
 
 
 def test_without_noise_it_is_the_mean():

@@ -93,6 +93,23 @@ def test_a_private_cell_goes_through_json_and_others_keep_their_digests(cell_of,
     assert cell.digest != replace(cell, private=Private(epsilon=2.0)).digest
 
 
+def test_made_up_owners_are_the_unit(network, sets, on_sites):
+    train, test, _ = sets
+    private = replace(QUICK, steps=20, learning_rate=20.0, features=32, mean_share=0.1)
+    cell = on_sites(replace(private, per_owner=5), shards=1)
+    owners, alone = (
+        measure_private_sites(one, network, 32, CLASSES, train, test, None)
+        for one in (cell, on_sites(private, shards=1))
+    )
+    assert owners["accuracy"]["private"] > 0.6
+    assert cell.digest != on_sites(private, shards=1).digest
+    assert "per_owner" not in private.to_json()
+    assert Private.from_json(cell.to_json()["private"]) == cell.private
+    assert owners["samples"] == alone["samples"]
+    with pytest.raises(UsageError, match="per_owner"):
+        replace(private, per_owner=0)
+
+
 def test_a_private_cell_descends_as_a_run_with_the_same_options():
     """The noise of its steps and mean, and the rate, are those of the run's own promise; at ε = ∞ there is none."""
     private = Private(epsilon=3.0, learning_rate=10.0, mean_share=0.1, logit_noise=0.15)
