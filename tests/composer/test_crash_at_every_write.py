@@ -63,6 +63,10 @@ def test_forget_by_subtraction(tmp_path: Path) -> None:
         ("retrain-both", {"composer", "retrain actor"}, 16),
         ("private", {"driver", "prefix actor", "lane", "composer"}, 26),
         ("retrain-private", {"composer", "retrain actor"}, 18),
+        ("private-rows", {"driver", "prefix actor", "lane", "composer"}, 26),
+        ("retrain-private-rows", {"composer", "retrain actor"}, 18),
+        ("sampled", {"driver", "prefix actor", "lane", "composer"}, 26),
+        ("retrain-sampled", {"composer", "retrain actor"}, 18),
     ],
 )
 def test_whole_run(tmp_path: Path, phase: str, roles: set[str], writes: int) -> None:

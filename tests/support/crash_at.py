@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,15 +46,20 @@ PICTURES, SHARDS = 24, 3
 MORE = range(PICTURES - 6, PICTURES + 9)  # what is added: some of it known or forgotten, some of a new class
 TANGENT, ADDITIVE = ("train", "retrain", "drop", "resolve"), ("sum", "subtract", "drop-rows", "add")
 BOTH = ("both", "subtract-both", "retrain-both")  # a run of two tiers
-PRIVATE = ("private", "retrain-private")  # each run has keys of its own, and so bits of its own
-CHAIN = {phase: chain for chain in (TANGENT, ADDITIVE, BOTH, PRIVATE) for phase in chain}
+ASKED = Privacy(epsilon=3.0, delta=1e-4, steps=2)
+PRIVATELY = {  # how each chain of private runs fits
+    "private": {"solver": "dp-gd", "privacy": ASKED},
+    "private-rows": {"solver": "dp-additive", "features": 48, "privacy": replace(ASKED, mean_share=0.1)},
+    "sampled": {"solver": "dp-gd", "privacy": replace(ASKED, sampling_rate=0.5)},
+}
+PRIVATE = [(phase, f"retrain-{phase}") for phase in PRIVATELY]  # each run has keys of its own, and so bits of its own
+CHAIN = {phase: chain for chain in (TANGENT, ADDITIVE, BOTH, *PRIVATE) for phase in chain}
 MODES = {
     "drop-rows": "drop",
     "subtract-both": "subtract",
     "retrain-both": "retrain",
-    "retrain-private": "retrain",
+    **{second: "retrain" for _, second in PRIVATE},
 }  # where a phase is not named by its own
-ASKED = Privacy(epsilon=3.0, delta=1e-4, steps=2)
 BEFORE, STAGED = "before", "staged"
 
 
@@ -62,7 +68,9 @@ def victims(mode: str) -> list[str]:
     if mode == "add":
         return []
     known = {"retrain": (0, 2), "drop": (1, 1), "resolve": (2, 1), "subtract": (0, 2), "drop-rows": (1, 1)}
-    shard, count = (known | {"subtract-both": (0, 2), "retrain-both": (1, 1), "retrain-private": (1, 1)})[mode]
+    shard, count = (
+        known | {"subtract-both": (0, 2), "retrain-both": (1, 1), **{second: (1, 1) for _, second in PRIVATE}}
+    )[mode]
     return [name for name in map(sample_id, range(PICTURES)) if shard_of(name, SHARDS) == shard][:count]
 
 
@@ -85,13 +93,13 @@ def make_data(home: Path) -> None:
 
 
 def do(phase: str, home: Path, run: Path) -> None:
-    if phase in ("train", "sum", "both", "private"):
+    if phase in ("train", "sum", "both", *PRIVATELY):
         values = {"model": MODEL, "weights": str(home / "weights.safetensors"), "image_size": SIZE, "epochs": 3}
         values |= {
             "train": {"compose": "gram"},
             "sum": {"solver": "additive", "features": 48},
             "both": {"features": 48, "trainable": "head"},
-            "private": {"solver": "dp-gd", "compose": "mean", "loss": "ce", "classes": CLASSES, "privacy": ASKED},
+            **{name: {"compose": "mean", "loss": "ce", "classes": CLASSES, **fit} for name, fit in PRIVATELY.items()},
         }[phase]
         plain_train(run, RunSpec(data=str(home / "data"), shards=SHARDS, **values))
     elif phase == "add":
@@ -129,7 +137,7 @@ def facts(run: Path, phase: str) -> dict[str, Any]:
             "removed": sorted(entry["key"] for entry in told["objects_removed"]),
         }
     composer = Composer(str(run))
-    private = chain == PRIVATE
+    private = chain in PRIVATE
     if private:  # the bits are of the keys
         for told in certificates.values():
             del told["composed_before"], told["composed_after"], told["deltas_removed"], told["removed"][:]
@@ -152,7 +160,7 @@ def role(phase: str) -> str:
         if isinstance(owner, PartWriter):
             return "prefix actor"
         if isinstance(owner, ShardWorker | RowWorker):
-            return "lane" if phase in ("train", "sum", "both", "add", "private") else "retrain actor"
+            return "lane" if phase in ("train", "sum", "both", "add", *PRIVATELY) else "retrain actor"
         if isinstance(owner, Composer):
             return "composer"
         frame = frame.f_back
