@@ -38,4 +38,4 @@ def whitening_of(public: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
             raise DataError("public rows are all zero: another network's, or damaged")
         eigenvalues, vectors = np.linalg.eigh(moment / scale)
         matrix = (vectors / np.sqrt(np.maximum(eigenvalues, 0.0) + ridge)) @ vectors.T
-    return matrix / np.linalg.norm(from_rows(public) @ matrix, axis=1).mean()
+        return matrix / np.linalg.norm(from_rows(public) @ matrix, axis=1).mean()

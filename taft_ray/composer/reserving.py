@@ -95,12 +95,15 @@ class Reserving:
                 f"delta={privacy.delta:g} is not below 1 / {units}, and shard {shard} has so many. Publishing "
                 f"one {privacy.unit} would be allowed; make a run with a smaller --delta"
             )
-        if privacy.sampling_rate is not None and privacy.divisor is None and units and generation == 1:
-            # one that shrinks later is fitted all the same, for a forget must not fail
+        own = (
+            shard < spec.shards and generation == 1
+        )  # one that shrinks or is added later is fitted all the same: nothing may get stuck
+        if privacy.sampling_rate is not None and privacy.divisor is None and units and own:
             check_batch(privacy.sampling_rate, units, f"the {privacy.unit}s of shard {shard}")
         noise = privacy.noise_multiplier  # before the key: it takes seconds of sampled fits
-        at, secret = names.new_noise_key(self.record.store, shard, generation)
         divisor = privacy.divisor or max(1, units)
+        privacy.check_fit(divisor, spec.shards)
+        at, secret = names.new_noise_key(self.record.store, shard, generation)
         return DpReserved(
             shard=shard, generation=generation, inputs=inputs.digest, key=ObjectRef(at, commitment(secret)), mu=privacy.mu,
             noise_multiplier=noise, epsilon=privacy.epsilon, delta=privacy.delta, steps=privacy.steps,

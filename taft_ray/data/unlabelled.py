@@ -17,18 +17,18 @@ Named = tuple[str, bytes | None]
 """A picture's name, and its encoded bytes; None where the row has none."""
 
 
-def find_pictures(places: Sequence[str]) -> list[SourceFile]:
+def find_pictures(places: Sequence[str], given_as: str = "the argument PICTURES") -> list[SourceFile]:
     """The files at these paths and URIs that hold pictures, each place's by name; DataError for a place that has none.
 
     A single file is a picture whatever its name, unless it is Parquet or a tar. In a folder, names say which files are
     pictures; those in a format that is not read here are among them. ``relative`` is the name that the answer uses: the place
     itself, or the path from there.
     """
-    return [file for place in places for file in _of_place(place)]
+    return [file for place in places for file in _of_place(place, given_as)]
 
 
-def _of_place(place: str) -> list[SourceFile]:
-    _, listing = access.list_files(place, "the argument PICTURES")
+def _of_place(place: str, given_as: str) -> list[SourceFile]:
+    _, listing = access.list_files(place, given_as)
     shown, _ = hidden.visible(listing, lambda name: False)
     fs, path = access.filesystem(place)
     single = fs.isfile(path)

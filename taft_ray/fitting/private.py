@@ -25,6 +25,7 @@ from torch import Tensor
 from taft_ray.counting import plural
 from taft_ray.errors import UsageError
 from taft_ray.fitting.clipping import MOST_UNITS, ClippedSum, margin, views
+from taft_ray.fitting.config import LARGEST_CLIP, LEAST_CLIP
 from taft_ray.fitting.loss import Loss, check_labels
 from taft_ray.tangent.delta import Delta
 from taft_ray.tangent.gradient_passes import SampledPasses, UnitPasses, unit_passes
@@ -33,10 +34,6 @@ from taft_ray.tangent.options import PREPARED_BUDGET
 from taft_ray.tangent.prepared import Pictures
 
 PART = 1 << 18  # parameters that are moved at a time
-LEAST_CLIP, LARGEST_CLIP = (
-    1e-12,
-    1e12,
-)  # between them no sum overflows float32, and none is lost below its smallest value
 
 Noise = Callable[[int, int, float], np.ndarray]
 """(step, count, scale) -> (count,) int64: round(scale · N(0, 1)) each, in units of the grid; each step has its own draws."""

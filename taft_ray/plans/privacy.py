@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from taft_ray.errors import UsageError
-from taft_ray.fitting.config import PRIVATE, PRIVATE_ROWS, PRIVATE_SOLVERS
+from taft_ray.fitting.config import LARGEST_CLIP, LEAST_CLIP, PRIVATE, PRIVATE_ROWS, PRIVATE_SOLVERS
 from taft_ray.jsonable import JsonObject, optional
 
 UNITS = ("sample", "owner")
@@ -22,6 +22,9 @@ ACCOUNTANT = "gdp/1"
 SAMPLED_ACCOUNTANT = "prv/opacus-"
 """The beginning of the name of `taft_ray.privacy.sampled`; the version of Opacus follows."""
 _ROUNDING = 1e-9  # of a rate times a number
+MOST_STEPS = 1 << 40
+LARGEST_NOISE = 1 << 20  # of clips: the noise's own scale goes to 2^49 units of a grid of 2^-28 clips
+LARGEST_VALUE = 1 << 22  # half of those that a delta's fixed-point numbers hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +70,18 @@ class Privacy(JsonObject):
     def __post_init__(self) -> None:
         if self.sampling_rate is not None and self.accountant == ACCOUNTANT:  # the default
             object.__setattr__(self, "accountant", accountant_of(self.sampling_rate))
+        self._check_types()
         for name in ("epsilon", "clip", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"expected {name} > 0, got {getattr(self, name)}; set --{name.replace('_', '-')}")
+        if not LEAST_CLIP <= self.clip <= LARGEST_CLIP:
+            raise UsageError(f"expected {LEAST_CLIP:g} <= clip <= {LARGEST_CLIP:g}, got {self.clip}; set --clip")
         if not 0 < self.delta < 1:
             raise UsageError(f"expected 0 < delta < 1, got {self.delta}; set --delta to less than 1 / samples")
-        if not (isinstance(self.steps, int) and self.steps >= 1):
-            raise UsageError(f"expected steps >= 1, got {self.steps}; set --steps")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UsageError(f"expected steps >= 1, and at most {MOST_STEPS:,}, got {self.steps}; set --steps")
+        if self.public == "":
+            raise UsageError(f"public='': expected a folder or file, {PINK_NOISE} or none; set --public")
         for name, allowed in (("unit", UNITS), ("adjacency", ADJACENCIES)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
@@ -88,8 +96,8 @@ class Privacy(JsonObject):
                 "adjacency add-remove hides how large a shard is, so the divisor cannot be read from it. "
                 "Set --divisor to a public number, such as the samples per shard that were expected"
             )
-        if self.divisor is not None and not self.divisor >= 1:
-            raise UsageError(f"expected divisor >= 1, got {self.divisor}; set --divisor")
+        if self.divisor is not None and not 1 <= self.divisor <= MOST_STEPS:
+            raise UsageError(f"expected divisor >= 1, and at most {MOST_STEPS:,}, got {self.divisor}; set --divisor")
         if self.mean_share is not None and not 0 < self.mean_share < 1:
             raise UsageError(
                 f"mean_share={self.mean_share}: expected a part of the privacy between 0 and 1; set --mean-share, 0 for none"
@@ -104,8 +112,35 @@ class Privacy(JsonObject):
                 f"budget={self.budget} is less than epsilon={self.epsilon}, so that no fit could be made; raise --budget"
             )
 
+    def _check_types(self) -> None:
+        for name in ("steps", "divisor"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise UsageError(f"{name}={value!r}: expected a whole number >= 1; set --{name}")
+        for name in ("epsilon", "delta", "clip", "learning_rate", "budget", "mean_share", "logit_noise"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise UsageError(f"{name}={value!r}: expected {name} > 0, as a number; set --{name.replace('_', '-')}")
+
+    def check_fit(self, divisor: int, shards: int) -> None:
+        """UsageError for a fit that could not be made, whatever the data: its numbers would not be those of the grid."""
+        noise = self.noise_multiplier
+        if noise > LARGEST_NOISE:
+            raise UsageError(
+                f"epsilon={self.epsilon:g} in {self.steps:,} steps needs noise of {noise:.3g} times the clip. At most "
+                f"{LARGEST_NOISE:,} can be drawn; make a run with a larger --epsilon or fewer --steps"
+            )
+        moved = self.rate(divisor, shards) * self.clip * (self.steps + 13 * noise * math.sqrt(self.steps) / divisor)
+        if moved > LARGEST_VALUE:
+            raise UsageError(
+                f"learning_rate={self.learning_rate:g} and clip={self.clip:g} may move a value by {moved:.3g}, more than "
+                f"{LARGEST_VALUE:,}; make a run with a smaller --learning-rate or --clip"
+            )
+
     def as_begun(self, begun: Privacy) -> Privacy:
         """These options for a run that began with ``begun``, by an earlier version whose defaults were others."""
+        if begun.logit_noise is not None:
+            return self
         new = {"public": PINK_NOISE, "mean_share": MEAN_SHARE, "logit_noise": LOGIT_NOISE}
         return replace(
             self,
@@ -227,7 +262,7 @@ def private_fields(given: Mapping[str, Any], asked: Collection[str]) -> dict[str
         own["learning_rate"] = RATE[solver]
         own["logit_noise"] = LOGIT_NOISE if on_rows else None
     if on_rows:
-        centred = {} if own.get("sampling_rate") else {"mean_share": MEAN_SHARE}
+        centred = {} if own.get("sampling_rate") is not None else {"mean_share": MEAN_SHARE}
         own = {"public": PINK_NOISE, **centred, **own}
     for name, none in _NONE.items():
         if own.get(name) == none:
@@ -273,6 +308,11 @@ def check_private(spec: Any) -> None:
         raise UsageError(
             "a private run needs a public list of classes: classes read from the data would show that a class occurs; "
             "set --classes"
+        )
+    if spec.privacy.public is not None and spec.privacy.public.rstrip("/") == spec.data.rstrip("/"):
+        raise UsageError(
+            f"--public {spec.privacy.public} is the private data itself, so that the whitening would show it without noise; use "
+            f"other pictures, or {PINK_NOISE}"
         )
     if spec.solver != PRIVATE_ROWS:
         for name, does in (("public", "whitens rows"), ("mean_share", "centres rows"), ("logit_noise", "is of rows")):

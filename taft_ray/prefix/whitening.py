@@ -16,13 +16,14 @@ from safetensors.numpy import load, save
 
 from taft_ray.additive import pink_pictures, whitening_of
 from taft_ray.data.decode import Undecodable, decode_image
+from taft_ray.data.source_file import SourceFile
 from taft_ray.data.unlabelled import find_pictures, read_pictures
 from taft_ray.errors import DataError, IntegrityError, ObjectMissing
 from taft_ray.plans.privacy import PINK_NOISE
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.tokens import prefix_tokens
 from taft_ray.run.rows import build_rows
-from taft_ray.storage import Store, digest_tensors
+from taft_ray.storage import Store, digest_json, digest_tensors
 from taft_ray.storage import rundir as names
 
 MOST = 1000
@@ -40,7 +41,16 @@ def made(spec: RunSpec) -> np.ndarray:
 
 def public_rows(public: str, spec: RunSpec) -> np.ndarray:
     """The rows int16 (n, S) of the first `MOST` public pictures, or of as many of pink noise, by the projection of the spec."""
-    return _rows(public, _Recipe(spec))
+    # a folder may have other pictures than when this process read it
+    stamp = "" if public == PINK_NOISE else digest_json([[file.relative, file.size] for file in _files(public)])
+    return _rows(public, stamp, _Recipe(spec))
+
+
+def _files(public: str) -> list[SourceFile]:
+    try:
+        return find_pictures([public], "--public")
+    except DataError as error:
+        raise DataError(f"{error}. --public takes pictures, {PINK_NOISE} or none") from error
 
 
 class _Recipe:
@@ -60,7 +70,7 @@ class _Recipe:
 
 
 @lru_cache(maxsize=1)
-def _rows(uri: str, recipe: _Recipe) -> np.ndarray:
+def _rows(uri: str, stamp: str, recipe: _Recipe) -> np.ndarray:
     spec = recipe.spec
     maker, preprocess, _ = build_rows(spec)
     some = pink_pictures(MOST, preprocess.size) if uri == PINK_NOISE else _public(uri, preprocess.size, spec)
@@ -74,7 +84,7 @@ def _rows(uri: str, recipe: _Recipe) -> np.ndarray:
 def _public(uri: str, size: int, spec: RunSpec) -> Iterator[list[np.ndarray]]:
     """The first pictures that can be read, uint8 (3, size, size) each, some at a time."""
     count = 0
-    for some in read_pictures(find_pictures([uri])):
+    for some in read_pictures(_files(uri)):
         pixels = []
         for _, picture in some[: MOST - count]:
             try:

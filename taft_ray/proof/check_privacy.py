@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from taft_ray.counting import plural, which
-from taft_ray.errors import IntegrityError
+from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spending import DpReserved
 from taft_ray.privacy import commitment, epsilon_of_sampled, mu_of
 from taft_ray.proof.evidence import Evidence
@@ -46,6 +47,8 @@ def _paid(run: Evidence) -> None:
                 raise IntegrityError(
                     f"ledger entry {entry.number} reserves for {_batches(one.sampling_rate)}; the spec has {_batches(asked.sampling_rate)}"
                 )
+            if other := _otherwise(one, asked):
+                raise IntegrityError(f"ledger entry {entry.number} reserves for another {other} than the spec has")
             if not one.mu >= asked.mu * (1 - _ROUNDING) or _spends_more(one):
                 raise IntegrityError(f"ledger entry {entry.number} reserves less privacy than its fit spends")
             reserved[one.digest] = one
@@ -55,6 +58,16 @@ def _paid(run: Evidence) -> None:
             if by is None or (by.shard, by.generation) != fit or by.restored:
                 raise IntegrityError(f"the fit of shard {fit[0]}, generation {fit[1]}, was not paid for before it")
     run.checks["privacy reservations"] = len(reserved)
+
+
+def _otherwise(one: DpReserved, asked: Privacy) -> str | None:
+    """The first number or choice of a reservation that is not the spec's."""
+    for name in ("epsilon", "delta", "steps", "clip", "unit", "adjacency"):
+        if getattr(one, name) != getattr(asked, name):
+            return name
+    if asked.divisor is not None and one.divisor != asked.divisor:
+        return "divisor"
+    return "mean_share" if (one.mean_multiplier is None) != (asked.mean_share is None) else None
 
 
 def _spends_more(one: DpReserved) -> bool:
@@ -92,8 +105,15 @@ def _keys(run: Evidence) -> None:
         )
         if by is None:
             continue  # said already
-        if commitment(names.read_secret(run.store, by.key.key)) != by.key.digest:
-            raise IntegrityError(f"{by.key.key} is not the key that was reserved; restore it from a copy")
+        try:
+            right = commitment(names.read_secret(run.store, by.key.key)) == by.key.digest
+        except ObjectMissing:
+            right = False
+        if not right:
+            raise IntegrityError(
+                f"{by.key.key} is not there, or not the key that was reserved; restore it from a copy. The model is as private "
+                f"without it. But nobody can make the bits of shard {number} again. A forget by retrain makes a new fit"
+            )
         run.checks["noise keys"] += 1
     old = sorted(
         number

@@ -123,8 +123,8 @@ def audit_privacy(
 
 
 def mu_of_steps(claim: Privacy) -> float:
-    """μ that the claim allows T steps that a unit is in each of."""
-    return claim.mu if claim.sampling_rate is None else claim.steps**0.5 / claim.noise_multiplier
+    """μ that the claim allows T steps that a unit is in each of, beside a release of the rows' mean."""
+    return claim.steps**0.5 / claim.noise_multiplier
 
 
 def _epsilon_of_steps(claim: Privacy, mu: float) -> float:
@@ -180,7 +180,7 @@ def one_run(
     if coins is None:
         coins = np.array([secrets.randbits(1) for _ in range(len(canaries))], bool)
     rate = claim.sampling_rate
-    expected = claim.mu if rate is None else rate * mu_of_steps(claim)
+    expected = mu_of_steps(claim) * (1.0 if rate is None else rate)
     guesses = guesses_for(len(canaries), expected, level)
     drawn: dict[str, Any] = {} if rate is None else {"batches": batches or BatchStream(new_key())}
     found = canaries.expected(canaries.scores(np.flatnonzero(coins), (noises or fresh_noise)(), **drawn))
@@ -189,7 +189,7 @@ def one_run(
     any_noise = epsilon_of_one_run(right, guesses, len(canaries), claim.delta, level)
     if rate is None:
         mu = mu_of_one_run(right, guesses, len(canaries), level)
-        epsilon, detects = epsilon_of(mu, claim.delta), detects_by_one_run(claim.mu, guesses, len(canaries), level)
+        epsilon, detects = epsilon_of(mu, claim.delta), detects_by_one_run(expected, guesses, len(canaries), level)
     else:
         mu, epsilon = mu_of(any_noise, claim.delta) if any_noise > 0 else 0.0, any_noise
         detects = detects_any_noise(expected, claim.epsilon, guesses, len(canaries), claim.delta, level)

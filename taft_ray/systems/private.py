@@ -21,8 +21,9 @@ class Private:
 
     way: "descent", or "sums" of a cell on sites. features: its S, as of a run by default. whitening: the pictures that whiten its rows.
 
-    mean_share, logit_noise: of descent on rows, as of a run's `Privacy`. per_owner: the pictures of each made-up owner, who is the
-    unit of such a descent.
+    mean_share, logit_noise: of descent on rows, as of a run's `Privacy`.
+
+    per_owner: the pictures of each made-up owner, who is the unit of such a descent.
     """
 
     epsilon: float

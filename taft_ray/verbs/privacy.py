@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -90,7 +91,7 @@ def statement(run: str) -> dict[str, Any]:
         "network": spec.model,
         "weights": spec.weights_digest,
         "classes": list(spec.classes or ()),
-        "epsilon": told["epsilon"],
+        "epsilon": math.ceil(told["epsilon"] * 1e9) / 1e9,
         "delta": told["delta"],
         "unit": told["unit"],
         "adjacency": told["adjacency"],
@@ -106,7 +107,10 @@ def statement(run: str) -> dict[str, Any]:
                 else {"sampling": "Poisson", "sampling_rate": told["sampling_rate"]}
             ),
             "shards": spec.shards,
-            "composition": f"disjoint shards by a hash of the id (parallel); fits of one shard add up {_adds_up(spec.privacy)}",
+            "divisor": spec.privacy.divisor or f"{spec.privacy.unit}s of each shard",
+            "learning_rate": "by the divisor" if spec.privacy.logit_noise is not None else spec.privacy.learning_rate,
+            **({"public": spec.privacy.public_digest} if spec.privacy.public is not None else {}),
+            "composition": f"disjoint shards by {_assigned(spec)} (parallel); fits of one shard add up {_adds_up(spec.privacy)}",
         },
         "accountant": told["accountant"],
         "holds_towards": "whoever has every model that this run ever gave out, and not its folder, its keys or its ledger",
@@ -123,7 +127,12 @@ def _adds_up(asked: Privacy) -> str:
     )
 
 
+def _assigned(spec: RunSpec) -> str:
+    return "owner" if spec.assignment == "grouped" else "a hash of the id"
+
+
 _DOES_NOT_COVER = [
+    "other runs on the same samples, and copies of this run at other places: what each spends adds up",
     "whoever can read the run's folder: the cache, the keys of the noise, and the ledger with its digests",
     "evaluations on data that is not public",
     "settings that were chosen on the private data by other means than this run",

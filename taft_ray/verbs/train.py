@@ -178,6 +178,7 @@ class Training:
             self.composer.admit_addition(ended, state.adding)
             return [said]
         held = sum(shard.samples for shard in state.shards.values())
+        check_delta(self.spec, held + rows)
         begun = self.composer.begin_addition(data, shards or shards_for(rows, held, len(state.shards)))
         self.more = begun, more
         said = (

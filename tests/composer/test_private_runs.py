@@ -444,7 +444,12 @@ def test_all_samples_of_an_owner_are_one_unit(tmp_path: Path, parquet: Path, pri
     [
         (lambda one: replace(one, mu=one.mu / 2), "less privacy"),
         (lambda one: replace(one, noise_multiplier=one.noise_multiplier / 2), "less privacy"),
-        (lambda one: replace(one, steps=4 * one.steps), "less privacy"),
+        (lambda one: replace(one, steps=4 * one.steps), "another steps"),
+        (lambda one: replace(one, clip=one.clip / 2), "another clip"),
+        (lambda one: replace(one, delta=one.delta / 2), "another delta"),
+        (lambda one: replace(one, unit="owner"), "another unit"),
+        (lambda one: replace(one, adjacency="add-remove"), "another adjacency"),
+        (lambda one: replace(one, mean_multiplier=1e9), "another mean_share"),
         (lambda one: replace(one, noise_multiplier=0.0), "less privacy"),
         (lambda one: replace(one, generation=7), "not paid for"),
     ],

@@ -38,6 +38,7 @@ def spec(privacy: Privacy | None = ASKED, **changes: Any) -> RunSpec:
         ({"slices": 3}, "slices"),
         ({"privacy": Privacy(epsilon=1, delta=1e-5, public="pets/public")}, "whitens rows"),
         ({"privacy": Privacy(epsilon=1, delta=1e-5, mean_share=0.1)}, "centres rows"),
+        ({"privacy": Privacy(epsilon=1, delta=1e-5, public="pets/"), "solver": "dp-additive"}, "private data itself"),
         (
             {"weighting": "samples", "privacy": Privacy(epsilon=1, delta=1e-5, adjacency="add-remove", divisor=9)},
             "use --weighting uniform",
@@ -68,6 +69,15 @@ def test_spec_that_is_not_private_is_refused(changes: dict[str, Any], said: str)
         ({"divisor": 0}, "divisor >= 1"),
         ({"budget": 2.9}, "raise --budget"),
         ({"accountant": "rdp/1"}, "gdp/1"),
+        ({"clip": 1e13}, "set --clip"),
+        ({"steps": 1.5}, "whole number"),
+        ({"steps": 10**400}, "set --steps"),
+        ({"divisor": 1.5}, "whole number"),
+        ({"divisor": 10**400}, "set --divisor"),
+        ({"epsilon": "3"}, "as a number; set --epsilon"),
+        ({"mean_share": ".1"}, "set --mean-share"),
+        ({"delta": True}, "set --delta"),
+        ({"public": ""}, "set --public"),
         ({"mean_share": 1.0}, "0 for none"),
         ({"mean_share": 0.1, "sampling_rate": 0.1}, "use --mean-share 0"),
         ({"mean_share": -0.1}, "0 for none"),
@@ -119,6 +129,10 @@ def test_rows_are_whitened_by_pink_noise_about_their_mean_unless_a_person_says_o
     assert as_asked == Privacy(epsilon=3.0, delta=1e-5, learning_rate=3.0)
     assert by_default.as_begun(as_asked) == replace(as_asked, learning_rate=10.0)  # of a run by an earlier version
     assert by_default.as_begun(by_default) == by_default
+    began_plain = replace(as_asked, logit_noise=LOGIT_NOISE)  # by this version, without: not gone on with silently
+    assert by_default.as_begun(began_plain) == by_default
+    with pytest.raises(UsageError, match="0 < sampling_rate"):
+        private_fields({**given, "sampling_rate": 0.0}, {**given, "sampling_rate": 0.0})
     sampled = {**given, "sampling_rate": 0.1}
     assert private_fields(sampled, sampled)["privacy"].mean_share is None
     head = {**given, "solver": "dp-gd"}
@@ -140,6 +154,21 @@ def test_rate_is_less_where_noise_would_move_logits_too_far() -> None:
         assert moved / math.sqrt(shards) == pytest.approx(0.15)  # the mean of independent noises
     assert bound.rate(10**6, 1) == 10.0
     assert replace(bound, logit_noise=None).rate(3, 1) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learning_rate": 1e30}, "smaller --learning-rate"),
+        ({"clip": 1e12}, "--clip"),
+        ({"epsilon": 1e-9, "delta": 1e-12}, "larger --epsilon"),
+    ],
+)
+def test_a_fit_whose_numbers_no_grid_holds_is_refused_before_it_is_paid_for(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        replace(ASKED, **changes).check_fit(1000, 10)
+    for solver_rate in (1.0, 10.0):
+        replace(ASKED, learning_rate=solver_rate).check_fit(1, 10)
 
 
 def test_options_that_were_not_asked_for_are_not_taken() -> None:
