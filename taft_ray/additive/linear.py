@@ -51,10 +51,15 @@ class Whitened:
 
     def __getitem__(self, index: Tensor | slice) -> Prepared:
         some = self.pictures[index]
-        rows = some.saved[_ROWS].double() @ self.matrix.to(some.saved[_ROWS].device)
-        if self.shift is not None:
-            rows -= self.shift.to(rows.device)
-        return Prepared(some.primal, {_ROWS: rows.float()}, token_count=0)
+        rows = some.saved[_ROWS]
+        matrix = self.matrix.to(rows.device)
+        if self.shift is None:
+            return Prepared(some.primal, {_ROWS: (rows.double() @ matrix).float()}, token_count=0)
+        found, shift = torch.empty_like(rows), self.shift.to(rows.device)
+        for start in range(0, len(rows), _PART):  # float64 of all rows would take four times their memory
+            part = slice(start, start + _PART)
+            found[part] = rows[part].double() @ matrix - shift
+        return Prepared(some.primal, {_ROWS: found}, token_count=0)
 
     def back(self, delta: Delta) -> Delta:
         """Δw on a from that on M·a − t: W·M, and b − W·t."""

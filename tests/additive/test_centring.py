@@ -126,8 +126,9 @@ def test_numbers_and_rows_that_mean_nothing_are_refused():
 
 
 @pytest.mark.parametrize("whitened", [False, True])
-def test_a_head_about_the_mean_is_one_on_rows(whitened: bool):
-    """W·s·M·(a − m) + b = (s·W·M)·a + (b − s·W·M·m)."""
+def test_a_head_about_the_mean_is_one_on_rows(whitened: bool, monkeypatch: pytest.MonkeyPatch):
+    """W·s·M·(a − m) + b = (s·W·M)·a + (b − s·W·M·m), a part of the rows at a time."""
+    monkeypatch.setattr("taft_ray.additive.linear._PART", 7)
     rows, classes = made(30), 3
     random = torch.Generator().manual_seed(0)
     half = torch.randn(S, S, generator=random, dtype=torch.float64)
