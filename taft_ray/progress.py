@@ -18,6 +18,7 @@ _LABELS = {
     "ray": "Ray started",
     "lanes": "workers started",
     "index": "data understood",
+    "whitening": "whitening of rows made",
     "prefix": "pictures through the frozen prefix",
     "shards": "shards with a delta",
     "monolith": "comparison model",

@@ -9,6 +9,7 @@ from taft_ray.data import open_source
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.plans.privacy import PINK_NOISE
 from taft_ray.plans.spec import RunSpec
+from taft_ray.progress import Report, silent
 from taft_ray.run.address import data_address, model_address, run_address
 from taft_ray.run.spec import is_run, run_spec
 from taft_ray.storage import Store, write_spec
@@ -33,7 +34,7 @@ def _public_address(public: str | None) -> str | None:
     return public if public in (None, PINK_NOISE) else data_address(public)
 
 
-def pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
+def pinned(store: Store, spec: RunSpec, report: Report = silent) -> tuple[RunSpec, tuple[str, ...]]:
     """The spec with the digest of its weights, and what a person should know of them.
 
     A new run is tried first, so that a wrong path or a model that cannot do it leaves no run behind.
@@ -64,7 +65,9 @@ def pinned(store: Store, spec: RunSpec) -> tuple[RunSpec, tuple[str, ...]]:
     if spec.privacy is not None and spec.privacy.public is not None:
         from taft_ray.prefix import whitening
 
+        report("whitening", 0, 1)
         digest = whitening.digest_of(whitening.made(replace(spec, weights_digest=loaded.weights_digest)))
+        report("whitening", 1, 1)
         spec = replace(spec, privacy=replace(spec.privacy, public_digest=digest))
     if spec.rows_alone:
         return replace(spec, weights_digest=loaded.weights_digest), loaded.notes

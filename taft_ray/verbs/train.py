@@ -76,7 +76,7 @@ def train(
     store = Store(run)
     if add is not None and not is_run(store):
         raise UsageError(f"there is no run at {run} that could be added to; train it with --data first")
-    spec, notes = pinned(store, with_addresses(spec))
+    spec, notes = pinned(store, with_addresses(spec), report)
     from taft_ray.orchestration import session
     from taft_ray.orchestration.prefix_pass import PASSES
     from taft_ray.prefix.passes import index_source
