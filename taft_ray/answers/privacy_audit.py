@@ -48,6 +48,8 @@ class PrivacyAudit(Answer):
     epsilon, delta, mu, unit: the claim. steps, clip, noise_multiplier: the recipe that was audited. level: how likely a
     false conviction is at most.
 
+    mu: what the claim allows the steps, where the rows' mean has a part of it. A bound on the steps above it convicts.
+
     sampling_rate: of sampled batches. Then mu, here and in many_runs, is of all steps with the canary in each. That in one_run is of
     Gaussian noise with the same ε at δ.
     """

@@ -95,10 +95,9 @@ class Reserving:
                 f"delta={privacy.delta:g} is not below 1 / {units}, and shard {shard} has so many. Publishing "
                 f"one {privacy.unit} would be allowed; make a run with a smaller --delta"
             )
-        own = (
-            shard < spec.shards and generation == 1
-        )  # one that shrinks or is added later is fitted all the same: nothing may get stuck
-        if privacy.sampling_rate is not None and privacy.divisor is None and units and own:
+        # a shard that shrinks or is added later is fitted all the same: nothing may get stuck
+        from_the_start = shard < spec.shards and generation == 1
+        if privacy.sampling_rate is not None and privacy.divisor is None and units and from_the_start:
             check_batch(privacy.sampling_rate, units, f"the {privacy.unit}s of shard {shard}")
         noise = privacy.noise_multiplier  # before the key: it takes seconds of sampled fits
         divisor = privacy.divisor or max(1, units)

@@ -15,10 +15,8 @@ SOLVERS = ("ridge", "adam")
 PRIVATE = "dp-gd"  # full-batch gradient descent with noise: see `fitting.private`
 PRIVATE_ROWS = "dp-additive"  # the same of a head on rows
 PRIVATE_SOLVERS = (PRIVATE, PRIVATE_ROWS)
-LEAST_CLIP, LARGEST_CLIP = (
-    1e-12,
-    1e12,
-)  # between them no sum overflows float32, and none is lost below its smallest value
+# no sum of gradients between them overflows float32, and none is lost below its smallest value
+LEAST_CLIP, LARGEST_CLIP = 1e-12, 1e12
 RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 can reach
 RESOLVE_ITERATIONS = 2000  # at most
 LOSSES = ("rsl", "mse", "ce")

@@ -23,7 +23,7 @@ SAMPLED_ACCOUNTANT = "prv/opacus-"
 """The beginning of the name of `taft_ray.privacy.sampled`; the version of Opacus follows."""
 _ROUNDING = 1e-9  # of a rate times a number
 MOST_STEPS = 1 << 40
-LARGEST_NOISE = 1 << 20  # of clips: the noise's own scale goes to 2^49 units of a grid of 2^-28 clips
+LARGEST_NOISE = 1_000_000  # of clips: the noise's own scale goes to 2^49 units of a grid of 2^-29 clips at least
 LARGEST_VALUE = 1 << 22  # half of those that a delta's fixed-point numbers hold
 
 
@@ -130,7 +130,8 @@ class Privacy(JsonObject):
                 f"epsilon={self.epsilon:g} in {self.steps:,} steps needs noise of {noise:.3g} times the clip. At most "
                 f"{LARGEST_NOISE:,} can be drawn; make a run with a larger --epsilon or fewer --steps"
             )
-        moved = self.rate(divisor, shards) * self.clip * (self.steps + 13 * noise * math.sqrt(self.steps) / divisor)
+        per_unit = self.rate(divisor, shards) * self.clip / (self.sampling_rate or 1.0)
+        moved = per_unit * (self.steps + 13 * noise * math.sqrt(self.steps) / divisor)
         if moved > LARGEST_VALUE:
             raise UsageError(
                 f"learning_rate={self.learning_rate:g} and clip={self.clip:g} may move a value by {moved:.3g}, more than "
