@@ -357,12 +357,17 @@ def _at_once(work: Callable[[A], B], several: Sequence[A]) -> list[B]:
         return list(pool.map(work, several))
 
 
-def _table(data: bytes, where: str) -> tuple[pa.Table, dict[str, Any]]:
+def _table(data: bytes | bytearray, where: str) -> tuple[pa.Table, dict[str, Any]]:
     try:
-        table = pq.ParquetFile(
-            pa.BufferReader(data)
-        ).read()  # `read_table` imports pandas, which takes longer than this
+        table = pq.ParquetFile(pa.BufferReader(_of_arrow(data))).read()  # `read_table` imports pandas: slower than this
         meta = parse_json((table.schema.metadata or {})[_META])
     except (pa.ArrowException, OSError, *MALFORMED) as error:
         raise IntegrityError(f"{where} is not a manifest ({error}); shard the data again") from error
     return table.replace_schema_metadata(None), meta
+
+
+def _of_arrow(data: bytes | bytearray) -> pa.Buffer:
+    """A copy in Arrow's memory: its pool's threads may be the last to leave Python's, and abort a process that is ending."""
+    copy = pa.allocate_buffer(len(data))
+    memoryview(copy).cast("B")[:] = data
+    return copy

@@ -199,3 +199,18 @@ def test_head_that_names_its_segments_wrongly_is_damage(store: Store) -> None:
     made = write_rows(store, table_of([]), {**META, "segments": [{"key": "k"}]})
     with pytest.raises(IntegrityError, match="names its segments wrongly"):
         read_rows(store, made.key, made.digest)
+
+
+def test_reader_holds_no_memory_of_python(store: Store, tmp_path: Path) -> None:
+    """Threads of Arrow's pool drop what they read after `read` has returned; dropping Python's then aborts an ending process."""
+    data = bytearray((tmp_path / written(store, some_rows(1, 4)).key).read_bytes())
+    opened = manifest.pq.ParquetFile
+
+    def opened_freely(source: Any, **options: Any) -> Any:
+        data.append(0)  # raises BufferError while another holds its memory
+        data.pop()
+        return opened(source, **options)
+
+    with mock.patch.object(manifest.pq, "ParquetFile", opened_freely):
+        table, _ = manifest._table(data, "rows")  # pyright: ignore[reportPrivateUsage]
+    assert table.num_rows == 6
