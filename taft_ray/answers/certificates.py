@@ -235,7 +235,7 @@ def _after(shard: Mapping[str, Any], fit: Refitted | None) -> str:
     if state == "dropped":
         return f"out of the model with its {samples}, until the same is asked with --mode retrain"
     if state == "quarantined":
-        return f"in quarantine, out of the model with its {samples}; taft-ray repair makes it again"
+        return f"in quarantine, out of the model with its {samples}; taft-ray status says what brings it back"
     if state == "empty" or fit is None:
         return "empty: no sample is left" if state == "empty" else f"in the model with {samples}"
     how = "solved again" if fit.facts.get("resolved") else "fitted again"

@@ -89,7 +89,7 @@ class Reported(Answer):
             f"as fast as one model over everything: {', '.join(speeds) or self._no_speeds()}",
             f"every number: {self.json}",
         ]
-        ill = [f"shard {one.shard} is in quarantine, out of the model" for one in self.quarantined]
+        ill = [one.told() for one in self.quarantined]
         return "\n".join(
             [*told, *(f"note: {one}" for one in self.notes), *ill, *(f"damaged: {one}" for one in self.damaged)]
         )

@@ -147,7 +147,7 @@ class Evaluation(Answer, HasRows):
                 f"against {other.name}: {other.accuracy:.1%} there, {100 * other.difference:+.1f} points here, on "
                 f"{plural(other.n, 'picture')}; right here alone {other.only_this:,}, there alone {other.only_other:,} (p = {other.p_value:.2g})"
             )
-        told += [f"shard {one.shard} is in quarantine, out of the model" for one in self.quarantined]
+        told += [one.told() for one in self.quarantined]
         return "\n".join(told)
 
 

@@ -83,12 +83,21 @@ class DamagedObject(Answer):
 
 @dataclass(frozen=True)
 class Quarantined(Answer):
-    """A shard that left the model because of damage; `taft-ray repair` makes it again."""
+    """A shard that left the model because of damage; `taft-ray repair` makes it again.
+
+    reason: why one without damage could not be fitted; `taft-ray train` tries it again.
+    """
 
     shard: int
     since: str
     objects: tuple[DamagedObject, ...]
     samples_without_tokens: int
+    reason: str | None = None
+
+    def told(self) -> str:
+        """A line for a person."""
+        why = f": {self.reason}" if self.reason and not self.objects else ""
+        return f"shard {self.shard} is in quarantine, out of the model{why}"
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,7 @@ class Status(Answer, HasRows):
             self._additions(),
             self._shards(),
             self._requests(),
+            *(one.told() for one in self.quarantined if one.reason),
             *(f"to do: {one}" for one in self.to_do),
         ]
         parts += [f"damaged: {self.damaged}"] if self.damaged else []

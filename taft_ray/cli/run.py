@@ -33,6 +33,10 @@ WATCH_S = 2.0
 )
 @click.option("--add-shards", type=int, help="How many; as many of the run's size by default.")
 @click.option("--monolithic", is_flag=True, help="Also train one model over everything, for comparison.")
+@click.option(
+    "--fit-timeout", type=float, metavar="SECONDS",
+    help="Without a sign of life, after which a fit is given up; from the fits so far by default.",
+)  # fmt: skip
 @click.option("--lanes", type=int, help="Workers at once; one a GPU, or as the cores allow, by default.")
 @answers
 def train(
@@ -42,6 +46,7 @@ def train(
     add_shards: int | None,
     monolithic: bool,
     lanes: int | None,
+    fit_timeout: float | None,
     **options: Any,
 ) -> Any:
     """Train every shard of RUN that has no delta yet, and compose.
@@ -55,7 +60,16 @@ def train(
     from taft_ray.verbs.train import train as verb
 
     return Trained.from_json(
-        verb(run, spec, add=add, add_shards=add_shards, monolithic=monolithic, lanes=lanes, report=report)
+        verb(
+            run,
+            spec,
+            add=add,
+            add_shards=add_shards,
+            monolithic=monolithic,
+            lanes=lanes,
+            fit_timeout=fit_timeout,
+            report=report,
+        )
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from taft_ray.composer.adding import Adding
 from taft_ray.composer.asking import Clock
 from taft_ray.composer.composition import Composition
 from taft_ray.composer.forgetting import Forgetting
+from taft_ray.composer.leases import Worker
 from taft_ray.composer.mending import Mending
 from taft_ray.composer.queue import Queue
 from taft_ray.composer.selection import Selection
@@ -39,9 +40,18 @@ if TYPE_CHECKING:
 class Composer:
     """One a run. Methods are short; long work (fits, the prefix) is done by others, who report here."""
 
-    def __init__(self, run: str, solve: Solve = solve, clock: Clock = time.time) -> None:
-        """solve: composes sums. clock: unix seconds, by which requests are due and trainings are timed."""
-        self._run, self._solve, self._clock = run, solve, clock
+    def __init__(
+        self,
+        run: str,
+        solve: Solve = solve,
+        clock: Clock = time.time,
+        gone: Callable[[str], bool] = lambda node: False,
+    ) -> None:
+        """solve: composes sums. clock: unix seconds, by which requests are due and trainings are timed.
+
+        gone: whether a machine is lost or about to go, by its node's id.
+        """
+        self._run, self._solve, self._clock, self._gone = run, solve, clock, gone
         self._progress: dict[str, tuple[int, int]] = {}
 
     # Made when they are first asked for: a damaged ledger is the error of a call, not the death of an actor
@@ -56,7 +66,7 @@ class Composer:
 
     @cached_property
     def queue(self) -> Queue:
-        return Queue(self.record, self.composition, self._clock)
+        return Queue(self.record, self.composition, self._clock, self._gone)
 
     @cached_property
     def adding(self) -> Adding:
@@ -93,13 +103,18 @@ class Composer:
 
     # --- facts
 
-    def begin(self, environment: Mapping[str, Any], id_key_digest: str | None) -> None:
-        """The run's first fact, and what a crash or an older copy of the folder left to do. Idempotent."""
+    def begin(
+        self, environment: Mapping[str, Any], id_key_digest: str | None, fit_timeout: float | None = None
+    ) -> None:
+        """The run's first fact, and what a crash or an older copy of the folder left to do. Idempotent.
+
+        fit_timeout: see `Queue.begin`.
+        """
         self._check_folder()
         spec = digest_bytes(canonical_json(self.record.spec.to_json()))
         fact = Created(spec, id_key_digest, dict(environment), platform.python_version())
         self.record.commit(Created, "created", lambda: fact)
-        self.queue.begin()
+        self.queue.begin(fit_timeout)
         if self.record.spec.privacy is not None:
             self.queue.reserving.restore()
         self.recover()
@@ -146,13 +161,19 @@ class Composer:
 
     # --- training
 
-    def take(self, lane: str, results: Sequence[Mapping[str, Any]] = (), together: int = 0) -> dict[str, Any] | None:
+    def take(
+        self,
+        lane: str,
+        results: Sequence[Mapping[str, Any]] = (),
+        together: int = 0,
+        worker: Worker | None = None,
+    ) -> dict[str, Any] | None:
         """Commit what a lane has fitted, if it brings something; then the next task for it: see `Queue.take`."""
         for result in results:
             self.queue.finished(result)
         self.record.refresh()
         self.forgetting.finish_purges()
-        return self.queue.take(lane, together)
+        return self.queue.take(lane, together, worker)
 
     def give_up(self, lane: str) -> None:
         """A lane has failed for good."""
@@ -173,6 +194,15 @@ class Composer:
     def progress(self, lane: str, done: int, total: int) -> None:
         """A lane says how far its fit is."""
         self._progress[lane] = (done, total)
+        self.queue.leases.hear(lane)
+
+    def failed(self, lane: str, error: str) -> None:
+        """A lane's fit ended with this kind of error: see `Leases.failed`."""
+        self.queue.leases.failed(lane, error)
+
+    def steps(self) -> int:
+        """How often this training went on: see `Leases.steps`."""
+        return self.queue.leases.steps
 
     def training_status(self) -> dict[str, Any]:
         """For the driver's progress line."""
@@ -186,6 +216,7 @@ class Composer:
             "lanes": dict(self._progress),
             "ready": dict(self.queue.ready),
             "ended": self.queue.ended,
+            "silent": self.queue.leases.silent(),
         }
 
     # --- composition

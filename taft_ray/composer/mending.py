@@ -55,6 +55,7 @@ class Mending:
                     **self.record.current(lambda number=shard.shard: self._to_read(number)),
                 }
                 for shard in state.quarantined
+                if not shard.unfitted
             },
             "monolith": state.monolith is not None and state.monolith.lost,
             "linearisation_point": base is not None and bool(damaged_objects(self.store, [base])),

@@ -2,77 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from taft_ray.composer.asking import Clock
 from taft_ray.composer.composition import Composition
+from taft_ray.composer.leases import LOSSES, Leases, Worker
 from taft_ray.composer.reserving import Reserving
 from taft_ray.errors import IntegrityError, ObjectMissing
-from taft_ray.plans.facts import MonolithTrained, Trained, fact_of
+from taft_ray.plans.facts import MonolithTrained, Trained, TriedAgain, fact_of
 from taft_ray.plans.slices import resume_from
-from taft_ray.plans.state import QUARANTINED, TRAINED
-from taft_ray.run.quarantine import ShardUnreadable
+from taft_ray.plans.state import MONOLITH, QUARANTINED, TRAINED
+from taft_ray.run.quarantine import ShardUnreadable, set_unfitted_aside
 from taft_ray.run.record import Record
 from taft_ray.storage import CheckpointRef, DeltaRef, read_delta
 
+_FRUITLESS = 2  # workers lost in a row, after which the smallest shard shows whether anything can be fitted
+
 
 class Queue:
-    """Tasks for workers. Who holds which shard is known in memory only: a lost lease costs a fit, never a fact."""
+    """Tasks for workers. Who holds which shard is known in memory only: see `Leases`."""
 
-    def __init__(self, record: Record, composition: Composition, clock: Clock) -> None:
+    def __init__(
+        self, record: Record, composition: Composition, clock: Clock, gone: Callable[[str], bool] = lambda node: False
+    ) -> None:
         self.record, self.composition, self.clock = record, composition, clock
         self.reserving = Reserving(record)
-        self._leases: dict[int | str, str] = {}
+        self.leases = Leases(clock, gone)
         self._monolith = False  # whether the comparison model is wanted
         self._closed = False
         self._compares = False
         self.ready: dict[str, float] = {}  # when a lane asked first (unix seconds)
         self.ended: float | None = None  # when the last shard's fit was committed
 
-    def begin(self) -> None:
-        """A training begins: its lanes have not come yet."""
+    def begin(self, timeout: float | None = None) -> None:
+        """A training begins: its lanes have not come yet, and shards that nobody could fit are tried again.
+
+        timeout: seconds of silence after which a fit is given up; by default it follows from those of fits so far.
+        """
         self.ready.clear()
         self.ended = None
+        self.leases = Leases(self.clock, self.leases.gone)
+        self.leases.timeout = timeout
+        unfitted = tuple(shard.shard for shard in self.record.state.quarantined if shard.unfitted)
+        if unfitted:
+            op = (
+                f"tried-again/{len(self.record.state.fits)}/{sum(s.retries for s in self.record.state.shards.values())}"
+            )
+            self.record.commit(TriedAgain, op, lambda: TriedAgain(unfitted))
 
-    def take(self, lane: str, together: int = 0) -> dict[str, Any] | None:
+    def take(self, lane: str, together: int = 0, worker: Worker | None = None) -> dict[str, Any] | None:
         """The next task for a lane, on the state as last read: a shard without a delta, largest first; None when nothing is left.
 
         Where the next shards are so small that several have no more than ``together`` pictures in all: {"several": [task, …]}.
         A lane that asks again gives up what it held (it has finished it, or it died and was restarted). The comparison
         model comes after the last shard.
+
+        worker: the process that asks. A shard whose fit lost its worker comes after the others, by itself. The third time it
+        is put into quarantine.
         """
         self.ready.setdefault(lane, self.clock())
-        self.give_up(lane)
-        if self._closed:
-            return None
+        for lost in self.leases.arrive(lane, worker):
+            self._put_aside_if_hopeless(lost)
+        task = None if self._closed else self._task_of(lane, together)
+        if task is None:
+            self.leases.leave(lane)
+        return task
+
+    def _task_of(self, lane: str, together: int) -> dict[str, Any] | None:
+        """`take`, for a lane that holds nothing."""
         numbers = self._next(together)
         if numbers:
-            self._leases.update(dict.fromkeys(numbers, lane))
             tasks = [task for task in self.record.known(lambda: [self._task(number) for number in numbers]) if task]
             if not tasks:  # its inputs changed meanwhile
-                self.give_up(lane)
                 return {"wait": True}
+            self.leases.lend(lane, numbers)
             return tasks[0] if len(tasks) == 1 else {"several": tasks}
-        if self._monolith and "monolith" not in self._leases:
-            if self._leases:  # it is compared with the shards' fits: it must not run beside them
+        if self._monolith and MONOLITH not in self.leases:
+            if self.leases:  # it is compared with the shards' fits: it must not run beside them
                 return {"wait": True}
-            self._leases["monolith"] = lane
-            return self.record.known(self.monolith_task)
+            task = self.record.known(self.monolith_task)
+            self.leases.lend(lane, [MONOLITH])
+            return task
         # lanes start beside the prefix pass: there will be work
         reading = self.record.state.cached is None or self.record.state.adding is not None
         return {"wait": True} if reading else None
 
     def _next(self, together: int) -> list[int]:
         """The next shards for a lane: one, or as many as have ``together`` pictures while every lane still finds some later."""
-        state = self.record.state
-        free = (number for number in state.pending if number not in self._leases)
+        state, losses = self.record.state, self.leases.losses
+        free = (number for number in state.pending if number not in self.leases and not losses[number])
         numbers = list(islice(free, 1))
-        if not numbers or self.record.spec.solver != "ridge":  # other solvers' tasks may have something to resume
+        if numbers and self.leases.fruitless >= _FRUITLESS:
+            return list(chain(numbers, free))[-1:]
+        if not numbers:  # the one with most losses first, so that what becomes of it is known soon
+            lost = (number for number in state.pending if number not in self.leases)
+            return sorted(lost, key=lambda number: -losses[number])[:1]
+        if self.record.spec.solver != "ridge":  # other solvers' tasks may have something to resume
             return numbers
         pictures = state.shards[numbers[0]].samples
-        most = (len(state.pending) - len(self._leases)) // (4 * max(1, len(self.ready)))
+        most = (len(state.pending) - len(self.leases)) // (4 * max(1, len(self.ready)))
         for number in islice(free, max(0, most - 1)):
             pictures += state.shards[number].samples
             if pictures > together:
@@ -80,9 +110,15 @@ class Queue:
             numbers.append(number)
         return numbers
 
+    def _put_aside_if_hopeless(self, shard: int | str) -> None:
+        """Quarantine for a shard whose fits have lost as many workers as it may."""
+        hopeless = isinstance(shard, int) and self.leases.losses[shard] >= LOSSES
+        if hopeless and set_unfitted_aside(self.record, int(shard), self.leases.why(shard)):
+            self.leases.ended(shard)
+
     def give_up(self, lane: str) -> None:
-        """What this lane held is free for others."""
-        self._leases = {shard: holder for shard, holder in self._leases.items() if holder != lane}
+        """The lane has failed for good."""
+        self.leases.leave(lane)
 
     def close(self, closed: bool = True) -> None:
         """Send the lanes home (the run failed), or open the queue again."""
@@ -166,7 +202,8 @@ class Queue:
         result: see `ShardWorker.fit`. A delta fitted on data of which something was forgotten meanwhile is deleted: False; ask
         for the task again.
         """
-        if result["shard"] == "monolith":
+        self.leases.ended(result["shard"])
+        if result["shard"] == MONOLITH:
             return self._finished_monolith(
                 fact_of(MonolithTrained, {name: value for name, value in result.items() if name != "shard"})
             )

@@ -28,7 +28,7 @@ def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
             )
     measured = Measured(facts)
     notes: list[str] = [
-        f"shard {ill.get('shard')} is in quarantine, out of the model: its storage is damaged; taft-ray repair makes it again"
+        f"shard {ill.get('shard')} is in quarantine, out of the model: {_why(ill)}"
         for ill in facts.get("quarantine", ())
         if isinstance(ill, Mapping)
     ]
@@ -50,6 +50,13 @@ def summarise(facts: Mapping[str, Any]) -> dict[str, Any]:
         "not_measured": {name: one["reason"] for name, one in derived.items() if one["value"] is None},
         "measurements": measured.facts,
     }
+
+
+def _why(ill: Mapping[str, Any]) -> str:
+    """The reason for a quarantine, and the way out."""
+    if not ill.get("objects") and ill.get("reason"):
+        return f"{ill['reason']}; taft-ray train tries it again"
+    return "its storage is damaged; taft-ray repair makes it again"
 
 
 def _counts(measured: Measured) -> dict[str, Any]:

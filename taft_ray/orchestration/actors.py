@@ -15,6 +15,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.errors import StorageError
 from taft_ray.log import level, write_from
 from taft_ray.orchestration.calls import ask
+from taft_ray.orchestration.nodes import is_going
 from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
 from taft_ray.orchestration.solver import RemoteSolver
 from taft_ray.orchestration.standing import Standing
@@ -42,7 +43,7 @@ class ComposerActor(Warm):
 
     def __init__(self, run: str, idle_s: float) -> None:
         self.solver = RemoteSolver()
-        self.composer = Composer(run, self.solver)
+        self.composer = Composer(run, self.solver, gone=is_going)
         super().__init__(idle_s)
 
     @in_use

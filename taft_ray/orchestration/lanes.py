@@ -1,6 +1,8 @@
 """Lanes: each is one Ray Train trainer with one worker, which takes shards from the composer until none is left.
 
-A lost lane restarts alone (one trainer a lane), and what it had not committed is fitted again by whoever asks next.
+A lost lane restarts alone (one trainer a lane), and what it had not committed is fitted again by whoever asks next. The composer
+counts what was lost: a shard that takes its workers with it is put aside (`composer/leases.py`). A lane that says nothing for long
+is ended, and restarts like one that was lost.
 """
 
 from __future__ import annotations
@@ -9,17 +11,22 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
+import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from taft_ray.composer.leases import Worker
+from taft_ray.counting import which
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
-from taft_ray.log import level, write_from
+from taft_ray.log import level, logger_of, write_from
 from taft_ray.orchestration.actors import RemoteComposer, composer_for
 from taft_ray.orchestration.calls import own_error
+from taft_ray.orchestration.nodes import alive, end_worker
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import MONOLITH
 from taft_ray.progress import Report
@@ -27,12 +34,14 @@ from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 from taft_ray.workers.kinds import new_worker
 
-MAX_FAILURES = 3  # restarts of one lane before the run fails
+MAX_FAILURES = 3  # restarts of one lane, without a step of the training between them, before the lane fails
 LANE_SHARE = 0.4  # of each of a CPU lane's threads: see prefix_pass.PREFIX_SHARE
 TOGETHER = 64  # pictures of small shards that a lane fits in one go
 _POLL_S = 0.5
 _WAIT_S = 0.2
 _PROGRESS_S = 1.0
+
+_log = logger_of(__name__)
 
 
 def lane_loop(config: Mapping[str, Any]) -> None:
@@ -40,6 +49,7 @@ def lane_loop(config: Mapping[str, Any]) -> None:
     write_from(config["log"])
     composer = composer_for(config["run"])
     lane, worker, missed = config["lane"], None, None
+    here = Worker(uuid4().hex, ray.get_runtime_context().get_node_id(), os.getpid())
     said = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -50,7 +60,7 @@ def lane_loop(config: Mapping[str, Any]) -> None:
 
     results: list[dict[str, Any]] = []
     while True:
-        task, results = composer.take(lane, results, TOGETHER), []
+        task, results = composer.take(lane, results, TOGETHER, here), []
         if task is None:
             return
         if "wait" in task:
@@ -70,6 +80,9 @@ def lane_loop(config: Mapping[str, Any]) -> None:
             if task == missed or isinstance(error, IntegrityError):
                 raise
             missed = task
+        except Exception as error:
+            composer.failed(lane, type(error).__name__)
+            raise
 
 
 def _shards_of(task: Mapping[str, Any]) -> list[int] | None:
@@ -88,11 +101,13 @@ class Lanes:
     started: float  # by the composer's clock
     count: int
     ended: float | None = None  # when the last shard was committed, by the same
+    _told: set[str] = field(default_factory=set)  # workers of which was said that they are silent
+    _given_up: set[str] = field(default_factory=set)
 
     def wait(self, report: Report) -> list[float]:
         """When each lane asked for its first task (unix seconds); the first lane's error when work is left that no lane can do."""
         while any(thread.is_alive() for thread in self.threads):
-            self._say(report)
+            self._look_after(self._say(report)["silent"])
             if self.errors and len(self.errors) == self.count:
                 break
             self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
@@ -110,12 +125,33 @@ class Lanes:
             report("monolith", int(status["monolith"]), 1)
         return status
 
+    def _look_after(self, silent: Sequence[Mapping[str, Any]]) -> None:
+        """Say which lanes are silent, and end the workers of those that are overdue: their lanes restart."""
+        for one in silent:
+            worker, of = one["worker"], _named(one["held"])
+            if worker is None:
+                continue
+            if worker.life not in self._told:
+                self._told.add(worker.life)
+                _log.warning("%s says nothing%s for %d s", one["lane"], of, one["seconds"])
+            if one["overdue"] and worker.life not in self._given_up:
+                self._given_up.add(worker.life)
+                _log.warning("%s says nothing%s for %d s and is ended", one["lane"], of, one["seconds"])
+                end_worker(worker.node, worker.pid)
+
     def send_home(self) -> None:
         """Stop the lanes after what they are doing: the run failed elsewhere."""
         self.composer.close_queue()
         for thread in self.threads:
             thread.join()
         self.composer.close_queue(False)
+
+
+def _named(held: Sequence[int | str]) -> str:
+    """The lane's fits, for a sentence."""
+    if MONOLITH in held:
+        return " of the comparison model"
+    return f" of {which('shard', [one for one in held if isinstance(one, int)])}" if held else ""
 
 
 def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int) -> Lanes:
@@ -131,22 +167,35 @@ def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int) -
 
 
 def _run_lane(run: str, spec: RunSpec, lane: str, lanes: Lanes) -> None:
-    on_gpu = spec.device == "cuda"
     try:
-        with tempfile.TemporaryDirectory(prefix="taft-ray-lane-") as scratch:  # Train wants a folder; nothing is kept
-            TorchTrainer(
-                lane_loop,
-                train_loop_config={"run": run, "lane": lane, "log": level()},
-                scaling_config=ScalingConfig(
-                    num_workers=1,
-                    use_gpu=on_gpu,
-                    resources_per_worker={"GPU": 1} if on_gpu else {"CPU": LANE_SHARE * spec.threads},
-                ),
-                run_config=RunConfig(
-                    name=lane, storage_path=scratch, failure_config=FailureConfig(max_failures=MAX_FAILURES)
-                ),
-            ).fit()
+        while True:
+            steps, nodes = lanes.composer.steps(), alive()
+            try:
+                _run_once(run, spec, lane)
+                return
+            except Exception:
+                # shards that took their workers with them, and machines that went, are no failures of the lane
+                if lanes.composer.steps() == steps and nodes <= alive():
+                    raise
     except Exception as error:
         # handed to the driver's thread, which raises it when no other lane finishes the work
         lanes.errors.append(error)
         lanes.composer.tell("give_up", lane)
+
+
+def _run_once(run: str, spec: RunSpec, lane: str) -> None:
+    """Run a lane until the queue is empty, or until it was restarted too often."""
+    on_gpu = spec.device == "cuda"
+    with tempfile.TemporaryDirectory(prefix="taft-ray-lane-") as scratch:  # Train wants a folder; nothing is kept
+        TorchTrainer(
+            lane_loop,
+            train_loop_config={"run": run, "lane": lane, "log": level()},
+            scaling_config=ScalingConfig(
+                num_workers=1,
+                use_gpu=on_gpu,
+                resources_per_worker={"GPU": 1} if on_gpu else {"CPU": LANE_SHARE * spec.threads},
+            ),
+            run_config=RunConfig(
+                name=lane, storage_path=scratch, failure_config=FailureConfig(max_failures=MAX_FAILURES)
+            ),
+        ).fit()

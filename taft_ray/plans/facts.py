@@ -77,12 +77,24 @@ class MonolithTrained(Fact):
 
 @dataclass(frozen=True)
 class Quarantined(Fact):
-    """Objects of a shard (or of the comparison model) are damaged or gone: it leaves the sums."""
+    """Objects of a shard (or of the comparison model) are damaged or gone: it leaves the sums.
+
+    reason: why a shard without damage is put aside, such as fits that lost their workers. `TriedAgain` brings it back.
+    """
 
     KIND = "quarantined"
     shard: int | str
     objects: tuple[Damage, ...]
     generation: int | None = optional()
+    reason: str | None = optional()
+
+
+@dataclass(frozen=True)
+class TriedAgain(Fact):
+    """These shards were put aside because they could not be fitted; they wait for a fit again, in the same generation."""
+
+    KIND = "tried-again"
+    shards: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -332,8 +344,8 @@ class Tuned(Fact):
 KINDS: dict[str, type[Fact]] = {
     kind.KIND: kind
     for kind in (
-        Created, Cached, AdditionBegun, Added, DpReserved, Trained, MonolithTrained, Quarantined, Repaired, TrainingFinished, ForgetRequested, Placed,
-        Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed, Tuned,
+        Created, Cached, AdditionBegun, Added, DpReserved, Trained, MonolithTrained, Quarantined, TriedAgain, Repaired, TrainingFinished, ForgetRequested,
+        Placed, Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed, Tuned,
     )
 }  # fmt: skip
 

@@ -61,6 +61,8 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
                 state.monolith.delta, state.monolith.lost = None, True
         case facts.Quarantined():
             _quarantine(state, fact, time)
+        case facts.TriedAgain():
+            _try_again(state, fact)
         case facts.Repaired():
             _repair(state, fact)
         case facts.ForgetRequested():
@@ -135,7 +137,7 @@ def _quarantine(state: RunState, fact: facts.Quarantined, time: str) -> None:
         for r in state.requests.values()
     ):
         was = TRAINED  # a retrain was under way
-    shard.quarantine = Quarantine(time, fact.objects, was, shard.delta, shard.record)
+    shard.quarantine = Quarantine(time, fact.objects, was, shard.delta, shard.record, fact.reason)
     if shard.state == TRAINED or shard.record is not None:
         state.moves.append(shard.shard)
     shard.state, shard.delta, shard.record, shard.returning = QUARANTINED, None, None, False
@@ -151,11 +153,25 @@ def _repair(state: RunState, fact: facts.Repaired) -> None:
         shard.purges += 1
         shard.samples, shard.lost = made.samples, 0
         shard.checkpoints = tuple(ref for ref in shard.checkpoints if ref.key not in made.checkpoints)
-        if shard.quarantine is not None:
-            shard.state = DROPPED if shard.quarantine.was == DROPPED else PENDING
-            shard.returning = shard.quarantine.was == TRAINED
-            shard.quarantine = None
+        _release(shard)
     _order_pending(state, [*state.pending, *(int(number) for number in fact.shards)])
+
+
+def _try_again(state: RunState, fact: facts.TriedAgain) -> None:
+    for number in fact.shards:
+        shard = state.shards[number]
+        if shard.unfitted:
+            shard.retries += 1
+            _release(shard)
+    _order_pending(state, [*state.pending, *fact.shards])
+
+
+def _release(shard: ShardState) -> None:
+    """Out of quarantine, into the state that it would be in."""
+    if shard.quarantine is not None:
+        shard.state = DROPPED if shard.quarantine.was == DROPPED else PENDING
+        shard.returning = shard.quarantine.was == TRAINED
+        shard.quarantine = None
 
 
 def _drop(state: RunState, fact: facts.Dropped) -> None:

@@ -54,6 +54,7 @@ class Quarantine:
     was: str  # the state that it would be in: trained, pending or dropped
     delta: DeltaRef | None  # the delta that it had; dead, and named until the shard's next generation
     record: DeltaRef | None = None  # the same of its record
+    reason: str | None = None  # why it is there without any damage: nobody could fit it
 
 
 @dataclass
@@ -73,6 +74,12 @@ class ShardState:
     quarantine: Quarantine | None = None
     lost: int = 0  # samples that went with a damaged part and are still to be read again
     returning: bool = False  # repaired, and not fitted again yet: it was in the model
+    retries: int = 0  # how often it was brought back after nobody could fit it
+
+    @property
+    def unfitted(self) -> bool:
+        """Whether it is in quarantine because nobody could fit it, and for nothing else."""
+        return self.quarantine is not None and self.quarantine.reason is not None and not self.quarantine.objects
 
     @property
     def in_sums(self) -> DeltaRef:
@@ -243,7 +250,7 @@ class RunState:
 
     @property
     def quarantined(self) -> list[ShardState]:
-        """Shards that are out of the model because of damage, by number."""
+        """Shards that are out of the model because of damage, or because nobody could fit them, by number."""
         return [shard for _, shard in sorted(self.shards.items()) if shard.quarantine is not None]
 
     def quarantined_keys(self) -> set[str]:

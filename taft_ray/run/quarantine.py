@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from taft_ray.counting import are, which
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.plans.facts import Damage, ObjectRef, Quarantined
-from taft_ray.plans.state import EMPTY, MONOLITH, RunState
+from taft_ray.plans.state import EMPTY, MONOLITH, PENDING, RunState
 from taft_ray.storage import Store, digest_bytes
 
 if TYPE_CHECKING:
@@ -89,6 +89,18 @@ def _set_one_aside(record: Record, number: int, checkpoints: bool) -> bool:
     return record.commit(Quarantined, op, decide) is not None
 
 
+def set_unfitted_aside(record: Record, number: int, reason: str) -> bool:
+    """Put a shard without a delta into quarantine that nobody can fit; whether it is there now."""
+
+    def decide() -> Quarantined | None:
+        shard = record.state.shards[number]
+        return Quarantined(number, (), shard.current, reason) if shard.state == PENDING else None
+
+    shard = record.state.shards[number]
+    op = f"quarantined/{number}/{shard.current}/unfitted/{shard.retries}"
+    return record.commit(Quarantined, op, decide) is not None
+
+
 def set_monolith_aside(record: Record) -> bool:
     """The comparison model goes when its delta is damaged or gone: whether it did."""
     ref = record.state.monolith_delta
@@ -122,6 +134,7 @@ def quarantines(state: RunState) -> list[dict[str, Any]]:
             "shard": shard.shard,
             "since": shard.quarantine.since,
             "objects": [one.to_json() for one in shard.quarantine.objects],
+            **({} if shard.quarantine.reason is None else {"reason": shard.quarantine.reason}),
             "samples_without_tokens": shard.lost,
         }
         for shard in state.quarantined
@@ -130,9 +143,18 @@ def quarantines(state: RunState) -> list[dict[str, Any]]:
 
 
 def way_out(run: str, shards: Sequence[int]) -> str:
-    """What a person does about shards in quarantine."""
+    """The commands that bring shards out of quarantine which damage put there."""
     them = "it" if len(shards) == 1 else "them"
     return (
         f"{which('shard', shards)} {are(len(shards))} in quarantine, out of the model: taft-ray repair {run} makes {them} "
+        f"again, taft-ray forget {run} --shard N --mode drop gives one up"
+    )
+
+
+def way_out_of_unfitted(run: str, shards: Sequence[int]) -> str:
+    """The commands for shards that nobody could fit."""
+    them = "it" if len(shards) == 1 else "them"
+    return (
+        f"{which('shard', shards)} could not be fitted and {are(len(shards))} in quarantine: taft-ray train {run} tries {them} "
         f"again, taft-ray forget {run} --shard N --mode drop gives one up"
     )

@@ -209,7 +209,9 @@ def _sweep(run: str) -> dict[str, Any]:
     if not in_cluster():
         return {"nodes": 1, "removed": len(sweep_copies())}
     from taft_ray.orchestration import session
+    from taft_ray.orchestration.actors import release_worker
     from taft_ray.orchestration.nodes import sweep_nodes
 
     with session.connected():
-        return sweep_nodes(run)
+        release_worker(run)
+        return sweep_nodes()

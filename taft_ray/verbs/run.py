@@ -66,6 +66,7 @@ class Run:
         add_shards: int | None = None,
         monolithic: bool = False,
         lanes: int | None = None,
+        fit_timeout: float | None = None,
         **spec: Any,
     ) -> answers.Trained:
         """Train every shard that has no delta yet, and compose.
@@ -75,6 +76,7 @@ class Run:
         add: more data for a run that exists; pictures that it knows or has forgotten stay as they are. add_shards: how many
         shards it becomes, by default as many of the run's size.
         monolithic: also train one model over everything, for comparison. lanes: workers at once.
+        fit_timeout: seconds without a sign of life after which a fit is given up, and tried again by another worker.
         spec: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed; they are fixed by the
         first call, and SpecMismatch names those that differ later.
         """
@@ -96,6 +98,7 @@ class Run:
                 add_shards=add_shards,
                 monolithic=monolithic,
                 lanes=lanes,
+                fit_timeout=fit_timeout,
                 report=self._progress,
             )
         )

@@ -14,7 +14,7 @@ from taft_ray.plans.spending import spent_by
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
 from taft_ray.run.address import run_address
-from taft_ray.run.quarantine import quarantines, way_out
+from taft_ray.run.quarantine import quarantines, way_out, way_out_of_unfitted
 
 READ_BYTES = 256 << 20  # of deltas that `status` reads to compare their digests; of more it compares the sizes
 
@@ -104,10 +104,17 @@ def _to_do(run: str, state: RunState) -> list[str]:
         if state.adding is not None
         else []
     )
-    ill = [shard.shard for shard in state.quarantined]
+    ill = [shard.shard for shard in state.quarantined if not shard.unfitted]
+    unfitted = [shard.shard for shard in state.quarantined if shard.unfitted]
     lost = (
         [f"the comparison model was damaged: taft-ray repair {run}"]
         if state.monolith is not None and state.monolith.lost
         else []
     )
-    return [*reading, *requests, *([way_out(run, ill)] if ill else []), *lost]
+    return [
+        *reading,
+        *requests,
+        *([way_out(run, ill)] if ill else []),
+        *([way_out_of_unfitted(run, unfitted)] if unfitted else []),
+        *lost,
+    ]

@@ -5,6 +5,7 @@ spec → activation cache → lanes → compose, each step skipped when the ledg
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ def train(
     add_shards: int | None = None,
     monolithic: bool = False,
     lanes: int | None = None,
+    fit_timeout: float | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Bring a run to where every shard with samples has a delta, and compose it. Safe to call again at any time.
@@ -56,7 +58,12 @@ def train(
 
     add: more data for a run that exists. Its pictures that the run does not know become ``add_shards`` shards behind those
     that there are, by default as many of their size. Everything that the run has, or has forgotten, stays as it is.
+
+    fit_timeout: seconds without a sign of life after which a fit is given up, and tried by another worker. By default it
+    follows from the fits so far.
     """
+    if fit_timeout is not None and not 0 < fit_timeout < math.inf:
+        raise UsageError(f"expected fit_timeout > 0 seconds, got {fit_timeout}; set --fit-timeout")
     if lanes is not None and lanes < 1:
         raise UsageError(f"expected lanes >= 1, got {lanes}; set --lanes")
     if add_shards is not None and (add is None or add_shards < 1):
@@ -97,7 +104,7 @@ def train(
 
             whitening.keep(store, spec)
         training = replace(Training.of(run, spec, lanes, report), source=source)
-        training.begin()
+        training.begin(fit_timeout)
         notes = (*notes, *training.want(None if add is None else data_address(add), add_shards))
         composed = training.finish(monolithic=monolithic)
         state = training.state()
@@ -142,14 +149,14 @@ class Training:
         self.record.refresh()
         return self.record.state
 
-    def begin(self) -> None:
+    def begin(self, fit_timeout: float | None = None) -> None:
         """The run's first fact, and a secret for its id hashes."""
         known = self.state()
         self.secret = secret_to_read_in(
             self.record.store, known, reading=known.cached is None or known.adding is not None
         )
         made_on = run_environment(cpus=self.there[0], gpus=self.there[1], lanes=self.lanes)
-        self.composer.begin(made_on, self.secret and digest_bytes(self.secret))
+        self.composer.begin(made_on, self.secret and digest_bytes(self.secret), fit_timeout)
 
     def want(self, add: str | None, shards: int | None) -> list[str]:
         """Look at data to be added, and commit that it is; or go on with what was begun. The answer is notes for a person."""

@@ -26,12 +26,14 @@ from tiny import CLASSES, SAMPLES, SHARDS, picture, sample_id, write_parquet
 
 import taft_ray as tr
 from taft_ray.composer.composer import Composer
+from taft_ray.composer.leases import LOSSES, Worker
 from taft_ray.composer.selection import Selection
 from taft_ray.data import sample_key
 from taft_ray.errors import BudgetExceeded, IntegrityError, ObjectMissing, UsageError
 from taft_ray.plans.fact import ObjectRef
 from taft_ray.plans.privacy import PINK_NOISE, Privacy
 from taft_ray.plans.spending import DpReserved
+from taft_ray.plans.state import QUARANTINED
 from taft_ray.prefix import whitening
 from taft_ray.proof.verify_run import verify
 from taft_ray.storage import KeptReservations, Store
@@ -141,6 +143,20 @@ def test_fit_begun_again_has_the_same_reservation_key_and_bits(
     assert worker.fit(second)["delta"] == result["delta"]
     assert again.finished(result)
     assert len([one for one in reservations(run) if one.shard == first["shard"]]) == 1
+
+
+def test_shard_that_nobody_could_fit_is_tried_again_without_a_charge(
+    tmp_path: Path, parquet: Path, private: Callable[..., Any]
+) -> None:
+    run = tmp_path / "run"
+    plain_train_up_to_the_cache(run, private(parquet, shards=1))
+    composer = Composer(str(run))
+    taken = [composer.take("lane", (), 0, Worker(f"life-{life}", "node", life)) for life in range(LOSSES)]
+    assert composer.take("lane", (), 0, Worker("another", "node", LOSSES)) is None
+    assert state_of(run).shards[0].state == QUARANTINED
+    composer.begin({}, composer.snapshot().identity)
+    assert taken == [composer.take("lane", (), 0, Worker("the next", "node", 99))] * LOSSES
+    assert len(reservations(run)) == 1
 
 
 def test_two_composers_reserve_a_fit_once(tmp_path: Path, parquet: Path, private: Callable[..., Any]) -> None:
