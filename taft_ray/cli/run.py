@@ -37,6 +37,7 @@ WATCH_S = 2.0
     "--fit-timeout", type=float, metavar="SECONDS",
     help="Without a sign of life, after which a fit is given up; from the fits so far by default.",
 )  # fmt: skip
+@click.option("--gpus", type=int, help="GPUs that an autoscaler may start; as its configuration says by default.")
 @click.option("--lanes", type=int, help="Workers at once; one a GPU, or as the cores allow, by default.")
 @answers
 def train(
@@ -47,6 +48,7 @@ def train(
     monolithic: bool,
     lanes: int | None,
     fit_timeout: float | None,
+    gpus: int | None,
     **options: Any,
 ) -> Any:
     """Train every shard of RUN that has no delta yet, and compose.
@@ -55,7 +57,7 @@ def train(
     """
     if add is not None:
         add, options["split"] = with_split(add, options["split"]), None
-    spec = spec_from(run, options)
+    spec = spec_from(run, options, gpus)
     from taft_ray.answers import Trained
     from taft_ray.verbs.train import train as verb
 
@@ -64,6 +66,7 @@ def train(
             run,
             spec,
             add=add,
+            gpus=gpus,
             add_shards=add_shards,
             monolithic=monolithic,
             lanes=lanes,

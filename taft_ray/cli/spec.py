@@ -228,7 +228,7 @@ def shared_spec_from(options: dict[str, Any]) -> RunSpec:
     return _made(None, {name: options.pop(name) for name in names})
 
 
-def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
+def spec_from(run: str, options: dict[str, Any], gpus: int | None = None) -> RunSpec:
     """A RunSpec from `spec_options`; what it does not know stays in ``options``."""
     split, names = options.pop("split"), (set(RunSpec.__dataclass_fields__) | OWN | {"private"}) & options.keys()
     values = {name: options.pop(name) for name in names}
@@ -239,7 +239,7 @@ def spec_from(run: str, options: dict[str, Any]) -> RunSpec:
     if values["data"] is None:
         return _gone_on_with(run, {name: values[name] for name in names if source(name) is not ParameterSource.DEFAULT})
     values["data"] = with_split(values["data"], split)
-    return _made(run, values, {name for name in names if source(name) is ParameterSource.COMMANDLINE})
+    return _made(run, values, {name for name in names if source(name) is ParameterSource.COMMANDLINE}, gpus)
 
 
 def _gone_on_with(run: str, values: dict[str, Any]) -> RunSpec:
@@ -258,13 +258,13 @@ def _gone_on_with(run: str, values: dict[str, Any]) -> RunSpec:
     return continued(run, {name: value for name, value in values.items() if value != AUTO})
 
 
-def _made(run: str | None, values: dict[str, Any], typed: Collection[str] = ()) -> RunSpec:
+def _made(run: str | None, values: dict[str, Any], typed: Collection[str] = (), gpus: int | None = None) -> RunSpec:
     """The spec of these fields. typed: those that a person has asked for, and that no default or file has brought."""
     from taft_ray.verbs.new_spec import spec_of
 
     if values["classes"] is not None:
         values["classes"] = _class_names(values["classes"])
-    return spec_of(run, values, typed)
+    return spec_of(run, values, typed, gpus)
 
 
 def _class_names(text: str) -> tuple[str, ...]:

@@ -213,6 +213,7 @@ class Composer:
             "trained": trained,
             "monolith": self.queue.monolith_done(),
             "left": self.queue.waiting(),
+            "open": self.queue.is_open(),
             "lanes": dict(self._progress),
             "ready": dict(self.queue.ready),
             "ended": self.queue.ended,

@@ -85,9 +85,7 @@ class Queue:
             task = self.record.known(self.monolith_task)
             self.leases.lend(lane, [MONOLITH])
             return task
-        # lanes start beside the prefix pass: there will be work
-        reading = self.record.state.cached is None or self.record.state.adding is not None
-        return {"wait": True} if reading else None
+        return {"wait": True} if self._reads() else None  # lanes may start beside the prefix pass
 
     def _next(self, together: int) -> list[int]:
         """The next shards for a lane: one, or as many as have ``together`` pictures while every lane still finds some later."""
@@ -127,6 +125,14 @@ class Queue:
     def waiting(self) -> int:
         """How many fits are left."""
         return len(self.record.state.pending) + self._monolith
+
+    def is_open(self) -> bool:
+        """Whether a lane that comes now may find something to do, or will."""
+        return not self._closed and (self.waiting() > 0 or self._reads())
+
+    def _reads(self) -> bool:
+        """Whether data is read in: there will be work."""
+        return self.record.state.cached is None or self.record.state.adding is not None
 
     def monolith_done(self) -> bool | None:
         """Whether the comparison model that was wanted is trained; None when none was."""

@@ -19,9 +19,11 @@ from uuid import uuid4
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError  # there is no public name
+from ray.train.v2.api.exceptions import ControllerError
 
 from taft_ray.composer.leases import Worker
-from taft_ray.counting import which
+from taft_ray.counting import plural, which
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
 from taft_ray.log import level, logger_of, write_from
 from taft_ray.orchestration.actors import RemoteComposer, composer_for
@@ -34,6 +36,7 @@ from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 from taft_ray.workers.kinds import new_worker
 
+START_S = 60.0  # a lane that has no place by then asks whether there is still work, and says that it waits
 MAX_FAILURES = 3  # restarts of one lane, without a step of the training between them, before the lane fails
 LANE_SHARE = 0.4  # of each of a CPU lane's threads: see prefix_pass.PREFIX_SHARE
 TOGETHER = 64  # pictures of small shards that a lane fits in one go
@@ -107,8 +110,9 @@ class Lanes:
     def wait(self, report: Report) -> list[float]:
         """When each lane asked for its first task (unix seconds); the first lane's error when work is left that no lane can do."""
         while any(thread.is_alive() for thread in self.threads):
-            self._look_after(self._say(report)["silent"])
-            if self.errors and len(self.errors) == self.count:
+            status = self._say(report)
+            self._look_after(status["silent"])
+            if (self.errors and len(self.errors) == self.count) or not (status["open"] or self._placed(status)):
                 break
             self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
         status = self._say(report)
@@ -142,9 +146,13 @@ class Lanes:
     def send_home(self) -> None:
         """Stop the lanes after what they are doing: the run failed elsewhere."""
         self.composer.close_queue()
-        for thread in self.threads:
+        for thread in self._placed(self.composer.training_status()):
             thread.join()
         self.composer.close_queue(False)
+
+    def _placed(self, status: Mapping[str, Any]) -> list[threading.Thread]:
+        """The lanes at work. Others wait for a place, and go home by themselves when they see that there is no work."""
+        return [thread for thread in self.threads if thread.is_alive() and thread.name in status["ready"]]
 
 
 def _named(held: Sequence[int | str]) -> str:
@@ -157,22 +165,32 @@ def _named(held: Sequence[int | str]) -> str:
 def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int) -> Lanes:
     """Start ``count`` lanes in the background: one GPU, or a share of ``threads`` cores, each."""
     # A spot notice is worth a watching actor only where nodes are pre-emptible; a CPU lane restarts in seconds
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_S))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if spec.device == "cuda" else "0")
     lanes = Lanes(composer, [], [], composer.now(), count)
     for number in range(count):
-        thread = threading.Thread(target=_run_lane, args=(run, spec, f"lane-{number}", lanes), daemon=True)
+        lane = f"lane-{number}"
+        thread = threading.Thread(target=_run_lane, args=(run, spec, lane, lanes), name=lane, daemon=True)
         thread.start()
         lanes.threads.append(thread)
     return lanes
 
 
 def _run_lane(run: str, spec: RunSpec, lane: str, lanes: Lanes) -> None:
+    began = time.monotonic()
     try:
         while True:
             steps, nodes = lanes.composer.steps(), alive()
             try:
                 _run_once(run, spec, lane)
                 return
+            except ControllerError as error:
+                if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+                    raise
+                if not lanes.composer.training_status()["open"]:
+                    return
+                what = "a GPU" if spec.device == "cuda" else plural(spec.threads, "CPU")
+                _log.warning("%s has waited for %s for %d s", lane, what, time.monotonic() - began)
             except Exception:
                 # shards that took their workers with them, and machines that went, are no failures of the lane
                 if lanes.composer.steps() == steps and nodes <= alive():
@@ -196,6 +214,8 @@ def _run_once(run: str, spec: RunSpec, lane: str) -> None:
                 resources_per_worker={"GPU": 1} if on_gpu else {"CPU": LANE_SHARE * spec.threads},
             ),
             run_config=RunConfig(
-                name=lane, storage_path=scratch, failure_config=FailureConfig(max_failures=MAX_FAILURES)
+                name=lane,
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=0),
             ),
         ).fit()

@@ -25,10 +25,11 @@ from taft_ray.run.model import load_for
 
 PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
 FILES_A_TASK = 256
-# On a machine without GPUs the prefix pass shares the cores with lanes that start beside it (LANE_SHARE each) and idle
-# until it ends. The shares of one core add up to less than 1, or the pass could wait for the lanes for ever.
+# A pass must never wait for what waits for it. Its actors hold their cores while reading tasks come and go, so that the actors of
+# any number of runs must leave room for reading: a share of more than a third lets 3 c - 1 of them on c cores, and leaves 0.33.
+# Lanes that start beside the pass (LANE_SHARE each) idle until it ends, so that the shares of one core add up to less than 1.
 # Reading's and decoding's differ, for Ray Data makes one task of two that want the same: a stripe would have one decoder.
-PREFIX_SHARE, READ_SHARE = 0.3, 0.1
+PREFIX_SHARE, READ_SHARE = 0.3334, 0.1
 DECODE_SHARE = 0.5  # of decoders for a GPU: some of these processes always wait for a part
 CALLS_AT_ONCE = 2  # of an actor: one decodes and has the prefix while the other hashes and writes
 
@@ -91,7 +92,10 @@ class RayPasses:
             batch_format="pyarrow",
             zero_copy_batch=True,
             compute=ray.data.ActorPoolStrategy(
-                size=workers, max_concurrent_calls_per_actor=CALLS_AT_ONCE, enable_true_multi_threading=True
+                min_size=1 if on_gpu else workers,  # the pass begins with the first GPU
+                max_size=workers,
+                max_concurrent_calls_per_actor=CALLS_AT_ONCE,
+                enable_true_multi_threading=True,
             ),
             num_cpus=1 if on_gpu else PREFIX_SHARE * spec.threads,
             num_gpus=1 if on_gpu else 0,

@@ -13,11 +13,14 @@ from typing import Any
 
 import ray
 
-from taft_ray.errors import NoDevice, StorageError
+from taft_ray.errors import NoDevice, StorageError, UsageError
 from taft_ray.log import level
 from taft_ray.progress import Report, silent
 
 NAMESPACE = "taft_ray"
+AUTOSCALED_GPUS = "TAFT_RAY_AUTOSCALED_GPUS"
+"""Names how many GPUs an autoscaler may start whose configuration Ray does not show."""
+MOST_GPUS = 4096  # where an autoscaler has no limit
 _ANSWER_S = 20.0
 # on a cluster the head outlives spot workers: what must not die with one of them runs there
 HEAD = {"node:__internal_head__": 0.001}
@@ -55,7 +58,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # num_gpus=0 must not hide GPUs from a worker
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = _address()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what went wrong comes back as an exception
     _check_answers(address)
     alone: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
@@ -74,6 +77,10 @@ def connect() -> None:
             "run the same command again when the machine is less busy"
         ) from error
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+
+
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS") or "local"
 
 
 @contextmanager
@@ -124,10 +131,41 @@ def _check_answers(address: str) -> None:
         raise StorageError(f"no Ray cluster answers at {address}: {error}; unset RAY_ADDRESS or start one") from error
 
 
+def alone() -> bool:
+    """Whether one verb started this Ray, and no other uses it: nobody else wants its cores."""
+    return _users == 1 and _address() == "local"
+
+
 def resources() -> tuple[int, int]:
     """(CPUs, GPUs) of the cluster, as Ray counts them now."""
     total = ray.cluster_resources()
     return int(total.get("CPU", 0)), int(total.get("GPU", 0))
+
+
+def gpus_within_reach(declared: int | None = None) -> tuple[int, str]:
+    """GPUs that the cluster has or can start, and by what that is known.
+
+    declared: how many a person said that it can start. Else an autoscaler's configuration, or `AUTOSCALED_GPUS`, says it.
+    """
+    there = resources()[1]
+    startable, source = _startable(declared)
+    if startable > there:
+        return startable, f"{source}: {startable}; {there} are up"
+    return there, f"the cluster has {there}"
+
+
+def _startable(declared: int | None) -> tuple[int, str]:
+    if declared is not None:
+        return declared, "--gpus"
+    said = os.environ.get(AUTOSCALED_GPUS, "")
+    if said:
+        if not said.isdecimal():
+            raise UsageError(f"{AUTOSCALED_GPUS}={said!r}: expected how many GPUs an autoscaler may start")
+        return int(said), AUTOSCALED_GPUS
+    from ray._private.state import state  # as Ray Train reads it: there is no public way
+
+    known = state.get_max_resources_from_cluster_config() or {}
+    return min(int(known.get("GPU", 0)), MOST_GPUS), "the autoscaler's configuration"
 
 
 def head_memory(asked: int) -> int:
@@ -144,11 +182,11 @@ def reservable(asked: int, there: int) -> int:
     return asked if 2 * asked <= there else 0
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, declared: int | None = None) -> None:
     """NoDevice when the run wants GPUs and the cluster neither has one nor can start one."""
-    if device != "cuda" or resources()[1] > 0 or os.environ.get("TAFT_RAY_AUTOSCALED_GPUS"):
+    if device != "cuda" or gpus_within_reach(declared)[0] > 0:
         return
     raise NoDevice(
         "device=cuda, but this cluster has no GPU; use --device cpu, or, where an autoscaler adds GPU workers, "
-        "set TAFT_RAY_AUTOSCALED_GPUS=<how many at most>"
+        f"give --gpus or set {AUTOSCALED_GPUS}=<how many at most>"
     )

@@ -13,12 +13,13 @@ import torch
 from taft_ray.plans.spec import RunSpec
 
 
-def run_environment(*, cpus: int, gpus: int, lanes: int) -> dict[str, Any]:
-    """Where a run was made."""
+def run_environment(*, cpus: int, gpus: int, lanes: int, reach: str = "") -> dict[str, Any]:
+    """Where a run was made. reach: by what it was known how many GPUs it may have."""
     return {
         "cpus": cpus,
         "gpus": gpus,
         "lanes": lanes,
+        **({"gpus_within_reach": reach} if reach else {}),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -15,19 +15,22 @@ from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store, read_spec
+from taft_ray.verbs.composer import in_cluster
 
 AUTO = "auto"
 _KINDS = ("compose", "beside")  # had other defaults: who repeats a command of then means the run that it made
 _DEFAULTS = {name: RunSpec.__dataclass_fields__[name].default for name in _KINDS}
 
 
-def spec_of(run: str | None, given: Mapping[str, Any], asked: Collection[str] | None = None) -> RunSpec:
+def spec_of(
+    run: str | None, given: Mapping[str, Any], asked: Collection[str] | None = None, gpus: int | None = None
+) -> RunSpec:
     """The spec that these fields make; "auto" device and precision are those of RUN where it exists already.
 
     A run may be continued on another kind of machine than it was begun on, and by a version with other defaults of `_KINDS`.
     UsageError for a field that is none, and in a new run for one that means nothing to its solver.
 
-    asked: those of the fields that a person gave, all of them by default.
+    asked: those of the fields that a person gave, all of them by default. gpus: how many the cluster can start.
     """
     typed = given if asked is None else asked
     values = {"device": AUTO, "precision": AUTO, **_known(private_fields(given, typed))}
@@ -38,14 +41,20 @@ def spec_of(run: str | None, given: Mapping[str, Any], asked: Collection[str] | 
         left_out = (name for name in _KINDS if name in pinned and name not in typed)
         values |= {name: pinned[name] for name in left_out if values.get(name, _DEFAULTS[name]) == _DEFAULTS[name]}
     if values["device"] == AUTO:
-        values["device"] = pinned.get("device") or _device()
+        values["device"] = pinned.get("device") or _device(gpus)
     if values["precision"] == AUTO:
         values["precision"] = pinned.get("precision") or fastest_precision(values["device"])
     with _as_usage():
         return RunSpec(**{"model": EMBEDDED_NAME, **values})
 
 
-def _device() -> str:
+def _device(gpus: int | None) -> str:
+    """The cluster's, which has or can start GPUs, whatever this process's machine has; without a cluster this machine's."""
+    if in_cluster():
+        from taft_ray.orchestration import session
+
+        with session.connected():
+            return "cuda" if session.gpus_within_reach(gpus)[0] else "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -67,6 +67,7 @@ class Run:
         monolithic: bool = False,
         lanes: int | None = None,
         fit_timeout: float | None = None,
+        gpus: int | None = None,
         **spec: Any,
     ) -> answers.Trained:
         """Train every shard that has no delta yet, and compose.
@@ -77,6 +78,7 @@ class Run:
         shards it becomes, by default as many of the run's size.
         monolithic: also train one model over everything, for comparison. lanes: workers at once.
         fit_timeout: seconds without a sign of life after which a fit is given up, and tried again by another worker.
+        gpus: how many GPUs an autoscaler may start; as its configuration says by default.
         spec: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed; they are fixed by the
         first call, and SpecMismatch names those that differ later.
         """
@@ -89,7 +91,7 @@ class Run:
             spec["data"] = with_split(os.fspath(data), split)
         elif split is not None:
             raise UsageError(f"split={split!r} is a split of data; give data, too")
-        made = spec_of(self.uri, spec) if "data" in spec else continued(self.uri, spec)
+        made = spec_of(self.uri, spec, gpus=gpus) if "data" in spec else continued(self.uri, spec)
         return answers.Trained.from_json(
             train(
                 self.uri,
@@ -99,6 +101,7 @@ class Run:
                 monolithic=monolithic,
                 lanes=lanes,
                 fit_timeout=fit_timeout,
+                gpus=gpus,
                 report=self._progress,
             )
         )

@@ -6,7 +6,6 @@ spec → activation cache → lanes → compose, each step skipped when the ledg
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +48,7 @@ def train(
     monolithic: bool = False,
     lanes: int | None = None,
     fit_timeout: float | None = None,
+    gpus: int | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Bring a run to where every shard with samples has a delta, and compose it. Safe to call again at any time.
@@ -61,7 +61,11 @@ def train(
 
     fit_timeout: seconds without a sign of life after which a fit is given up, and tried by another worker. By default it
     follows from the fits so far.
+
+    gpus: how many GPUs the cluster may have, where an autoscaler starts them. By default its configuration says it.
     """
+    if gpus is not None and gpus < 1:
+        raise UsageError(f"expected gpus >= 1, got {gpus}; set --gpus")
     if fit_timeout is not None and not 0 < fit_timeout < math.inf:
         raise UsageError(f"expected fit_timeout > 0 seconds, got {fit_timeout}; set --fit-timeout")
     if lanes is not None and lanes < 1:
@@ -89,7 +93,7 @@ def train(
     from taft_ray.prefix.passes import index_source
 
     with session.connected(report):
-        session.check_device(spec.device)
+        session.check_device(spec.device, gpus)
         # data that cannot be understood leaves no run behind
         source = None
         if not is_run(store):
@@ -103,7 +107,7 @@ def train(
             from taft_ray.prefix import whitening
 
             whitening.keep(store, spec)
-        training = replace(Training.of(run, spec, lanes, report), source=source)
+        training = replace(Training.of(run, spec, lanes, report, gpus), source=source)
         training.begin(fit_timeout)
         notes = (*notes, *training.want(None if add is None else data_address(add), add_shards))
         composed = training.finish(monolithic=monolithic)
@@ -126,6 +130,7 @@ class Training:
     there: tuple[int, int]  # CPUs and GPUs of the cluster
     report: Report
     asked: bool = False  # whether a person said how many lanes
+    reach: str = ""  # by what it is known how many GPUs there are or may be
     secret: bytes | None = None
     source: Indexed | None = None  # the data, where this call has read it already
     more: tuple[AdditionBegun, More] | None = None  # data to be added
@@ -134,15 +139,16 @@ class Training:
     trained_from: float = 0.0
 
     @classmethod
-    def of(cls, run: str, spec: RunSpec, lanes: int | None, report: Report) -> Training:
-        """As many lanes as the cluster has GPUs or cores for, or as were asked for."""
+    def of(cls, run: str, spec: RunSpec, lanes: int | None, report: Report, declared: int | None = None) -> Training:
+        """As many lanes as the cluster has or can start GPUs for, or has cores for, or as were asked for."""
         from taft_ray.orchestration import session
         from taft_ray.orchestration.actors import composer_for
 
         cpus, gpus = there = session.resources()
-        gpus = (gpus or int(os.environ.get("TAFT_RAY_AUTOSCALED_GPUS", "0"))) if spec.device == "cuda" else 0
+        reach, why = session.gpus_within_reach(declared)
+        gpus = reach if spec.device == "cuda" else 0
         count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes)
-        return cls(run, spec, composer_for(run), Record(run), count, gpus, there, report, lanes is not None)
+        return cls(run, spec, composer_for(run), Record(run), count, gpus, there, report, lanes is not None, why)
 
     def state(self) -> RunState:
         """The ledger's state now."""
@@ -155,7 +161,7 @@ class Training:
         self.secret = secret_to_read_in(
             self.record.store, known, reading=known.cached is None or known.adding is not None
         )
-        made_on = run_environment(cpus=self.there[0], gpus=self.there[1], lanes=self.lanes)
+        made_on = run_environment(cpus=self.there[0], gpus=self.there[1], lanes=self.lanes, reach=self.reach)
         self.composer.begin(made_on, self.secret and digest_bytes(self.secret), fit_timeout)
 
     def want(self, add: str | None, shards: int | None) -> list[str]:
@@ -213,14 +219,15 @@ class Training:
         return composed
 
     def _tokens(self, work: bool) -> None:
-        """Make the activation cache, unless it is there; on CPUs the lanes start beside it and wait.
+        """Make the activation cache, unless it is there; on cores that nobody else wants the lanes start beside it and wait.
 
-        Their start takes as long as a small run's pass.
+        Their start takes as long as a small run's pass. Where others want the cores, lanes that wait could wait for ever.
         """
+        from taft_ray.orchestration import session
         from taft_ray.orchestration.actors import make_room
 
         make_room(self.run, self.spec, self.gpus or self.lanes)
-        if work and not self.gpus:
+        if work and not self.gpus and session.alone():
             self.running = self._started(self._worth())
         self.trained_from = self.composer.now()
         try:

@@ -8,6 +8,8 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
+from taft_ray.orchestration.session import AUTOSCALED_GPUS
+
 ROOT = Path(__file__).parents[2]
 
 # KubeRay's own schema comes with its operator only, not with a Python package. This one has the documented fields of
@@ -198,6 +200,13 @@ def test_ray_autoscaler_accepts(cluster):
     assert gpu["min_workers"] == 0
     assert gpu["max_workers"] == config["max_workers"] > 0
     assert config["idle_timeout_minutes"] == 15
+
+
+def test_jobs_know_how_many_gpus_may_come(cluster):
+    """The driver runs on the head, which has no GPU."""
+    (head,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    most = sum(group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"])
+    assert {"name": AUTOSCALED_GPUS, "value": str(most)} in head["env"]
 
 
 def test_pods_agree(cluster):

@@ -13,6 +13,8 @@ from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
+from taft_ray.orchestration.session import AUTOSCALED_GPUS
+
 ROOT = Path(__file__).parents[2]
 LAUNCHER = ["aws", "gcp"]
 
@@ -47,6 +49,12 @@ def test_nothing_but_the_head_is_paid_for_between_jobs(config):
     assert types["gpu"]["min_workers"] == 0
     assert types["gpu"]["max_workers"] == config["max_workers"] > 0
     assert (types["head"]["min_workers"], types["head"]["max_workers"]) == (0, 0)
+
+
+def test_jobs_know_how_many_gpus_may_come(config):
+    """The driver runs on the head, which has no GPU."""
+    [start] = [line for line in config["head_start_ray_commands"] if "--head" in line]
+    assert f"export {AUTOSCALED_GPUS}={config['max_workers']}; " in start
 
 
 def test_head_schedules_no_work(config):
