@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from taft_ray.privacy import read_public_key, read_signing_key
     from taft_ray.sums import compose
     from taft_ray.tangent import Delta, Prepared, TangentModel, linearize
-    from taft_ray.verbs.run import Run, compare, ray_session, runs, tune, verify_certificate
+    from taft_ray.verbs.run import Run, compare, doctor, ray_session, runs, tune, verify_certificate
 
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "answers",
     "compare",
     "compose",
+    "doctor",
     "fit",
     "linearize",
     "ray_session",
@@ -60,7 +61,7 @@ _WHERE = {
     "taft_ray.privacy": ("read_public_key", "read_signing_key"),
     "taft_ray.sums": ("compose",),
     "taft_ray.tangent": ("Delta", "Prepared", "TangentModel", "linearize"),
-    "taft_ray.verbs.run": ("Run", "compare", "ray_session", "runs", "tune", "verify_certificate"),
+    "taft_ray.verbs.run": ("Run", "compare", "doctor", "ray_session", "runs", "tune", "verify_certificate"),
 }
 
 

@@ -6,7 +6,18 @@
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.certificates import BroughtBack, Certificate, Due, Refitted, Step
 from taft_ray.answers.compared import Compared, ComparedRun
-from taft_ray.answers.made import Collected, Demonstrated, Destroyed, Exported, KeyDestroyed, Reported, Runs, RunSummary
+from taft_ray.answers.made import (
+    Collected,
+    Demonstrated,
+    Destroyed,
+    Diagnosis,
+    Exported,
+    Finding,
+    KeyDestroyed,
+    Reported,
+    Runs,
+    RunSummary,
+)
 from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
 from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Predictions, Unreadable
 from taft_ray.answers.privacy_audit import ManyRuns, OneRun, PrivacyAudit
@@ -45,6 +56,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "audit": (Audit, PrivacyAudit),
     "destroy-key": (KeyDestroyed,),
     "destroy": (Destroyed,),
+    "doctor": (Diagnosis,),
     "gc": (Collected,),
     "report": (Reported, Compared),
     "reproduce": (Reproduced,),
@@ -69,11 +81,13 @@ __all__ = [
     "DamagedObject",
     "Demonstrated",
     "Destroyed",
+    "Diagnosis",
     "Due",
     "EarlierRequest",
     "Estimate",
     "Evaluation",
     "Exported",
+    "Finding",
     "KeyDestroyed",
     "ManyRuns",
     "OneRun",

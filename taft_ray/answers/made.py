@@ -130,6 +130,30 @@ class KeyDestroyed(Answer):
 
 
 @dataclass(frozen=True)
+class Finding(Answer):
+    """A thing that was looked at. told: how it is, and the way out where it is not well."""
+
+    check: str
+    ok: bool
+    told: str
+
+
+@dataclass(frozen=True)
+class Diagnosis(Answer):
+    """Obstacles to runs here. ok: there is none. run: the place that was tried; None: none was named."""
+
+    run: str | None
+    ok: bool
+    findings: tuple[Finding, ...]
+
+    def __str__(self) -> str:
+        width = max(len(one.check) for one in self.findings)
+        rows = [f"{'ok ' if one.ok else 'BAD'}  {one.check:<{width}}  {one.told}" for one in self.findings]
+        bad = sum(not one.ok for one in self.findings)
+        return "\n".join([*rows, "", f"{plural(bad, 'thing')} to mend." if bad else "Nothing is in the way."])
+
+
+@dataclass(frozen=True)
 class Destroyed(Answer):
     """A run that is gone. left: objects in its folder that are none of the run's, and stay.
 

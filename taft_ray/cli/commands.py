@@ -33,6 +33,9 @@ LINES = {
         "destroy_key",
         "Destroy RUN's key of the id hashes: nobody can tell any more whom a tombstone names, nor read data in.",
     ),
+    "doctor": Line(
+        "doctor", "doctor", "Find out what would go wrong with runs here, or in RUN; exits 1 when something would."
+    ),
     "estimate": Line("forgetting", "estimate", "What a forget would touch and take; nothing happens."),
     "evaluate": Line("run", "evaluate", "Accuracy of RUN's composed model on DATA."),
     "export": Line("run", "export_command", "Write RUN's composed model as one file that runs without taft_ray."),
@@ -76,7 +79,7 @@ LINES = {
 GROUPS = {
     "Make a run": ("train", "repair", "sweep", "tune"),
     "Use it": ("predict", "evaluate", "export"),
-    "Look at it": ("status", "list", "report", "privacy"),
+    "Look at it": ("status", "list", "report", "privacy", "doctor"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
     "End it": ("gc", "destroy-key", "destroy"),
     "Try it, and the paper's tables": ("demo", "reproduce"),
@@ -88,6 +91,7 @@ EXAMPLES = {
     "demo": "demo --folder /tmp/demo",
     "destroy": "destroy runs/pets --yes",
     "destroy-key": "destroy-key runs/pets --yes",
+    "doctor": "doctor s3://bucket/runs/pets",
     "estimate": "estimate runs/pets --ids cats/17.jpg --mode retrain",
     "evaluate": "evaluate runs/pets --data pets/test --predictions pets.csv",
     "export": "export runs/pets --output pets.pt2",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from taft_ray.storage import sweep_copies
+
+T = TypeVar("T")
 
 _KILL_S = 30.0  # a node that does not answer by then is for Ray to give up
 
@@ -42,14 +45,19 @@ def end_worker(node: str, pid: int) -> bool:
     return bool(done) and ray.get(ending)
 
 
+def on_every_node(work: Callable[..., T], *arguments: Any) -> list[T]:
+    """The answers of a function that is called on each node."""
+    task: Any = ray.remote(num_cpus=0)(work)
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in sorted(alive())]
+    return ray.get([task.options(scheduling_strategy=node).remote(*arguments) for node in there])
+
+
 def sweep_nodes() -> dict[str, Any]:
     """Remove what processes that have died left of remote objects on the nodes' disks."""
-    sweep: Any = ray.remote(num_cpus=0)(sweep_copies)
-    nodes = sorted(alive())
-    swept = ray.get(
-        [sweep.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True)).remote() for node in nodes]
-    )
-    return {"nodes": len(nodes), "removed": sum(len(names) for names in swept)}
+    task: Any = ray.remote(num_cpus=0)(sweep_copies)
+    there = [NodeAffinitySchedulingStrategy(node, soft=True) for node in sorted(alive())]  # one may go meanwhile
+    swept = ray.get([task.options(scheduling_strategy=node).remote() for node in there])
+    return {"nodes": len(swept), "removed": sum(len(names) for names in swept)}
 
 
 def _end(pid: int) -> bool:

@@ -392,6 +392,13 @@ def runs(uri: str | os.PathLike[str]) -> answers.Runs:
     return answers.Runs.from_json(runs(os.fspath(uri)))
 
 
+def doctor(run: str | os.PathLike[str] | None = None) -> answers.Diagnosis:
+    """Obstacles to runs here: packages, disk, Ray's nodes, and the storage of a run, which need not exist yet."""
+    from taft_ray.verbs.doctor import doctor
+
+    return answers.Diagnosis.from_json(doctor(None if run is None else os.fspath(run)))
+
+
 def tune(run: str | os.PathLike[str] | Run, **options: Any) -> answers.Tuned:
     """`Run.tune` of a run."""
     return (run if isinstance(run, Run) else Run(run)).tune(**options)

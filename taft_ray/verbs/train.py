@@ -27,6 +27,7 @@ from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_to_read_in
 from taft_ray.run.spec import is_run
 from taft_ray.storage import Store, digest_bytes, write_spec
+from taft_ray.storage.probe import check_creates_once
 from taft_ray.verbs.pinned import pinned, with_addresses
 from taft_ray.verbs.status import status
 
@@ -102,6 +103,8 @@ def train(
             check_index(source.rows, classes=source.classes, method=spec.assignment)
             check_delta(spec, source.rows.num_rows)
             report("index", 1, 1)
+            if not store.local:
+                check_creates_once(store)
         write_spec(store, spec.to_json())
         if spec.privacy is not None:
             from taft_ray.prefix import whitening
