@@ -112,6 +112,8 @@ class Driver:
             "cpu",
             "--precision",
             "float32",
+            "--compose",
+            "gram",
             "--lanes",
             1,
             "--json",
@@ -188,19 +190,14 @@ def test_driver_killed_while_training_keeps_what_is_committed(ridge: Trained, dr
 
 
 @pytest.mark.slow
-def test_node_lost_while_training(
-    ridge: Trained, copy_of: Callable[..., Path], spec_of: Callable[..., Any], parquet: Path
-) -> None:
+def test_node_lost_while_training(ridge: Trained, copy_of: Callable[..., Path]) -> None:
     """A worker node with a lane goes away: the lane comes back on what is left, and no fact is lost.
 
     In a process of its own: this one has a Ray already.
     """
     run = only_cached(copy_of(ridge[0]))
     script = ROOT / "tests/support/lose_a_node.py"
-    spec = spec_of(parquet)
-    done = subprocess.run(
-        [sys.executable, script, run, spec.data, spec.weights], capture_output=True, text=True, timeout=400, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, script, run], capture_output=True, text=True, timeout=400, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "removed" in done.stdout
     assert delta_digests(run) == delta_digests(ridge[0])

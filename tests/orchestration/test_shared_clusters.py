@@ -96,7 +96,7 @@ def test_lanes_without_a_place_hold_nothing_up(ridge: Trained, copy_of: Callable
 def test_three_runs_at_once_on_one_cpu_all_end(ridge: Trained, tmp_path: Path, parquet: Path, weights: Path) -> None:
     """Lanes that waited for a pass would hold the cores that it waits for."""
     model = ("--model", MODEL, "--weights", weights, "--image-size", SIZE, "--shards", SHARDS, "--epochs", 3)
-    options = ("--data", parquet, *model, "--device", "cpu", "--precision", "float32", "--lanes", 1)
+    options = ("--data", parquet, *model, "--compose", "gram", "--precision", "float32", "--lanes", 1)
     with own_cluster(1) as address:
         runs = [tmp_path / f"run-{number}" for number in range(3)]
         commands = [started(tmp_path / f"log-{run.name}", address, "train", run, *options) for run in runs]

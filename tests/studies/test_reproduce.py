@@ -125,7 +125,7 @@ def test_private_ways_are_measured_with_public_pictures(make: Any, test_parquet:
     answer = make("table3", public=str(test_parquet), public_rows=40)
     assert answer["made"] == answer["cells"] == 4 * len(answer["rows"])
     sites = [row for row in answer["rows"] if "dp-additive" in row]
-    assert len(sites) == 4
+    assert len(sites) == 7
     found = {row: answer["rows"][row]["∞"] for row in sites}
     assert max(found.values()) > 0.5, found  # of three classes
     plain = make("table3")

@@ -13,21 +13,19 @@ sys.path[:0] = [str(TESTS / name) for name in ("support", "orchestration")]
 import ray
 from folder import kinds
 from ray.cluster_utils import Cluster
-from tiny import MODEL, SHARDS, SIZE
 
 from taft_ray.orchestration import session
-from taft_ray.plans.spec import RunSpec
+from taft_ray.run.spec import run_spec
+from taft_ray.storage import Store
 from taft_ray.verbs.train import train
 
-run, data, weights = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+run = Path(sys.argv[1])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 doomed = cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, namespace=session.NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
 
-
-spec = RunSpec(data=data, model=MODEL, weights=weights, image_size=SIZE, shards=SHARDS, epochs=3)
-training = threading.Thread(target=train, args=(str(run), spec), kwargs={"lanes": 1})
+training = threading.Thread(target=train, args=(str(run), run_spec(Store(str(run)))), kwargs={"lanes": 1})
 training.start()
 while "trained" not in kinds(run):
     time.sleep(0.02)
