@@ -51,7 +51,7 @@ def lane_loop(config: Mapping[str, Any]) -> None:
     """What a lane's worker runs."""
     write_from(config["log"])
     composer = composer_for(config["run"])
-    lane, worker, missed = config["lane"], None, None
+    lane, name, worker, missed = config["lane"], _name_of(config["lane"]), None, None
     here = Worker(uuid4().hex, ray.get_runtime_context().get_node_id(), os.getpid())
     said = 0.0
 
@@ -73,7 +73,7 @@ def lane_loop(config: Mapping[str, Any]) -> None:
             worker = new_worker(config["run"], run_spec(Store(config["run"])), composer.class_count())
         try:
             results = (
-                worker.fit_several(task["several"], lane) if "several" in task else [worker.fit(task, progress, lane)]
+                worker.fit_several(task["several"], name) if "several" in task else [worker.fit(task, progress, name)]
             )
         except (ObjectMissing, IntegrityError) as error:
             # damaged: its shard is in quarantine from here on, and the next task is another
@@ -86,6 +86,11 @@ def lane_loop(config: Mapping[str, Any]) -> None:
         except Exception as error:
             composer.failed(lane, type(error).__name__)
             raise
+
+
+def _name_of(lane: str) -> str:
+    """A lane's name for a person."""
+    return lane.partition("#")[0]
 
 
 def _shards_of(task: Mapping[str, Any]) -> list[int] | None:
@@ -132,15 +137,15 @@ class Lanes:
     def _look_after(self, silent: Sequence[Mapping[str, Any]]) -> None:
         """Say which lanes are silent, and end the workers of those that are overdue: their lanes restart."""
         for one in silent:
-            worker, of = one["worker"], _named(one["held"])
+            lane, worker, of = _name_of(one["lane"]), one["worker"], _named(one["held"])
             if worker is None:
                 continue
             if worker.life not in self._told:
                 self._told.add(worker.life)
-                _log.warning("%s says nothing%s for %d s", one["lane"], of, one["seconds"])
+                _log.warning("%s says nothing%s for %d s", lane, of, one["seconds"])
             if one["overdue"] and worker.life not in self._given_up:
                 self._given_up.add(worker.life)
-                _log.warning("%s says nothing%s for %d s and is ended", one["lane"], of, one["seconds"])
+                _log.warning("%s says nothing%s for %d s and is ended", lane, of, one["seconds"])
                 end_worker(worker.node, worker.pid)
 
     def send_home(self) -> None:
@@ -168,8 +173,9 @@ def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int) -
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_S))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if spec.device == "cuda" else "0")
     lanes = Lanes(composer, [], [], composer.now(), count)
+    training = uuid4().hex[:8]  # lanes of an earlier one may still wait for a place
     for number in range(count):
-        lane = f"lane-{number}"
+        lane = f"lane-{number}#{training}"
         thread = threading.Thread(target=_run_lane, args=(run, spec, lane, lanes), name=lane, daemon=True)
         thread.start()
         lanes.threads.append(thread)
@@ -190,7 +196,7 @@ def _run_lane(run: str, spec: RunSpec, lane: str, lanes: Lanes) -> None:
                 if not lanes.composer.training_status()["open"]:
                     return
                 what = "a GPU" if spec.device == "cuda" else plural(spec.threads, "CPU")
-                _log.warning("%s has waited for %s for %d s", lane, what, time.monotonic() - began)
+                _log.warning("%s has waited for %s for %d s", _name_of(lane), what, time.monotonic() - began)
             except Exception:
                 # shards that took their workers with them, and machines that went, are no failures of the lane
                 if lanes.composer.steps() == steps and nodes <= alive():
@@ -214,7 +220,7 @@ def _run_once(run: str, spec: RunSpec, lane: str) -> None:
                 resources_per_worker={"GPU": 1} if on_gpu else {"CPU": LANE_SHARE * spec.threads},
             ),
             run_config=RunConfig(
-                name=lane,
+                name=_name_of(lane),
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=0),
             ),

@@ -43,10 +43,14 @@ def _tangent(regime: str) -> Make:
     return make
 
 
-def _nonlinear(base: Cell, epsilon: float, **changes: Any) -> Cell:
-    cell = base.with_spec(solver="adam", **changes)  # a cell's network says that Adam fits it; private ones descend
-    private = Private(epsilon=epsilon, learning_rate=RATE[PRIVATE])
-    return replace(cell, network="nonlinear", private=private)
+def _nonlinear(regime: str) -> Make:
+    def make(base: Cell, epsilon: float, **changes: Any) -> Cell:
+        # a cell's network says that Adam fits it; private ones descend
+        cell = base.with_spec(solver="adam", trainable=regime, **changes)
+        private = Private(epsilon=epsilon, learning_rate=RATE[PRIVATE])
+        return replace(cell, network="nonlinear", private=private)
+
+    return make
 
 
 def _head_rows(base: Cell, epsilon: float, **changes: Any) -> Cell:
@@ -121,10 +125,10 @@ def of_rows(wanted: Wanted) -> Table:
 
 def nonlinear(wanted: Wanted) -> Table:
     """The network itself beside its linearisation. It is a table of its own, because it takes hours where the others take minutes."""
-    rows: dict[str, tuple[Make, int]] = {
-        "dp-gd, full": (_tangent("full"), 1),
-        "non-linear, full (Opacus's ghost clipping)": (_nonlinear, 1),
-    }
+    rows: dict[str, tuple[Make, int]] = {}
+    for regime in REGIMES:
+        rows[f"dp-gd, {regime}"] = (_tangent(regime), 1)
+        rows[f"non-linear, {regime} (Opacus's ghost clipping)"] = (_nonlinear(regime), 1)
     title = f"Private fine-tuning of the last block, linearised and not; δ = {DELTA:g}"
     return _by_epsilon("table3-nonlinear", title, rows, wanted)
 

@@ -37,6 +37,14 @@ def test_every_regime_learns_without_noise(cell_of, tm, train, trainable: str):
     assert result(cell_of(shards=1, private=QUICK, trainable=trainable), regime, train, train) > 0.55
 
 
+@pytest.mark.parametrize("trainable", ["norm", "head"])
+def test_the_network_itself_learns_by_parts_of_its_block(cell_of, tm, train, trainable: str):
+    """Biases alone do not move this toy's own logits far enough; their sums are compared with autograd's below."""
+    regime = linearize(tm.network, trainable=trainable)
+    cell = cell_of(shards=1, network="nonlinear", solver="adam", private=QUICK, trainable=trainable)
+    assert result(cell, regime, train, train) > 0.55
+
+
 def test_nothing_is_learnt_of_too_much_noise(cell_of, tm, train, test):
     head = linearize(tm.network, trainable="head")
     drowned = cell_of(shards=1, private=replace(QUICK, epsilon=1e-2), trainable="head")
@@ -186,8 +194,10 @@ def test_sites_learn_whitened_or_not(
     assert abs(np.mean([one["private"] for one in noisy]) - CHANCE) < 0.3
 
 
-def test_ghost_clipping_sums_autograds_clipped_gradients(tm, train):
+@pytest.mark.parametrize("trainable", ["full", "bitfit", "norm", "head"])
+def test_ghost_clipping_sums_autograds_clipped_gradients(tm, train, trainable: str):
     """One step of rate -1 gives the sum itself."""
+    tm = linearize(tm.network, trainable=trainable)
     tokens, labels = train.tokens[:12].float(), train.labels[:12]
     suffix = Suffix(copy.deepcopy(tm.network).requires_grad_(), 1)
     names = [name for name, _ in suffix.named_parameters() if name.removeprefix("network.") in tm.zero_delta()]
