@@ -36,7 +36,7 @@ from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 from taft_ray.workers.kinds import new_worker
 
-START_S = 60.0  # a lane that has no place by then asks whether there is still work, and says that it waits
+START_S = 30.0  # a lane that has no place by then says that it waits, or goes home where no work is left
 MAX_FAILURES = 3  # restarts of one lane, without a step of the training between them, before the lane fails
 LANE_SHARE = 0.4  # of each of a CPU lane's threads: see prefix_pass.PREFIX_SHARE
 TOGETHER = 64  # pictures of small shards that a lane fits in one go
@@ -117,7 +117,7 @@ class Lanes:
         while any(thread.is_alive() for thread in self.threads):
             status = self._say(report)
             self._look_after(status["silent"])
-            if (self.errors and len(self.errors) == self.count) or not (status["open"] or self._placed(status)):
+            if self.errors and len(self.errors) == self.count:
                 break
             self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
         status = self._say(report)
@@ -151,13 +151,9 @@ class Lanes:
     def send_home(self) -> None:
         """Stop the lanes after what they are doing: the run failed elsewhere."""
         self.composer.close_queue()
-        for thread in self._placed(self.composer.training_status()):
+        for thread in self.threads:
             thread.join()
         self.composer.close_queue(False)
-
-    def _placed(self, status: Mapping[str, Any]) -> list[threading.Thread]:
-        """The lanes at work. Others wait for a place, and go home by themselves when they see that there is no work."""
-        return [thread for thread in self.threads if thread.is_alive() and thread.name in status["ready"]]
 
 
 def _named(held: Sequence[int | str]) -> str:

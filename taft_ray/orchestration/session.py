@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -152,6 +152,12 @@ def gpus_within_reach(declared: int | None = None) -> tuple[int, str]:
     if startable > there:
         return startable, f"{source}: {startable}; {there} are up"
     return there, f"the cluster has {there}"
+
+
+def has_gpus(declared: int | None = None) -> bool:
+    """Whether the cluster has or can start GPUs; it is joined for the question where this process has not joined it."""
+    with nullcontext() if ray.is_initialized() else connected():
+        return gpus_within_reach(declared)[0] > 0
 
 
 def _startable(declared: int | None) -> tuple[int, str]:

@@ -19,6 +19,7 @@ from taft_ray.verbs.composer import in_cluster
 
 AUTO = "auto"
 _KINDS = ("compose", "beside")  # had other defaults: who repeats a command of then means the run that it made
+_ANY = {"device": "cpu", "precision": "float32"}  # a choice that stands for any other
 _DEFAULTS = {name: RunSpec.__dataclass_fields__[name].default for name in _KINDS}
 
 
@@ -40,6 +41,8 @@ def spec_of(
     if values.get("solver", RunSpec.solver) == pinned.get("solver"):
         left_out = (name for name in _KINDS if name in pinned and name not in typed)
         values |= {name: pinned[name] for name in left_out if values.get(name, _DEFAULTS[name]) == _DEFAULTS[name]}
+    with _as_usage():  # before a cluster is asked anything
+        RunSpec(**{"model": EMBEDDED_NAME, **values, **{name: _ANY[name] for name in _ANY if values[name] == AUTO}})
     if values["device"] == AUTO:
         values["device"] = pinned.get("device") or _device(gpus)
     if values["precision"] == AUTO:
@@ -53,8 +56,7 @@ def _device(gpus: int | None) -> str:
     if in_cluster():
         from taft_ray.orchestration import session
 
-        with session.connected():
-            return "cuda" if session.gpus_within_reach(gpus)[0] else "cpu"
+        return "cuda" if session.has_gpus(gpus) else "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
