@@ -2,18 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import spawned
+from command import spawned, started
 from folder import delta_digests, only_cached, state_of
-from processes import descendants, end, named
+from processes import descendants, named, wait_for
 
 from taft_ray.composer.leases import LOSSES
 
@@ -111,34 +107,11 @@ def test_lane_that_was_stopped_is_ended_and_its_shard_fitted_by_the_next(
 ) -> None:
     """SIGSTOP: the process is there, and neither answers nor dies by itself."""
     run = only_cached(copy_of(ridge[0]))
-    with started(run, tmp_path / "log") as command:
+    log, options = tmp_path / "log", ("--lanes", 1, "--fit-timeout", 5)
+    with started(log, "train", run, *options) as command:
         worker = wait_for(lambda: named(descendants(command.pid), "RayTrainWorker"))[0]
         wait_for(lambda: any(run.glob("deltas/shard=*/*")))
         os.kill(worker, signal.SIGSTOP)
-        assert command.wait(240) == 0, (tmp_path / "log").read_text()
-    assert "is ended" in (tmp_path / "log").read_text()
+        assert command.wait(240) == 0, log.read_text()
+    assert "is ended" in log.read_text()
     assert delta_digests(run) == delta_digests(ridge[0])
-
-
-@contextmanager
-def started(run: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    arguments = [sys.executable, "-m", "taft_ray.cli", "train", str(run), "--lanes", "1", "--fit-timeout", "5"]
-    with log.open("wb") as target:
-        command = subprocess.Popen(arguments, stdout=target, stderr=target, start_new_session=True)
-    try:
-        yield command
-    finally:
-        seen = descendants(command.pid)
-        if command.poll() is None:
-            command.kill()
-            command.wait()
-        end(seen)
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := what():
-            return answer
-        time.sleep(0.01)
-    raise TimeoutError(what)

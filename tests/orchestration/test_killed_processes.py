@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from folder import delta_digests, files, kinds, only_cached, state_of
-from processes import descendants, end, named
+from processes import descendants, end, named, wait_for
 from tiny import MODEL, SHARDS, SIZE, sample_id
 
 from taft_ray.proof.verify_run import verify
@@ -28,16 +27,6 @@ def lane_workers() -> list[int]:
     return named(descendants(os.getpid()), "RayTrainWorker")
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 120, every: float = 0.02) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answer = what()
-        if answer:
-            return answer
-        time.sleep(every)
-    raise TimeoutError(what)
-
-
 @pytest.mark.slow
 def test_lane_killed_in_the_middle_ends_with_the_same_digest(
     ray_session: None, adam: Trained, copy_of: Callable[..., Path], spec_of: Callable[..., Any], parquet: Path
@@ -46,7 +35,7 @@ def test_lane_killed_in_the_middle_ends_with_the_same_digest(
     killed: list[int] = []
 
     def killer() -> None:
-        wait_until(lambda: "trained" in kinds(run))  # some shards are done, others are not
+        wait_for(lambda: "trained" in kinds(run))  # some shards are done, others are not
         for pid in lane_workers():
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
@@ -75,7 +64,7 @@ def test_composer_killed_while_lanes_train_ends_with_the_same_digest(
 
     def killer() -> None:
         for count in (1, 2, 3):
-            wait_until(lambda count=count: kinds(run).count("trained") >= count)
+            wait_for(lambda count=count: kinds(run).count("trained") >= count)
             ray.kill(composer_for(str(run.resolve())).actor)
 
     thread = threading.Thread(target=killer)
@@ -157,7 +146,7 @@ def driver(tmp_path: Path, parquet: Path, weights: Path) -> Iterator[Driver]:
 def test_driver_killed_while_caching_redoes_no_finished_part(ridge: Trained, driver: Driver, tmp_path: Path) -> None:
     run = tmp_path / "run"
     driver.start()
-    wait_until(lambda: list(run.glob("cache/*/part-*.json")), every=0.001)
+    wait_for(lambda: list(run.glob("cache/*/part-*.json")), every=0.001)
     driver.kill()
     stamps = {path: path.stat().st_mtime_ns for path in run.glob("cache/*/*.arrow") if _marked(path)}
     assert stamps
@@ -176,7 +165,7 @@ def _marked(part: Path) -> bool:
 def test_driver_killed_while_training_keeps_what_is_committed(ridge: Trained, driver: Driver, tmp_path: Path) -> None:
     run = tmp_path / "run"
     driver.start()
-    wait_until(lambda: (run / "ledger").exists() and "trained" in kinds(run))
+    wait_for(lambda: (run / "ledger").exists() and "trained" in kinds(run))
     driver.kill()
     cached = {path: path.stat().st_mtime_ns for path in files(run, "cache") if path.suffix == ".arrow"}
     done = {n: shard.facts["ended"] for n, shard in state_of(run).shards.items() if shard.facts}

@@ -1,49 +1,19 @@
 """Commands on a cluster that others made: which device a run has, and that nobody waits for ever."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import started
 from folder import delta_digests, only_cached
 from own_cluster import own_cluster
-from processes import descendants, end
+from processes import wait_for
 from tiny import MODEL, SHARDS, SIZE
 
-ROOT = Path(__file__).resolve().parents[2]
 Trained = tuple[Path, dict[str, Any]]
-
-
-@contextmanager
-def started(log: Path, env: Mapping[str, str], *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A command; what is left of it at the end is ended by id."""
-    command = [sys.executable, "-m", "taft_ray.cli", *map(str, arguments)]
-    with log.open("wb") as target:
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, stdout=target, stderr=target)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            left = descendants(process.pid)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            end(left)
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := what():
-            return answer
-        time.sleep(0.05)
-    raise TimeoutError(what)
 
 
 def begun(run: Path) -> dict[str, Any] | None:
@@ -69,7 +39,9 @@ def test_device_and_lanes_are_those_that_the_cluster_has_or_can_start(
     model = ("--model", MODEL, "--weights", weights, "--image-size", SIZE, "--shards", SHARDS)
     with (
         own_cluster(1, gpus) as address,
-        started(tmp_path / "log", {**address, **env}, "train", tmp_path / "run", "--data", parquet, *model, *options),
+        started(
+            tmp_path / "log", "train", tmp_path / "run", "--data", parquet, *model, *options, env={**address, **env}
+        ),
     ):
         environment = wait_for(lambda: begun(tmp_path / "run"))["environment"]
     spec = json.loads((tmp_path / "run" / "run.json").read_text())["spec"]
@@ -84,7 +56,7 @@ def test_lanes_without_a_place_hold_nothing_up(ridge: Trained, copy_of: Callable
     with (
         own_cluster(1) as address,
         started(
-            tmp_path / "log", {**address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2"}, "train", run, "--lanes", 6
+            tmp_path / "log", "train", run, "--lanes", 6, env={**address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2"}
         ) as command,
     ):
         assert command.wait(200) == 0, (tmp_path / "log").read_text()
@@ -97,15 +69,11 @@ def test_three_runs_at_once_on_one_cpu_all_end(ridge: Trained, tmp_path: Path, p
     """Lanes that waited for a pass would hold the cores that it waits for."""
     model = ("--model", MODEL, "--weights", weights, "--image-size", SIZE, "--shards", SHARDS, "--epochs", 3)
     options = ("--data", parquet, *model, "--compose", "gram", "--precision", "float32", "--lanes", 1)
-    with own_cluster(1) as address:
-        runs = [tmp_path / f"run-{number}" for number in range(3)]
-        commands = [started(tmp_path / f"log-{run.name}", address, "train", run, *options) for run in runs]
-        processes = [command.__enter__() for command in commands]
-        try:
-            codes = [process.wait(500) for process in processes]
-        finally:
-            for command in commands:
-                command.__exit__(None, None, None)
+    runs = [tmp_path / f"run-{number}" for number in range(3)]
+    with own_cluster(1) as address, ExitStack() as stack:
+        commands = [started(tmp_path / f"log-{run.name}", "train", run, *options, env=address) for run in runs]
+        processes = [stack.enter_context(command) for command in commands]
+        codes = [process.wait(500) for process in processes]
     assert codes == [0, 0, 0], [(tmp_path / f"log-{run.name}").read_text()[-500:] for run in runs]
     for run in runs:
         assert delta_digests(run) == delta_digests(ridge[0])

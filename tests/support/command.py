@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,6 +14,7 @@ from typing import Any
 
 import jsonschema
 from click.testing import CliRunner
+from processes import descendants, end
 
 from taft_ray.answers import OF_COMMANDS
 from taft_ray.cli import main
@@ -72,6 +74,23 @@ def here(*arguments: object) -> Answer:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Answer(result.exit_code, result.stdout, result.stderr, str(next(iter(arguments), "")))
+
+
+@contextmanager
+def started(log: Path, *arguments: object, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """In a process of its own, which writes to ``log``. What is left of it at the end is ended by id."""
+    with log.open("wb") as target:
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)], cwd=ROOT, env={**os.environ, **(env or {})}, stdout=target, stderr=target
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            left = descendants(process.pid)
+            process.kill()
+            process.wait()
+            end(left)
 
 
 def spawned(*arguments: object, env: Mapping[str, str] | None = None, timeout: float = 300) -> Answer:

@@ -4,8 +4,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 
 def descendants(of: int) -> list[int]:
@@ -43,3 +44,13 @@ def end(pids: Iterable[int], patience: float = 30) -> None:
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 120, every: float = 0.02) -> Any:
+    """The first answer that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := what():
+            return answer
+        time.sleep(every)
+    raise TimeoutError(what)
