@@ -78,7 +78,7 @@ def here(*arguments: object) -> Answer:
 
 @contextmanager
 def started(log: Path, *arguments: object, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """In a process of its own, which writes to ``log``. What is left of it at the end is ended by id."""
+    """In a process of its own, which writes to ``log``. Its processes that are left at the end are ended by id."""
     with log.open("wb") as target:
         process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)], cwd=ROOT, env={**os.environ, **(env or {})}, stdout=target, stderr=target
