@@ -24,7 +24,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.data import assign, index_files, open_source, sample_keys
 from taft_ray.embedded import EMBEDDED_NAME, write_digits
-from taft_ray.orchestration.prefix_pass import PASSES
+from taft_ray.orchestration.prefix_pass import passes
 from taft_ray.plans.fold import replay
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.proof.audit import examine
@@ -73,7 +73,7 @@ def attacked(run: Path, data: str, never_seen: str) -> dict[str, Any]:
     worker = ShardWorker(str(run), len(state.classes))
     began = time.perf_counter()
     answer = examine(
-        PASSES, store, run_spec(store), state, worker.sample_values, data=data, never_seen=never_seen, ids=None,
+        passes(), store, run_spec(store), state, worker.sample_values, data=data, never_seen=never_seen, ids=None,
         level=0.01,
     )  # fmt: skip
     return {**answer, "seconds": time.perf_counter() - began, "verify": verify(str(run))["ok"]}

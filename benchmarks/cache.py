@@ -42,8 +42,8 @@ from benchmarks.processes import ProcessWatch
 from benchmarks.reading import measure_reading
 from taft_ray.data import decode_image
 from taft_ray.models import Preprocess
-from taft_ray.orchestration import session
-from taft_ray.orchestration.prefix_pass import PASSES
+from taft_ray.orchestration import places, session
+from taft_ray.orchestration.prefix_pass import passes
 from taft_ray.plans.spec import RunSpec, fastest_precision
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
@@ -142,7 +142,7 @@ def run_pass(run: Path, spec: RunSpec, workers: int) -> tuple[CacheResult, Timel
     write_spec(store, spec.to_json())
     timeline = Timeline()
     result = build_cache(
-        PASSES, store, str(run), spec, source=index_source(PASSES, spec.data, None), shards=spec.shards,
+        passes(), store, str(run), spec, source=index_source(passes(), spec.data, None), shards=spec.shards,
         assignment=spec.assignment,
         folders=f"{names.CACHE_FOLDER}/shard={{shard:05d}}", tombstones=RunState(), secret=None, workers=workers,
         report=timeline,
@@ -166,7 +166,7 @@ def measure_build(assets: Path, scratch: Path, pictures: int, threads: int, roun
     data = first_pictures(assets, pictures, scratch)
     spec = spec_for(data, assets, threads)
     encoded = pq.read_table(data, columns=["image"])["image"].to_pylist()
-    workers = lanes_for(spec.shards, gpus=0, cpus=session.resources()[0], threads=threads)
+    workers = lanes_for(spec.shards, gpus=0, cpus=places.resources()[0], threads=threads)
     raw = [plain_forward(spec, encoded[:RAW_POOL], workers)]
     passes = []
     for number in range(rounds):
@@ -242,7 +242,7 @@ def measure_memory(assets: Path, scratch: Path, threads: int, growth: Sequence[i
     rows = []
     for count in growth:
         spec = spec_for(first_pictures(assets, count, scratch), assets, threads, EMBEDDED)
-        workers = lanes_for(spec.shards, gpus=0, cpus=session.resources()[0], threads=threads)
+        workers = lanes_for(spec.shards, gpus=0, cpus=places.resources()[0], threads=threads)
         with ProcessWatch() as watch:
             result, timeline = run_pass(scratch / f"run-{count}", spec, workers)
         rows.append(

@@ -27,6 +27,7 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from taft_ray.fitting import FitConfig, fit
+    from taft_ray.plans.lane_resources import LaneResources
     from taft_ray.plans.spec import RunSpec
     from taft_ray.privacy import read_public_key, read_signing_key
     from taft_ray.sums import compose
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Delta",
     "FitConfig",
+    "LaneResources",
     "Prepared",
     "Run",
     "RunSpec",
@@ -57,6 +59,7 @@ __all__ = [
 
 _WHERE = {
     "taft_ray.fitting": ("FitConfig", "fit"),
+    "taft_ray.plans.lane_resources": ("LaneResources",),
     "taft_ray.plans.spec": ("RunSpec",),
     "taft_ray.privacy": ("read_public_key", "read_signing_key"),
     "taft_ray.sums": ("compose",),

@@ -51,8 +51,9 @@ def context(**fields: Any) -> Iterator[None]:
         _CONTEXT.reset(token)
 
 
-def in_operation() -> bool:
-    return "operation" in _CONTEXT.get()
+def current_operation() -> str | None:
+    """The verb that this thread is in."""
+    return _CONTEXT.get().get("operation")
 
 
 def operation(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -64,7 +65,7 @@ def operation(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     def decorate(verb: Callable[P, T]) -> Callable[P, T]:
         @wraps(verb)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            if in_operation():
+            if current_operation() is not None:
                 return verb(*args, **kwargs)
             with context(run=str(args[0] if args else kwargs["run"]), operation=name):
                 began = time.monotonic()

@@ -247,10 +247,26 @@ def _after(shard: Mapping[str, Any], fit: Refitted | None) -> str:
 
 
 @dataclass(frozen=True)
-class Due(Answer):
-    """The certificates of the requests that were carried out because their time had come."""
+class Late(Answer):
+    """A request whose deadline had passed. deadline: unix seconds. carried_out: whether it has its certificate now."""
 
-    certificates: tuple[Certificate, ...]
+    request: str
+    deadline: float
+    carried_out: bool
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, self.certificates)) or "No request's time has come; nothing was to be done."
+        now = "carried out now" if self.carried_out else "not carried out yet"
+        return f"late: the deadline of request {self.request} was {moment(self.deadline)}; it is {now}"
+
+
+@dataclass(frozen=True)
+class Due(Answer):
+    """The certificates of the requests that were carried out because their time had come. ok: none of them was late."""
+
+    certificates: tuple[Certificate, ...]
+    ok: bool = optional(True)
+    late: tuple[Late, ...] = optional(())
+
+    def __str__(self) -> str:
+        done = [str(one) for one in self.certificates] or ["No request's time has come; nothing was to be done."]
+        return "\n\n".join([*done, *map(str, self.late)])

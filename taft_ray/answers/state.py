@@ -89,7 +89,7 @@ class Quarantined(Answer):
     """
 
     shard: int
-    since: str
+    since: float
     objects: tuple[DamagedObject, ...]
     samples_without_tokens: int
     reason: str | None = None
@@ -109,6 +109,18 @@ class Composed(Answer):
     key: str
     seconds: float
     shards: int
+
+
+@dataclass(frozen=True)
+class Waiting(Answer):
+    """A command, or a part of one, that waits for a place in the cluster. since: unix seconds."""
+
+    by: str
+    what: str
+    since: float
+
+    def __str__(self) -> str:
+        return f"waiting: {self.by} has waited for {self.what} since {moment(self.since)}"
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,7 @@ class Status(Answer, HasRows):
     measured_on: str | None = None
     additions: tuple[AdditionStatus, ...] = optional(())
     privacy: Mapping[str, Any] | None = optional()
+    waiting: tuple[Waiting, ...] = optional(())
 
     def pending(self) -> bool:
         """Whether shards wait for a fit, or the data was not read in yet."""
@@ -158,6 +171,7 @@ class Status(Answer, HasRows):
             self._shards(),
             self._requests(),
             *(one.told() for one in self.quarantined if one.reason),
+            *map(str, self.waiting),
             *(f"to do: {one}" for one in self.to_do),
         ]
         parts += [f"damaged: {self.damaged}"] if self.damaged else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taft_ray.cli.answers import answers
+from taft_ray.cli.lane_options import lane_options
 from taft_ray.cli.sections import Sectioned
 from taft_ray.cli.selection import owners_option
 from taft_ray.cli.spec import spec_from, spec_options
@@ -20,6 +21,7 @@ from taft_ray.sums.options import COMPOSITIONS
 
 if TYPE_CHECKING:
     from taft_ray.answers import Status
+    from taft_ray.plans.lane_resources import LaneResources
     from taft_ray.verbs.run import Run
 
 WATCH_S = 2.0
@@ -40,6 +42,7 @@ WATCH_S = 2.0
 @click.option("--gpus", type=int, help="GPUs that an autoscaler may start; as its configuration says by default.")
 @click.option("--lanes", type=int, help="Workers at once; one a GPU, or as the cores allow, by default.")
 @answers
+@lane_options
 def train(
     run: str,
     report: ProgressReport,
@@ -49,6 +52,7 @@ def train(
     lanes: int | None,
     fit_timeout: float | None,
     gpus: int | None,
+    per_lane: LaneResources | None,
     **options: Any,
 ) -> Any:
     """Train every shard of RUN that has no delta yet, and compose.
@@ -67,6 +71,7 @@ def train(
             spec,
             add=add,
             gpus=gpus,
+            per_lane=per_lane,
             add_shards=add_shards,
             monolithic=monolithic,
             lanes=lanes,

@@ -25,6 +25,7 @@ from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.plans.additions import Added, AdditionBegun
 from taft_ray.plans.facts import Cached, Created, Damage, F, Repaired, Tuned
+from taft_ray.plans.lane_resources import LaneResources, LaneResourcesSet
 from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.run.record import Record
@@ -104,16 +105,23 @@ class Composer:
     # --- facts
 
     def begin(
-        self, environment: Mapping[str, Any], id_key_digest: str | None, fit_timeout: float | None = None
+        self,
+        environment: Mapping[str, Any],
+        id_key_digest: str | None,
+        fit_timeout: float | None = None,
+        per_lane: LaneResources | None = None,
     ) -> None:
         """The run's first fact, and what a crash or an older copy of the folder left to do. Idempotent.
 
-        fit_timeout: see `Queue.begin`.
+        fit_timeout: see `Queue.begin`. per_lane: what workers take from now on; as before by default.
         """
         self._check_folder()
         spec = digest_bytes(canonical_json(self.record.spec.to_json()))
         fact = Created(spec, id_key_digest, dict(environment), platform.python_version())
         self.record.commit(Created, "created", lambda: fact)
+        if per_lane is not None and per_lane != self.record.state.per_lane:
+            said = LaneResourcesSet(per_lane, self.record.state.per_lane_set)
+            self.commit(said, f"lane-resources-set/{said.number}")
         self.queue.begin(fit_timeout)
         if self.record.spec.privacy is not None:
             self.queue.reserving.restore()

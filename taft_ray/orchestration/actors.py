@@ -16,9 +16,12 @@ from taft_ray.errors import StorageError
 from taft_ray.log import level, write_from
 from taft_ray.orchestration.calls import ask
 from taft_ray.orchestration.nodes import is_going
+from taft_ray.orchestration.places import has_room
 from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
 from taft_ray.orchestration.solver import RemoteSolver
 from taft_ray.orchestration.standing import Standing
+from taft_ray.orchestration.waiting import told_while
+from taft_ray.plans.lane_resources import LaneResources
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.run.record import Record
@@ -116,31 +119,35 @@ class Remote:
         return partial(ask, getattr(self.actor, name))
 
 
-def worker_for(run: str, spec: RunSpec, classes: int, index: int = 0) -> ShardWorker:
-    """A warm shard actor for retrains and evaluation: one GPU, or ``threads`` CPUs; leaves when it is idle."""
-    return cast("ShardWorker", Remote(_worker_actor(run, spec, classes, index)))
+def worker_for(run: str, spec: RunSpec, classes: int, per_lane: LaneResources, index: int = 0) -> ShardWorker:
+    """A warm shard actor for retrains and evaluation, which takes as much as a lane; leaves when it is idle."""
+    return cast("ShardWorker", Remote(_worker_actor(run, spec, classes, per_lane, index)))
 
 
-def _worker_actor(run: str, spec: RunSpec, classes: int, index: int) -> Any:
+def _worker_actor(run: str, spec: RunSpec, classes: int, per_lane: LaneResources, index: int) -> Any:
     from taft_ray.workers.kinds import worker_class  # with torch and timm, which a composer's process can do without
 
-    on_gpu, name = spec.device == "cuda", actor_name(run, f"worker-{index}")
+    name = actor_name(run, f"worker-{index}")
     with suppress(ValueError):  # there is none yet
         return ray.get_actor(name, namespace=NAMESPACE)
-    make_room(run, spec)
-    return _logging_as_here(
+    make_room(run, spec, per_lane)
+    taken = per_lane.for_worker(spec)
+    actor = _logging_as_here(
         ray.remote(worker_class(spec))
         .options(
             name=name,
             namespace=NAMESPACE,
             get_if_exists=True,
             lifetime="detached",
-            num_cpus=0 if on_gpu else spec.threads,
-            num_gpus=1 if on_gpu else 0,
             max_restarts=0,
+            **taken,
         )
         .remote(run, classes, WORKER_IDLE_S)
     )
+    what = per_lane.said(spec.device, spec.threads)
+    with told_while(run, "a worker", what, lambda: not has_room(taken, per_lane)):
+        ask(actor.ready)
+    return actor
 
 
 def _logging_as_here(actor: Any) -> Any:
@@ -154,10 +161,10 @@ def _write_from(actor: Any, wanted: int) -> None:
     write_from(wanted)
 
 
-def make_room(run: str, spec: RunSpec, workers: int = 1) -> None:
-    """Where so many workers of this run do not find a GPU (or ``threads`` CPUs) each, ask the warm ones of other runs to leave as soon as
-    they have nothing to do."""
-    what, each = ("GPU", 1) if spec.device == "cuda" else ("CPU", spec.threads)
+def make_room(run: str, spec: RunSpec, per_lane: LaneResources, workers: int = 1) -> None:
+    """Where so many workers of this run do not find the GPU (or the CPUs) that each takes, ask the warm ones of other runs to leave as
+    soon as they have nothing to do."""
+    what, each = ("GPU", per_lane.gpus) if spec.device == "cuda" else ("CPU", per_lane.cores(spec.threads))
     if ray.available_resources().get(what, 0) >= workers * each:
         return
     mine = actor_name(run, "worker-")

@@ -23,12 +23,14 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError  # 
 from ray.train.v2.api.exceptions import ControllerError
 
 from taft_ray.composer.leases import Worker
-from taft_ray.counting import plural, which
+from taft_ray.counting import which
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
 from taft_ray.log import level, logger_of, write_from
 from taft_ray.orchestration.actors import RemoteComposer, composer_for
 from taft_ray.orchestration.calls import own_error
 from taft_ray.orchestration.nodes import alive, end_worker
+from taft_ray.orchestration.waiting import PATIENCE_S, Notice
+from taft_ray.plans.lane_resources import LaneResources
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import MONOLITH
 from taft_ray.progress import Report
@@ -36,9 +38,7 @@ from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 from taft_ray.workers.kinds import new_worker
 
-START_S = 30.0  # a lane that has no place by then says that it waits, or goes home where no work is left
 MAX_FAILURES = 3  # restarts of one lane, without a step of the training between them, before the lane fails
-LANE_SHARE = 0.4  # of each of a CPU lane's threads: see prefix_pass.PREFIX_SHARE
 TOGETHER = 64  # pictures of small shards that a lane fits in one go
 _POLL_S = 0.5
 _WAIT_S = 0.2
@@ -108,7 +108,12 @@ class Lanes:
     errors: list[BaseException]
     started: float  # by the composer's clock
     count: int
+    notice: Notice
+    what: str  # that a lane waits for
     ended: float | None = None  # when the last shard was committed, by the same
+    waits: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # lane: since when (unix seconds), and when it was seen last
     _told: set[str] = field(default_factory=set)  # workers of which was said that they are silent
     _given_up: set[str] = field(default_factory=set)
 
@@ -117,9 +122,11 @@ class Lanes:
         while any(thread.is_alive() for thread in self.threads):
             status = self._say(report)
             self._look_after(status["silent"])
+            self._say_who_waits()
             if self.errors and len(self.errors) == self.count:
                 break
             self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
+        self.notice.says(None)
         status = self._say(report)
         self.ended = status["ended"]
         if status["left"] and self.errors:
@@ -148,11 +155,22 @@ class Lanes:
                 _log.warning("%s says nothing%s for %d s and is ended", lane, of, one["seconds"])
                 end_worker(worker.node, worker.pid)
 
+    def _say_who_waits(self) -> None:
+        """Keep the note of what lanes wait for; one that was not seen to wait for longer than an attempt takes has its place."""
+        now = time.time()
+        waiting = {lane: since for lane, (since, seen) in list(self.waits.items()) if now - seen < 1.5 * PATIENCE_S}
+        if not waiting:
+            self.notice.says(None)
+            return
+        many = "" if len(waiting) == 1 else f", each of {len(waiting)} lanes"
+        self.notice.says(self.what + many, min(waiting.values()))
+
     def send_home(self) -> None:
         """Stop the lanes after what they are doing: the run failed elsewhere."""
         self.composer.close_queue()
         for thread in self.threads:
             thread.join()
+        self.notice.says(None)
         self.composer.close_queue(False)
 
 
@@ -163,36 +181,37 @@ def _named(held: Sequence[int | str]) -> str:
     return f" of {which('shard', [one for one in held if isinstance(one, int)])}" if held else ""
 
 
-def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int) -> Lanes:
-    """Start ``count`` lanes in the background: one GPU, or a share of ``threads`` cores, each."""
+def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int, per_lane: LaneResources) -> Lanes:
+    """Start ``count`` lanes in the background, which take so much each."""
     # A spot notice is worth a watching actor only where nodes are pre-emptible; a CPU lane restarts in seconds
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_S))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PATIENCE_S))
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1" if spec.device == "cuda" else "0")
-    lanes = Lanes(composer, [], [], composer.now(), count)
+    notice, what = Notice(run, "lanes"), per_lane.said(spec.device, spec.threads)
+    lanes = Lanes(composer, [], [], composer.now(), count, notice, what)
     training = uuid4().hex[:8]  # lanes of an earlier one may still wait for a place
     for number in range(count):
         lane = f"lane-{number}#{training}"
-        thread = threading.Thread(target=_run_lane, args=(run, spec, lane, lanes), name=lane, daemon=True)
+        thread = threading.Thread(target=_run_lane, args=(run, spec, per_lane, lane, lanes), name=lane, daemon=True)
         thread.start()
         lanes.threads.append(thread)
     return lanes
 
 
-def _run_lane(run: str, spec: RunSpec, lane: str, lanes: Lanes) -> None:
-    began = time.monotonic()
+def _run_lane(run: str, spec: RunSpec, per_lane: LaneResources, lane: str, lanes: Lanes) -> None:
+    began = time.time()
     try:
         while True:
             steps, nodes = lanes.composer.steps(), alive()
             try:
-                _run_once(run, spec, lane)
+                _run_once(run, spec, per_lane, lane)
                 return
             except ControllerError as error:
                 if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                     raise
                 if not lanes.composer.training_status()["open"]:
                     return
-                what = "a GPU" if spec.device == "cuda" else plural(spec.threads, "CPU")
-                _log.warning("%s has waited for %s for %d s", _name_of(lane), what, time.monotonic() - began)
+                lanes.waits[lane] = began, time.time()
+                _log.warning("%s has waited for %s for %d s", _name_of(lane), lanes.what, time.time() - began)
             except Exception:
                 # shards that took their workers with them, and machines that went, are no failures of the lane
                 if lanes.composer.steps() == steps and nodes <= alive():
@@ -203,17 +222,18 @@ def _run_lane(run: str, spec: RunSpec, lane: str, lanes: Lanes) -> None:
         lanes.composer.tell("give_up", lane)
 
 
-def _run_once(run: str, spec: RunSpec, lane: str) -> None:
+def _run_once(run: str, spec: RunSpec, per_lane: LaneResources, lane: str) -> None:
     """Run a lane until the queue is empty, or until it was restarted too often."""
-    on_gpu = spec.device == "cuda"
     with tempfile.TemporaryDirectory(prefix="taft-ray-lane-") as scratch:  # Train wants a folder; nothing is kept
         TorchTrainer(
             lane_loop,
             train_loop_config={"run": run, "lane": lane, "log": level()},
             scaling_config=ScalingConfig(
                 num_workers=1,
-                use_gpu=on_gpu,
-                resources_per_worker={"GPU": 1} if on_gpu else {"CPU": LANE_SHARE * spec.threads},
+                use_gpu=spec.device == "cuda",
+                resources_per_worker=per_lane.for_lane(spec),
+                accelerator_type=per_lane.accelerator_type,
+                label_selector=dict(per_lane.label_selector) or None,
             ),
             run_config=RunConfig(
                 name=_name_of(lane),

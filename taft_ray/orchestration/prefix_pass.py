@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -18,18 +19,22 @@ from ray.exceptions import RayError
 
 from taft_ray.data import SourceFile, Stripe, index_files
 from taft_ray.orchestration.calls import own_error
+from taft_ray.orchestration.places import has_room
+from taft_ray.orchestration.waiting import told_while
+from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
 from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.part_writer import PartWriter
+from taft_ray.prefix.passes import Passes
 from taft_ray.prefix.pictures import Decode, index_chunk, read_parts
 from taft_ray.run.model import load_for
 
 PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
 FILES_A_TASK = 256
 # A pass must never wait for what waits for it. Its actors hold their cores while reading tasks come and go, so that the actors of
-# any number of runs must leave room for reading: a share of more than a third lets 3 c - 1 of them on c cores, and leaves 0.33.
+# any number of runs must leave room for reading: PREFIX_SHARE, more than a third, lets 3 c - 1 of them on c cores, and leaves 0.33.
 # Lanes that start beside the pass (LANE_SHARE each) idle until it ends, so that the shares of one core add up to less than 1.
 # Reading's and decoding's differ, for Ray Data makes one task of two that want the same: a stripe would have one decoder.
-PREFIX_SHARE, READ_SHARE = 0.3334, 0.1
+READ_SHARE = 0.1
 DECODE_SHARE = 0.5  # of decoders for a GPU: some of these processes always wait for a part
 CALLS_AT_ONCE = 2  # of an actor: one decodes and has the prefix while the other hashes and writes
 
@@ -47,8 +52,11 @@ def _own_words() -> ray.data.DataContext:
     return context
 
 
+@dataclass(frozen=True)
 class RayPasses:
-    """`prefix.passes.Passes`, through Ray Data."""
+    """`prefix.passes.Passes`, through Ray Data. per_lane: what each worker with a network takes."""
+
+    per_lane: LaneResources = ANYWHERE
 
     def index(self, files: Sequence[SourceFile]) -> pa.Table:
         """Indexed by tasks, many files each."""
@@ -67,7 +75,7 @@ class RayPasses:
         self, pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
     ) -> Iterator[dict[str, Any]]:
         size = load_for(spec).preprocess.size
-        on_gpu = spec.device == "cuda"
+        on_gpu, taken = spec.device == "cuda", self.per_lane.for_pass(spec)
         calls = -(-sum(len(piece.parts) for piece in pieces) // PARTS_A_CALL)
         workers = min(workers, calls)  # an actor that gets no call would still be started, and waited for
         context = _own_words()
@@ -97,13 +105,19 @@ class RayPasses:
                 max_concurrent_calls_per_actor=CALLS_AT_ONCE,
                 enable_true_multi_threading=True,
             ),
-            num_cpus=1 if on_gpu else PREFIX_SHARE * spec.threads,
-            num_gpus=1 if on_gpu else 0,
+            **taken,
         )
+        came = False
+
+        def waits() -> bool:
+            return not came and not has_room(taken, self.per_lane)
+
         try:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-                for answer in batch["answer"]:
-                    yield json.loads(answer)
+            with told_while(run, "the prefix pass", self.per_lane.said(spec.device, spec.threads), waits):
+                for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+                    came = True
+                    for answer in batch["answer"]:
+                        yield json.loads(answer)
         except RayError as error:
             own = own_error(error)
             if own is None:
@@ -112,4 +126,6 @@ class RayPasses:
             raise own from None
 
 
-PASSES = RayPasses()
+def passes(per_lane: LaneResources = ANYWHERE) -> Passes:
+    """Passes on this cluster."""
+    return RayPasses(per_lane)

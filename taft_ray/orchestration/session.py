@@ -8,19 +8,16 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
-from taft_ray.errors import NoDevice, StorageError, UsageError
+from taft_ray.errors import StorageError
 from taft_ray.log import level
 from taft_ray.progress import Report, silent
 
 NAMESPACE = "taft_ray"
-AUTOSCALED_GPUS = "TAFT_RAY_AUTOSCALED_GPUS"
-"""Names how many GPUs an autoscaler may start whose configuration Ray does not show."""
-MOST_GPUS = 4096  # where an autoscaler has no limit
 _ANSWER_S = 20.0
 # on a cluster the head outlives spot workers: what must not die with one of them runs there
 HEAD = {"node:__internal_head__": 0.001}
@@ -136,44 +133,6 @@ def alone() -> bool:
     return _users == 1 and _address() == "local"
 
 
-def resources() -> tuple[int, int]:
-    """(CPUs, GPUs) of the cluster, as Ray counts them now."""
-    total = ray.cluster_resources()
-    return int(total.get("CPU", 0)), int(total.get("GPU", 0))
-
-
-def gpus_within_reach(declared: int | None = None) -> tuple[int, str]:
-    """GPUs that the cluster has or can start, and by what that is known.
-
-    declared: how many a person said that it can start. Else an autoscaler's configuration, or `AUTOSCALED_GPUS`, says it.
-    """
-    there = resources()[1]
-    startable, source = _startable(declared)
-    if startable > there:
-        return startable, f"{source}: {startable}; {there} are up"
-    return there, f"the cluster has {there}"
-
-
-def has_gpus(declared: int | None = None) -> bool:
-    """Whether the cluster has or can start GPUs; it is joined for the question where this process has not joined it."""
-    with nullcontext() if ray.is_initialized() else connected():
-        return gpus_within_reach(declared)[0] > 0
-
-
-def _startable(declared: int | None) -> tuple[int, str]:
-    if declared is not None:
-        return declared, "--gpus"
-    said = os.environ.get(AUTOSCALED_GPUS, "")
-    if said:
-        if not said.isdecimal():
-            raise UsageError(f"{AUTOSCALED_GPUS}={said!r}: expected how many GPUs an autoscaler may start")
-        return int(said), AUTOSCALED_GPUS
-    from ray._private.state import state  # as Ray Train reads it: there is no public way
-
-    known = state.get_max_resources_from_cluster_config() or {}
-    return min(int(known.get("GPU", 0)), MOST_GPUS), "the autoscaler's configuration"
-
-
 def head_memory(asked: int) -> int:
     """The memory in bytes that an actor on the head may reserve: what it asks for, or 0 where the head has too little.
 
@@ -186,13 +145,3 @@ def head_memory(asked: int) -> int:
 def reservable(asked: int, there: int) -> int:
     """As much as is asked of the memory that is there, up to half of it; else 0."""
     return asked if 2 * asked <= there else 0
-
-
-def check_device(device: str, declared: int | None = None) -> None:
-    """NoDevice when the run wants GPUs and the cluster neither has one nor can start one."""
-    if device != "cuda" or gpus_within_reach(declared)[0] > 0:
-        return
-    raise NoDevice(
-        "device=cuda, but this cluster has no GPU; use --device cpu, or, where an autoscaler adds GPU workers, "
-        f"give --gpus or set {AUTOSCALED_GPUS}=<how many at most>"
-    )

@@ -11,6 +11,7 @@ from taft_ray.errors import IntegrityError
 from taft_ray.jsonable import JsonObject, optional
 from taft_ray.plans.additions import Added, AdditionBegun
 from taft_ray.plans.fact import Damage, Fact, ObjectRef, Removed
+from taft_ray.plans.lane_resources import LaneResourcesSet
 from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import MALFORMED, CheckpointRef, DeltaRef
 
@@ -344,8 +345,8 @@ class Tuned(Fact):
 KINDS: dict[str, type[Fact]] = {
     kind.KIND: kind
     for kind in (
-        Created, Cached, AdditionBegun, Added, DpReserved, Trained, MonolithTrained, Quarantined, TriedAgain, Repaired, TrainingFinished, ForgetRequested,
-        Placed, Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed, Tuned,
+        Created, LaneResourcesSet, Cached, AdditionBegun, Added, DpReserved, Trained, MonolithTrained, Quarantined, TriedAgain, Repaired, TrainingFinished,
+        ForgetRequested, Placed, Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed, Tuned,
     )
 }  # fmt: skip
 

@@ -39,6 +39,8 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
     match fact:
         case facts.Created():
             state.created, state.created_time = fact, time
+        case facts.LaneResourcesSet():
+            state.per_lane, state.per_lane_set = fact.per_lane, state.per_lane_set + 1
         case facts.Cached():
             state.cached, state.manifest, state.manifest_key = fact, fact.manifest, fact.manifest_key
             for number, samples in enumerate(fact.samples):

@@ -24,6 +24,7 @@ from taft_ray.plans.facts import (
     TrainingFinished,
     Tuned,
 )
+from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
 from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
@@ -158,6 +159,8 @@ class RunState:
     monolith: MonolithState | None = None
     created: Created | None = None
     created_time: str = ""
+    per_lane: LaneResources = ANYWHERE  # what workers take, and how often it was said
+    per_lane_set: int = 0
     cached: Cached | None = None
     additions: list[Added] = field(default_factory=list)
     adding: AdditionBegun | None = None  # data that is being read in

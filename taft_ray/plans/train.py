@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
 from taft_ray.plans.state import RunState
 
 ROWS_A_LANE = 100_000  # are summed in the time that a lane takes to start
@@ -12,9 +13,11 @@ def pending_shards(state: RunState) -> list[int]:
     return list(state.pending)
 
 
-def lanes_for(shards: int, *, gpus: int, cpus: int, threads: int, asked: int | None = None) -> int:
-    """How many workers train at once: one a GPU, or one for every ``threads`` cores; never more than shards."""
-    available = gpus if gpus else max(1, cpus // threads)
+def lanes_for(
+    shards: int, *, gpus: int, cpus: int, threads: int, asked: int | None = None, per_lane: LaneResources = ANYWHERE
+) -> int:
+    """How many workers train at once: as many as share the GPUs, or one for every ``threads`` cores; never more than shards."""
+    available = gpus * per_lane.per_gpu if gpus else max(1, int(cpus / per_lane.cores(threads) + 1e-9))
     return max(1, min(shards, asked if asked is not None else available))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from taft_ray.errors import CommitConflict, CommitUnknown, IntegrityError, ObjectMissing, StorageError, TaftError
-from taft_ray.log import context, in_operation, logger_of
+from taft_ray.log import context, current_operation, logger_of
 from taft_ray.plans.facts import F, Fact, fact_of
 from taft_ray.plans.fold import apply
 from taft_ray.plans.spec import RunSpec
@@ -132,7 +132,9 @@ class Record:
 
     def _log_commit(self, fact: Fact, op: str) -> None:
         shard, generation = getattr(fact, "shard", None), getattr(fact, "generation", None)
-        with context(run=self.store.uri, shard=shard, generation=generation, operation=None if in_operation() else op):
+        with context(
+            run=self.store.uri, shard=shard, generation=generation, operation=None if current_operation() else op
+        ):
             _log.info("committed %s (%s)", fact.KIND, op)
 
     def manifest(self) -> Manifest:

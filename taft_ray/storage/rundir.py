@@ -27,6 +27,7 @@ COMPOSED_FOLDER = "composed"
 EVAL_FOLDER = "eval"
 CERTIFICATES_FOLDER = "certificates"
 REPORTS_FOLDER = "reports"
+WAITING_FOLDER = f"{REPORTS_FOLDER}/waiting"
 REJECTED_LISTS = f"{REPORTS_FOLDER}/rejected"
 """What the keys of lists of rejected rows start with."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from taft_ray.errors import IntegrityError, ObjectMissing
-from taft_ray.orchestration import session
+from taft_ray.orchestration import places, session
 from taft_ray.orchestration.calls import own_errors
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
@@ -48,7 +48,7 @@ class TokenSource:
 
     def of(self, cell: Cell) -> tuple[Tokens, ...]:
         """The pair for this cell, in Ray; the last one is kept, for cells come depth by depth. Public tokens are beside it."""
-        session.check_device(cell.spec.device)
+        places.check_device(cell.spec.device)
         depth = _of_tokens(cell)
         if self._held is None or self._held[0] != depth:
             self._held = None
@@ -76,7 +76,7 @@ def _of_tokens(cell: Cell) -> tuple[bool, str, bool]:
 
 
 def _workers(spec: RunSpec) -> int:
-    cpus, gpus = session.resources()
+    cpus, gpus = places.resources()
     return lanes_for(cpus, gpus=gpus if spec.device == "cuda" else 0, cpus=cpus, threads=spec.threads)
 
 

@@ -12,10 +12,10 @@ import torch
 from taft_ray.additive.options import ADDITIVE
 from taft_ray.data import check_rejected, counts
 from taft_ray.errors import StorageError
-from taft_ray.orchestration import session
+from taft_ray.orchestration import places
 from taft_ray.orchestration.calls import fetch
 from taft_ray.orchestration.object_store import Gathered, gather, mapped
-from taft_ray.orchestration.prefix_pass import PASSES
+from taft_ray.orchestration.prefix_pass import passes
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
@@ -71,10 +71,10 @@ def shared_tokens(
     there = store.inside(name)
     found = read_manifest(there)
     if found is None:
-        cpus, gpus = session.resources()
+        cpus, gpus = places.resources()
         workers = gpus if spec.device == "cuda" else lanes_for(cpus, gpus=0, cpus=cpus, threads=spec.threads)
         result = build_cache(
-            PASSES, store, folder, prefix, source=index_source(PASSES, data, classes), shards=1, assignment="hash",
+            passes(), store, folder, prefix, source=index_source(passes(), data, classes), shards=1, assignment="hash",
             folders=f"{name}/shard={{shard:05d}}", tombstones=RunState(), secret=None, workers=workers, report=report,
             rows=rows,
         )  # fmt: skip

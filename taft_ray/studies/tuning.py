@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
@@ -17,6 +17,7 @@ from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from taft_ray.plans.lane_resources import LaneResources
 from taft_ray.plans.space import Trial
 from taft_ray.plans.sweep import FAILED, FINISHED, STOPPED
 from taft_ray.progress import Report
@@ -76,9 +77,23 @@ class Heard(Callback):
         self._report("trials", self._ended, self._total)
 
 
+def _needs(options: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial takes, of Ray's options of a worker."""
+    kind, labels = options.get("accelerator_type"), options.get("label_selector")
+    bundle = {
+        "CPU": options["num_cpus"],
+        "GPU": options["num_gpus"],
+        **options.get("resources", {}),
+        **({f"accelerator_type:{kind}": 0.001} if kind else {}),
+    }
+    where: dict[str, Any] = {"bundle_label_selector": [labels]} if labels else {}
+    return tune.PlacementGroupFactory([bundle], **where)
+
+
 def run_trials(
     bench: Bench,
     trials: Sequence[Trial],
+    per_lane: LaneResources,
     *,
     scheduler: str,
     finish: Finish,
@@ -93,14 +108,13 @@ def run_trials(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables are not shown
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupt ends the sweep, as it does every other command
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    spec = bench.spec
     # trials with one linearisation follow each other, so that a worker prepares each linearisation once
     ordered = sorted(trials, key=lambda trial: (_linearised(trial), trial.number))
     grid = [{"number": trial.number, "settings": trial.settings} for trial in ordered]
     callbacks: list[Callback] = [Heard(finish, report, len(trials))]
     if mlflow is not None:
         callbacks.append(_mlflow_callback(mlflow, f"taft_ray sweep {bench.name}"))
-    needs: dict[str, float] = {"gpu": 1} if spec.device == "cuda" else {"cpu": spec.threads}
+    needs = _needs(per_lane.for_worker(bench.spec))
     with tempfile.TemporaryDirectory(prefix="taft-ray-sweep-") as scratch:
         Tuner(
             tune.with_resources(tune.with_parameters(trial_loop, bench=bench), needs),

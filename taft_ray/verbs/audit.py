@@ -39,12 +39,12 @@ def audit(
         open_source(uri)  # a wrong path must not take the start of Ray to be told
     from taft_ray.orchestration import session
     from taft_ray.orchestration.actors import worker_for
-    from taft_ray.orchestration.prefix_pass import PASSES
+    from taft_ray.orchestration.prefix_pass import passes
 
     with session.connected(report):
-        worker = worker_for(run, spec, len(state.classes))
+        worker = worker_for(run, spec, len(state.classes), state.per_lane)
         return examine(
-            PASSES, store, spec, state, worker.sample_values, data=data, never_seen=never_seen, ids=ids, level=level,
+            passes(state.per_lane), store, spec, state, worker.sample_values, data=data, never_seen=never_seen, ids=ids, level=level,
             report=report,
         )  # fmt: skip
 

@@ -102,14 +102,14 @@ def _ray(run: str | None) -> Iterator[_Finding]:
 
 
 def _cluster(run: str | None) -> Iterator[_Finding]:
-    from taft_ray.orchestration import session
+    from taft_ray.orchestration import places
     from taft_ray.orchestration.nodes import on_every_node
 
-    cpus, gpus = session.resources()
+    cpus, gpus = places.resources()
     guarded = os.environ.get("RAY_AUTH_MODE") == "token"
     lock = "token authentication is on" if guarded else "without a token: whoever reaches its ports can run code"
     yield _Finding("ray", True, f"{plural(cpus, 'CPU')} and {plural(gpus, 'GPU')}; {lock}")
-    yield _gpus(*session.gpus_within_reach())
+    yield _gpus(*places.gpus_within_reach())
     sent = time.time()
     nodes = on_every_node(here, None if run is None or Store(run).local else run)
     yield from _nodes(nodes, sent, time.time())

@@ -18,7 +18,6 @@ from taft_ray.log import operation
 from taft_ray.plans.facts import Evaluated, ObjectRef
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
-from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import data_address, data_stamp, run_address
 from taft_ray.run.choice import choice_of_owners
@@ -126,18 +125,15 @@ def _eval_cache(
     except IntegrityError:
         found = None  # damaged: made again
     if found is None or found.meta["stamp"] != stamp or found.meta["classes"] != list(classes):
-        from taft_ray.orchestration import session
-        from taft_ray.orchestration.prefix_pass import PASSES
+        from taft_ray.orchestration.places import workers_at_once
+        from taft_ray.orchestration.prefix_pass import passes
         from taft_ray.prefix.cache import build_cache
         from taft_ray.prefix.part_writer import remove_markers
         from taft_ray.prefix.passes import index_source
 
-        cpus, gpus = session.resources()
-        workers = (gpus if spec.device == "cuda" else 0) or lanes_for(
-            spec.shards, gpus=0, cpus=cpus, threads=spec.threads
-        )
+        through, workers = passes(state.per_lane), workers_at_once(spec, state.per_lane)
         result = build_cache(
-            PASSES, store, run, spec, source=index_source(PASSES, data, classes), shards=1, assignment="hash",
+            through, store, run, spec, source=index_source(through, data, classes), shards=1, assignment="hash",
             folders=f"{prefix}/shard={{shard:05d}}", tombstones=state, workers=workers, secret=secret_to_read_in(store, state, reading=True),
             report=report,
         )  # fmt: skip
@@ -177,7 +173,7 @@ def _measured(
     from taft_ray.orchestration.actors import worker_for
 
     classes = composer.class_names()
-    worker: Any = worker_for(run, spec, len(classes))
+    worker: Any = worker_for(run, spec, len(classes), state.per_lane)
     answer: dict[str, Any] = {"data": data, "rejected": counts(manifest.table)["rejected"]}
     if manifest.meta.get("left_out"):  # rows of samples that this run has forgotten, or is asked to
         answer["left_out"] = manifest.meta["left_out"]
@@ -240,7 +236,7 @@ def _of_owners(
     record = Record(run)
     sums = sums_of_owners(record, owners)
     tuned = choice_of_owners(record, owners, sums)
-    worker: Any = worker_for(run, spec, len(classes))
+    worker: Any = worker_for(run, spec, len(classes), record.state.per_lane)
     said = Said.of(*worker.outputs(sums, manifest.refs, tuned))
     accuracy, digest = float((said.labels == said.predicted).mean()), snapshot_digest(sums)
     state = composer.snapshot()

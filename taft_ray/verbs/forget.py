@@ -85,16 +85,28 @@ def forget(
 
 @operation("forget --due")
 def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report = silent) -> dict[str, Any]:
-    """Carry out every request whose time has come or that was interrupted: for a timer to call. {"certificates": [...]}"""
+    """Carry out every request whose time has come or that was interrupted: for a timer to call.
+
+    {"certificates": [...]}, and where deadlines passed before they were met {"ok": False, "late": [{"request", "deadline",
+    "carried_out"}]}.
+    """
     run = run_address(run)
     spec = run_spec(Store(run))
     with ExitStack() as joined:
         composer = Composer(run)
         due = composer.due_requests()
+        began, before = time.time(), composer.snapshot()
+        promised = {one.request: one.deadline for one in before.requests.values() if one.deadline and not one.forgotten}
         if due and in_cluster():
             composer = _join(joined, run)
             due = composer.due_requests()  # which sees what a warm one may have missed: a folder that was exchanged
-        return {"certificates": list(_carry_out(run, spec, composer, due, gpu_hour_price, report).values())}
+        done = _carry_out(run, spec, composer, due, gpu_hour_price, report)
+    late = [
+        {"request": request, "deadline": deadline, "carried_out": request in done}
+        for request, deadline in promised.items()
+        if deadline < (time.time() if request in done else began)
+    ]
+    return {"certificates": list(done.values()), **({"ok": False, "late": late} if late else {})}
 
 
 def _join(joined: ExitStack, run: str) -> Composer:
@@ -174,7 +186,7 @@ def _fit_each(run: str, spec: RunSpec, composer: Composer, to_fit: Mapping[int, 
     from taft_ray.orchestration.actors import worker_for
 
     with session.connected(report):
-        worker = worker_for(run, spec, composer.class_count())
+        worker = worker_for(run, spec, composer.class_count(), composer.snapshot().per_lane)
         worker.ready()
         began = time.perf_counter()
         for done, (shard, resolve) in enumerate(sorted(to_fit.items())):

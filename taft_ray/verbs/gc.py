@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from taft_ray.log import operation
 from taft_ray.plans.orphans import orphans
 from taft_ray.run.record import Record
 from taft_ray.run.sums import snapshots_of, sums_of_tiers
+from taft_ray.run.waiting import stale
 
 
 @operation("gc")
@@ -27,6 +29,7 @@ def gc(run: str) -> dict[str, Any]:
     current = record.current(lambda: snapshots_of(spec, sums_of_tiers(store, spec, record.state)))
     parts, keys = (manifest.parts, manifest.keys) if manifest else ({}, ())
     left = orphans(held, record.state, parts, current, keys)
+    left = [*left, *stale(store, time.time())]
     store.erase(left)
     store.sweep()
     return {"removed": left, "bytes": sum(listed.get(name, 0) for name in left)}

@@ -54,9 +54,9 @@ def spec_of(
 def _device(gpus: int | None) -> str:
     """The cluster's, which has or can start GPUs, whatever this process's machine has; without a cluster this machine's."""
     if in_cluster():
-        from taft_ray.orchestration import session
+        from taft_ray.orchestration import places
 
-        return "cuda" if session.has_gpus(gpus) else "cpu"
+        return "cuda" if places.has_gpus(gpus) else "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

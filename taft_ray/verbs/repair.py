@@ -14,7 +14,6 @@ from taft_ray.errors import TaftError
 from taft_ray.log import operation
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import PENDING, RunState
-from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import data_address, run_address
 from taft_ray.run.secret import secret_of
@@ -44,14 +43,14 @@ def repair(run: str, *, data: str | None = None, report: Report = silent) -> dic
 def _repaired(run: str, spec: RunSpec, data: str | None, report: Report) -> dict[str, Any]:
     """`repair`, on a Ray that is there."""
     from taft_ray.orchestration.actors import worker_for
-    from taft_ray.orchestration.prefix_pass import PASSES
+    from taft_ray.orchestration.prefix_pass import passes
     from taft_ray.prefix.manifest_again import manifest_again
 
     composer = composer_of(run)
     source = None if data is None else data_address(data)
     if not composer.manifest_is_whole():
         store, state = Store(run), composer.snapshot()
-        manifest_again(PASSES, store, spec, state, data=source, secret=secret_of(store))
+        manifest_again(passes(state.per_lane), store, spec, state, data=source, secret=secret_of(store))
     composer.recover_what_can_be()
     done, problems, found = _shards(run, spec, composer, source, report)
     state: RunState = composer.snapshot()
@@ -59,7 +58,7 @@ def _repaired(run: str, spec: RunSpec, data: str | None, report: Report) -> dict
         _linearisation_point(Store(run), spec, state)
     left = [shard for shard in done | _cut_off(state) if state.shards[shard].state == PENDING]
     if left or found["monolith"]:
-        worker = worker_for(run, spec, composer.class_count())
+        worker = worker_for(run, spec, composer.class_count(), state.per_lane)
         for at, shard in enumerate(sorted(left)):
             report("repair", at, len(left))
             fit_again(composer, worker, shard)
@@ -75,7 +74,8 @@ def _shards(
     run: str, spec: RunSpec, composer: Composer, source: str | None, report: Report
 ) -> tuple[set[int], list[str], dict[str, Any]]:
     """Make again what the shards in quarantine lack and commit it: which could be, what is in the way of the others, what was found."""
-    from taft_ray.orchestration.prefix_pass import PASSES
+    from taft_ray.orchestration.places import workers_at_once
+    from taft_ray.orchestration.prefix_pass import passes
     from taft_ray.prefix.read_again import made_again
 
     for _ in range(_TRIES):
@@ -84,26 +84,19 @@ def _shards(
         if not found["shards"]:
             return set(), [], found
         made, problems = made_again(
-            PASSES,
+            passes(state.per_lane),
             run,
             spec,
             state,
             found,
             data=source,
             classes=composer.class_names(),
-            workers=_workers(spec),
+            workers=workers_at_once(spec, state.per_lane),
             report=report,
         )
         if not made["shards"] or composer.repaired(made) is not None:
             return set(made["shards"]), problems, found
     raise TaftError(f"other writers changed {run} under {_TRIES} repairs in a row; run the same command again")
-
-
-def _workers(spec: RunSpec) -> int:
-    from taft_ray.orchestration import session
-
-    cpus, gpus = session.resources()
-    return (gpus if spec.device == "cuda" else 0) or lanes_for(spec.shards, gpus=0, cpus=cpus, threads=spec.threads)
 
 
 def _cut_off(state: RunState) -> set[int]:

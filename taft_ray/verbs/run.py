@@ -17,6 +17,7 @@ from taft_ray.run.address import run_address
 
 if TYPE_CHECKING:
     from taft_ray.composer.selection import Selection
+    from taft_ray.plans.lane_resources import LaneResources
     from taft_ray.plans.sweep import Sweep
     from taft_ray.privacy import PublicKey, SigningKey
 
@@ -68,6 +69,7 @@ class Run:
         lanes: int | None = None,
         fit_timeout: float | None = None,
         gpus: int | None = None,
+        per_lane: LaneResources | None = None,
         **spec: Any,
     ) -> answers.Trained:
         """Train every shard that has no delta yet, and compose.
@@ -79,6 +81,7 @@ class Run:
         monolithic: also train one model over everything, for comparison. lanes: workers at once.
         fit_timeout: seconds without a sign of life after which a fit is given up, and tried again by another worker.
         gpus: how many GPUs an autoscaler may start; as its configuration says by default.
+        per_lane: what each worker takes of the cluster, such as LaneResources(gpus=0.5); the run keeps it for later calls.
         spec: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed; they are fixed by the
         first call, and SpecMismatch names those that differ later.
         """
@@ -102,6 +105,7 @@ class Run:
                 lanes=lanes,
                 fit_timeout=fit_timeout,
                 gpus=gpus,
+                per_lane=per_lane,
                 report=self._progress,
             )
         )
@@ -291,7 +295,7 @@ class Run:
     def forget_due(
         self, *, gpu_hour_price: float | None = None, sign: SigningKey | str | os.PathLike[str] | None = None
     ) -> answers.Due:
-        """Carry out the requests whose time has come, and those that were interrupted."""
+        """Carry out the requests whose time has come, and those that were interrupted. ok: False where a deadline had passed."""
         from taft_ray.verbs.forget import forget_due
 
         key = _signing_key(sign)
@@ -299,7 +303,7 @@ class Run:
         answer = forget_due(self.uri, gpu_hour_price=gpu_hour_price, report=self._progress)
         if key is not None:
             signed = [one | self.sign(one["request"], key).to_json() for one in answer["certificates"]]
-            answer = {"certificates": signed}
+            answer = {**answer, "certificates": signed}
         return answers.Due.from_json(answer)
 
     def _signed_all(self, certificate: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
 from taft_ray.run.address import run_address
 from taft_ray.run.quarantine import quarantines, way_out, way_out_of_unfitted
+from taft_ray.run.waiting import waits
 
 READ_BYTES = 256 << 20  # of deltas that `status` reads to compare their digests; of more it compares the sizes
 
@@ -29,6 +30,9 @@ def status(run: str) -> dict[str, Any]:
     composed = composer.composed_digest()
     state, spec = composer.snapshot(), composer.record.spec
     ill = quarantines(state)
+    waiting = [
+        {"by": one.by, "what": one.what, "since": one.since} for one in waits(composer.record.store, time.time())
+    ]
     settings = state.tuned.settings if state.tuned and state.tuned.of == composed else None
     measured = [one for one in state.evaluations if one.composed == composed and one.settings == settings]
     latest = measured[-1] if measured else None
@@ -63,6 +67,7 @@ def status(run: str) -> dict[str, Any]:
         **({} if spec.privacy is None else {"privacy": spent_by(state, spec.privacy)}),
         "samples": sum(shard.samples for shard in state.shards.values()),
         "to_do": _to_do(run, state),
+        **({"waiting": waiting} if waiting else {}),
         "quarantined": ill,
         "damaged": in_the_way,
         "model": spec.model,

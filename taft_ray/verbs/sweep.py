@@ -98,13 +98,13 @@ def _measured(
     """Run these trials, by the key of their result, and write each result as it comes."""
     manifest = read_rows(store, str(state.manifest_key), str(state.manifest))
     check_held_out(manifest, state, asked, base.seed)
-    from taft_ray.orchestration import session
+    from taft_ray.orchestration import places, session
     from taft_ray.studies.bench import lay_bench
     from taft_ray.studies.tuning import run_trials
 
     results: dict[str, dict[str, Any]] = {}
     with session.connected(report):
-        session.check_device(base.device)
+        places.check_device(base.device, per_lane=state.per_lane)
         blocks = {trial.spec(base).last_blocks for trial in todo.values()}
         last = Ledger(store).entries()[-1]
         bench = lay_bench(store, base, state, manifest, asked, f"{name} {time.time()}", blocks)
@@ -121,7 +121,15 @@ def _measured(
             if result["status"] != FAILED:  # that is tried again
                 store.write(key, json.dumps(results[key], allow_nan=False).encode())
 
-        run_trials(bench, list(todo.values()), scheduler=asked.scheduler, finish=finish, report=report, mlflow=mlflow)
+        run_trials(
+            bench,
+            list(todo.values()),
+            state.per_lane,
+            scheduler=asked.scheduler,
+            finish=finish,
+            report=report,
+            mlflow=mlflow,
+        )
     return results
 
 

@@ -17,6 +17,8 @@ from taft_ray.data.identical import say
 from taft_ray.errors import DataError, TaftError, UsageError
 from taft_ray.log import operation
 from taft_ray.plans.facts import TrainingFinished
+from taft_ray.plans.fold import replay
+from taft_ray.plans.lane_resources import LaneResources
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import EMPTY, RunState
 from taft_ray.plans.train import lanes_for, lanes_of_rows, pending_shards
@@ -26,7 +28,7 @@ from taft_ray.run.environment import run_environment
 from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_to_read_in
 from taft_ray.run.spec import is_run
-from taft_ray.storage import Store, digest_bytes, write_spec
+from taft_ray.storage import Ledger, Store, digest_bytes, write_spec
 from taft_ray.storage.probe import check_creates_once
 from taft_ray.verbs.pinned import pinned, with_addresses
 from taft_ray.verbs.status import status
@@ -50,6 +52,7 @@ def train(
     lanes: int | None = None,
     fit_timeout: float | None = None,
     gpus: int | None = None,
+    per_lane: LaneResources | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Bring a run to where every shard with samples has a delta, and compose it. Safe to call again at any time.
@@ -64,6 +67,8 @@ def train(
     follows from the fits so far.
 
     gpus: how many GPUs the cluster may have, where an autoscaler starts them. By default its configuration says it.
+
+    per_lane: what a worker of this run takes of the cluster, from now on; by default what was said before, which the run keeps.
     """
     if gpus is not None and gpus < 1:
         raise UsageError(f"expected gpus >= 1, got {gpus}; set --gpus")
@@ -88,18 +93,21 @@ def train(
     store = Store(run)
     if add is not None and not is_run(store):
         raise UsageError(f"there is no run at {run} that could be added to; train it with --data first")
+    from taft_ray.orchestration import places, session
+
+    if per_lane is not None:
+        places.check_lane_resources(per_lane)
     spec, notes = pinned(store, with_addresses(spec), report)
-    from taft_ray.orchestration import session
-    from taft_ray.orchestration.prefix_pass import PASSES
+    from taft_ray.orchestration.prefix_pass import passes
     from taft_ray.prefix.passes import index_source
 
     with session.connected(report):
-        session.check_device(spec.device, gpus)
+        places.check_device(spec.device, gpus, per_lane or _kept(store))
         # data that cannot be understood leaves no run behind
         source = None
         if not is_run(store):
             report("index", 0, 1)
-            source = index_source(PASSES, spec.data, spec.classes)
+            source = index_source(passes(), spec.data, spec.classes)
             check_index(source.rows, classes=source.classes, method=spec.assignment)
             check_delta(spec, source.rows.num_rows)
             report("index", 1, 1)
@@ -110,8 +118,8 @@ def train(
             from taft_ray.prefix import whitening
 
             whitening.keep(store, spec)
-        training = replace(Training.of(run, spec, lanes, report, gpus), source=source)
-        training.begin(fit_timeout)
+        training = replace(Training.of(run, spec, lanes, report, gpus, per_lane), source=source)
+        training.begin(fit_timeout, per_lane)
         notes = (*notes, *training.want(None if add is None else data_address(add), add_shards))
         composed = training.finish(monolithic=monolithic)
         state = training.state()
@@ -129,6 +137,7 @@ class Training:
     composer: RemoteComposer
     record: Record  # read only: the composer commits
     lanes: int
+    per_lane: LaneResources
     gpus: int  # that this run may use
     there: tuple[int, int]  # CPUs and GPUs of the cluster
     report: Report
@@ -142,34 +151,43 @@ class Training:
     trained_from: float = 0.0
 
     @classmethod
-    def of(cls, run: str, spec: RunSpec, lanes: int | None, report: Report, declared: int | None = None) -> Training:
+    def of(
+        cls, run: str, spec: RunSpec, lanes: int | None, report: Report, declared: int | None = None, per_lane: LaneResources | None = None
+    ) -> Training:  # fmt: skip
         """As many lanes as the cluster has or can start GPUs for, or has cores for, or as were asked for."""
-        from taft_ray.orchestration import session
+        from taft_ray.orchestration import places
         from taft_ray.orchestration.actors import composer_for
 
-        cpus, gpus = there = session.resources()
-        reach, why = session.gpus_within_reach(declared)
-        gpus = reach if spec.device == "cuda" else 0
-        count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes)
-        return cls(run, spec, composer_for(run), Record(run), count, gpus, there, report, lanes is not None, why)
+        record = Record(run)
+        per_lane = per_lane or _kept(record.store)
+        reach, why = places.gpus_within_reach(declared, per_lane)
+        gpus, cpus = reach if spec.device == "cuda" else 0, places.resources(per_lane)[0]
+        count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes, per_lane=per_lane)
+        there = places.resources()
+        return cls(run, spec, composer_for(run), record, count, per_lane, gpus, there, report, lanes is not None, why)
+
+    @property
+    def workers(self) -> int:
+        """Of the prefix pass, at most."""
+        return self.gpus * self.per_lane.per_gpu or self.lanes
 
     def state(self) -> RunState:
         """The ledger's state now."""
         self.record.refresh()
         return self.record.state
 
-    def begin(self, fit_timeout: float | None = None) -> None:
+    def begin(self, fit_timeout: float | None = None, per_lane: LaneResources | None = None) -> None:
         """The run's first fact, and a secret for its id hashes."""
         known = self.state()
         self.secret = secret_to_read_in(
             self.record.store, known, reading=known.cached is None or known.adding is not None
         )
         made_on = run_environment(cpus=self.there[0], gpus=self.there[1], lanes=self.lanes, reach=self.reach)
-        self.composer.begin(made_on, self.secret and digest_bytes(self.secret), fit_timeout)
+        self.composer.begin(made_on, self.secret and digest_bytes(self.secret), fit_timeout, per_lane)
 
     def want(self, add: str | None, shards: int | None) -> list[str]:
         """Look at data to be added, and commit that it is; or go on with what was begun. The answer is notes for a person."""
-        from taft_ray.orchestration.prefix_pass import PASSES
+        from taft_ray.orchestration.prefix_pass import passes
         from taft_ray.prefix.additions import index_more, nothing_added, shards_for
 
         state = self.state()
@@ -180,7 +198,7 @@ class Training:
             raise UsageError(f"{self.run} has not read its own data yet; train it without --add first")
         self.secret = secret_to_read_in(self.record.store, state, reading=True)
         manifest = self.record.current(self.record.manifest)
-        more = index_more(PASSES, data, self.spec, manifest, state, self.secret)
+        more = index_more(passes(), data, self.spec, manifest, state, self.secret)
         classes = more.source.classes[len(state.classes) :]
         check_new_classes(self.spec, data, classes)
         rows = more.source.rows.num_rows
@@ -229,8 +247,8 @@ class Training:
         from taft_ray.orchestration import session
         from taft_ray.orchestration.actors import make_room
 
-        make_room(self.run, self.spec, self.gpus or self.lanes)
-        if work and not self.gpus and session.alone():
+        make_room(self.run, self.spec, self.per_lane, self.workers)
+        if work and not self.gpus and self.per_lane.cpus is None and session.alone():
             self.running = self._started(self._worth())
         self.trained_from = self.composer.now()
         try:
@@ -245,15 +263,15 @@ class Training:
 
     def _cache(self) -> float:
         """Make the activation cache and commit it; returns when the lanes could begin, by the composer's clock."""
-        from taft_ray.orchestration.prefix_pass import PASSES
+        from taft_ray.orchestration.prefix_pass import passes
         from taft_ray.prefix.cache import PART_FOLDERS, build_cache, cached_fact
         from taft_ray.prefix.passes import index_source
 
-        store, spec = self.record.store, self.spec
+        store, spec, through = self.record.store, self.spec, passes(self.per_lane)
         result = build_cache(
-            PASSES, store, self.run, spec, source=self.source or index_source(PASSES, spec.data, spec.classes),
+            through, store, self.run, spec, source=self.source or index_source(through, spec.data, spec.classes),
             shards=spec.shards, assignment=spec.assignment, folders=PART_FOLDERS, tombstones=self.record.state,
-            secret=self.secret, workers=self.gpus or self.lanes, report=self.report,
+            secret=self.secret, workers=self.workers, report=self.report,
         )  # fmt: skip
         fact = cached_fact(store, spec, result)
         committing = self.composer.now()
@@ -262,13 +280,13 @@ class Training:
 
     def _read_more(self, begun: AdditionBegun, more: More) -> float:
         """Make the cache of data to be added and commit it; returns when the lanes could begin."""
-        from taft_ray.orchestration.prefix_pass import PASSES
+        from taft_ray.orchestration.prefix_pass import passes
         from taft_ray.prefix.additions import read_more
 
-        workers = self.gpus or self.lanes
         read_more(
-            PASSES, self.run, self.record, begun, more, self.composer.admit_addition, self.secret, workers, self.report
-        )
+            passes(self.per_lane), self.run, self.record, begun, more, self.composer.admit_addition, self.secret, self.workers,
+            self.report,
+        )  # fmt: skip
         return self.composer.now()
 
     def _worth(self) -> int:
@@ -285,7 +303,7 @@ class Training:
         from taft_ray.orchestration.lanes import start_lanes
 
         self.report("lanes", 0, count)
-        return start_lanes(self.run, self.spec, self.composer, count)
+        return start_lanes(self.run, self.spec, self.composer, count, self.per_lane)
 
     def _fits(self, work: bool, compare: bool) -> None:
         if work or compare:
@@ -309,6 +327,11 @@ class Training:
         self._started(1).wait(self.report)
         if self.state().monolith_delta is None:
             raise TaftError("the comparison model was not finished; run the same command again")
+
+
+def _kept(store: Store) -> LaneResources:
+    """What workers of this run take by what was said before."""
+    return replay(Ledger(store).entries()).per_lane
 
 
 def check_delta(spec: RunSpec, samples: int) -> None:

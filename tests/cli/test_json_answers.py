@@ -159,7 +159,10 @@ def test_waiting_requests_are_promised_shown_and_carried_out(trained: Path, copy
     assert soon.code == 0, soon.err
     time.sleep(2)
     due = here("forget", run, "--due", "--json")
-    assert due.code == 0, due.err
+    assert due.code == 1, "a timer that came too late must say so"
+    assert [(one["request"], one["carried_out"]) for one in due.json["late"]] == [(soon.json["request"], True)]
+    assert due.json["ok"] is False
+    assert here("forget", run, "--due").code == 0
     assert soon.json["request"] in [certificate["request"] for certificate in due.json["certificates"]]
     assert here("verify", run, "--json").json["problems"] == []
 

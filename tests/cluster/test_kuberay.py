@@ -8,7 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from taft_ray.orchestration.session import AUTOSCALED_GPUS
+from taft_ray.orchestration.places import AUTOSCALED_GPUS
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
-from taft_ray.orchestration.session import AUTOSCALED_GPUS
+from taft_ray.orchestration.places import AUTOSCALED_GPUS
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = ["aws", "gcp"]

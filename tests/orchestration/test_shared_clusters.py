@@ -1,19 +1,24 @@
 """Commands on a cluster that others made: which device a run has, and that nobody waits for ever."""
 
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import started
+from command import here, spawned, started
 from folder import delta_digests, only_cached
 from own_cluster import own_cluster
 from processes import wait_for
 from tiny import MODEL, SHARDS, SIZE
 
 Trained = tuple[Path, dict[str, Any]]
+
+
+PLACED = Path(__file__).parents[1] / "support" / "placed_lanes.py"
 
 
 def begun(run: Path) -> dict[str, Any] | None:
@@ -27,6 +32,7 @@ def begun(run: Path) -> dict[str, Any] | None:
     [
         pytest.param(2, (), {}, "cuda", 2, "the cluster has 2", id="GPUs of the cluster", marks=pytest.mark.slow),
         pytest.param(1, (), {"TAFT_RAY_AUTOSCALED_GPUS": "8"}, "cuda", SHARDS, "TAFT_RAY_AUTOSCALED_GPUS: 8; 1 are up", id="one is up and seven may come"),
+        pytest.param(2, ("--gpus-per-lane", 0.5), {}, "cuda", 4, "the cluster has 2", id="two lanes per GPU"),
         pytest.param(0, ("--gpus", 2), {}, "cuda", 2, "--gpus: 2; 0 are up", id="none is up", marks=pytest.mark.slow),
         pytest.param(0, (), {}, "cpu", 1, "the cluster has 0", id="no GPU and nobody who starts one"),
     ],
@@ -58,8 +64,12 @@ def test_lanes_without_a_place_hold_nothing_up(ridge: Trained, copy_of: Callable
         started(
             tmp_path / "log", "train", run, "--lanes", 6, env={**address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2"}
         ) as command,
-    ):
+    ):  # fmt: skip
+        (waits,) = wait_for(lambda: here("status", run, "--json").json.get("waiting"), 200)
         assert command.wait(200) == 0, (tmp_path / "log").read_text()
+    assert waits["by"] == "train: lanes"
+    assert waits["what"].startswith("1 CPU")
+    assert "waiting" not in here("status", run, "--json").json
     assert "has waited for 1 CPU for" in (tmp_path / "log").read_text()
     assert delta_digests(run) == delta_digests(ridge[0])
 
@@ -77,3 +87,71 @@ def test_three_runs_at_once_on_one_cpu_all_end(ridge: Trained, tmp_path: Path, p
     assert codes == [0, 0, 0], [(tmp_path / f"log-{run.name}").read_text()[-500:] for run in runs]
     for run in runs:
         assert delta_digests(run) == delta_digests(ridge[0])
+
+
+@pytest.mark.slow
+def test_workers_go_to_the_nodes_that_were_asked_for_and_nowhere_else(
+    ridge: Trained, tmp_path: Path, parquet: Path, weights: Path
+) -> None:
+    """Ray says where each worker was; and our reading of label selectors is Ray's."""
+    model = ("--model", MODEL, "--weights", weights, "--image-size", SIZE, "--shards", SHARDS, "--compose", "gram")
+    options = ("--data", parquet, *model, "--precision", "float32", "--resource-per-lane", "ssd=0.4")
+    selectors = ["a", "!a", "in(a,b)", "!in(a,b)", "c", "!in(head,a,b)"]
+    asked = ("train", tmp_path / "run", *options, "--label-selector", "pool=!head", "--json")
+    done = subprocess.run(
+        [sys.executable, PLACED, json.dumps(selectors), *map(str, asked)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert {pool for _, pool in told["where"]} == {"a"}, told["where"]
+    assert len({name for name, _ in told["where"]}) == 2, told["where"]  # lanes, and those of the pass
+    for selector, (nodes, *placed) in told["selected"].items():
+        assert placed == ([True] if nodes else []), selector
+    assert delta_digests(tmp_path / "run") == delta_digests(ridge[0])
+    first = begun(tmp_path / "run")
+    assert first is not None
+    assert first["environment"]["lanes"] == 1  # of the six cores that are there
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--label-selector", "pool=in("), ("label selector", "in(")),
+        (("--label-selector", "pool"), ("'pool'", "NAME=VALUE")),
+        (("--resource-per-lane", "ssd=much"), ("ssd=much", "number")),
+        (("--gpus-per-lane", 2), ("one GPU at most",)),
+        (("--device", "cuda", "--gpus", 1, "--accelerator-type", "L4", "--label-selector", "pool=!!b"), ("label selector",)),
+        (("--device", "cuda", "--accelerator-type", "L4"), ("none of this cluster's 1 GPU", "type L4", "--gpus")),
+    ],
+)  # fmt: skip
+def test_a_place_that_cannot_be_is_refused(
+    own_gpu: dict[str, str], options: tuple[object, ...], words: tuple[str, ...], tmp_path: Path, parquet: Path, weights: Path
+) -> None:  # fmt: skip
+    model = ("--model", MODEL, "--weights", weights, "--image-size", SIZE)
+    answer = spawned("train", tmp_path / "run", "--data", parquet, *model, *options, "--json", env=own_gpu)
+    answer.complains(1 if "none of" in words[0] else 2, *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def own_gpu() -> Iterator[dict[str, str]]:
+    """A cluster of one CPU and one GPU that is none."""
+    with own_cluster(1, 1) as address:
+        yield address
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["evaluate", "forget"])
+def test_status_says_that_a_command_waits_for_a_place(
+    command: str, ridge: Trained, copy_of: Callable[..., Path], parquet: Path, tmp_path: Path
+) -> None:
+    """A pass over pictures, and a worker that fits again: on a cluster that has no CPU."""
+    run = copy_of(ridge[0])
+    (sample, *_) = here("status", run, "--samples", "--json").json["samples"]
+    options = {"evaluate": ("--data", parquet), "forget": ("--id", sample["id"], "--mode", "retrain")}[command]
+    who = {"evaluate": "evaluate: the prefix pass", "forget": "forget: a worker"}[command]
+    with own_cluster(0) as address, started(tmp_path / "log", command, run, *options, env=address):
+        (waits,) = wait_for(lambda: here("status", run, "--json").json.get("waiting"), 200)
+    assert (waits["by"], waits["what"]) == (who, "1 CPU")
+    assert f"{who.partition(': ')[2]} has waited for 1 CPU for 30 s" in (tmp_path / "log").read_text()

@@ -30,6 +30,7 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
     import ray
 
     from taft_ray.orchestration import actors
+    from taft_ray.plans.lane_resources import ANYWHERE
     from taft_ray.run.address import run_address
     from taft_ray.run.spec import run_spec
     from taft_ray.storage import Store
@@ -37,19 +38,20 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
     monkeypatch.setattr(actors, "CROWDED_IDLE_S", 0.2)
     run = run_address(str(ridge[0]))
     spec, another = run_spec(Store(run)), run + "-another"
-    worker = actors.worker_for(run, spec, 3)
+    worker = actors.worker_for(run, spec, 3, ANYWHERE)
     assert worker.ready()
     cpus = int(ray.cluster_resources()["CPU"])
-    actors.make_room(another, spec, 0)  # there is room for nobody more: other tests' workers may hold all the rest
-    actors.make_room(run, spec, cpus + 1)  # its own run
+    # there is room for nobody more: other tests' workers may hold all the rest
+    actors.make_room(another, spec, ANYWHERE, 0)
+    actors.make_room(run, spec, ANYWHERE, cpus + 1)  # its own run
     time.sleep(2)
     assert is_there(run)
-    actors.make_room(another, spec, cpus + 1)
+    actors.make_room(another, spec, ANYWHERE, cpus + 1)
     until = time.monotonic() + 20
     while is_there(run) and time.monotonic() < until:
         time.sleep(0.1)
     assert not is_there(run)
-    assert actors.worker_for(run, spec, 3).ready()  # and is made again when it is needed
+    assert actors.worker_for(run, spec, 3, ANYWHERE).ready()  # and is made again when it is needed
 
 
 def test_a_worker_never_leaves_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from folder import at
 from plain import InlinePasses
 
 from taft_ray.composer.composer import Composer
-from taft_ray.orchestration import actors, prefix_pass, session
+from taft_ray.orchestration import actors, places, prefix_pass, session
 from taft_ray.verbs import evaluate, forget, repair, status
 from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
@@ -37,6 +37,6 @@ def without_ray(
         put(forget, "_sweep", lambda address: {"nodes": 0, "removed": 0})
         put(actors, "worker_for", lambda address, *_: at(worker, address))
         put(session, "connected", nullcontext)
-        put(session, "resources", lambda: (1, 0))
-        put(prefix_pass, "PASSES", InlinePasses())
+        put(places, "resources", lambda *_: (1, 0))
+        put(prefix_pass, "passes", lambda *_: InlinePasses())
         yield
