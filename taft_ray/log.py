@@ -8,11 +8,14 @@ Guarantees: no record of a verb, a commit or a fit names a sample or its id.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
@@ -20,6 +23,8 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+FORMAT = "TAFT_RAY_LOG"
+"""Names the variable that makes a log's lines JSON, where it is "json"."""
 CONTEXT_FIELDS = ("run", "operation", "shard", "generation")
 _CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("taft_ray.log", default=MappingProxyType({}))
 
@@ -94,9 +99,25 @@ def write_from(wanted: int) -> None:
     if wanted >= logging.WARNING or logger.handlers:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(WithContext("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(JsonLines() if is_json() else WithContext("%(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(wanted)
+
+
+def is_json() -> bool:
+    """Whether lines for a log are wanted as JSON."""
+    return os.environ.get(FORMAT, "").lower() == "json"
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object per record: time (ISO 8601, UTC), level, logger, message, and the fields that are known."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        known = {name: value for name in CONTEXT_FIELDS if (value := getattr(record, name, None)) is not None}
+        said = {"time": f"{datetime.fromtimestamp(record.created, UTC).isoformat(timespec='milliseconds')}"}
+        said |= {"level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        error = {"error": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps({**said, **known, **error}, default=str)
 
 
 class WithContext(logging.Formatter):

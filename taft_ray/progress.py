@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from taft_ray.log import is_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -84,7 +88,14 @@ class ProgressReport:
         now = time.monotonic() - self._began
         if done != last and (done == total or now - said >= _LINE_S):
             self._said[what] = (now, done)
-            print(f"[{now:7.1f}s] {label}: {done:,}/{total:,}", file=sys.stderr, flush=True)
+            print(_line(now, what, label, done, total), file=sys.stderr, flush=True)
+
+
+def _line(seconds: float, what: str, label: str, done: int, total: int) -> str:
+    if not is_json():
+        return f"[{seconds:7.1f}s] {label}: {done:,}/{total:,}"
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": at, "level": "INFO", "message": label, "progress": what, "done": done, "total": total})
 
 
 def _started_bars() -> Progress | None:
@@ -93,7 +104,7 @@ def _started_bars() -> Progress | None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or is_json():
         return None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bars = Progress(*columns, console=console, redirect_stdout=False)  # its lines have a filter of their own

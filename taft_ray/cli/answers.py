@@ -18,7 +18,7 @@ import click
 
 from taft_ray.cli.ray_lines import RayLines
 from taft_ray.errors import TaftError
-from taft_ray.log import WithContext
+from taft_ray.log import JsonLines, WithContext, is_json
 from taft_ray.progress import ProgressReport
 
 
@@ -59,7 +59,9 @@ def answers(function: Verb) -> Verb:
     @functools.wraps(function)
     def run(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
         log, said = logging.getLogger("taft_ray"), logging.StreamHandler(sys.stderr)
-        said.setFormatter((WithContext if debug else logging.Formatter)("taft-ray: %(message)s"))
+        said.setFormatter(
+            JsonLines() if is_json() else (WithContext if debug else logging.Formatter)("taft-ray: %(message)s")
+        )
         said.setLevel(logging.INFO if debug else logging.WARNING)
         level = log.level
         if debug:

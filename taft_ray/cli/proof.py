@@ -18,23 +18,25 @@ from taft_ray.progress import ProgressReport
 @click.option("--head", metavar="DIGEST", help="Of a run: a ledger entry that must be there, from an earlier verify.")
 @click.option("--public-key", metavar="FILE", help="Of a certificate: it must be signed by this Ed25519 key (PEM).")
 @click.option("--run", metavar="RUN", help="Of a certificate: the run to compare it with; the one it names by default.")
+@click.option("--metrics", metavar="FILE", help="Of a run: write the outcome there, for Prometheus' collector; .prom.")
 @answers
 def verify(
-    target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, report: ProgressReport
-) -> Any:
+    target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, metrics: str | None,
+    report: ProgressReport,
+) -> Any:  # fmt: skip
     """Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong."""
     from taft_ray.privacy import read_public_key
     from taft_ray.proof.verify_certificate import is_certificate
     from taft_ray.verbs.run import Run, verify_certificate
 
     if is_certificate(target):
-        if retrain or head:
-            raise UsageError(f"{target} is a certificate; --retrain and --head are of a run")
+        if retrain or head or metrics:
+            raise UsageError(f"{target} is a certificate; --retrain, --head and --metrics are of a run")
         signer = None if public_key is None else read_public_key(public_key)
         return verify_certificate(target, public_key=signer, run=run)
     if public_key or run:
         raise UsageError(f"{target} is not a certificate's file; --public-key and --run are of a certificate")
-    return Run(target, progress=report).verify(head=head, retrain=retrain)
+    return Run(target, progress=report).verify(head=head, retrain=retrain, metrics=metrics)
 
 
 @click.command()

@@ -121,10 +121,12 @@ def evaluate(
     is_flag=True,
     help="Show it again whenever it changes, until nothing is under way; another process may work on RUN.",
 )
+@click.option("--metrics", metavar="FILE", help="Write RUN's numbers there, for Prometheus' textfile collector; .prom.")
 @answers
 def status(
-    run: str, rejected: bool, samples: bool, output: str | None, data: str | None, watch: bool, report: ProgressReport
-) -> Any:
+    run: str, rejected: bool, samples: bool, output: str | None, data: str | None, watch: bool, metrics: str | None,
+    report: ProgressReport,
+) -> Any:  # fmt: skip
     """Where RUN stands."""
     from taft_ray.verbs.run import Run
 
@@ -132,11 +134,13 @@ def status(
         raise UsageError("--rejected, --samples and --watch show different things; give one of them")
     if (output or data) and not samples:
         raise UsageError("--output and --data are of --samples; add it, or leave them out")
+    if metrics and (rejected or samples or watch):
+        raise UsageError("--metrics is of status alone; leave the others out")
     if samples:
         return _samples(Run(run), output, data)
     if rejected:
         return Run(run).rejected()
-    return _watched(Run(run)) if watch else Run(run).status()
+    return _watched(Run(run)) if watch else Run(run).status(metrics)
 
 
 def _samples(run: Run, output: str | None, data: str | None) -> Any:

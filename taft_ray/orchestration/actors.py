@@ -15,6 +15,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.errors import StorageError
 from taft_ray.log import level, write_from
 from taft_ray.orchestration.calls import ask
+from taft_ray.orchestration.metrics import RunMetrics
 from taft_ray.orchestration.nodes import is_going
 from taft_ray.orchestration.places import has_room
 from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 WORKER_IDLE_S = 180.0  # a retrain actor stays warm this long after its last call
 CROWDED_IDLE_S = 3.0  # … and only this long once another run wants its CPUs or GPU
 COMPOSER_IDLE_S = 180.0  # a composer without a call leaves; it is rebuilt from the ledger in a moment
+_TOLD_AT_ONCE = ("compose", "conclude_forget", "request_forget")  # the last calls of a command, and of a request
 COMPOSER_MEMORY = 200 << 20  # bytes, of a small run (benchmarks/README.md)
 
 
@@ -47,6 +49,7 @@ class ComposerActor(Warm):
     def __init__(self, run: str, idle_s: float) -> None:
         self.solver = RemoteSolver()
         self.composer = Composer(run, self.solver, gone=is_going)
+        self.metrics = RunMetrics(self.composer.record)
         super().__init__(idle_s)
 
     @in_use
@@ -54,7 +57,10 @@ class ComposerActor(Warm):
         """Call a method of the composer."""
         if name == "begin":
             self.solver.start()  # a training composes in the end
-        return getattr(self.composer, name)(*args, **kwargs)
+        try:
+            return getattr(self.composer, name)(*args, **kwargs)
+        finally:
+            self.metrics.tell(at_once=name in _TOLD_AT_ONCE)
 
 
 class RemoteComposer(Standing):

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 
 from taft_ray.data import SourceFile, Stripe, index_files
 from taft_ray.orchestration.calls import own_error
+from taft_ray.orchestration.metrics import count
 from taft_ray.orchestration.places import has_room
 from taft_ray.orchestration.waiting import told_while
 from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
@@ -116,8 +117,10 @@ class RayPasses:
             with told_while(run, "the prefix pass", self.per_lane.said(spec.device, spec.threads), waits):
                 for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
                     came = True
-                    for answer in batch["answer"]:
-                        yield json.loads(answer)
+                    for text in batch["answer"]:
+                        answer = json.loads(text)
+                        count("taft_pictures_read", run, len(answer["keys"]))
+                        yield answer
         except RayError as error:
             own = own_error(error)
             if own is None:

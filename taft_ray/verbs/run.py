@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from taft_ray import answers
 from taft_ray.additive.settings import LEFT_OUT
 from taft_ray.data.splits import with_split
-from taft_ray.errors import UsageError
+from taft_ray.errors import IntegrityError, TaftError, UsageError
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
 
@@ -163,11 +163,16 @@ class Run:
 
     # --- looking at it
 
-    def status(self) -> answers.Status:
-        """Where the run stands."""
+    def status(self, metrics: str | os.PathLike[str] | None = None) -> answers.Status:
+        """Where the run stands. metrics: a .prom file that gets its numbers for Prometheus' textfile collector."""
+        from taft_ray.verbs import metrics_file
         from taft_ray.verbs.status import status
 
-        return answers.Status.from_json(status(self.uri))
+        metrics_file.check_metrics_file(metrics)
+        answer = status(self.uri)
+        if metrics is not None:
+            metrics_file.write_status(self.uri, metrics)
+        return answers.Status.from_json(answer)
 
     def rejected(self) -> answers.RejectedRows:
         """The rows of the data that were not taken, each with its reason."""
@@ -327,11 +332,30 @@ class Run:
 
     # --- showing it
 
-    def verify(self, *, head: str | None = None, retrain: bool = False) -> answers.Verification:
-        """Check the run from storage alone. head: a ledger entry of an earlier `verify`. retrain: fit forgotten shards again."""
-        from taft_ray.proof.verify_run import verify
+    def verify(
+        self, *, head: str | None = None, retrain: bool = False, metrics: str | os.PathLike[str] | None = None
+    ) -> answers.Verification:
+        """Check the run from storage alone. head: a ledger entry of an earlier `verify`. retrain: fit forgotten shards again.
 
-        return answers.Verification.from_json(verify(self.uri, head=head, retrain=retrain, report=self._progress))
+        metrics: a .prom file that gets the outcome, for Prometheus' textfile collector.
+        """
+        from taft_ray.proof.verify_run import verify
+        from taft_ray.verbs import metrics_file
+
+        metrics_file.check_metrics_file(metrics)
+        ok = False
+        try:
+            answer = answers.Verification.from_json(verify(self.uri, head=head, retrain=retrain, report=self._progress))
+            ok = answer.ok
+        except IntegrityError:
+            raise
+        except TaftError:  # nothing was found out
+            metrics = None
+            raise
+        finally:
+            if metrics is not None:
+                metrics_file.write_verified(self.uri, ok, metrics)
+        return answer
 
     def audit(
         self,

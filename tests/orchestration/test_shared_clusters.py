@@ -149,7 +149,7 @@ def test_status_says_that_a_command_waits_for_a_place(
     """A pass over pictures, and a worker that fits again: on a cluster that has no CPU."""
     run = copy_of(ridge[0])
     (sample, *_) = here("status", run, "--samples", "--json").json["samples"]
-    options = {"evaluate": ("--data", parquet), "forget": ("--id", sample["id"], "--mode", "retrain")}[command]
+    options = {"evaluate": ("--data", parquet), "forget": ("--ids", sample["id"], "--mode", "retrain")}[command]
     who = {"evaluate": "evaluate: the prefix pass", "forget": "forget: a worker"}[command]
     with own_cluster(0) as address, started(tmp_path / "log", command, run, *options, env=address):
         (waits,) = wait_for(lambda: here("status", run, "--json").json.get("waiting"), 200)

@@ -11,10 +11,13 @@ from processes import descendants, end
 
 
 @contextmanager
-def own_cluster(cpus: int, gpus: int = 0) -> Iterator[dict[str, str]]:
-    """The environment of a command that joins it."""
+def own_cluster(cpus: int, gpus: int = 0, metrics_port: int = 0) -> Iterator[dict[str, str]]:
+    """The environment of a command that joins it. metrics_port: where its node may be scraped; any port by default."""
     with subprocess.Popen(
-        [sys.executable, __file__, str(cpus), str(gpus)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, str(cpus), str(gpus), str(metrics_port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         try:
@@ -25,7 +28,7 @@ def own_cluster(cpus: int, gpus: int = 0) -> Iterator[dict[str, str]]:
             end(left)
 
 
-def main(cpus: int, gpus: int) -> None:
+def main(cpus: int, gpus: int, metrics_port: int) -> None:
     """Until the input ends."""
     import ray
 
@@ -33,10 +36,11 @@ def main(cpus: int, gpus: int) -> None:
     ray.init(
         address="local", namespace="taft_ray", num_cpus=cpus, num_gpus=gpus, include_dashboard=False,
         object_store_memory=200 * 2**20, log_to_driver=False, logging_level=logging.ERROR,
+        _metrics_export_port=metrics_port or None,
     )  # fmt: skip
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

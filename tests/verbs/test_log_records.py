@@ -1,5 +1,6 @@
 """The log names run, operation, shard and generation of verbs, commits and fits, and never a sample."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from taft_ray.composer.composer import Composer
 from taft_ray.data import id_hash
 from taft_ray.errors import UnknownSample
 from taft_ray.plans.facts import Evaluated
+from taft_ray.progress import ProgressReport
 from taft_ray.storage import Store, id_key
 from taft_ray.workers.shard_worker import ShardWorker
 
@@ -159,3 +161,26 @@ def test_a_verb_inside_another_belongs_to_the_outer_one(caplog: pytest.LogCaptur
         "outer ended",
     ]
     assert {fields(record)[:2] for record in caplog.records} == {("r", "outer")}
+
+
+def test_lines_are_json_where_that_is_wanted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records, and lines of progress; whatever is in the message."""
+    monkeypatch.setenv(log.FORMAT, "json")
+    answer = here("forget", run, "--ids", sample_id(1), "--mode", "drop", "--debug")
+    assert answer.code == 0, answer.err
+    lines = [json.loads(line) for line in answer.err.splitlines()]
+    assert all(line["level"] and line["message"] and line["time"].endswith("+00:00") for line in lines)
+    assert {line["run"] for line in lines if "run" in line} == {str(run)}
+    assert "forget begins" in [line["message"] for line in lines]
+
+
+def test_a_json_line_keeps_quotes_line_ends_and_errors(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(log.FORMAT, "JSON")
+    record = logging.LogRecord("taft_ray.x", logging.WARNING, "f", 1, 'a "quote"\n%s', ("日本",), None)
+    assert json.loads(log.JsonLines().format(record))["message"] == 'a "quote"\n日本'
+    with ProgressReport() as report:
+        report("prefix", 5, 10)
+    line = json.loads(capsys.readouterr().err)
+    assert (line["progress"], line["done"], line["total"]) == ("prefix", 5, 10)
