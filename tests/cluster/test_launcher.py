@@ -1,10 +1,14 @@
 """The files of `ray up`: Ray's own validation takes them, and AWS's nodes start on a mock of EC2."""
 
 import copy
+import json
+import re
+import tomllib
 from pathlib import Path
 
 import boto3
 import pytest
+import ray
 import yaml
 from jsonschema import ValidationError
 from moto import mock_aws
@@ -16,7 +20,8 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 from taft_ray.orchestration.session import AUTOSCALED_GPUS
 
 ROOT = Path(__file__).parents[2]
-LAUNCHER = ["aws", "gcp"]
+RAY_AUTOSCALER = Path(ray.__file__).parent / "autoscaler"
+LAUNCHER = ["aws", "gcp", "azure"]
 
 
 def load(name):
@@ -60,7 +65,9 @@ def test_jobs_know_how_many_gpus_may_come(config):
 def test_head_schedules_no_work(config):
     head = config["available_node_types"]["head"]
     assert head["resources"] == {"CPU": 0}
-    assert not {"InstanceMarketOptions", "scheduling", "guestAccelerators"} & head["node_config"].keys()
+    node = head["node_config"]
+    assert not {"InstanceMarketOptions", "scheduling", "guestAccelerators"} & node.keys()
+    assert "priority" not in node.get("azure_arm_parameters", {})
 
 
 def test_nodes_leave_no_disk_behind(config):
@@ -133,6 +140,57 @@ def test_gcp_gpu_nodes_are_spot_and_may_reach_the_bucket():
     }
     (account,) = node["serviceAccounts"]
     assert account["email"].endswith(f"@{load('gcp')['provider']['project_id']}.iam.gserviceaccount.com")
+
+
+@pytest.fixture
+def azure():
+    """The node types of azure.yaml as Ray hands them to Azure, and Ray's template that takes them."""
+    template = json.loads((RAY_AUTOSCALER / "_private/_azure/azure-vm-template.json").read_text())
+    types = validated(load("azure"))["available_node_types"]
+    return {name: types[name]["node_config"]["azure_arm_parameters"] for name in types}, template["parameters"]
+
+
+def test_azure_nodes_have_only_what_rays_template_takes(azure):
+    """Azure refuses a deployment with an unknown parameter, or without one that has no default."""
+    nodes, parameters = azure
+    by_ray = {"vmName", "vmTags", "vmCount", "provisionPublicIp", "msi", "nsg", "subnet", "zones"}
+    by_ray |= {"adminUsername", "publicKey"}  # of Ray's key pair
+    needed = {name for name, parameter in parameters.items() if "defaultValue" not in parameter}
+    kinds = {"string": str, "int": int, "object": dict, "bool": bool}
+    for node in nodes.values():
+        given = node.keys() - {"availability_zone"}  # becomes zones
+        assert given <= parameters.keys() - by_ray
+        assert needed <= given | by_ray
+        for name in given:
+            assert isinstance(node[name], kinds[parameters[name]["type"]]), name
+
+
+def test_azure_gpu_nodes_are_spot_and_leave_nothing(azure):
+    gpu = azure[0]["gpu"]
+    assert (gpu["priority"], gpu["evictionPolicy"], gpu["billingProfile"]) == ("Spot", "Delete", {"maxPrice": -1})
+
+
+def test_azure_identity_is_not_made_by_ray():
+    """Ray removes the rights of an identity that it makes with each `ray up`, that to the data too."""
+    provider = load("azure")["provider"]
+    assert provider["msi_name"]
+    assert provider["msi_resource_group"] != provider["resource_group"]  # in which the identity may do everything
+    assert provider["subscription_id"]  # without it Ray asks the tools of `az`, which the head lacks
+
+
+def test_azure_clients_are_those_of_rays_own_file():
+    def pinned_clients(commands):
+        return set(re.findall(r"[\w-]+==[\w.]+", " ".join(commands)))
+
+    rays = yaml.safe_load((RAY_AUTOSCALER / "azure/defaults.yaml").read_text())
+    assert pinned_clients(load("azure")["head_setup_commands"]) == pinned_clients(rays["head_setup_commands"])
+
+
+def test_storage_packages_are_extras_of_the_project():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, extra, package in (("gcp", "gcs", "gcsfs"), ("azure", "azure", "adlfs")):
+        assert extras[extra] == [package]
+        assert f" ~/taft_ray {package}" in "\n".join(load(name)["setup_commands"])
 
 
 @pytest.fixture
