@@ -1,5 +1,6 @@
 """The KubeRay files, against a schema written after KubeRay's API reference, and against Ray's own autoscaler."""
 
+import inspect
 import shlex
 from pathlib import Path
 
@@ -7,13 +8,16 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, InstanceReconcileConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 from taft_ray.orchestration.session import AUTOSCALED_GPUS
 
 ROOT = Path(__file__).parents[2]
 
 # KubeRay's own schema comes with its operator only, not with a Python package. This one has the documented fields of
-# ray.io/v1 and knows no others, so that a misspelt field fails here and is not dropped in silence by the API server.
+# ray.io/v1 in KubeRay 1.7 that the files use, and knows no others, so that a misspelt field fails here and is not dropped in silence by the API server.
 NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 COUNT = {"type": "integer", "minimum": 0}
@@ -22,6 +26,15 @@ RESOURCES = {
     "properties": {"limits": STRINGS, "requests": STRINGS},
     "required": ["limits", "requests"],
     "additionalProperties": False,
+}
+ENVIRONMENT = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+        "required": ["name", "value"],
+        "additionalProperties": False,
+    },
 }
 CONTAINER = {
     "type": "object",
@@ -37,7 +50,7 @@ CONTAINER = {
                 "additionalProperties": False,
             },
         },
-        "env": {"type": "array"},
+        "env": ENVIRONMENT,
         "resources": RESOURCES,
     },
     "required": ["name", "image", "resources"],
@@ -53,6 +66,31 @@ TOLERATION = {
     },
     "additionalProperties": False,
 }
+NODE_EXPRESSION = {
+    "type": "object",
+    "properties": {
+        "key": {"type": "string"},
+        "operator": {"enum": ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]},
+        "values": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["key", "operator"],
+    "additionalProperties": False,
+}
+
+
+def nested(*names, inner):
+    """An object with one field, in which is an object with one field, and so on; none may be left out."""
+    for name in reversed(names):
+        inner = {"type": "object", "properties": {name: inner}, "required": [name], "additionalProperties": False}
+    return inner
+
+
+AFFINITY = nested(
+    "nodeAffinity",
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    "nodeSelectorTerms",
+    inner={"type": "array", "items": nested("matchExpressions", inner={"type": "array", "items": NODE_EXPRESSION})},
+)
 TEMPLATE = {
     "type": "object",
     "properties": {
@@ -63,6 +101,7 @@ TEMPLATE = {
                 "serviceAccountName": NAME,
                 "restartPolicy": {"const": "Never"},  # the operator refuses others with autoscaler v2
                 "nodeSelector": STRINGS,
+                "affinity": AFFINITY,
                 "tolerations": {"type": "array", "items": TOLERATION},
                 "containers": {"type": "array", "minItems": 1, "items": CONTAINER},
             },
@@ -91,7 +130,7 @@ RAY_CLUSTER_SPEC = {
                 "version": {"enum": ["v1", "v2"]},
                 "resources": RESOURCES,
                 "imagePullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
-                "env": {"type": "array"},
+                "env": ENVIRONMENT,
             },
             "additionalProperties": False,
         },
@@ -117,6 +156,7 @@ RAY_CLUSTER_SPEC = {
                     "maxReplicas": COUNT,
                     "numOfHosts": COUNT,
                     "idleTimeoutSeconds": COUNT,
+                    "priority": {"type": "integer"},  # since KubeRay 1.7
                     "rayStartParams": STRINGS,
                     "template": TEMPLATE,
                 },
@@ -193,20 +233,62 @@ def test_documented_fields_only(cluster, job):
 def test_ray_autoscaler_accepts(cluster):
     """Ray derives the node types from the manifest and validates them with the schema of `ray up`."""
     config = _derive_autoscaling_config_from_ray_cr(cluster)
-    head, gpu = config["available_node_types"]["headgroup"], config["available_node_types"]["gpu"]
+    head, *groups = config["available_node_types"].values()
     assert head["resources"]["CPU"] == 0  # no task is ever put on the head
     assert "GPU" not in head["resources"]
-    assert gpu["resources"].items() >= {"CPU": 7, "GPU": 1, "memory": 26 * 2**30}.items()
-    assert gpu["min_workers"] == 0
-    assert gpu["max_workers"] == config["max_workers"] > 0
-    assert config["idle_timeout_minutes"] == 15
+    for group in groups:
+        assert group["resources"].items() >= {"CPU": 7, "GPU": 1, "memory": 26 * 2**30}.items()
+        assert group["min_workers"] == 0
+        assert group["max_workers"] > 0
+    assert [group["idle_timeout_s"] for group in groups] == [900, 300]
 
 
 def test_jobs_know_how_many_gpus_may_come(cluster):
-    """The driver runs on the head, which has no GPU."""
+    """The driver runs on the head, which has no GPU. Each group alone has room for all lanes of a job."""
     (head,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
-    most = sum(group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"])
+    (most,) = {group["maxReplicas"] for group in cluster["spec"]["workerGroupSpecs"]}
     assert {"name": AUTOSCALED_GPUS, "value": str(most)} in head["env"]
+
+
+def launches(cluster, gpus, given_up=()):
+    """How many pods of which group Ray's autoscaler starts for so many lanes; given_up: groups without nodes lately."""
+    config = AutoscalingConfig(_derive_autoscaling_config_from_ray_cr(cluster), skip_content_hash=True)
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=config.get_node_type_configs(),
+        max_num_nodes=config.get_max_num_nodes(),
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make({"GPU": 1})] * gpus),
+        recoverable_resource_availabilities=dict.fromkeys(given_up, 0.5),
+        cloud_resource_availabilities=dict.fromkeys(given_up, 0.0),
+    )
+    reply = ResourceDemandScheduler().schedule(request)
+    return {launch.instance_type: launch.count for launch in reply.to_launch if launch.instance_type != "headgroup"}
+
+
+def test_spot_comes_first_and_on_demand_in_its_place(cluster):
+    assert launches(cluster, 8) == {"gpu-spot": 8}
+    assert launches(cluster, 8, given_up=["gpu-spot"]) == {"gpu-on-demand": 8}
+    assert launches(cluster, 8, given_up=["gpu-spot", "gpu-on-demand"]) == {"gpu-spot": 8}
+    for group in cluster["spec"]["workerGroupSpecs"]:
+        del group["priority"]
+    assert launches(cluster, 8) != {"gpu-spot": 8}  # so the file needs an operator that knows the field
+
+
+def test_pods_without_nodes_are_given_up_in_the_time_that_the_file_says(cluster):
+    """Ray waits an hour by default."""
+    ((name, value),) = [(env["name"], env["value"]) for env in cluster["spec"]["autoscalerOptions"]["env"]]
+    assert f'"{name}", 60 * 60' in inspect.getsource(InstanceReconcileConfig)
+    assert int(value) < 3600
+
+
+def test_groups_share_no_nodes(cluster):
+    spot, on_demand = (group["template"]["spec"] for group in cluster["spec"]["workerGroupSpecs"])
+    (term,) = on_demand["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    excluded = {rule["key"]: rule["values"] for rule in term["matchExpressions"] if rule["operator"] == "NotIn"}
+    for key, value in spot["nodeSelector"].items():
+        assert excluded[key] == [value]
 
 
 def test_pods_agree(cluster):
@@ -297,5 +379,5 @@ def test_broken_job_is_refused(job, broken):
 
 def test_ray_autoscaler_refuses_workers_without_cpus(cluster):
     del gpu_container(cluster)["resources"]
-    with pytest.raises(ValueError, match="failed to detect `CPU` resources for group gpu"):
+    with pytest.raises(ValueError, match="failed to detect `CPU` resources for group gpu-spot"):
         _derive_autoscaling_config_from_ray_cr(cluster)

@@ -10,6 +10,7 @@ import boto3
 import pytest
 import ray
 import yaml
+from botocore.exceptions import ClientError
 from jsonschema import ValidationError
 from moto import mock_aws
 from ray.autoscaler._private.commands import _bootstrap_config
@@ -231,3 +232,19 @@ def test_aws_nodes_start_on_a_mock(ec2, in_root):
     assert nodes["head"]["IamInstanceProfile"]["Arn"].endswith("/taft-ray-head")
     assert nodes["gpu"]["IamInstanceProfile"]["Arn"].endswith("/taft-ray-worker")
     assert nodes["head"]["ImageId"] == nodes["gpu"]["ImageId"]
+
+
+def test_aws_starts_on_demand_what_it_refuses_as_spot(ec2, in_root):
+    def refuse(params, **_):
+        if "InstanceMarketOptions" in params:
+            answer = {"Error": {"Code": "InsufficientInstanceCapacity", "Message": "no spot"}}
+            raise ClientError(answer, "RunInstances")
+
+    config = _bootstrap_config(prepare_config(load("aws")), no_config_cache=True)
+    provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
+    provider.ec2_fail_fast.meta.client.meta.events.register("before-parameter-build.ec2.RunInstances", refuse)
+    tags = {TAG_RAY_NODE_KIND: "worker", TAG_RAY_USER_NODE_TYPE: "gpu"}
+    provider.create_node(copy.deepcopy(config["available_node_types"]["gpu"]["node_config"]), tags, 1)
+    nodes = [node for found in ec2.describe_instances()["Reservations"] for node in found["Instances"]]
+    assert [node.get("InstanceLifecycle") for node in nodes] == [None]
+    assert len(provider.non_terminated_nodes(tags)) == 1
