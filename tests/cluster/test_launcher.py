@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from taft_ray.orchestration.session import AUTOSCALED_GPUS
 
 ROOT = Path(__file__).parents[2]
 RAY_AUTOSCALER = Path(ray.__file__).parent / "autoscaler"
+TOKEN = "~/.ray/auth_token"
 LAUNCHER = ["aws", "gcp", "azure"]
 
 
@@ -83,10 +87,37 @@ def test_nodes_leave_no_disk_behind(config):
 
 
 def test_local_paths_exist_and_the_large_ones_stay_here(config):
-    for local in config["file_mounts"].values():
+    for local in set(config["file_mounts"].values()) - {TOKEN}:
         assert not Path(local).is_absolute()
         assert (ROOT / local).exists()
     assert {".venv", "runs", ".git"} <= set(config["rsync_exclude"])
+
+
+def test_every_process_of_ray_asks_for_the_token(config):
+    """The options hold for whatever runs in the container: Ray, `ray exec`, jobs."""
+    options = " ".join(config["docker"]["run_options"])
+    (there,) = [remote for remote, local in config["file_mounts"].items() if local == TOKEN]
+    assert "-e RAY_AUTH_MODE=token" in options
+    assert f"-e RAY_AUTH_TOKEN_PATH={there}" in options
+    assert "RAY_AUTH" not in " ".join(config["head_start_ray_commands"] + config["worker_start_ray_commands"])
+
+
+def test_the_token_that_is_made_is_the_one_that_is_mounted(tmp_path):
+    """The laptop generates it, a node finds it by its path, and a node without it does not start."""
+    show = "from ray._raylet import AuthenticationTokenLoader as Loader; print(Loader.instance().get_raw_token())"
+
+    def run(*command, **environment):
+        environment = {"PATH": os.environ["PATH"], "RAY_AUTH_MODE": "token", **environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    ray_command = str(Path(sys.executable).with_name("ray"))
+    made = run(ray_command, "get-auth-token", "--generate", HOME=str(tmp_path))
+    token = Path(TOKEN.replace("~", str(tmp_path)))
+    assert made.stdout == token.read_text() != ""
+    node = {"HOME": str(tmp_path / "elsewhere"), "RAY_AUTH_TOKEN_PATH": str(token)}
+    assert run(sys.executable, "-c", show, **node).stdout.strip() == made.stdout
+    token.unlink()
+    assert run(sys.executable, "-c", show, **node).returncode != 0
 
 
 def test_setup_uses_files_of_the_repository(config):
