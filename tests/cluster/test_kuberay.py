@@ -5,229 +5,44 @@ import shlex
 from pathlib import Path
 
 import pytest
-import yaml
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import ValidationError
+from kuberay_files import check, documents, only
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, InstanceReconcileConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
+from taft_ray.cli.forgetting import forget as forget_command
 from taft_ray.orchestration.session import AUTOSCALED_GPUS
 
 ROOT = Path(__file__).parents[2]
 
-# KubeRay's own schema comes with its operator only, not with a Python package. This one has the documented fields of
-# ray.io/v1 in KubeRay 1.7 that the files use, and knows no others, so that a misspelt field fails here and is not dropped in silence by the API server.
-NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
-STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
-COUNT = {"type": "integer", "minimum": 0}
-RESOURCES = {
-    "type": "object",
-    "properties": {"limits": STRINGS, "requests": STRINGS},
-    "required": ["limits", "requests"],
-    "additionalProperties": False,
-}
-ENVIRONMENT = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
-        "required": ["name", "value"],
-        "additionalProperties": False,
-    },
-}
-CONTAINER = {
-    "type": "object",
-    "properties": {
-        "name": NAME,
-        "image": {"type": "string", "pattern": "^[^: ]+:[^: ]+$"},
-        "ports": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"containerPort": {"type": "integer"}, "name": {"type": "string", "maxLength": 15}},
-                "required": ["containerPort"],
-                "additionalProperties": False,
-            },
-        },
-        "env": ENVIRONMENT,
-        "resources": RESOURCES,
-    },
-    "required": ["name", "image", "resources"],
-    "additionalProperties": False,
-}
-TOLERATION = {
-    "type": "object",
-    "properties": {
-        "key": {"type": "string"},
-        "operator": {"enum": ["Exists", "Equal"]},
-        "value": {"type": "string"},
-        "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
-    },
-    "additionalProperties": False,
-}
-NODE_EXPRESSION = {
-    "type": "object",
-    "properties": {
-        "key": {"type": "string"},
-        "operator": {"enum": ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]},
-        "values": {"type": "array", "items": {"type": "string"}},
-    },
-    "required": ["key", "operator"],
-    "additionalProperties": False,
-}
-
-
-def nested(*names, inner):
-    """An object with one field, in which is an object with one field, and so on; none may be left out."""
-    for name in reversed(names):
-        inner = {"type": "object", "properties": {name: inner}, "required": [name], "additionalProperties": False}
-    return inner
-
-
-AFFINITY = nested(
-    "nodeAffinity",
-    "requiredDuringSchedulingIgnoredDuringExecution",
-    "nodeSelectorTerms",
-    inner={"type": "array", "items": nested("matchExpressions", inner={"type": "array", "items": NODE_EXPRESSION})},
-)
-TEMPLATE = {
-    "type": "object",
-    "properties": {
-        "metadata": {"type": "object"},
-        "spec": {
-            "type": "object",
-            "properties": {
-                "serviceAccountName": NAME,
-                "restartPolicy": {"const": "Never"},  # the operator refuses others with autoscaler v2
-                "nodeSelector": STRINGS,
-                "affinity": AFFINITY,
-                "tolerations": {"type": "array", "items": TOLERATION},
-                "containers": {"type": "array", "minItems": 1, "items": CONTAINER},
-            },
-            "required": ["containers"],
-            "additionalProperties": False,
-        },
-    },
-    "required": ["spec"],
-    "additionalProperties": False,
-}
-RAY_CLUSTER_SPEC = {
-    "type": "object",
-    "properties": {
-        "rayVersion": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
-        "authOptions": {
-            "type": "object",
-            "properties": {"mode": {"enum": ["disabled", "token"]}},
-            "additionalProperties": False,
-        },
-        "enableInTreeAutoscaling": {"type": "boolean"},
-        "autoscalerOptions": {
-            "type": "object",
-            "properties": {
-                "idleTimeoutSeconds": COUNT,
-                "upscalingMode": {"enum": ["Default", "Aggressive", "Conservative"]},
-                "version": {"enum": ["v1", "v2"]},
-                "resources": RESOURCES,
-                "imagePullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
-                "env": ENVIRONMENT,
-            },
-            "additionalProperties": False,
-        },
-        "headGroupSpec": {
-            "type": "object",
-            "properties": {
-                "serviceType": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
-                "enableIngress": {"type": "boolean"},
-                "rayStartParams": STRINGS,
-                "template": TEMPLATE,
-            },
-            "required": ["template"],
-            "additionalProperties": False,
-        },
-        "workerGroupSpecs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "groupName": NAME,
-                    "replicas": COUNT,
-                    "minReplicas": COUNT,
-                    "maxReplicas": COUNT,
-                    "numOfHosts": COUNT,
-                    "idleTimeoutSeconds": COUNT,
-                    "priority": {"type": "integer"},  # since KubeRay 1.7
-                    "rayStartParams": STRINGS,
-                    "template": TEMPLATE,
-                },
-                "required": ["groupName", "template"],
-                "additionalProperties": False,
-            },
-        },
-    },
-    "required": ["headGroupSpec"],
-    "additionalProperties": False,
-}
-RAY_JOB_SPEC = {
-    "type": "object",
-    "properties": {
-        "entrypoint": {"type": "string", "minLength": 1},
-        "runtimeEnvYAML": {"type": "string"},
-        "submissionMode": {"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-        "clusterSelector": STRINGS | {"required": ["ray.io/cluster"]},
-        "rayClusterSpec": RAY_CLUSTER_SPEC,
-        "shutdownAfterJobFinishes": {"type": "boolean"},
-        "ttlSecondsAfterFinished": COUNT,
-        "activeDeadlineSeconds": COUNT | {"minimum": 1},
-        "backoffLimit": COUNT,
-        "suspend": {"type": "boolean"},
-    },
-    "required": ["entrypoint"],
-    "oneOf": [{"required": ["clusterSelector"]}, {"required": ["rayClusterSpec"]}],
-    "additionalProperties": False,
-}
-SPECS = {"RayCluster": RAY_CLUSTER_SPEC, "RayJob": RAY_JOB_SPEC}
-
-
-def check(manifest):
-    """Raises ValidationError unless the API server would keep every field and the operator would accept them."""
-    schema = {
-        "properties": {
-            "apiVersion": {"const": "ray.io/v1"},
-            "kind": {"enum": list(SPECS)},
-            "metadata": {
-                "type": "object",
-                "oneOf": [{"required": ["name"]}, {"required": ["generateName"]}],
-                "properties": {"name": NAME, "generateName": {"type": "string", "maxLength": 42}, "namespace": NAME},
-                "additionalProperties": False,
-            },
-            "spec": SPECS.get(manifest["kind"], {}),
-        },
-        "required": ["apiVersion", "kind", "metadata", "spec"],
-        "additionalProperties": False,
-    }
-    Draft202012Validator.check_schema(schema)
-    Draft202012Validator(schema).validate(manifest)
-
-
-def documents(name):
-    return list(yaml.safe_load_all((ROOT / "cluster" / f"{name}.yaml").read_text()))
-
 
 @pytest.fixture
 def cluster():
-    return next(document for document in documents("kuberay-cluster") if document["kind"] == "RayCluster")
+    return only("kuberay-cluster", "RayCluster")
 
 
 @pytest.fixture
 def job():
-    (job,) = documents("kuberay-job")
-    return job
+    return only("kuberay-job", "RayJob")
 
 
-def test_documented_fields_only(cluster, job):
-    check(cluster)
-    check(job)
+@pytest.fixture
+def alone():
+    return only("kuberay-job-alone", "RayJob")
+
+
+@pytest.fixture
+def cron():
+    return only("kuberay-cronjob", "RayCronJob")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "cluster").glob("kuberay-*.yaml")))
+def test_documented_fields_only(name):
+    for document in documents(name):
+        if document["kind"] != "ServiceAccount":  # it has no spec
+            check(document)
 
 
 def test_ray_autoscaler_accepts(cluster):
@@ -294,7 +109,7 @@ def test_groups_share_no_nodes(cluster):
 def test_pods_agree(cluster):
     spec = cluster["spec"]
     pods = [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
-    (account,) = (document for document in documents("kuberay-cluster") if document["kind"] == "ServiceAccount")
+    account = only("kuberay-account", "ServiceAccount")
     assert {pod["serviceAccountName"] for pod in pods} == {account["metadata"]["name"]}
     assert len({container["image"] for pod in pods for container in pod["containers"]}) == 1
     for pod in pods:
@@ -308,12 +123,52 @@ def test_versions_are_those_that_are_pinned(cluster):
     assert f"FROM rayproject/ray:{cluster['spec']['rayVersion']}-py311" in (ROOT / "cluster/Dockerfile").read_text()
 
 
-def test_job_runs_on_the_cluster(cluster, job):
-    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
-    assert job["metadata"]["namespace"] == cluster["metadata"]["namespace"]
+def test_jobs_run_on_the_cluster(cluster, job, cron):
+    for manifest, spec in ((job, job["spec"]), (cron, cron["spec"]["jobTemplate"])):
+        assert spec["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+        assert manifest["metadata"]["namespace"] == cluster["metadata"]["namespace"]
 
 
-def test_job_runs_a_file_that_the_image_has(job):
+def test_a_job_alone_has_the_same_cluster_and_ends_it(cluster, alone):
+    """Each repeat is in a new cluster, so that its head needs no memory beyond its life."""
+    del cluster["spec"]["gcsFaultToleranceOptions"]
+    assert alone["spec"]["rayClusterSpec"] == cluster["spec"]
+    assert alone["spec"]["shutdownAfterJobFinishes"] is True
+    assert alone["spec"]["backoffLimit"] > 0
+
+
+def test_no_job_runs_for_ever_and_the_operator_submits(job, alone, cron):
+    for spec in (job["spec"], alone["spec"], cron["spec"]["jobTemplate"]):
+        assert 0 < spec["activeDeadlineSeconds"] <= 86400
+        assert spec["submissionMode"] == "HTTPMode"  # so the network policy lets in nobody else
+
+
+def test_requests_that_are_due_are_carried_out_each_day(cron):
+    minute, hour, *every = cron["spec"]["schedule"].split()
+    assert minute.isdecimal()
+    assert hour.isdecimal()
+    assert every == ["*", "*", "*"]
+    python, script, *arguments = shlex.split(cron["spec"]["jobTemplate"]["entrypoint"])
+    assert (python, Path(script).name) == ("python", "forget.py")
+    assert forget_command.make_context("forget", arguments).params["due"] is True
+
+
+def test_head_and_redis_agree(cluster):
+    options = cluster["spec"]["gcsFaultToleranceOptions"]
+    service, redis = only("kuberay-cluster", "Service"), only("kuberay-cluster", "StatefulSet")
+    assert options["redisAddress"] == f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    pod = redis["spec"]["template"]
+    assert service["spec"]["selector"] == pod["metadata"]["labels"] == redis["spec"]["selector"]["matchLabels"]
+    (container,) = pod["spec"]["containers"]
+    assert {"name": "REDIS_PASSWORD", **options["redisPassword"]} in container["env"]
+    assert container["args"][:2] == ["--requirepass", "$(REDIS_PASSWORD)"]
+    secret = options["redisPassword"]["valueFrom"]["secretKeyRef"]
+    comment = (ROOT / "cluster/kuberay-cluster.yaml").read_text()
+    assert f"kubectl create secret generic {secret['name']} --from-literal={secret['key']}=" in comment
+
+
+def test_job_runs_a_file_that_the_image_has(job, alone):
+    assert alone["spec"]["entrypoint"] == job["spec"]["entrypoint"]
     python, script, *options = shlex.split(job["spec"]["entrypoint"])
     image = (ROOT / "cluster/Dockerfile").read_text()
     folder = next(line.split()[1] for line in image.splitlines() if line.startswith("WORKDIR"))
@@ -368,6 +223,8 @@ def test_broken_cluster_is_refused(cluster, broken):
         lambda j: j["spec"].pop("clusterSelector"),  # neither a cluster to choose nor one to make
         lambda j: j["spec"].update(clusterSelector={"cluster": "taft-ray"}),
         lambda j: j["spec"].update(activeDeadlineSeconds=0),
+        lambda j: j["spec"].update(backoffLimit=1),  # the operator refuses it on a cluster that is there
+        lambda j: j["spec"].update(shutdownAfterJobFinishes=True),
         lambda j: j["metadata"].pop("generateName"),
     ],
 )
