@@ -222,3 +222,13 @@ def test_the_head_touches_nodes_of_its_own_cluster_only() -> None:
             assert (key in of_the_cluster and value == cluster) or (key, value) == ("ec2:CreateAction", "RunInstances")
         elif statement["Resource"] == "*":  # descriptions know no resources
             assert listed(statement["Action"]) == ["ec2:DescribeInstances"]
+
+
+def test_roles_of_other_clouds_are_as_small() -> None:
+    """Read, write, list and remove; on Azure a listing is a read. No emulator checks more than that they are well formed."""
+    role = yaml.safe_load((ROOT / "cluster/gcp-role.yaml").read_text())
+    assert role["includedPermissions"] == [f"storage.objects.{verb}" for verb in ("create", "delete", "get", "list")]
+    role = json.loads((ROOT / "cluster/azure-role.json").read_text())
+    blobs = "Microsoft.Storage/storageAccounts/blobServices/containers/blobs"
+    assert role["DataActions"] == [f"{blobs}/{verb}" for verb in ("delete", "read", "write")]
+    assert role["Actions"] == []
