@@ -82,6 +82,12 @@ class Leases:
             self._errors.update(dict.fromkeys(held, known.error))
         return held
 
+    def is_replaced(self, lane: str, worker: Worker | None) -> bool:
+        """Whether a worker that asks was given up with its machine, and its lane goes on in another one: it may live on there."""
+        known = self._lanes.get(lane)
+        other = known.worker if known is not None else None
+        return worker is not None and other is not None and other != worker and self.gone(worker.node)
+
     def lend(self, lane: str, whats: Iterable[What]) -> None:
         """These are the lane's from now on."""
         self._held.update(dict.fromkeys(whats, lane))

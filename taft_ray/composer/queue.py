@@ -18,6 +18,7 @@ from taft_ray.run.quarantine import ShardUnreadable, set_unfitted_aside
 from taft_ray.run.record import Record
 from taft_ray.storage import CheckpointRef, DeltaRef, read_delta
 
+LEAVE = {"leave": True}  # instead of a task
 _FRUITLESS = 2  # workers lost in a row, after which the smallest shard shows whether anything can be fitted
 
 
@@ -60,19 +61,24 @@ class Queue:
         model comes after the last shard.
 
         worker: the process that asks. A shard whose fit lost its worker comes after the others, by itself. The third time it
-        is put into quarantine.
+        is put into quarantine. On a machine that is to go, or was given up, a worker gets no more work: {"leave": True}.
         """
         self.ready.setdefault(lane, self.clock())
+        if self.leases.is_replaced(lane, worker):
+            return LEAVE
         for lost in self.leases.arrive(lane, worker):
             self._put_aside_if_hopeless(lost)
-        task = None if self._closed else self._task_of(lane, together)
-        if task is None:
+        task = None if self._closed else self._task_of(lane, together, worker)
+        if task is None or task is LEAVE:
             self.leases.leave(lane)
         return task
 
-    def _task_of(self, lane: str, together: int) -> dict[str, Any] | None:
+    def _task_of(self, lane: str, together: int, worker: Worker | None) -> dict[str, Any] | None:
         """`take`, for a lane that holds nothing."""
         numbers = self._next(together)
+        wanted = numbers or (self._monolith and MONOLITH not in self.leases)
+        if wanted and worker is not None and self.leases.gone(worker.node):
+            return LEAVE
         if numbers:
             tasks = [task for task in self.record.known(lambda: [self._task(number) for number in numbers]) if task]
             if not tasks:  # its inputs changed meanwhile

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import ray
 
 from taft_ray.composer.composer import Composer
+from taft_ray.composer.leases import LOSSES
 from taft_ray.errors import StorageError
 from taft_ray.log import level, write_from
 from taft_ray.orchestration.calls import ask
@@ -20,7 +21,7 @@ from taft_ray.orchestration.nodes import is_going
 from taft_ray.orchestration.places import has_room
 from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
 from taft_ray.orchestration.solver import RemoteSolver
-from taft_ray.orchestration.standing import Standing
+from taft_ray.orchestration.standing import Standing, giving_signs
 from taft_ray.orchestration.waiting import told_while
 from taft_ray.plans.lane_resources import LaneResources
 from taft_ray.plans.spec import RunSpec
@@ -98,7 +99,7 @@ def composer_for(run: str) -> RemoteComposer:
 
 def _composer_actor(run: str) -> Any:
     return _logging_as_here(
-        ray.remote(ComposerActor)
+        giving_signs(ComposerActor)
         .options(
             name=actor_name(run, "composer"),
             namespace=NAMESPACE,
@@ -113,21 +114,22 @@ def _composer_actor(run: str) -> Any:
     )
 
 
-class Remote:
-    """An actor's methods as plain calls."""
+class RemoteWorker(Standing):
+    """The methods of a warm worker, as plain calls to its actor. Where it is lost, the next one is asked the same."""
 
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
+    def __init__(self, find: Callable[[], Any]) -> None:
+        # a fit may be what kills it. It gives no signs: torch's settings are those of the thread that makes a worker
+        super().__init__(find, LOSSES, gives_signs=False)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
-        return partial(ask, getattr(self.actor, name))
+        return partial(self.ask, name)
 
 
 def worker_for(run: str, spec: RunSpec, classes: int, per_lane: LaneResources, index: int = 0) -> ShardWorker:
     """A warm shard actor for retrains and evaluation, which takes as much as a lane; leaves when it is idle."""
-    return cast("ShardWorker", Remote(_worker_actor(run, spec, classes, per_lane, index)))
+    return cast("ShardWorker", RemoteWorker(partial(_worker_actor, run, spec, classes, per_lane, index)))
 
 
 def _worker_actor(run: str, spec: RunSpec, classes: int, per_lane: LaneResources, index: int) -> Any:
@@ -152,7 +154,7 @@ def _worker_actor(run: str, spec: RunSpec, classes: int, per_lane: LaneResources
     )
     what = per_lane.said(spec.device, spec.threads)
     with told_while(run, "a worker", what, lambda: not has_room(taken, per_lane)):
-        ask(actor.ready)
+        ray.wait([actor.ready.remote()])  # also where it dies, which whoever asks it first will hear
     return actor
 
 

@@ -2,7 +2,7 @@
 
 A lost lane restarts alone (one trainer a lane), and what it had not committed is fitted again by whoever asks next. The composer
 counts what was lost: a shard that takes its workers with it is put aside (`composer/leases.py`). A lane that says nothing for long
-is ended, and restarts like one that was lost.
+is ended, and restarts like one that was lost. A lane on a machine that is to go ends its fit, and goes on elsewhere.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _PROGRESS_S = 1.0
 _log = logger_of(__name__)
 
 
-def lane_loop(config: Mapping[str, Any]) -> None:
-    """What a lane's worker runs."""
+def lane_loop(config: Mapping[str, Any]) -> bool:
+    """Work of a lane's worker; whether nothing is left for the lane, which else goes on in another worker."""
     write_from(config["log"])
     composer = composer_for(config["run"])
     lane, name, worker, missed = config["lane"], _name_of(config["lane"]), None, None
@@ -65,7 +65,9 @@ def lane_loop(config: Mapping[str, Any]) -> None:
     while True:
         task, results = composer.take(lane, results, TOGETHER, here), []
         if task is None:
-            return
+            return True
+        if "leave" in task:
+            return False
         if "wait" in task:
             time.sleep(_WAIT_S)
             continue
@@ -203,8 +205,9 @@ def _run_lane(run: str, spec: RunSpec, per_lane: LaneResources, lane: str, lanes
         while True:
             steps, nodes = lanes.composer.steps(), alive()
             try:
-                _run_once(run, spec, per_lane, lane)
-                return
+                if _run_once(run, spec, per_lane, lane):
+                    return
+                _log.info("%s leaves a machine that is to go", _name_of(lane))
             except ControllerError as error:
                 if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                     raise
@@ -222,10 +225,10 @@ def _run_lane(run: str, spec: RunSpec, per_lane: LaneResources, lane: str, lanes
         lanes.composer.tell("give_up", lane)
 
 
-def _run_once(run: str, spec: RunSpec, per_lane: LaneResources, lane: str) -> None:
-    """Run a lane until the queue is empty, or until it was restarted too often."""
+def _run_once(run: str, spec: RunSpec, per_lane: LaneResources, lane: str) -> bool:
+    """Run a lane until the queue is empty, or until it was restarted too often; False where it is to go on elsewhere."""
     with tempfile.TemporaryDirectory(prefix="taft-ray-lane-") as scratch:  # Train wants a folder; nothing is kept
-        TorchTrainer(
+        ended = TorchTrainer(
             lane_loop,
             train_loop_config={"run": run, "lane": lane, "log": level()},
             scaling_config=ScalingConfig(
@@ -241,3 +244,4 @@ def _run_once(run: str, spec: RunSpec, per_lane: LaneResources, lane: str) -> No
                 failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=0),
             ),
         ).fit()
+        return ended.return_value is not False

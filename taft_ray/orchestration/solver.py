@@ -5,10 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import ray
-
 from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
-from taft_ray.orchestration.standing import Standing
+from taft_ray.orchestration.standing import Standing, giving_signs
 from taft_ray.run.solve import Model, solve
 from taft_ray.version import VERSION
 from taft_ray.workers.warm import Warm, in_use
@@ -57,7 +55,7 @@ def solver_name() -> str:
 
 def _solver() -> object:
     return (
-        ray.remote(SolverActor)
+        giving_signs(SolverActor)
         .options(
             name=solver_name(),
             namespace=NAMESPACE,

@@ -1,4 +1,4 @@
-"""Actors that may die or leave at any time: what is asked of one is asked again of the next."""
+"""Actors that may die, hang or leave at any time: what is asked of one is asked again of the next."""
 
 from __future__ import annotations
 
@@ -6,32 +6,54 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.exceptions import RayActorError
 
 from taft_ray.errors import StorageError
-from taft_ray.orchestration.calls import ask
+from taft_ray.log import logger_of
+from taft_ray.orchestration.calls import fetch
 
-_TRIES, _PAUSE_S = 6, 0.25  # of a call whose actor has died or left; a pause doubles
+_TRIES, _PAUSE_S = 7, 0.25  # of a call whose actor has died or left; a pause doubles
+_LIFE = "life"  # a thread of the actor that says it is there, whatever its calls do
+_SILENT_S, _SIGN_S = 15.0, 30.0  # of a call, after which its actor is asked whether it is there; in which it says so
+
+_log = logger_of(__name__)
 
 
 class Standing:
-    """A named actor, made again where it has died or left. For actors whose calls may be repeated.
+    """A named actor, made again where it has died or left. For actors whose calls may be repeated."""
 
-    find: the actor of this name, made where there is none.
-    """
+    def __init__(self, find: Callable[[], Any], tries: int = _TRIES, *, gives_signs: bool = True) -> None:
+        """find: the actor of this name, made where there is none. tries: of one call.
 
-    def __init__(self, find: Callable[[], Any]) -> None:
-        self.find = find
+        gives_signs: whether it is `giving_signs`; else one that hangs is waited for.
+        """
+        self.find, self.tries, self.gives_signs = find, tries, gives_signs
         self.actor = find()
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the actor and wait."""
-        for attempt in range(_TRIES):
+        for attempt in range(self.tries - 1):
             try:
-                return ask(getattr(self.actor, method), *args, **kwargs)
+                return self._answer(method, *args, **kwargs)
             except StorageError as error:
                 if not isinstance(error.__cause__, RayActorError):
                     raise
             time.sleep(_PAUSE_S * 2**attempt)
             self.actor = self.find()
-        return ask(getattr(self.actor, method), *args, **kwargs)
+        return self._answer(method, *args, **kwargs)
+
+    def _answer(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        answer = getattr(self.actor, method).remote(*args, **kwargs)
+        while self.gives_signs and not ray.wait([answer], timeout=_SILENT_S, fetch_local=False)[0]:
+            sign = self.actor.ready.options(concurrency_group=_LIFE).remote()
+            if not ray.wait([answer, sign], timeout=_SIGN_S, fetch_local=False)[0]:
+                _log.warning("an actor of this run says nothing for %d s and is ended", _SILENT_S + _SIGN_S)
+                ray.kill(self.actor)  # also one that was stopped; its name is free at once
+        return fetch(answer)
+
+
+def giving_signs(cls: type) -> Any:
+    """The actor class of a `Warm` one, which answers ``ready`` while a call is at work. Calls run in a thread of their own."""
+    with_life: Any = ray.remote(concurrency_groups={_LIFE: 1})  # type: ignore[call-overload]  # Ray's stubs lack it
+    return with_life(cls)

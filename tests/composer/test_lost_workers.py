@@ -12,6 +12,7 @@ from toy_run import EVERYONE, SHARDS, composed_of, fit, make_run, shard_of
 
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.leases import LEAST_S, LONGEST_S, LOSSES, SAID_S, Leases, Worker
+from taft_ray.composer.queue import LEAVE
 from taft_ray.plans.state import QUARANTINED
 from taft_ray.proof.verify_run import verify
 from taft_ray.verbs.repair import repair
@@ -132,7 +133,6 @@ def test_repair_leaves_it_to_training(run: Path) -> None:
 
 def test_workers_lost_with_their_machines_cost_nothing(run: Path) -> None:
     machines = Machines(run, {0}, nodes=lambda life: f"node-{life}")
-    machines.lost = {f"node-{life}" for life in range(1, 30)}
     machines.composer = Composer(str(run), gone=lambda node: node in machines.lost)
     machines.composer.begin({}, machines.composer.snapshot().identity)
     worker = machines.worker()
@@ -140,8 +140,43 @@ def test_workers_lost_with_their_machines_cost_nothing(run: Path) -> None:
         task = machines.composer.take("lane", (), 0, worker)
         assert task is not None
         assert task["shard"] == 0
+        machines.lost.add(worker.node)
         worker = machines.worker()
     assert not state_of(run).quarantined
+
+
+def test_machine_that_is_to_go_ends_its_fit_and_gets_no_other(run: Path) -> None:
+    machines = Machines(run, set())
+    staying, going = Worker("a", "stays", 1), Worker("b", "goes", 2)
+    task = machines.composer.take("lane-1", (), 0, going)
+    assert task is not None
+    machines.lost.add("goes")
+    made = [fit(machines.composer.record.store, task)]
+    assert machines.composer.take("lane-1", made, 0, going) == LEAVE
+    assert [shard.shard for shard in state_of(run).in_model] == [task["shard"]]
+    others = []
+    while (left := machines.composer.take("lane-0", (), 0, staying)) is not None:
+        others.append(left["shard"])
+        machines.composer.finished(fit(machines.composer.record.store, left))
+    assert sorted([task["shard"], *others]) == list(range(SHARDS))
+    assert machines.composer.take("lane-1", (), 0, going) is None, "nothing is left that it could hand to another"
+    assert not machines.composer.queue.leases.losses
+
+
+def test_worker_that_outlived_its_machine_takes_nothing_from_the_next(run: Path) -> None:
+    """Its raylet was stopped, say: Ray gave the machine up, the lane restarted elsewhere, and the old process goes on."""
+    machines = Machines(run, set())
+    old, new = Worker("a", "given up", 1), Worker("b", "there", 2)
+    assert machines.composer.take("lane", (), 0, old)
+    machines.lost.add("given up")
+    task = machines.composer.take("lane", (), 0, new)
+    assert task is not None
+    assert machines.composer.take("lane", (), 0, old) == LEAVE
+    assert task["shard"] in machines.composer.queue.leases
+    again = machines.composer.take("other", (), 0, Worker("c", "there", 3))
+    assert again is not None
+    assert again["shard"] != task["shard"]
+    assert not machines.composer.queue.leases.losses
 
 
 def test_lost_worker_of_many_shards_leaves_each_to_be_tried_alone(run: Path) -> None:

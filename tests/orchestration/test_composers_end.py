@@ -113,6 +113,32 @@ def test_composing_happens_elsewhere_and_survives_that_process(run: str, copy_of
     assert in_its_process(composer, loaded) == set()
 
 
+def test_a_composer_that_was_stopped_is_ended_and_the_next_one_answers(
+    ridge: tuple[Path, dict[str, Any]], run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGSTOP: the process is there, and its socket takes calls. One that only takes its time is waited for."""
+    import os
+    import signal
+
+    from taft_ray.orchestration import actors, standing
+
+    monkeypatch.setattr(standing, "_SILENT_S", 0.2)
+    monkeypatch.setattr(standing, "_SIGN_S", 5.0)
+    composer = actors.composer_for(run)
+    pid = in_its_process(composer, lambda actor: os.getpid())
+    assert composer.composed_digest() == ridge[1]["composed"]
+
+    def is_slow(actor: Any) -> None:
+        actor.composer.now = lambda: time.sleep(8) or 0.0
+
+    in_its_process(composer, is_slow)
+    assert composer.now() == 0.0
+    assert in_its_process(composer, lambda actor: os.getpid()) == pid
+    os.kill(pid, signal.SIGSTOP)
+    assert composer.composed_digest() == ridge[1]["composed"]
+    assert in_its_process(composer, lambda actor: os.getpid()) != pid
+
+
 @pytest.mark.parametrize(("there", "expected"), [(0, 0), (599, 0), (600, 300), (10_000, 300)])
 def test_no_more_memory_is_reserved_than_the_head_can_spare(there: int, expected: int) -> None:
     from taft_ray.orchestration.session import reservable

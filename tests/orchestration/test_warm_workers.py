@@ -54,6 +54,36 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
     assert actors.worker_for(run, spec, 3, ANYWHERE).ready()  # and is made again when it is needed
 
 
+def test_what_a_killed_worker_was_asked_is_asked_of_the_next_and_not_for_ever(
+    ridge: tuple[Path, dict[str, Any]],
+) -> None:
+    import ray
+
+    from taft_ray.composer.leases import LOSSES
+    from taft_ray.errors import StorageError
+    from taft_ray.orchestration import actors
+    from taft_ray.plans.lane_resources import ANYWHERE
+    from taft_ray.run.address import run_address
+    from taft_ray.run.spec import run_spec
+    from taft_ray.storage import Store
+
+    run = run_address(str(ridge[0]))
+    worker: Any = actors.worker_for(run, run_spec(Store(run)), 3, ANYWHERE)
+    assert worker.ready()
+    ray.kill(worker.actor)
+    assert worker.ready()
+    made = []
+
+    def find(real: Any = worker.find) -> Any:
+        made.append(real())
+        return made[-1]
+
+    worker.find = find
+    with pytest.raises(StorageError, match="died"):
+        worker.ask("__ray_call__", lambda actor: os._exit(1))
+    assert len(made) == LOSSES - 1
+
+
 def test_a_worker_never_leaves_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     left = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda code: left.set())
