@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import boto3
 import pytest
@@ -20,6 +21,8 @@ from ray.autoscaler._private.commands import _bootstrap_config
 from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
 
 from taft_ray.orchestration.session import AUTOSCALED_GPUS
 
@@ -273,9 +276,15 @@ def test_aws_starts_on_demand_what_it_refuses_as_spot(ec2, in_root):
 
     config = _bootstrap_config(prepare_config(load("aws")), no_config_cache=True)
     provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
-    provider.ec2_fail_fast.meta.client.meta.events.register("before-parameter-build.ec2.RunInstances", refuse)
-    tags = {TAG_RAY_NODE_KIND: "worker", TAG_RAY_USER_NODE_TYPE: "gpu"}
-    provider.create_node(copy.deepcopy(config["available_node_types"]["gpu"]["node_config"]), tags, 1)
+    events = provider.ec2_fail_fast.meta.client.meta.events  # of a client that Ray keeps for the next provider
+    events.register("before-parameter-build.ec2.RunInstances", refuse)
+    reader = AutoscalingConfig(config, skip_content_hash=True)
+    # as Ray's autoscaler (v2) asks for nodes, and hears of what went wrong
+    adapter = NodeProviderAdapter(provider, mock.Mock(get_cached_autoscaling_config=lambda: reader))
+    adapter._launch_nodes_by_type("gpu", 1, "request")
+    events.unregister("before-parameter-build.ec2.RunInstances", refuse)
+    assert adapter.poll_errors() == []
+    (there,) = adapter.get_non_terminated().values()
+    assert (there.node_type, there.request_id) == ("gpu", "request")
     nodes = [node for found in ec2.describe_instances()["Reservations"] for node in found["Instances"]]
     assert [node.get("InstanceLifecycle") for node in nodes] == [None]
-    assert len(provider.non_terminated_nodes(tags)) == 1

@@ -8,8 +8,10 @@ import pytest
 import yaml
 from ray.autoscaler._private.loader import load_function_or_class
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated import instance_manager_pb2 as messages
 
 from taft_ray.orchestration import spot
 
@@ -131,6 +133,15 @@ def test_failed_machines_are_deleted_first():
     started.create_node(gpu_node("azure"), {}, 2)
     assert len(started.nodes) == 2
     assert "failed" not in started.nodes
+
+
+def test_rays_autoscaler_forgets_what_was_refused():
+    """Only a node that was given and never came up counts against its type; this is why the provider falls back."""
+    monitor = CloudResourceMonitor()
+    instance, event = (getattr(messages, name) for name in ("Instance", "InstanceUpdateEvent"))  # made by protobuf
+    for status, known in ((instance.ALLOCATION_FAILED, set()), (instance.ALLOCATION_TIMEOUT, {"gpu"})):
+        monitor.notify([event(instance_id="1", new_instance_status=status, instance_type="gpu")])
+        assert monitor.get_recoverable_resource_availabilities().keys() == known
 
 
 def launches(config, gpus):
