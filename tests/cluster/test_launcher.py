@@ -24,7 +24,7 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
 
-from taft_ray.orchestration.places import AUTOSCALED_GPUS
+from taft_ray.orchestration.session import AUTOSCALED_GPUS
 
 ROOT = Path(__file__).parents[2]
 RAY_AUTOSCALER = Path(ray.__file__).parent / "autoscaler"
@@ -276,11 +276,13 @@ def test_aws_starts_on_demand_what_it_refuses_as_spot(ec2, in_root):
 
     config = _bootstrap_config(prepare_config(load("aws")), no_config_cache=True)
     provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
-    provider.ec2_fail_fast.meta.client.meta.events.register("before-parameter-build.ec2.RunInstances", refuse)
+    events = provider.ec2_fail_fast.meta.client.meta.events  # of a client that Ray keeps for the next provider
+    events.register("before-parameter-build.ec2.RunInstances", refuse)
     reader = AutoscalingConfig(config, skip_content_hash=True)
     # as Ray's autoscaler (v2) asks for nodes, and hears of what went wrong
     adapter = NodeProviderAdapter(provider, mock.Mock(get_cached_autoscaling_config=lambda: reader))
     adapter._launch_nodes_by_type("gpu", 1, "request")
+    events.unregister("before-parameter-build.ec2.RunInstances", refuse)
     assert adapter.poll_errors() == []
     (there,) = adapter.get_non_terminated().values()
     assert (there.node_type, there.request_id) == ("gpu", "request")

@@ -3,15 +3,15 @@
 import copy
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from ray.autoscaler._private.loader import load_function_or_class
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
-from ray.autoscaler.v2.instance_manager.subscribers import cloud_resource_monitor
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated import instance_manager_pb2 as messages
 
 from taft_ray.orchestration import spot
 
@@ -137,10 +137,10 @@ def test_failed_machines_are_deleted_first():
 
 def test_rays_autoscaler_forgets_what_was_refused():
     """Only a node that was given and never came up counts against its type; this is why the provider falls back."""
-    parts: Any = cloud_resource_monitor  # whose messages pyright does not see
-    monitor = parts.CloudResourceMonitor()
-    for status, known in ((parts.Instance.ALLOCATION_FAILED, set()), (parts.Instance.ALLOCATION_TIMEOUT, {"gpu"})):
-        monitor.notify([parts.InstanceUpdateEvent(instance_id="1", new_instance_status=status, instance_type="gpu")])
+    monitor = CloudResourceMonitor()
+    instance, event = (getattr(messages, name) for name in ("Instance", "InstanceUpdateEvent"))  # made by protobuf
+    for status, known in ((instance.ALLOCATION_FAILED, set()), (instance.ALLOCATION_TIMEOUT, {"gpu"})):
+        monitor.notify([event(instance_id="1", new_instance_status=status, instance_type="gpu")])
         assert monitor.get_recoverable_resource_availabilities().keys() == known
 
 
