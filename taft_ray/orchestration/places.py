@@ -91,7 +91,7 @@ def has_gpus(declared: int | None = None) -> bool:
 
 
 def workers_at_once(spec: RunSpec, per_lane: LaneResources = ANYWHERE) -> int:
-    """How many workers of a run find a place on the nodes that are up, and at least one; on CPUs no more than it has shards."""
+    """How many workers of a run find a place on the nodes that are up, and at least one. On CPUs no more than it has shards."""
     cpus, gpus = resources(per_lane)
     if spec.device == "cuda" and gpus:
         return gpus * per_lane.per_gpu

@@ -28,7 +28,7 @@ class Notice:
         self._said: Wait | None = None
 
     def says(self, what: str | None, since: float = 0.0) -> None:
-        """What is waited for, None for nothing; written where it changed, and now and then while it lasts."""
+        """Write what is waited for, None for nothing, where it changed, and now and then while it lasts."""
         now, said = time.time(), self._said
         if what is None:
             if said is not None:

@@ -1,4 +1,4 @@
-"""What a monitoring system is told of a run: numbers that follow from its ledger.
+"""Numbers of a run for monitoring systems. They follow from its ledger.
 
 Times are unix seconds and not ages, so that they stay true while nobody works on the run. 0 stands for "there is none".
 """

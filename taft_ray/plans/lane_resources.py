@@ -1,4 +1,4 @@
-"""What each worker of a run takes of a cluster, beside its threads. No bit of a result depends on it."""
+"""A worker's share of a cluster, beside its threads. No bit of a result depends on it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ _FINEST = 1e-4  # Ray counts no finer
 
 @dataclass(frozen=True)
 class LaneResources(JsonObject):
-    """What a lane, a worker of the prefix pass, and one that fits again or measures take, each for itself.
+    """Lanes, workers of the prefix pass, and those that fit again or measure take this, each for itself.
 
-    cpus: cores that each holds; as many as the run's ``threads`` by default, and none beside a GPU.
-    gpus: the part of a GPU that each holds, in (0, 1]; with 0.5 two share one.
+    cpus: cores that each holds. By default as many as the run's ``threads``, and none beside a GPU.
+
+    gpus: the part of a GPU that each holds, in (0, 1]. With 0.5 two share one.
+
     resources: custom resources of the cluster's nodes, and how much each takes.
+
     accelerator_type: Ray's name of a kind of GPU, such as "L4".
+
     label_selector: labels of the nodes, by Ray's syntax: "value", "!value", "in(a,b)", "!in(a,b)".
 
     Raises UsageError for amounts that are none.

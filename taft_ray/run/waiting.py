@@ -1,4 +1,4 @@
-"""What commands wait for, as notes beside the ledger. A note says nothing of what holds, and may go at any time."""
+"""Notes beside the ledger of what commands wait for. A note says nothing of what holds, and may go at any time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def remove(store: Store, name: str) -> None:
 
 
 def waits(store: Store, now: float) -> list[Wait]:
-    """Who waits, the longest first."""
+    """The waits that are fresh, the longest first."""
     return sorted((wait for _, wait in _notes(store) if wait and _is_fresh(wait, now)), key=lambda wait: wait.since)
 
 

@@ -78,7 +78,7 @@ class Heard(Callback):
 
 
 def _needs(options: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-    """What a trial takes, of Ray's options of a worker."""
+    """A trial's share of the cluster, from Ray's options of a worker."""
     kind, labels = options.get("accelerator_type"), options.get("label_selector")
     bundle = {
         "CPU": options["num_cpus"],

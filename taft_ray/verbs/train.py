@@ -168,7 +168,7 @@ class Training:
 
     @property
     def workers(self) -> int:
-        """Of the prefix pass, at most."""
+        """The most workers of the prefix pass."""
         return self.gpus * self.per_lane.per_gpu or self.lanes
 
     def state(self) -> RunState:
@@ -330,7 +330,7 @@ class Training:
 
 
 def _kept(store: Store) -> LaneResources:
-    """What workers of this run take by what was said before."""
+    """The share of each worker that was said before."""
     return replay(Ledger(store).entries()).per_lane
 
 

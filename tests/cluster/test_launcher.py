@@ -24,7 +24,7 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
 
-from taft_ray.orchestration.session import AUTOSCALED_GPUS
+from taft_ray.orchestration.places import AUTOSCALED_GPUS
 
 ROOT = Path(__file__).parents[2]
 RAY_AUTOSCALER = Path(ray.__file__).parent / "autoscaler"

@@ -46,7 +46,7 @@ def series(worker: str, name: str, values: str, **labels: str) -> dict[str, str]
 
 
 def composer(worker: str, since: int, until: int, entries: int, **gauges: float) -> list[dict[str, str]]:
-    """What a composer's process tells once an hour, from one hour to another, before and after which there is nothing."""
+    """A composer's process tells this once an hour, from one hour to another. Before and after there is nothing."""
 
     def told(value: float) -> str:
         return " ".join([*["_"] * since, *[f"{value:g}"] * (until - since), "stale"])

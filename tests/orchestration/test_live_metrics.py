@@ -1,7 +1,6 @@
 """While a command is at work on a cluster, whoever scrapes the cluster's metrics sees the run."""
 
 import re
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -61,9 +60,6 @@ def test_a_scrape_shows_what_a_training_has_done(tmp_path: Path, parquet: Path, 
     assert (value(text, "taft_fit_seconds_total", run) or 0) > 0
     helps = dict(re.findall(rf"# HELP {PREFIX}(taft_\w+?)(?:_total)? (.*)", text))
     assert {**GAUGES, **FITS}.items() >= {name: helps[name] for name in helps}.items()
-    if shutil.which("promtool"):
-        done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
-        assert "taft_" not in done.stdout + done.stderr, done.stdout + done.stderr
 
 
 def test_commands_without_a_cluster_tell_nobody_and_import_no_metrics() -> None:

@@ -1,4 +1,4 @@
-"""What monitoring is told follows from the ledger, and is text that Prometheus reads."""
+"""Numbers for monitoring follow from the ledger, and are text that Prometheus reads."""
 
 import shutil
 import subprocess

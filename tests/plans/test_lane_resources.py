@@ -1,4 +1,4 @@
-"""What workers take of a cluster: as Ray's parts are told it, and as the ledger keeps it."""
+"""A worker's share of a cluster: as Ray's parts are told it, and as the ledger keeps it."""
 
 from typing import Any
 
