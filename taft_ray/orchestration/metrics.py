@@ -1,4 +1,4 @@
-"""What Ray's metrics tell of runs while processes are at work on them: `plans.gauges` has the names."""
+"""Ray's metrics of runs, while processes are at work on them: `plans.gauges` has the names."""
 
 from __future__ import annotations
 
