@@ -33,24 +33,32 @@ class Standing:
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the actor and wait."""
-        for attempt in range(self.tries - 1):
+        for attempt in range(self.tries):
             try:
+                if attempt:
+                    time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+                    self.actor = self.find()
                 return self._answer(method, *args, **kwargs)
             except StorageError as error:
-                if not isinstance(error.__cause__, RayActorError):
+                if not isinstance(error.__cause__, RayActorError) or attempt == self.tries - 1:
                     raise
-            time.sleep(_PAUSE_S * 2**attempt)
-            self.actor = self.find()
-        return self._answer(method, *args, **kwargs)
+        raise AssertionError("no try is left, and the last one raises")
 
     def _answer(self, method: str, *args: Any, **kwargs: Any) -> Any:
         answer = getattr(self.actor, method).remote(*args, **kwargs)
         while self.gives_signs and not ray.wait([answer], timeout=_SILENT_S, fetch_local=False)[0]:
             sign = self.actor.ready.options(concurrency_group=_LIFE).remote()
-            if not ray.wait([answer, sign], timeout=_SIGN_S, fetch_local=False)[0]:
+            if not ray.wait([answer, sign], timeout=_SIGN_S, fetch_local=False)[0] and _is_made(self.actor):
                 _log.warning("an actor of this run says nothing for %d s and is ended", _SILENT_S + _SIGN_S)
                 ray.kill(self.actor)  # also one that was stopped; its name is free at once
         return fetch(answer)
+
+
+def _is_made(actor: Any) -> bool:
+    """Whether its process has begun to take calls: it may still wait for a place, or import torch."""
+    from ray._private.state import actors  # there is no public way
+
+    return actors(actor._ray_actor_id.hex()).get("State") == "ALIVE"
 
 
 def giving_signs(cls: type) -> Any:

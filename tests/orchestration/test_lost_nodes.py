@@ -272,7 +272,7 @@ def in_hand(watch: Watch, stage: str, ended: Callable[[], str | None]) -> Held:
         before = {piece for pieces in watch.marks("part") for piece in pieces} - set(held.pieces)
         return held if STAGES[stage].kind != "part" or before <= answered else ended()
 
-    held = wait_for(settled)
+    held = wait_for(settled, every=0.2)
     assert isinstance(held, Held), held
     return held
 
@@ -398,13 +398,16 @@ def job(cluster: NodeCluster, verb: str, *arguments: object) -> subprocess.Compl
 def test_a_job_that_was_stopped_and_is_submitted_again_changes_no_bit(
     stage: str, with_dashboard: NodeCluster, watch: Watch, runs: Runs, tmp_path: Path
 ) -> None:
+    from ray.job_submission import JobSubmissionClient
+
     run, name = runs.begun(stage, tmp_path / "run"), f"stopped-{stage.replace(' ', '-')}"
     runs.undisturbed(stage)
     watch.hold(STAGES[stage].kind, STAGES[stage].nth)
     command = ("--", sys.executable, "-m", "taft_ray.cli", *runs.command(stage, run))
     begun = job(with_dashboard, "submit", "--no-wait", "--submission-id", name, *command)
     assert begun.returncode == 0, begun.stderr
-    held = in_hand(watch, stage, lambda: None)
+    asked = JobSubmissionClient(with_dashboard.dashboard)
+    held = in_hand(watch, stage, lambda: asked.get_job_logs(name) if asked.get_job_status(name).is_terminal() else None)
     stopped = job(with_dashboard, "stop", name)
     assert stopped.returncode == 0, stopped.stderr
     watch.go()

@@ -54,6 +54,7 @@ def test_a_warm_worker_leaves_when_another_run_wants_its_room(
     assert actors.worker_for(run, spec, 3, ANYWHERE).ready()  # and is made again when it is needed
 
 
+@pytest.mark.slow  # it starts four workers
 def test_what_a_killed_worker_was_asked_is_asked_of_the_next_and_not_for_ever(
     ridge: tuple[Path, dict[str, Any]],
 ) -> None:

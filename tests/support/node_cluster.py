@@ -102,6 +102,7 @@ def node_cluster(environment: Mapping[str, str], nodes: int = 2, *, dashboard: b
 
 def main(scratch: str, nodes: int, dashboard: bool) -> None:
     """Until the input ends."""
+    from ray._private.utils import write_ray_address
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # native code
     from ray.cluster_utils import Cluster
 
@@ -113,6 +114,7 @@ def main(scratch: str, nodes: int, dashboard: bool) -> None:
     if dashboard:  # another Ray on this machine has the default ports
         head |= {name: free_port() for name in ("dashboard_port", "dashboard_agent_listen_port", "metrics_export_port")}
     cluster = Cluster(initialize_head=True, head_node_args=head)
+    write_ray_address(cluster.address, scratch)  # where a job looks for its cluster; else it takes any of this machine
     workers = {node.node_id: node for node in (cluster.add_node(num_cpus=1, **small) for _ in range(nodes))}
 
     def say() -> None:
