@@ -80,7 +80,9 @@ def forget(
             return {**_promise(asked), **before}
         name = asked["request"]
         due = composer.due_requests([name])
-        return {**_carry_out(run, spec, composer, due, gpu_hour_price, report, name)[name], **before}
+        done = _carry_out(run, spec, composer, due, gpu_hour_price, report, name)
+        # another command, at work on the same run, may have carried it out meanwhile
+        return {**(done[name] if name in done else composer.certificate(name)), **before}
 
 
 @operation("forget --due")

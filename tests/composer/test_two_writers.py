@@ -10,6 +10,8 @@ from folder import files, finish, holders, state_of
 from store_faults import DIE_AFTER, DIE_BEFORE, Fault, Killed, Stalled, fault, faults_possible
 from toy_run import EVERYONE, SHARDS, composed_of, fit, key_of, make_run, prefix_pass, shard_of
 
+import taft_ray as tr
+from benchmarks.additive_forget import name_of, synthetic_run
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.proof.verify_run import verify
@@ -299,3 +301,25 @@ def test_shard_asked_for_while_another_forgets_one_of_its_samples(run: Path, at:
     gc(str(run))
     assert verify(str(run))["problems"] == []
     assert Composer(str(run)).composed_digest() == composed_of(left_after(without=0))
+
+
+@pytest.mark.parametrize("mode", ["drop", "subtract"])
+def test_a_command_whose_request_another_one_carries_out_has_the_certificate_too(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the request and the work another command takes everything that is open, as a timer does."""
+    run = tmp_path / "run"
+    synthetic_run(run, 3, 60, 16)
+    due = Composer.due_requests
+
+    def overtaken(composer: Composer, first: Any = ()) -> list[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(Composer, "due_requests", due)
+            assert len(tr.Run(run).forget_due().certificates) == 1
+        return due(composer, first)
+
+    monkeypatch.setattr(Composer, "due_requests", overtaken)
+    certificate = tr.Run(run).forget([name_of(1)], mode=mode)
+    assert isinstance(certificate, tr.answers.Certificate)
+    assert certificate.samples == 1
+    assert verify(str(run))["problems"] == []
