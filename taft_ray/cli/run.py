@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -154,16 +156,39 @@ def _samples(run: Run, output: str | None, data: str | None) -> Any:
 
 
 def _watched(run: Run) -> Status:
-    """The status once nothing is under way; until then each that differs is shown on stderr."""
-    shown = None
-    while True:
-        status = run.status()
-        if not status.under_way():
-            return status
-        if status != shown:
-            click.echo(f"{datetime.now(UTC):%H:%M:%S} UTC\n{status}\n", err=True)
-            shown = status
-        time.sleep(WATCH_S)
+    """The status once nothing is under way. Until then it is kept up to date in a terminal, and each that differs is a text in a log."""
+    with _shown_live() as show:
+        while True:
+            status = run.status()
+            if not status.under_way():
+                return status
+            show(status)
+            time.sleep(WATCH_S)
+
+
+@contextmanager
+def _shown_live() -> Iterator[Callable[[Status], None]]:
+    """Shows one status after the other on stderr."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    last: list[Status] = []
+
+    def told(status: Status) -> str:
+        return f"{datetime.now(UTC):%H:%M:%S} UTC\n{status}"
+
+    def in_log(status: Status) -> None:
+        if last != [status]:
+            last[:] = [status]
+            click.echo(f"{told(status)}\n", err=True)
+
+    if not console.is_terminal:
+        yield in_log
+        return
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        yield lambda status: live.update(Text(told(status)), refresh=True)
 
 
 @click.command()

@@ -1,11 +1,16 @@
 """`status --watch` follows another process's work to its end; an interrupted command says what stands."""
 
+import contextlib
+import os
+import pty
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from command import here
+from command import COMMAND, ROOT, here
+from processes import wait_for
 from toy_run import EVERYONE, SHARDS, fit, make_run
 
 from taft_ray.cli import run as commands
@@ -37,6 +42,34 @@ def test_watch_shows_every_change_until_nothing_is_under_way(run: Path, monkeypa
     assert {shard["state"] for shard in answer.json["shards"]} == {"trained"}
     assert f"{SHARDS} pending" in answer.err
     assert answer.err.count("UTC") >= 2, "it changed on the way"
+
+
+def test_watch_in_a_terminal_shows_one_status_in_place(run: Path) -> None:
+    """A pseudo-terminal: the status is drawn over itself, and what is left at the end is the last one, on stdout."""
+    leader, follower = pty.openpty()
+    seen = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end was closed
+            while chunk := os.read(leader, 4096):
+                seen.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with subprocess.Popen(
+        [*COMMAND, "status", str(run), "--watch"], cwd=ROOT, stdout=subprocess.PIPE, stderr=follower, text=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    ) as process:  # fmt: skip
+        os.close(follower)
+        wait_for(lambda: f"{SHARDS} pending".encode() in seen, 60)
+        fit_all(run, 0.5)
+        out, _ = process.communicate(timeout=120)
+    reader.join(10)
+    os.close(leader)
+    assert process.returncode == 0
+    assert f"{SHARDS} trained" in out
+    assert b"\x1b[" in seen, "it moves the cursor"
+    assert f"{SHARDS} trained".encode() not in seen
 
 
 def test_watch_ends_at_once_where_nothing_is_under_way(run: Path) -> None:
