@@ -114,7 +114,9 @@ def main(scratch: str, nodes: int, dashboard: bool) -> None:
     if dashboard:  # another Ray on this machine has the default ports
         head |= {name: free_port() for name in ("dashboard_port", "dashboard_agent_listen_port", "metrics_export_port")}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    write_ray_address(cluster.address, scratch)  # where a job looks for its cluster; else it takes any of this machine
+    write_ray_address(
+        str(cluster.address), scratch
+    )  # where a job looks for its cluster; else it takes any of this machine
     workers = {node.node_id: node for node in (cluster.add_node(num_cpus=1, **small) for _ in range(nodes))}
 
     def say() -> None:
