@@ -82,7 +82,7 @@ def test_watch_ends_at_once_where_nothing_is_under_way(run: Path) -> None:
 
 
 def test_interrupted_command_says_what_stands_and_what_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(run: object) -> None:
+    def interrupted(run: object, metrics: object = None) -> None:
         raise KeyboardInterrupt
 
     composer = Composer(str(run))
