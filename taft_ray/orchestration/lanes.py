@@ -113,9 +113,8 @@ class Lanes:
     notice: Notice
     what: str  # that a lane waits for
     ended: float | None = None  # when the last shard was committed, by the same
-    waits: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # lane: since when (unix seconds), and when it was seen last
+    # lane: since when it waits (unix seconds), and when that was seen last
+    waits: dict[str, tuple[float, float]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)  # workers of which was said that they are silent
     _given_up: set[str] = field(default_factory=set)
 
@@ -208,6 +207,7 @@ def _run_lane(run: str, spec: RunSpec, per_lane: LaneResources, lane: str, lanes
                 if _run_once(run, spec, per_lane, lane):
                     return
                 _log.info("%s leaves a machine that is to go", _name_of(lane))
+                began = time.time()
             except ControllerError as error:
                 if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
                     raise
@@ -219,6 +219,7 @@ def _run_lane(run: str, spec: RunSpec, per_lane: LaneResources, lane: str, lanes
                 # shards that took their workers with them, and machines that went, are no failures of the lane
                 if lanes.composer.steps() == steps and nodes <= alive():
                     raise
+                began = time.time()
     except Exception as error:
         # handed to the driver's thread, which raises it when no other lane finishes the work
         lanes.errors.append(error)
