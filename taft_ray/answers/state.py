@@ -89,7 +89,7 @@ class Quarantined(Answer):
     """
 
     shard: int
-    since: float
+    since: str
     objects: tuple[DamagedObject, ...]
     samples_without_tokens: int
     reason: str | None = None

@@ -13,7 +13,7 @@ import ray
 
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.leases import LOSSES
-from taft_ray.errors import StorageError
+from taft_ray.errors import StorageError, TaftError
 from taft_ray.log import level, write_from
 from taft_ray.orchestration.calls import ask
 from taft_ray.orchestration.metrics import RunMetrics
@@ -50,7 +50,7 @@ class ComposerActor(Warm):
     def __init__(self, run: str, idle_s: float) -> None:
         self.solver = RemoteSolver()
         self.composer = Composer(run, self.solver, gone=is_going)
-        self.metrics = RunMetrics(self.composer.record)
+        self.metrics = RunMetrics(self.composer)
         super().__init__(idle_s)
 
     @in_use
@@ -58,10 +58,11 @@ class ComposerActor(Warm):
         """Call a method of the composer."""
         if name == "begin":
             self.solver.start()  # a training composes in the end
-        try:
-            return getattr(self.composer, name)(*args, **kwargs)
-        finally:
+        self.metrics.begin()
+        answer = getattr(self.composer, name)(*args, **kwargs)
+        with suppress(TaftError):
             self.metrics.tell(at_once=name in _TOLD_AT_ONCE)
+        return answer
 
 
 class RemoteComposer(Standing):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import cache
 
 from ray.util.metrics import Counter, Gauge
 
+from taft_ray.composer.composer import Composer
+from taft_ray.errors import TaftError
 from taft_ray.plans.gauges import FITS, GAUGES, gauges
-from taft_ray.run.record import Record
 
 EVERY_S = 2.0  # at most: a busy composer has other things to do
 _LABELS = {"taft_shards": ("run", "state"), "taft_requests": ("run", "state")}
@@ -17,10 +19,16 @@ _LABELS = {"taft_shards": ("run", "state"), "taft_requests": ("run", "state")}
 class RunMetrics:
     """The metrics of a run, told by its composer's process after calls to it."""
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self._fits = len(record.state.fits)
+    def __init__(self, composer: Composer) -> None:
+        self.composer = composer
+        self._fits: int | None = None  # that were there before, or were counted
         self._told = 0.0
+
+    def begin(self) -> None:
+        """Count from here on. A run that cannot be read has no metrics: whoever asked is told."""
+        if self._fits is None:
+            with suppress(TaftError):
+                self._fits = len(self.composer.record.state.fits)
 
     def tell(self, at_once: bool = False) -> None:
         """Gauges and counters of the state as last read."""
@@ -28,10 +36,11 @@ class RunMetrics:
         if not at_once and now - self._told < EVERY_S:
             return
         self._told = now
-        run, state = self.record.store.uri, self.record.state
-        for sample in gauges(state, len(self.record.ledger.known), time.time()):
+        record = self.composer.record
+        run, state = record.store.uri, record.state
+        for sample in gauges(state, len(record.ledger.known), time.time()):
             _gauge(sample.name).set(sample.value, {"run": run, **sample.labels})
-        new, self._fits = state.fits[self._fits :], len(state.fits)
+        new, self._fits = state.fits[self._fits or 0 :], len(state.fits)
         for fit in new:
             count("taft_fits", run)
             count("taft_fit_seconds", run, float(fit.facts.get("seconds", 0.0)))
