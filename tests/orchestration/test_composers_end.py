@@ -113,6 +113,7 @@ def test_composing_happens_elsewhere_and_survives_that_process(run: str, copy_of
     assert in_its_process(composer, loaded) == set()
 
 
+@pytest.mark.slow  # it waits for silences
 def test_a_composer_that_was_stopped_is_ended_and_the_next_one_answers(
     ridge: tuple[Path, dict[str, Any]], run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,12 @@
 """How far a verb is, as it is told on stderr: what starts is said, and nothing goes back."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taft_ray.orchestration.lanes import Lanes
+from taft_ray.orchestration.waiting import Notice
 from taft_ray.progress import ProgressReport
 
 
@@ -56,13 +58,14 @@ def test_a_second_pass_is_said_in_a_log_too(capsys: pytest.CaptureFixture[str]) 
     assert said == ["0/100", "100/100", "0/40", "40/40"]
 
 
-def test_lanes_are_told_as_they_start() -> None:
+def test_lanes_are_told_as_they_start(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
 
     class Composer:
         def training_status(self) -> dict[str, Any]:
             return {"ready": {"lane-1": 2.0}, "trained": 1, "shards": 4, "monolith": None, "left": 0, "ended": 3.0}
 
-    lanes = Lanes(Composer(), [], [], 1.0, 2)  # type: ignore[arg-type]  # a composer that answers alone
+    composer: Any = Composer()  # which answers alone
+    lanes = Lanes(composer, [], [], 1.0, 2, Notice(str(tmp_path), "lanes"), "a GPU")
     lanes.wait(lambda what, done, total: told.append((what, done, total)))
     assert told == [("lanes", 1, 2), ("shards", 1, 4)]
