@@ -70,10 +70,11 @@ def measure(commands: int, ids: int, pictures: int, shards: int, features: int) 
         one_request = time.perf_counter() - began
 
         same = told(crowd, "status")["composed"] == told(queue, "status")["composed"]
+        leftovers = len(told(crowd, "gc")["removed"])  # of those that lost a race
         problems = sum(len(told(run, "verify")["problems"]) for run in (crowd, queue, many))
     return {
         "commands": commands, "at_once_s": at_once, "in_turn_s": in_turn, "at_once_mb": max(memory),
-        "same_digest": same, "problems": problems,
+        "same_digest": same, "leftovers": leftovers, "problems": problems,
         "ids": ids, "pictures": pictures, "one_request_s": one_request, "one_request_mb": memory_of_many,
     }  # fmt: skip
 
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print(
         f"{found['commands']} commands at once: {found['at_once_s']:.1f} s, one after another {found['in_turn_s']:.1f} s; "
-        f"{found['at_once_mb']:.0f} MB at most each; {'the same model' if found['same_digest'] else 'ANOTHER MODEL'}"
+        f"{found['at_once_mb']:.0f} MB at most each; {found['leftovers']} leftovers for gc; {'the same model' if found['same_digest'] else 'ANOTHER MODEL'}"
     )
     print(
         f"{found['ids']:,} ids of {found['pictures']:,} pictures in one request: {found['one_request_s']:.1f} s, "
