@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from taft_ray import answers
 from taft_ray.additive.settings import LEFT_OUT
 from taft_ray.data.splits import with_split
-from taft_ray.errors import IntegrityError, TaftError, UsageError
+from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
 
@@ -343,18 +343,14 @@ class Run:
         from taft_ray.verbs import metrics_file
 
         metrics_file.check_metrics_file(metrics)
-        ok = False
         try:
             answer = answers.Verification.from_json(verify(self.uri, head=head, retrain=retrain, report=self._progress))
-            ok = answer.ok
-        except IntegrityError:
-            raise
-        except TaftError:  # nothing was found out
-            metrics = None
-            raise
-        finally:
+        except IntegrityError:  # any other error has found nothing out
             if metrics is not None:
-                metrics_file.write_verified(self.uri, ok, metrics)
+                metrics_file.write_verified(self.uri, False, metrics)
+            raise
+        if metrics is not None:
+            metrics_file.write_verified(self.uri, answer.ok, metrics)
         return answer
 
     def audit(

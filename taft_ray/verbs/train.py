@@ -159,7 +159,7 @@ class Training:
         from taft_ray.orchestration.actors import composer_for
 
         record = Record(run)
-        per_lane = per_lane or _kept(record.store)
+        per_lane = per_lane or record.state.per_lane
         reach, why = places.gpus_within_reach(declared, per_lane)
         gpus, cpus = reach if spec.device == "cuda" else 0, places.resources(per_lane)[0]
         count = lanes_for(spec.shards, gpus=gpus, cpus=cpus, threads=spec.threads, asked=lanes, per_lane=per_lane)
