@@ -30,6 +30,7 @@ from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.run.record import Record
 from taft_ray.run.solve import Solve, solve
+from taft_ray.run.turn import Turns
 from taft_ray.storage import DeltaRef, digest_bytes
 from taft_ray.storage import rundir as names
 from taft_ray.storage.digest import canonical_json
@@ -78,6 +79,10 @@ class Composer:
         return Forgetting(self.record, self.composition, self._clock)
 
     @cached_property
+    def turns(self) -> Turns:
+        return Turns(self.record.store)
+
+    @cached_property
     def mending(self) -> Mending:
         return Mending(self.record, self.composition)
 
@@ -88,7 +93,7 @@ class Composer:
         return Tuning(self.record, self.composition)
 
     def _read_anew(self) -> None:
-        for name in ("record", "composition", "queue", "adding", "forgetting", "mending", "tuning"):
+        for name in ("record", "composition", "queue", "adding", "forgetting", "turns", "mending", "tuning"):
             self.__dict__.pop(name, None)
 
     def _check_folder(self) -> None:
@@ -321,7 +326,7 @@ class Composer:
         """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`; and which
         earlier requests answer for some of its ids, in "forgotten_before"."""
         with suppress(IntegrityError, ObjectMissing):  # what is stuck of others is told by whoever carries out
-            self.recover()
+            self.recover_unless_in_hand()
         request = self.forgetting.request(selection, mode, deadline)
         state = self.record.state.requests[request]
         if deadline is None and state.dropped is None and not state.unplaced:
@@ -343,8 +348,13 @@ class Composer:
     def due_requests(self, first: Sequence[str] = ()) -> list[str]:
         """Requests to carry out now, with ``first``: those that a crash cut off, and those whose time has come."""
         with suppress(IntegrityError, ObjectMissing):  # they are carried out one by one, and each tells
-            self.recover()
+            self.recover_unless_in_hand()
         return self.forgetting.due(first)
+
+    def is_forgotten(self, request: str) -> bool:
+        """Whether a request has been carried out, and has its certificate."""
+        self.record.refresh()
+        return self.record.state.requests[request].forgotten is not None
 
     def recover(self) -> None:
         """Finish what a crash cut off, and forget again what an older copy of the folder brought back."""
@@ -353,6 +363,14 @@ class Composer:
             self.forgetting.recover()
         finally:
             self.forgetting.finish_purges()
+
+    def recover_unless_in_hand(self) -> None:
+        """`recover`, where purges that a command at work carries out are not taken for cut off."""
+        self._check_folder()
+        if self.turns.taken():
+            self.forgetting.recover()
+        else:
+            self.recover()
 
     def recover_what_can_be(self) -> str | None:
         """`recover`, where damage that is in its way is told and not raised."""

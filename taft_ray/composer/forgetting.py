@@ -204,11 +204,9 @@ class Forgetting(Asking):
     def _rewrite(self, request: str) -> None:
         """Commit a manifest without the request's samples; made again when another writer commits one first."""
         for _ in range(_REWRITES):
-            if self._request(request).rewritten is not None:
+            made = self.record.current(lambda: self._rewrite_of(request))
+            if made is None:
                 return
-            made = self.record.current(
-                lambda: rewrite(self.store, self.record.state, self._request(request), self._manifest())
-            )
             tier = self.composition.tier()
             shards = map(self.record.state.shards.__getitem__, self._request(request).shards)
             before = {shard.shard: shard.member(tier.by_records) for shard in shards}
@@ -222,6 +220,11 @@ class Forgetting(Asking):
                 moves = {number: (ref, after.get(str(number))) for number, ref in before.items() if ref is not None}
                 tier.shift(moves, made.left)
         raise CommitConflict(f"other writers rewrote the manifest {_REWRITES} times in a row; run the forget again")
+
+    def _rewrite_of(self, request: str) -> Rewrite | None:
+        """None where the request has been rewritten: once more would be a generation that nobody ever commits."""
+        asked = self._request(request)
+        return None if asked.rewritten else rewrite(self.store, self.record.state, asked, self._manifest())
 
     def conclude(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
         """Write the certificate and commit its digest; the certificate is returned. Idempotent.

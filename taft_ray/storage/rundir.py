@@ -28,6 +28,7 @@ EVAL_FOLDER = "eval"
 CERTIFICATES_FOLDER = "certificates"
 REPORTS_FOLDER = "reports"
 WAITING_FOLDER = f"{REPORTS_FOLDER}/waiting"
+TURN_KEY = f"{REPORTS_FOLDER}/turn.json"
 REJECTED_LISTS = f"{REPORTS_FOLDER}/rejected"
 """What the keys of lists of rejected rows start with."""
 

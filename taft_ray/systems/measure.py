@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from taft_ray.systems.regmean import regmean
 from taft_ray.tangent import Delta, Pictures, TangentModel, prepare_pictures
 
 WARM_UP = 64  # pictures of the fit that does not count
+IN_MEMORY = 64  # shards whose statistics are; those of more lie in files, which the kernel may drop from memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,7 +147,8 @@ def fit_shard(
     seconds = {}
     for readout in _by_statistics(cell, model, shard.tokens[:1]):
         started = clock()
-        statistics[readout] = statistics_for(readout, model, pictures, delta)  # type: ignore[arg-type]  # a tangent model
+        kept = statistics_for(readout, model, pictures, delta)  # type: ignore[arg-type]  # a tangent model
+        statistics[readout] = in_files(kept) if kept and spec.shards > IN_MEMORY else kept
         seconds[f"{readout}_seconds"] = clock() - started
     facts = {
         "prepare_seconds": prepared - began,
@@ -156,6 +159,21 @@ def fit_shard(
         "norm": float(delta.norm()),
     }
     return Member(delta=delta, weight=spec.weight_of(len(shard)), statistics=statistics), facts
+
+
+def in_files(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, of CPU memory that unnamed files hold. They go with the last tensor that reads them."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        values = tensor.numpy()
+        if not values.size:
+            return tensor
+        with TemporaryFile(prefix="taft-ray-statistics-") as file:
+            held = np.memmap(file, values.dtype, mode="w+", shape=values.shape)
+            held[...] = values
+        return torch.from_numpy(held)
+
+    return {name: moved(tensor) for name, tensor in tensors.items()}
 
 
 def _by_statistics(cell: Cell, model: TangentModel | NonLinear, tokens: Tensor) -> tuple[str, ...]:

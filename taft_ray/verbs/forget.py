@@ -6,9 +6,10 @@ joined, for fits alone.
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import run_spec
 from taft_ray.run.state import damage_of
+from taft_ray.run.turn import Turns
 from taft_ray.storage import Store, sweep_copies
 from taft_ray.verbs.composer import composer_of, in_cluster
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection", "estimate", "forget", "forget_due"]
 
+_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between two looks whose turn it is
 _FITS = 5  # tries of one shard that other requests keep changing
 
 
@@ -78,9 +81,11 @@ def forget(
             return {**composer.certificate(asked["request"]), "repeated": True, **before}
         if asked["waiting"]:
             return {**_promise(asked), **before}
-        name = asked["request"]
-        due = composer.due_requests([name])
-        done = _carry_out(run, spec, composer, due, gpu_hour_price, report, name)
+        name, done = asked["request"], {}
+        with _turn(run, lambda: composer.is_forgotten(name)) as mine:
+            if mine:
+                due = composer.due_requests([name])
+                done = _carry_out(run, spec, composer, due, gpu_hour_price, report, name)
         # another command, at work on the same run, may have carried it out meanwhile
         return {**(done[name] if name in done else composer.certificate(name)), **before}
 
@@ -101,14 +106,45 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
         promised = {one.request: one.deadline for one in before.requests.values() if one.deadline and not one.forgotten}
         if due and in_cluster():
             composer = _join(joined, run)
-            due = composer.due_requests()  # which sees what a warm one may have missed: a folder that was exchanged
-        done = _carry_out(run, spec, composer, due, gpu_hour_price, report)
+        done: dict[str, dict[str, Any]] = {}
+        if due:
+            with _turn(run):
+                due = composer.due_requests()  # others may have carried some out; a folder may have been exchanged
+                done = _carry_out(run, spec, composer, due, gpu_hour_price, report)
+        carried_out = {request for request in promised if request in done or composer.is_forgotten(request)}
     late = [
-        {"request": request, "deadline": deadline, "carried_out": request in done}
+        {"request": request, "deadline": deadline, "carried_out": request in carried_out}
         for request, deadline in promised.items()
-        if deadline < (time.time() if request in done else began)
+        if deadline < (time.time() if request in carried_out else began)
     ]
     return {"certificates": list(done.values()), **({"ok": False, "late": late} if late else {})}
+
+
+@contextmanager
+def _turn(run: str, over: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """Wait for the turn to carry out this run's requests, and hold it; False where ``over`` came true before.
+
+    Requests are then carried out together, by one command for all: commands that wait find theirs done.
+    """
+    turns = Turns(Store(run))
+    with ExitStack() as waiting:
+        pause = 0.0
+        while True:
+            with turns.turn() as mine:
+                if mine:
+                    waiting.close()
+                    yield True
+                    return
+            if not pause:
+                from taft_ray.orchestration.waiting import told_while
+
+                told = told_while(run, "forget", "another command that carries out requests", lambda: True)
+                waiting.enter_context(told)
+            if over():
+                yield False
+                return
+            pause = min(pause + _PAUSE_S, _LONGEST_PAUSE_S)
+            time.sleep(pause * random.uniform(0.5, 1.5))
 
 
 def _join(joined: ExitStack, run: str) -> Composer:

@@ -9,7 +9,9 @@ from taft_ray.log import operation
 from taft_ray.plans.orphans import orphans
 from taft_ray.run.record import Record
 from taft_ray.run.sums import snapshots_of, sums_of_tiers
+from taft_ray.run.turn import Turns
 from taft_ray.run.waiting import stale
+from taft_ray.storage.rundir import TURN_KEY
 
 
 @operation("gc")
@@ -29,7 +31,7 @@ def gc(run: str) -> dict[str, Any]:
     current = record.current(lambda: snapshots_of(spec, sums_of_tiers(store, spec, record.state)))
     parts, keys = (manifest.parts, manifest.keys) if manifest else ({}, ())
     left = orphans(held, record.state, parts, current, keys)
-    left = [*left, *stale(store, time.time())]
+    left = [*left, *stale(store, time.time()), *([TURN_KEY] if Turns(store).left_over() else [])]
     store.erase(left)
     store.sweep()
     return {"removed": left, "bytes": sum(listed.get(name, 0) for name in left)}

@@ -1,5 +1,9 @@
 """Two composers of one run, each holding still where it hurts most, and schedules that hypothesis found: told one by one."""
 
+import json
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -310,16 +314,46 @@ def test_a_command_whose_request_another_one_carries_out_has_the_certificate_too
     """Between the request and the work another command takes everything that is open, as a timer does."""
     run = tmp_path / "run"
     synthetic_run(run, 3, 60, 16)
-    due = Composer.due_requests
+    ask = Composer.request_forget
 
-    def overtaken(composer: Composer, first: Any = ()) -> list[str]:
-        with monkeypatch.context() as patch:
-            patch.setattr(Composer, "due_requests", due)
-            assert len(tr.Run(run).forget_due().certificates) == 1
-        return due(composer, first)
+    def overtaken(composer: Composer, *asked: Any) -> dict[str, Any]:
+        answer = ask(composer, *asked)
+        assert len(tr.Run(run).forget_due().certificates) == 1
+        return answer
 
-    monkeypatch.setattr(Composer, "due_requests", overtaken)
+    monkeypatch.setattr(Composer, "request_forget", overtaken)
     certificate = tr.Run(run).forget([name_of(1)], mode=mode)
     assert isinstance(certificate, tr.answers.Certificate)
     assert certificate.samples == 1
     assert verify(str(run))["problems"] == []
+
+
+def test_commands_at_once_leave_what_commands_in_turn_leave(tmp_path: Path) -> None:
+    """Each is a process. One carries out what others have asked, and nobody leaves a record of a lost race."""
+    crowd, queue = tmp_path / "crowd", tmp_path / "queue"
+    synthetic_run(crowd, 3, 60, 16)
+    shutil.copytree(crowd, queue)
+    names_of_all = [name_of(number) for number in range(4)]
+    forget_one = [sys.executable, "-m", "taft_ray.cli", "forget"]
+    commands = [
+        subprocess.Popen([*forget_one, str(crowd), "--ids", name, "--json"], stdout=subprocess.PIPE)
+        for name in names_of_all
+    ]
+    certificates = [json.loads(command.communicate()[0]) for command in commands]
+    assert [command.returncode for command in commands] == [0] * 4
+    assert len({one["request"] for one in certificates}) == 4
+    for name in names_of_all:
+        tr.Run(queue).forget([name])
+    assert Composer(str(crowd)).composed_digest() == Composer(str(queue)).composed_digest()
+    assert verify(str(crowd))["problems"] == []
+    assert gc(str(crowd))["removed"] == []
+
+
+def test_a_purge_that_another_writer_has_done_already_writes_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    synthetic_run(run, 3, 60, 16)
+    late = Composer(str(run))
+    request = late.request_forget(Selection(ids=(name_of(1),)), "subtract")["request"]
+    Composer(str(run)).resume_forget(request)
+    late.forgetting.purge(request)  # on the state that it has known since the request
+    assert {str(path.relative_to(run)) for path in files(run, "deltas")} == state_of(run).delta_keys()

@@ -1,5 +1,6 @@
 """A measured cell: the shards, and what is read out of them."""
 
+import importlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from taft_ray.sums import compose, statistics_for
 from taft_ray.systems import measure
 from taft_ray.systems.measure import split
 from taft_ray.tangent import linearize, prepare_pictures
+
+measuring = importlib.import_module("taft_ray.systems.measure")  # whose name in the package is the function
 
 
 @pytest.mark.parametrize("method", ["hash", "equal", "stratified"])
@@ -84,6 +87,19 @@ def test_measuring_again_gives_the_same_numbers(tm, train, test, cell_of, networ
     everyone = [row for row in first["kept"] if row["shards"] == 4]
     assert all(row["vote"] == first["accuracy"]["vote"] for row in everyone)
     assert all(row["mean"] == first["accuracy"]["mean"] for row in everyone)  # sums do not depend on the order
+
+
+def test_statistics_in_files_give_the_same_numbers(tm, train, test, cell_of, monkeypatch):
+    cell = cell_of(solver="ridge")
+    in_memory = measure(cell, tm, train, test)
+    spilled = []
+    in_files = measuring.in_files
+    monkeypatch.setattr(measuring, "IN_MEMORY", cell.spec.shards - 1)
+    monkeypatch.setattr(measuring, "in_files", lambda tensors: spilled.append(1) or in_files(tensors))
+    again = measure(cell, tm, train, test)
+    assert len(spilled) == 2 * sum(1 for size in again["samples"] if size), "Gram and joint of each shard"
+    for name in ("accuracy", "gram_by_epsilon", "joint_by_penalty"):
+        assert again[name] == in_memory[name]
 
 
 def test_one_shard_is_one_model(tm, train, test, cell_of):
