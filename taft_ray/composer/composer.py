@@ -365,9 +365,9 @@ class Composer:
             self.forgetting.finish_purges()
 
     def recover_unless_in_hand(self) -> None:
-        """`recover`, where purges that a command at work carries out are not taken for cut off."""
+        """`recover`, where purges that another command is carrying out are not taken for cut off."""
         self._check_folder()
-        if self.turns.taken():
+        if self.turns.taken_elsewhere():
             self.forgetting.recover()
         else:
             self.recover()

@@ -6,9 +6,8 @@ joined, for fits alone.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import run_spec
 from taft_ray.run.state import damage_of
-from taft_ray.run.turn import Turns
+from taft_ray.run.turn import Held, Turn, Turns
 from taft_ray.storage import Store, sweep_copies
 from taft_ray.verbs.composer import composer_of, in_cluster
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection", "estimate", "forget", "forget_due"]
 
-_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between two looks whose turn it is
+_PATIENCE_S = 30.0  # with another command, before a request is made beside it
 _FITS = 5  # tries of one shard that other requests keep changing
 
 
@@ -65,28 +64,32 @@ def forget(
     """
     run = run_address(run)
     with ExitStack() as joined:
-        try:
-            spec = run_spec(Store(run))
-            mode = mode or default_mode(spec)
-            composer = Composer(run)
-            if deadline is None and in_cluster():  # there is one that has the sums in memory
-                composer.check_request(selection, mode)
-                composer = _join(joined, run)
-            asked = composer.request_forget(selection, mode, deadline)
-        except (IntegrityError, StorageError):
-            _keep_for_later(run, selection, mode or DEFAULT_MODE)
-            raise
-        before = {"forgotten_before": asked["forgotten_before"]} if asked["forgotten_before"] else {}
-        if asked["done"]:
-            return {**composer.certificate(asked["request"]), "repeated": True, **before}
-        if asked["waiting"]:
-            return {**_promise(asked), **before}
-        name, done = asked["request"], {}
-        with _turn(run, lambda: composer.is_forgotten(name)) as mine:
-            if mine:
-                due = composer.due_requests([name])
-                done = _carry_out(run, spec, composer, due, gpu_hour_price, report, name)
-        # another command, at work on the same run, may have carried it out meanwhile
+        with ExitStack() as turn:
+            try:
+                spec = run_spec(Store(run))
+                mine = turn.enter_context(_turn(run, _too_long()))
+                mode = mode or default_mode(spec)
+                composer = Composer(run)
+                if deadline is None and in_cluster():  # there is one that has the sums in memory
+                    composer.check_request(selection, mode)
+                    composer = _join(joined, run)
+                asked = composer.request_forget(selection, mode, deadline)
+            except (IntegrityError, StorageError):
+                _keep_for_later(run, selection, mode or DEFAULT_MODE)
+                raise
+            name = asked["request"]
+            before = {"forgotten_before": asked["forgotten_before"]} if asked["forgotten_before"] else {}
+            if asked["done"]:
+                return {**composer.certificate(name), "repeated": True, **before}
+            if asked["waiting"]:
+                return {**_promise(asked), **before}
+            done = {}
+            if mine is not None:
+                done = _carry_out(run, spec, composer, mine, gpu_hour_price, report, name)
+        if name not in done:  # another command fits shards, and it or this one carries the request out after that
+            with _turn(run, lambda _: composer.is_forgotten(name)) as mine:
+                if mine is not None:
+                    done = _carry_out(run, spec, composer, mine, gpu_hour_price, report, name)
         return {**(done[name] if name in done else composer.certificate(name)), **before}
 
 
@@ -108,9 +111,9 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
             composer = _join(joined, run)
         done: dict[str, dict[str, Any]] = {}
         if due:
-            with _turn(run):
-                due = composer.due_requests()  # others may have carried some out; a folder may have been exchanged
-                done = _carry_out(run, spec, composer, due, gpu_hour_price, report)
+            with _turn(run) as mine:
+                assert mine is not None
+                done = _carry_out(run, spec, composer, mine, gpu_hour_price, report)
         carried_out = {request for request in promised if request in done or composer.is_forgotten(request)}
     late = [
         {"request": request, "deadline": deadline, "carried_out": request in carried_out}
@@ -121,30 +124,20 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
 
 
 @contextmanager
-def _turn(run: str, over: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-    """Wait for the turn to carry out this run's requests, and hold it; False where ``over`` came true before.
+def _turn(run: str, unless: Callable[[Turn], bool] = lambda turn: False) -> Iterator[Held | None]:
+    """`Turns.turn`, where a wait is told."""
+    from taft_ray.orchestration.waiting import told_while
 
-    Requests are then carried out together, by one command for all: commands that wait find theirs done.
-    """
-    turns = Turns(Store(run))
-    with ExitStack() as waiting:
-        pause = 0.0
-        while True:
-            with turns.turn() as mine:
-                if mine:
-                    waiting.close()
-                    yield True
-                    return
-            if not pause:
-                from taft_ray.orchestration.waiting import told_while
+    with ExitStack() as holding:
+        with told_while(run, "forget", "another command that carries out requests", lambda: True):
+            mine = holding.enter_context(Turns(Store(run)).turn(unless))
+        yield mine
 
-                told = told_while(run, "forget", "another command that carries out requests", lambda: True)
-                waiting.enter_context(told)
-            if over():
-                yield False
-                return
-            pause = min(pause + _PAUSE_S, _LONGEST_PAUSE_S)
-            time.sleep(pause * random.uniform(0.5, 1.5))
+
+def _too_long() -> Callable[[Turn], bool]:
+    """Whether to ask while another command is at work: it fits shards, or has been at it for long."""
+    since: dict[str, float] = {}
+    return lambda turn: turn.fits or time.monotonic() - since.setdefault(turn.holder, time.monotonic()) > _PATIENCE_S
 
 
 def _join(joined: ExitStack, run: str) -> Composer:
@@ -181,16 +174,18 @@ def _carry_out(
     run: str,
     spec: RunSpec,
     composer: Composer,
-    requests: Sequence[str],
+    turn: Held,
     price: float | None,
     report: Report,
     needed: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Carry out these requests together: every shard is fitted once, whoever waits for it. Certificates by request.
+    """Carry out the requests that are due: every shard is fitted once, whoever waits for it. Certificates by request.
 
     Damage that is in the way of one does not hold up the others; it is raised at the end, where all are ``needed`` (None) or
     this one is.
     """
+    # asked now: others may have carried some out; a folder may have been exchanged under a composer that stayed warm
+    requests = composer.due_requests([] if needed is None else [needed])
     standing, stuck = [], {}
     for request in requests:
         try:
@@ -202,6 +197,8 @@ def _carry_out(
     for asked in standing:
         for shard in asked["retrain"]:
             to_fit[shard] = to_fit.get(shard, True) and asked["mode"] == "resolve"
+    if to_fit:
+        turn.fits()
     told = {
         "retrain_seconds": _fit_each(run, spec, composer, to_fit, report) if to_fit else None,
         "local_copies": copies,

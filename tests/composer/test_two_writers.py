@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from benchmarks.additive_forget import name_of, synthetic_run
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.proof.verify_run import verify
+from taft_ray.run.turn import Turn
 from taft_ray.storage import Store
 from taft_ray.storage import rundir as names
+from taft_ray.storage.rundir import TURN_KEY
 from taft_ray.verbs.gc import gc
 
 
@@ -308,23 +311,23 @@ def test_shard_asked_for_while_another_forgets_one_of_its_samples(run: Path, at:
 
 
 @pytest.mark.parametrize("mode", ["drop", "subtract"])
-def test_a_command_whose_request_another_one_carries_out_has_the_certificate_too(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the request and the work another command takes everything that is open, as a timer does."""
+def test_a_command_whose_request_another_one_carries_out_has_the_certificate_too(mode: str, tmp_path: Path) -> None:
+    """Another machine's command fits shards. Then it takes everything that is open."""
     run = tmp_path / "run"
     synthetic_run(run, 3, 60, 16)
-    ask = Composer.request_forget
-
-    def overtaken(composer: Composer, *asked: Any) -> dict[str, Any]:
-        answer = ask(composer, *asked)
-        assert len(tr.Run(run).forget_due().certificates) == 1
-        return answer
-
-    monkeypatch.setattr(Composer, "request_forget", overtaken)
-    certificate = tr.Run(run).forget([name_of(1)], mode=mode)
+    elsewhere = Turn("another", "another-machine", 1, time.time(), fits=True)
+    Store(str(run)).write(TURN_KEY, json.dumps(elsewhere.to_json()).encode())
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(tr.Run(run).forget, [name_of(1)], mode=mode)
+        while not (requests := state_of(run).requests):
+            assert not asking.done()
+        (request,) = requests
+        composer = Composer(str(run))
+        finish(composer, composer.forgetting.answer(request))
+        certificate = asking.result()
     assert isinstance(certificate, tr.answers.Certificate)
-    assert certificate.samples == 1
+    assert (certificate.request, certificate.samples) == (request, 1)
+    assert Store(str(run)).exists(TURN_KEY), "it had no turn"
     assert verify(str(run))["problems"] == []
 
 

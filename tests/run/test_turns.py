@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,14 +29,16 @@ def elsewhere(told: float) -> Turn:
     return Turn("another", "another-host", 1, told)
 
 
+def no_wait(turn: Turn) -> bool:
+    return True
+
+
 def test_one_at_a_time_has_it_and_the_next_one_after(store: Store) -> None:
     with Turns(store).turn() as mine:
         assert mine
-        assert Turns(store).taken()
-        with Turns(store).turn() as also:
-            assert not also
-        assert Turns(store).taken(), "whoever did not get it does not end it"
-    assert not Turns(store).taken()
+        with Turns(store).turn(no_wait) as also:
+            assert also is None
+        assert store.exists(TURN_KEY), "whoever did not get it does not end it"
     assert not store.exists(TURN_KEY)
     with Turns(store).turn() as mine:
         assert mine
@@ -48,16 +50,42 @@ def test_of_many_that_ask_at_once_one_has_it(store: Store) -> None:
 
     def ask() -> None:
         start.wait()
-        with Turns(store).turn() as mine:
-            got.append(mine)
+        with Turns(store).turn(no_wait) as mine:
+            got.append(mine is not None)
             end.wait()
 
-    askers = [threading.Thread(target=ask) for _ in range(8)]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
+    _each_in_a_thread([ask] * 8)
     assert sorted(got) == [False] * 7 + [True]
+
+
+def test_all_that_wait_have_it_in_turn(store: Store) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def ask() -> None:
+        with Turns(store).turn() as mine:
+            assert mine
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+
+    _each_in_a_thread([ask] * 8)
+    assert most == [1] * 8
+
+
+def test_whoever_waits_sees_that_shards_are_fitted(store: Store) -> None:
+    with Turns(store).turn() as mine:
+        assert mine
+        seen: list[bool] = []
+
+        def unless(turn: Turn) -> bool:
+            seen.append(turn.fits)
+            mine.fits()
+            return turn.fits
+
+        with Turns(store).turn(unless) as also:
+            assert also is None
+    assert (seen[0], seen[-1]) == (False, True)
 
 
 def test_that_of_a_killed_process_is_over_at_once(store: Store, tmp_path: Path) -> None:
@@ -67,7 +95,6 @@ def test_that_of_a_killed_process_is_over_at_once(store: Store, tmp_path: Path) 
     )
     assert subprocess.run([sys.executable, "-c", holds], check=False).returncode == 9
     assert store.exists(TURN_KEY)
-    assert not Turns(store).taken()
     assert Turns(store).left_over()
     with Turns(store).turn() as mine:
         assert mine
@@ -82,20 +109,21 @@ def test_that_of_another_machine_lasts_while_it_gives_signs_of_life(
     waiting = Turns(store)
     put(store, elsewhere(now[0]))
     for _ in range(3):
-        assert waiting.taken()
+        assert waiting.taken_elsewhere()
         now[0] += turn.SILENT_S - 1
         put(store, elsewhere(now[0]))
-    assert waiting.taken()
+    assert waiting.taken_elsewhere()
     now[0] += turn.SILENT_S + 1
-    assert not waiting.taken()
-    assert Turns(store).taken(), "who has only come cannot know yet"
+    assert not waiting.taken_elsewhere()
+    assert Turns(store).taken_elsewhere(), "who has only come cannot know yet"
     now[0] += turn.FRESH_S
-    assert not Turns(store).taken()
+    assert not Turns(store).taken_elsewhere()
 
 
 def test_signs_of_life_are_given_while_it_is_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turn, "BEAT_S", 0.01)
     with Turns(store).turn():
+        assert not Turns(store).taken_elsewhere(), "it is this process's"
         first = store.read(TURN_KEY)
         assert _soon(lambda: store.read(TURN_KEY) != first)
 
@@ -114,7 +142,7 @@ def test_whoever_was_overtaken_leaves_the_newer_turn_alone(store: Store, monkeyp
 )
 def test_a_damaged_one_holds_nobody_up(damage: bytes, store: Store) -> None:
     store.write(TURN_KEY, damage)
-    assert not Turns(store).taken()
+    assert not Turns(store).taken_elsewhere()
     assert Turns(store).left_over()
     with Turns(store).turn() as mine:
         assert mine
@@ -129,6 +157,14 @@ def test_a_storage_that_takes_no_note_holds_nobody_up(store: Store, monkeypatch:
     monkeypatch.setattr(Store, "create", full)
     with Turns(store).turn() as mine:
         assert mine
+
+
+def _each_in_a_thread(calls: Sequence[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _soon(holds: Callable[[], bool]) -> bool:
