@@ -1,5 +1,6 @@
 """Commands on a cluster that others made: which device a run has, and that nobody waits for ever."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,10 +9,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command import here, spawned, started
 from folder import delta_digests, only_cached
 from own_cluster import own_cluster
+from PIL import Image
 from processes import wait_for
 from tiny import MODEL, SHARDS, SIZE
 
@@ -87,6 +92,44 @@ def test_three_runs_at_once_on_one_cpu_all_end(ridge: Trained, tmp_path: Path, p
     assert codes == [0, 0, 0], [(tmp_path / f"log-{run.name}").read_text()[-500:] for run in runs]
     for run in runs:
         assert delta_digests(run) == delta_digests(ridge[0])
+
+
+@pytest.mark.slow
+def test_a_run_of_more_data_than_the_object_store_holds_spills_nothing(tmp_path: Path, weights: Path) -> None:
+    """50 shards of 5 MB, and an object store of 100 MB: pictures and tokens do not travel through it."""
+    data = _noise(tmp_path / "noise.parquet", pictures=5_000, side=130)
+    assert data.stat().st_size > 240 * 2**20
+    model = ("--model", MODEL, "--weights", weights, "--image-size", SIZE, "--shards", 50, "--epochs", 3)
+    with own_cluster(2, store_mb=100) as address:
+        with started(tmp_path / "log", "train", tmp_path / "run", "--data", data, *model, env=address) as command:
+            assert command.wait(500) == 0, (tmp_path / "log").read_text()
+        stats = subprocess.run(
+            [sys.executable, "-m", "ray.scripts.scripts", "memory", "--stats-only", "--address", address["RAY_ADDRESS"]],
+            capture_output=True, text=True, timeout=60, check=True,
+        ).stdout  # fmt: skip
+    assert "Spilled" not in stats, stats
+    assert here("status", tmp_path / "run", "--json").json["samples"] == 5_000
+    assert len(delta_digests(tmp_path / "run")) == 50
+
+
+def _noise(path: Path, pictures: int, side: int) -> Path:
+    """A Parquet file of pictures that no coder makes smaller."""
+    random = np.random.default_rng(0)
+    with pq.ParquetWriter(
+        path, pa.schema([("image", pa.binary()), ("label", pa.string()), ("id", pa.string())])
+    ) as file:
+        for start in range(0, pictures, 250):
+            numbers = range(start, start + 250)
+            coded = [_png(random.integers(0, 256, (side, side, 3), np.uint8)) for _ in numbers]
+            labels, ids = [str(n % 3) for n in numbers], [f"noise-{n}" for n in numbers]
+            file.write_table(pa.table({"image": coded, "label": labels, "id": ids}))
+    return path
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
 
 
 @pytest.mark.slow

@@ -11,10 +11,13 @@ from processes import descendants, end
 
 
 @contextmanager
-def own_cluster(cpus: int, gpus: int = 0, metrics_port: int = 0) -> Iterator[dict[str, str]]:
-    """The environment of a command that joins it. metrics_port: where its node may be scraped; any port by default."""
+def own_cluster(cpus: int, gpus: int = 0, metrics_port: int = 0, store_mb: int = 200) -> Iterator[dict[str, str]]:
+    """The environment of a command that joins it.
+
+    metrics_port: where its node may be scraped; any port by default. store_mb: of the object store.
+    """
     with subprocess.Popen(
-        [sys.executable, __file__, str(cpus), str(gpus), str(metrics_port)],
+        [sys.executable, __file__, str(cpus), str(gpus), str(metrics_port), str(store_mb)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -28,14 +31,14 @@ def own_cluster(cpus: int, gpus: int = 0, metrics_port: int = 0) -> Iterator[dic
             end(left)
 
 
-def main(cpus: int, gpus: int, metrics_port: int) -> None:
+def main(cpus: int, gpus: int, metrics_port: int, store_mb: int) -> None:
     """Until the input ends."""
     import ray
 
     os.environ.pop("RAY_ADDRESS", None)
     ray.init(
         address="local", namespace="taft_ray", num_cpus=cpus, num_gpus=gpus, include_dashboard=False,
-        object_store_memory=200 * 2**20, log_to_driver=False, logging_level=logging.ERROR,
+        object_store_memory=store_mb * 2**20, log_to_driver=False, logging_level=logging.ERROR,
         _metrics_export_port=metrics_port or None,
     )  # fmt: skip
     print(ray.get_runtime_context().gcs_address, flush=True)
