@@ -42,7 +42,7 @@ CALLS_AT_ONCE = 2  # of an actor: one decodes and has the prefix while the other
 
 
 def _own_words() -> ray.data.DataContext:
-    """Ray Data's context, told to be silent: neither progress nor a plan, and our own errors as they are.
+    """Ray Data's context, told to be silent and patient: neither progress nor a plan, and our own errors as they are.
 
     Its log would tell an error before it is raised, with a traceback. Importing ray.data sets the level of that log, so that it
     cannot be set once for all.
@@ -50,6 +50,7 @@ def _own_words() -> ray.data.DataContext:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
+    context.execution_no_progress_timeout_s = -1  # a place may come after hours; a stopped worker is ended (`pulse`)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return context
 
