@@ -4,7 +4,8 @@ A thread of the worker counts, whatever its other threads do. A process that was
 then, and ends it where it is stopped; Ray starts the next one, and what was in hand is done there. Nothing stale is committed:
 whoever is ended does not go on.
 
-Workers of one piece of work are a group, whose name begins their keys.
+Workers of one piece of work are a group, whose name begins their keys. Whoever waits looks after warm workers, too, of whatever
+run: a stopped one holds its place for ever.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from taft_ray.orchestration.session import NAMESPACE
 from taft_ray.orchestration.signs import LOOK_S, Signs
 from taft_ray.orchestration.waiting import told_while
 
+WARM = "worker"  # begins the groups of warm workers
 _BEAT_S = 3.0
 _ANSWER_S = 5.0  # of the store; a sign that is lost is followed by the next
 _SPACE = NAMESPACE.encode()
@@ -136,10 +138,14 @@ class _Listening:
         self.silent: dict[str, float] = {}
         self._told: set[str] = set()
 
+    def waits(self) -> bool:
+        """Whether a worker of the group is silent."""
+        return any(key.startswith(self.group) for key in [*self.silent])
+
     def look(self, ended: threading.Event) -> None:
-        """Hear the group, and have the machines of silent workers look at them."""
+        """Hear the group and warm workers, and have the machines of silent workers look at them."""
         try:
-            said = _said(self.group)
+            said = _said(self.group) | _said(WARM)
         except Exception:  # the store does not answer: so nobody was heard, nor is anybody silent
             return
         self.silent = self.signs.hear({key: one["count"] for key, one in said.items()})
@@ -147,19 +153,19 @@ class _Listening:
         for key, seconds in self.silent.items():
             process = Process(said[key]["node"], said[key]["pid"], said[key]["born"])
             asked[key] = process, seconds > self.signs.patience
-            if key not in self._told:
-                self._told.add(key)
-                _log.warning("%s: the worker of process %d says nothing for %d s", self.by, process.pid, seconds)
-        self._told &= set(asked)
-        for key, answer in look_at(asked, ended).items():
-            if answer == ENDED:
-                process, overdue = asked[key]
+        found = look_at(asked, ended)
+        for key, (process, overdue) in asked.items():
+            if found.get(key) == ENDED:
                 why = "answers nothing" if overdue else "was stopped"
                 _log.warning("%s: the worker of process %d %s and is ended", self.by, process.pid, why)
-            if answer in (ENDED, GONE):
-                self.silent.pop(key, None)
+            elif found.get(key) != GONE and key not in self._told:
+                self._told.add(key)
+                _log.warning("%s: process %d says nothing for %d s", self.by, process.pid, self.silent[key])
+            if found.get(key) in (ENDED, GONE):
+                self.silent.pop(key)
                 with suppress(Exception):
                     _store().internal_kv_del(key.encode(), False, _SPACE, timeout=_ANSWER_S)
+        self._told &= set(self.silent)
 
 
 @contextmanager
@@ -181,7 +187,7 @@ def looked_after(by: str, group: str, *, run: str | None = None, closes: bool = 
     looking.start()
     try:
         what = "a worker that says nothing"
-        with nullcontext() if run is None else told_while(run, by, what, lambda: bool(listening.silent)):
+        with nullcontext() if run is None else told_while(run, by, what, listening.waits):
             yield
     finally:
         ended.set()

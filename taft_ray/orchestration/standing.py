@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from taft_ray.errors import StorageError
 from taft_ray.log import logger_of
@@ -41,7 +41,14 @@ class Standing:
             except StorageError as error:
                 if not isinstance(error.__cause__, RayActorError) or attempt == self.tries - 1:
                     raise
+                if isinstance(error.__cause__, ActorUnavailableError) and attempt == self.tries - 2:
+                    self.out_of_reach()
         raise AssertionError("no try is left, and the last one raises")
+
+    def out_of_reach(self) -> None:
+        """End an actor that stays out of reach: one that was stopped before this process asked it for the first time, say."""
+        _log.warning("an actor of this run cannot be reached and is ended")
+        ray.kill(self.actor)
 
     def wait(self, answer: Any) -> None:
         """Wait until the actor has answered, or is lost; one that hangs is ended."""
