@@ -19,7 +19,7 @@ LEAST_S, LONGEST_S = (
     300.0,
     1800.0,
 )  # of silence, after which a worker is given up: where fits were measured, and where none was
-_TIMES = 20  # the longest silence of a fit that came to an end
+TIMES = 20  # the longest silence of a fit that came to an end
 
 What = int | str  # a shard, or the comparison model
 
@@ -133,7 +133,7 @@ class Leases:
         """Seconds of silence after which a worker is given up."""
         if self.timeout is not None:
             return self.timeout
-        return LONGEST_S if self._longest is None else max(LEAST_S, _TIMES * self._longest)
+        return LONGEST_S if self._longest is None else max(LEAST_S, TIMES * self._longest)
 
     def silent(self) -> list[dict[str, Any]]:
         """The lanes that have said nothing for a while: "lane", "held", "seconds", "overdue", "worker" (life, node, pid)."""

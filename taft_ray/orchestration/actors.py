@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from taft_ray.composer.composer import Composer
-from taft_ray.composer.leases import LOSSES
+from taft_ray.composer.leases import LEAST_S, LOSSES
 from taft_ray.errors import StorageError, TaftError
 from taft_ray.log import level, write_from
-from taft_ray.orchestration.calls import ask
 from taft_ray.orchestration.metrics import RunMetrics
 from taft_ray.orchestration.nodes import is_going
 from taft_ray.orchestration.places import has_room
+from taft_ray.orchestration.pulse import WARM, looked_after, wait_for, with_pulse
 from taft_ray.orchestration.session import HEAD, NAMESPACE, head_memory
 from taft_ray.orchestration.solver import RemoteSolver
 from taft_ray.orchestration.standing import Standing, giving_signs
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 WORKER_IDLE_S = 180.0  # a retrain actor stays warm this long after its last call
 CROWDED_IDLE_S = 3.0  # … and only this long once another run wants its CPUs or GPU
 COMPOSER_IDLE_S = 180.0  # a composer without a call leaves; it is rebuilt from the ledger in a moment
+_PAUSE_S = 1.0  # between two tries to reach a worker
 _TOLD_AT_ONCE = ("compose", "conclude_forget", "request_forget")  # the last calls of a command, and of a request
 COMPOSER_MEMORY = 200 << 20  # bytes, of a small run (benchmarks/README.md)
 
@@ -118,19 +121,46 @@ def _composer_actor(run: str) -> Any:
 class RemoteWorker(Standing):
     """The methods of a warm worker, as plain calls to its actor. Where it is lost, the next one is asked the same."""
 
-    def __init__(self, find: Callable[[], Any]) -> None:
-        # a fit may be what kills it. It gives no signs: torch's settings are those of the thread that makes a worker
-        super().__init__(find, LOSSES, gives_signs=False)
+    def __init__(self, run: str, index: int, find: Callable[[], Any]) -> None:
+        self.run, self.index = run, index
+        super().__init__(find, LOSSES)  # a fit may be what kills it
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
         return partial(self.ask, name)
 
+    def out_of_reach(self) -> None:
+        """Wait until the worker can be reached again, or is ended where it was stopped."""
+        until = time.monotonic() + LEAST_S
+        with looked_after("a worker", _signs_of(self.run, self.index), run=self.run):
+            while self._is_out_of_reach() and time.monotonic() < until:
+                time.sleep(_PAUSE_S)
+
+    def _is_out_of_reach(self) -> bool:
+        sign = self.actor.ready.remote()
+        ray.wait([sign], fetch_local=False)
+        try:
+            ray.get(sign)
+        except ActorUnavailableError:
+            return True
+        except RayActorError:
+            return False
+        return False
+
+    def wait(self, answer: Any) -> None:
+        """Wait for the answer, by signs of life of its process: calls run in the thread whose settings of torch they need."""
+        wait_for(answer, "a worker", _signs_of(self.run, self.index), self.run)
+
+
+def _signs_of(run: str, index: int) -> str:
+    """The group of signs of a warm worker."""
+    return f"{WARM}/{actor_name(run, f'worker-{index}')}"
+
 
 def worker_for(run: str, spec: RunSpec, classes: int, per_lane: LaneResources, index: int = 0) -> ShardWorker:
     """A warm shard actor for retrains and evaluation, which takes as much as a lane; leaves when it is idle."""
-    return cast("ShardWorker", RemoteWorker(partial(_worker_actor, run, spec, classes, per_lane, index)))
+    return cast("ShardWorker", RemoteWorker(run, index, partial(_worker_actor, run, spec, classes, per_lane, index)))
 
 
 def _worker_actor(run: str, spec: RunSpec, classes: int, per_lane: LaneResources, index: int) -> Any:
@@ -142,7 +172,7 @@ def _worker_actor(run: str, spec: RunSpec, classes: int, per_lane: LaneResources
     make_room(run, spec, per_lane)
     taken = per_lane.for_worker(spec)
     actor = _logging_as_here(
-        ray.remote(worker_class(spec))
+        ray.remote(with_pulse(worker_class(spec), _signs_of(run, index)))
         .options(
             name=name,
             namespace=NAMESPACE,
@@ -155,7 +185,8 @@ def _worker_actor(run: str, spec: RunSpec, classes: int, per_lane: LaneResources
     )
     what = per_lane.said(spec.device, spec.threads)
     with told_while(run, "a worker", what, lambda: not has_room(taken, per_lane)):
-        ray.wait([actor.ready.remote()])  # also where it dies, which whoever asks it first will hear
+        # also where it dies, which whoever asks it first will hear
+        wait_for(actor.ready.remote(), "a worker", _signs_of(run, index), run)
     return actor
 
 
@@ -188,7 +219,8 @@ def make_room(run: str, spec: RunSpec, per_lane: LaneResources, workers: int = 1
 
 def release_worker(run: str, index: int = 0) -> None:
     """Let the warm shard actor, if there is one, drop the pictures that it keeps between calls."""
+    name = actor_name(run, f"worker-{index}")
     try:
-        ask(ray.get_actor(actor_name(run, f"worker-{index}"), namespace=NAMESPACE).release)
+        RemoteWorker(run, index, partial(ray.get_actor, name, namespace=NAMESPACE)).release()
     except (ValueError, StorageError):
         return  # none is there, or it has just left: then nothing is kept

@@ -43,12 +43,6 @@ def own_errors(died: str = "an actor of this run died ({error}); run the same co
         raise StorageError(died.format(error=error)) from error
 
 
-def ask(method: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call an actor's method and wait."""
-    with own_errors():
-        return ray.get(method.remote(*args, **kwargs))
-
-
 def fetch(ref: Any) -> Any:
     """`ray.get`, which raises the package's own errors as they are."""
     with own_errors():

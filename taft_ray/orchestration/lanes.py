@@ -29,6 +29,7 @@ from taft_ray.log import level, logger_of, write_from
 from taft_ray.orchestration.actors import RemoteComposer, composer_for
 from taft_ray.orchestration.calls import own_error
 from taft_ray.orchestration.nodes import alive, end_worker
+from taft_ray.orchestration.pulse import WARM, looked_after
 from taft_ray.orchestration.waiting import PATIENCE_S, Notice
 from taft_ray.plans.lane_resources import LaneResources
 from taft_ray.plans.spec import RunSpec
@@ -120,6 +121,16 @@ class Lanes:
 
     def wait(self, report: Report) -> list[float]:
         """When each lane asked for its first task (unix seconds); the first lane's error when work is left that no lane can do."""
+        with looked_after("lanes", WARM):  # they may hold the lanes' places
+            self._wait(report)
+        self.notice.says(None)
+        status = self._say(report)
+        self.ended = status["ended"]
+        if status["left"] and self.errors:
+            raise own_error(self.errors[0]) or TaftError(f"a lane failed {MAX_FAILURES + 1} times: {self.errors[0]}")
+        return sorted(status["ready"].values())
+
+    def _wait(self, report: Report) -> None:
         while any(thread.is_alive() for thread in self.threads):
             status = self._say(report)
             self._look_after(status["silent"])
@@ -127,12 +138,6 @@ class Lanes:
             if self.errors and len(self.errors) == self.count:
                 break
             self.threads[0].join(_POLL_S) if self.threads[0].is_alive() else time.sleep(_POLL_S)
-        self.notice.says(None)
-        status = self._say(report)
-        self.ended = status["ended"]
-        if status["left"] and self.errors:
-            raise own_error(self.errors[0]) or TaftError(f"a lane failed {MAX_FAILURES + 1} times: {self.errors[0]}")
-        return sorted(status["ready"].values())
 
     def _say(self, report: Report) -> dict[str, Any]:
         status = self.composer.training_status()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from taft_ray.data.keys import KEY_BYTES
 from taft_ray.errors import DataError, UsageError
+from taft_ray.orchestration.pulse import beating
 from taft_ray.storage import PartRef, Store, read_part
 
 _MOST_OF_A_STORE = 0.8  # of a node's object store may be tokens; Ray writes what is beyond its memory to disk
@@ -37,17 +38,19 @@ def gather(
     store: Store,
     refs: Sequence[tuple[int, PartRef]],
     fingerprint: str,
+    group: str,
     *,
     gone: Collection[bytes] = (),
     copies: int = 1,
 ) -> Gathered:
     """Read these parts, each with its shard, into the object store, without the sample keys in ``gone``; by a task, to be waited for.
 
-    copies: how many times their size will be there in the end. UsageError when that is too much for a node.
+    group: in which the task gives signs of life (`pulse`). copies: how many times their size will be there in the end. UsageError
+    when that is too much for a node.
     """
     _check_memory(sum(ref.bytes for _, ref in refs) * copies)
     task: Any = _gather.options(num_returns=4)
-    tokens, keys, labels, shards = task.remote(store, refs, fingerprint, gone)
+    tokens, keys, labels, shards = task.remote(store, refs, fingerprint, gone, group)
     return Gathered(tokens=tokens, keys=keys, labels=labels, shards=shards)
 
 
@@ -77,6 +80,13 @@ def _check_memory(needed: int) -> None:
 
 @ray.remote(num_cpus=1)
 def _gather(
+    store: Store, refs: Sequence[tuple[int, PartRef]], fingerprint: str, gone: Collection[bytes], group: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    with beating(group):
+        return _read(store, refs, fingerprint, gone)
+
+
+def _read(
     store: Store, refs: Sequence[tuple[int, PartRef]], fingerprint: str, gone: Collection[bytes]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     tokens: np.ndarray | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from taft_ray.data import SourceFile, Stripe, index_files
 from taft_ray.orchestration.calls import own_error
 from taft_ray.orchestration.metrics import count
 from taft_ray.orchestration.places import has_room
+from taft_ray.orchestration.pulse import beating, looked_after, new_group, with_pulse
 from taft_ray.orchestration.waiting import told_while
 from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
 from taft_ray.plans.spec import RunSpec
@@ -41,7 +42,7 @@ CALLS_AT_ONCE = 2  # of an actor: one decodes and has the prefix while the other
 
 
 def _own_words() -> ray.data.DataContext:
-    """Ray Data's context, told to be silent: neither progress nor a plan, and our own errors as they are.
+    """Ray Data's context, told to be silent and patient: neither progress nor a plan, and our own errors as they are.
 
     Its log would tell an error before it is raised, with a traceback. Importing ray.data sets the level of that log, so that it
     cannot be set once for all.
@@ -49,8 +50,22 @@ def _own_words() -> ray.data.DataContext:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
+    context.execution_no_progress_timeout_s = -1  # a place may come after hours; a stopped worker is ended (`pulse`)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return context
+
+
+@dataclass(frozen=True)
+class _Beating:
+    """A function of a task, which gives signs of life meanwhile."""
+
+    work: Callable[[Any], Any]
+    group: str
+
+    def __call__(self, batch: Any) -> Iterator[pa.Table]:
+        with beating(self.group):
+            answer = self.work(batch)
+            yield from answer if isinstance(answer, Iterator) else (answer,)
 
 
 @dataclass(frozen=True)
@@ -65,12 +80,13 @@ class RayPasses:
         if len(chunks) == 1:
             return index_files(chunks[0])
         _own_words()
+        group = new_group("pass")
         indexed = ray.data.from_items(
             [{"files": chunk} for chunk in chunks], override_num_blocks=len(chunks)
-        ).map_batches(index_chunk, batch_size=1, zero_copy_batch=True)
-        return pa.concat_tables(list(indexed.iter_batches(batch_size=None, batch_format="pyarrow"))).cast(
-            index_files(chunks[0][:1]).schema
-        )
+        ).map_batches(_Beating(index_chunk, group), batch_size=1, zero_copy_batch=True)
+        with looked_after("the index", group, closes=True):
+            tables = list(indexed.iter_batches(batch_size=None, batch_format="pyarrow"))
+        return pa.concat_tables(tables).cast(index_files(chunks[0][:1]).schema)
 
     def parts(
         self, pieces: Sequence[Stripe], run: str, spec: RunSpec, classes: int, folders: str, workers: int
@@ -79,23 +95,23 @@ class RayPasses:
         on_gpu, taken = spec.device == "cuda", self.per_lane.for_pass(spec)
         calls = -(-sum(len(piece.parts) for piece in pieces) // PARTS_A_CALL)
         workers = min(workers, calls)  # an actor that gets no call would still be started, and waited for
-        context = _own_words()
+        context, group = _own_words(), new_group("pass")
         # a part is a block: larger ones would pass through one decoder and one actor, however many there are
         context.target_max_block_size = 1
         dataset = ray.data.from_items(
             [{"stripe": piece} for piece in pieces], override_num_blocks=len(pieces)
-        ).map_batches(read_parts, batch_size=1, num_cpus=READ_SHARE)
+        ).map_batches(_Beating(read_parts, group), batch_size=1, num_cpus=READ_SHARE)
         # beside a GPU cores have little else to do; beside forward passes on the same cores the actor decodes for itself
         if on_gpu:
             dataset = dataset.map_batches(
-                Decode(size, spec.exif_orientation),
+                _Beating(Decode(size, spec.exif_orientation), group),
                 batch_size=1,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 num_cpus=DECODE_SHARE,
             )
         dataset = dataset.map_batches(
-            PartWriter,
+            with_pulse(PartWriter, group),
             fn_constructor_args=(run, classes, folders),
             batch_size=PARTS_A_CALL,
             batch_format="pyarrow",
@@ -114,7 +130,11 @@ class RayPasses:
             return not came and not has_room(taken, self.per_lane)
 
         try:
-            with told_while(run, "the prefix pass", self.per_lane.said(spec.device, spec.threads), waits):
+            what = self.per_lane.said(spec.device, spec.threads)
+            with (
+                told_while(run, "the prefix pass", what, waits),
+                looked_after("the prefix pass", group, run=run, closes=True),
+            ):
                 for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
                     came = True
                     for text in batch["answer"]:

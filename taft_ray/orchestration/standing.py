@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from taft_ray.errors import StorageError
 from taft_ray.log import logger_of
@@ -23,12 +23,9 @@ _log = logger_of(__name__)
 class Standing:
     """A named actor, made again where it has died or left. For actors whose calls may be repeated."""
 
-    def __init__(self, find: Callable[[], Any], tries: int = _TRIES, *, gives_signs: bool = True) -> None:
-        """find: the actor of this name, made where there is none. tries: of one call.
-
-        gives_signs: whether it is `giving_signs`; else one that hangs is waited for.
-        """
-        self.find, self.tries, self.gives_signs = find, tries, gives_signs
+    def __init__(self, find: Callable[[], Any], tries: int = _TRIES) -> None:
+        """find: the actor of this name, made where there is none, which is `giving_signs`. tries: of one call."""
+        self.find, self.tries = find, tries
         self.actor = find()
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -38,20 +35,28 @@ class Standing:
                 if attempt:
                     time.sleep(_PAUSE_S * 2 ** (attempt - 1))
                     self.actor = self.find()
-                return self._answer(method, *args, **kwargs)
+                answer = getattr(self.actor, method).remote(*args, **kwargs)
+                self.wait(answer)
+                return fetch(answer)
             except StorageError as error:
                 if not isinstance(error.__cause__, RayActorError) or attempt == self.tries - 1:
                     raise
+                if isinstance(error.__cause__, ActorUnavailableError) and attempt == self.tries - 2:
+                    self.out_of_reach()
         raise AssertionError("no try is left, and the last one raises")
 
-    def _answer(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        answer = getattr(self.actor, method).remote(*args, **kwargs)
-        while self.gives_signs and not ray.wait([answer], timeout=_SILENT_S, fetch_local=False)[0]:
+    def out_of_reach(self) -> None:
+        """End an actor that stays out of reach: one that was stopped before this process asked it for the first time, say."""
+        _log.warning("an actor of this run cannot be reached and is ended")
+        ray.kill(self.actor)
+
+    def wait(self, answer: Any) -> None:
+        """Wait until the actor has answered, or is lost; one that hangs is ended."""
+        while not ray.wait([answer], timeout=_SILENT_S, fetch_local=False)[0]:
             sign = self.actor.ready.options(concurrency_group=_LIFE).remote()
             if not ray.wait([answer, sign], timeout=_SIGN_S, fetch_local=False)[0] and _is_made(self.actor):
                 _log.warning("an actor of this run says nothing for %d s and is ended", _SILENT_S + _SIGN_S)
                 ray.kill(self.actor)  # also one that was stopped; its name is free at once
-        return fetch(answer)
 
 
 def _is_made(actor: Any) -> bool:

@@ -11,6 +11,7 @@ import torch
 from taft_ray.data import held_out
 from taft_ray.orchestration.calls import fetch
 from taft_ray.orchestration.object_store import gather, mapped
+from taft_ray.orchestration.pulse import beating
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.sweep import Sweep
@@ -18,7 +19,7 @@ from taft_ray.prefix.tokens import PREFIX_BATCH
 from taft_ray.run.model import load_for
 from taft_ray.storage import Manifest, PartRef, Store
 from taft_ray.studies.held_out import gone
-from taft_ray.studies.trial import Bench
+from taft_ray.studies.trial import Bench, signs_of
 from taft_ray.tangent import between
 
 
@@ -43,12 +44,13 @@ def lay_bench(
     }
     refs = [(shard, ref) for shard in sorted(parts) for ref in parts[shard]]
     copies = len({spec.last_blocks, *blocks})
-    gathered = gather(store, refs, manifest.fingerprint, gone=gone(manifest.table, state), copies=copies)
+    group = signs_of(name)
+    gathered = gather(store, refs, manifest.fingerprint, group, gone=gone(manifest.table, state), copies=copies)
     tokens = gathered.tokens
     keys, labels, shards = (fetch(ref) for ref in (gathered.keys, gathered.labels, gathered.shards))
     held = held_out([key.tobytes() for key in keys], fraction=sweep.held_out, seed=spec.seed)
     carry = _carry.options(num_gpus=1 if spec.device == "cuda" else 0)
-    carried = {last: tokens if last == spec.last_blocks else carry.remote(tokens, spec, last) for last in blocks}
+    carried = {last: tokens if last == spec.last_blocks else carry.remote(tokens, spec, last, group) for last in blocks}
     for ref in carried.values():
         ray.wait([ref], fetch_local=False)
     return Bench(
@@ -58,8 +60,13 @@ def lay_bench(
 
 
 @ray.remote(num_cpus=1)
+def _carry(tokens: np.ndarray, spec: RunSpec, last_blocks: int | str, group: str) -> np.ndarray:
+    with beating(group):
+        return _carried(tokens, spec, last_blocks)
+
+
 @torch.no_grad()
-def _carry(tokens: np.ndarray, spec: RunSpec, last_blocks: int | str) -> np.ndarray:
+def _carried(tokens: np.ndarray, spec: RunSpec, last_blocks: int | str) -> np.ndarray:
     """The tokens at the entrance of the last ``last_blocks``, in the precision and type of the cache."""
     torch.set_num_threads(spec.threads)
     device = torch.device(spec.device)

@@ -12,6 +12,7 @@ import ray
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.orchestration import places, session
 from taft_ray.orchestration.calls import own_errors
+from taft_ray.orchestration.pulse import looked_after, new_group, with_pulse
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report
@@ -80,11 +81,10 @@ def _workers(spec: RunSpec) -> int:
     return lanes_for(cpus, gpus=gpus if spec.device == "cuda" else 0, cpus=cpus, threads=spec.threads)
 
 
-def _actor(root: str, spec: RunSpec) -> Any:
+def _actor(root: str, spec: RunSpec, group: str) -> Any:
     on_gpu = spec.device == "cuda"
-    return (
-        ray.remote(CellWorker).options(num_cpus=0 if on_gpu else spec.threads, num_gpus=1 if on_gpu else 0).remote(root)
-    )
+    worker: Any = ray.remote(with_pulse(CellWorker, group))
+    return worker.options(num_cpus=0 if on_gpu else spec.threads, num_gpus=1 if on_gpu else 0).remote(root)
 
 
 def measured(store: Store, asked: Table, source: TokenSource, workers: int | None, report: Report) -> Measured:
@@ -137,8 +137,8 @@ def _run(
     root: str, cells: Sequence[Cell], tokens: Sequence[Tokens], workers: int, *, again: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Measure cells on ``workers`` warm actors, each answer as it comes. The first error stops it; what was written stays."""
-    waiting = list(reversed(cells))
-    actors = [_actor(root, cells[0].spec) for _ in range(workers)]
+    waiting, group = list(reversed(cells)), new_group("cells")
+    actors = [_actor(root, cells[0].spec, group) for _ in range(workers)]
     running: dict[Any, Any] = {}
 
     def start(actor: Any) -> None:
@@ -148,7 +148,10 @@ def _run(
             running[actor.measure.remote(cell.to_json(), len(tokens[0].classes), again, *arrays)] = actor
 
     try:
-        with own_errors("a worker died ({error}); run the same command again, finished cells are kept"):
+        with (
+            looked_after("a table", group, closes=True),
+            own_errors("a worker died ({error}); run the same command again, finished cells are kept"),
+        ):
             for actor in actors:
                 start(actor)
             while running:

@@ -16,6 +16,7 @@ from taft_ray.orchestration import places
 from taft_ray.orchestration.calls import fetch
 from taft_ray.orchestration.object_store import Gathered, gather, mapped
 from taft_ray.orchestration.prefix_pass import passes
+from taft_ray.orchestration.pulse import looked_after, new_group
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
 from taft_ray.plans.train import lanes_for
@@ -86,8 +87,10 @@ def shared_tokens(
             raise StorageError(f"{there.uri}: the manifest vanished; run it again")
     check_rejected(counts(found.table), spec.max_rejected)
     refs = [PartRef.from_json(ref) for ref in found.refs]
-    gathered = gather(store, [(0, ref) for ref in refs], found.fingerprint)
-    count = len(fetch(gathered.labels))  # to be there before actors take the CPUs
+    group = new_group("tokens")
+    with looked_after("a table", group, closes=True):
+        gathered = gather(store, [(0, ref) for ref in refs], found.fingerprint, group)
+        count = len(fetch(gathered.labels))  # to be there before actors take the CPUs
     return Tokens(gathered=gathered, classes=tuple(found.meta["classes"]), count=count, stamp=stamp)
 
 

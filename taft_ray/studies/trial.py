@@ -22,6 +22,7 @@ from taft_ray.data import slice_of
 from taft_ray.errors import TaftError
 from taft_ray.fitting import FittedDelta, fit
 from taft_ray.orchestration.object_store import mapped
+from taft_ray.orchestration.pulse import beating
 from taft_ray.plans.spec import RunSpec
 from taft_ray.run.environment import settle
 from taft_ray.run.model import build_tangent
@@ -89,10 +90,16 @@ class LaidOut:
     mapped: bool  # the tokens are the object store's own memory
 
 
+def signs_of(name: str) -> str:
+    """The group in which workers of a sweep give signs of life. name: its bench's."""
+    return f"sweep/{name}"
+
+
 def trial_loop(config: Mapping[str, Any], bench: Bench) -> None:
     """What a Tune trial runs. config: {"trial": {"number", "settings"}}. Reports accuracy by effort, or why there is none."""
     try:
-        _measure(config["trial"]["settings"], bench)
+        with beating(signs_of(bench.name)):
+            _measure(config["trial"]["settings"], bench)
     except TaftError as error:
         # these settings fail again wherever they run: not a loss of the worker, after which Tune would try once more
         tune.report({"effort": 0.0, "accuracy": 0.0, "error": str(error)})

@@ -99,15 +99,19 @@ def _measured(
     manifest = read_rows(store, str(state.manifest_key), str(state.manifest))
     check_held_out(manifest, state, asked, base.seed)
     from taft_ray.orchestration import places, session
+    from taft_ray.orchestration.pulse import looked_after
     from taft_ray.studies.bench import lay_bench
+    from taft_ray.studies.trial import signs_of
     from taft_ray.studies.tuning import run_trials
 
     results: dict[str, dict[str, Any]] = {}
-    with session.connected(report):
+    bench_name = f"{name} {time.time()}"
+    group = signs_of(bench_name)
+    with session.connected(report), looked_after("trials", group, run=store.uri, closes=True):
         places.check_device(base.device, per_lane=state.per_lane)
         blocks = {trial.spec(base).last_blocks for trial in todo.values()}
         last = Ledger(store).entries()[-1]
-        bench = lay_bench(store, base, state, manifest, asked, f"{name} {time.time()}", blocks)
+        bench = lay_bench(store, base, state, manifest, asked, bench_name, blocks)
         facts = {
             "held_out": int(bench.held.sum()),
             "fitted_on": int((~bench.held).sum()),

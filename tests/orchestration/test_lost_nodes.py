@@ -6,7 +6,6 @@ the loss took it along, ends with the facts of a run that nothing happened to. O
 
 Cases that are not there:
 
-* A stopped worker is noticed where it is a lane's, by its silence. Ray notices none of the others, and nor does a command.
 * A sweep has no composer.
 * A node that is stopped is lost for Ray when it has missed some health checks, which the cluster here has more often than others.
 """
@@ -214,8 +213,6 @@ LOSSES = (lose_node, kill_worker, stop_worker, kill_composer, stop_composer, kil
 
 
 def is_possible(stage: str, loss: Callable[[Case], None]) -> bool:
-    if loss is stop_worker:
-        return stage == "training"
     return stage != "sweep" or loss not in (kill_composer, stop_composer)
 
 
@@ -306,7 +303,7 @@ def test_a_loss_changes_no_bit(
     runs.undisturbed(stage)
     watch.hold(STAGES[stage].kind, STAGES[stage].nth)
     command = runs.command(stage, run)
-    options = ("--fit-timeout", 5) if loss is stop_worker else ()
+    options = ("--fit-timeout", 5) if loss is stop_worker and stage == "training" else ()
     with started(log, *command, *options, env=cluster.env()) as process:
         held = in_hand(watch, stage, lambda: log.read_text() if process.poll() is not None else None)
         loss(Case(cluster, watch, process, STAGES[stage].kind, held))
@@ -316,6 +313,9 @@ def test_a_loss_changes_no_bit(
         with started(log, *command, env=cluster.env()) as process:
             code = process.wait(300)
     assert code == 0, log.read_text()
+    if loss is stop_worker:
+        assert not command_line(held.pid), "a worker that was given up may go on, and write"
+        assert "is ended" in log.read_text()
     check(stage, run, runs, watch, held, loss is kill_driver)
 
 

@@ -189,12 +189,13 @@ def own_gpu() -> Iterator[dict[str, str]]:
 def test_status_says_that_a_command_waits_for_a_place(
     command: str, ridge: Trained, copy_of: Callable[..., Path], parquet: Path, tmp_path: Path
 ) -> None:
-    """A pass over pictures, and a worker that fits again: on a cluster that has no CPU."""
+    """A pass over pictures, and a worker that fits again: on a cluster that has no CPU. Ray Data's own patience does not count."""
     run = copy_of(ridge[0])
     (sample, *_) = here("status", run, "--samples", "--json").json["samples"]
     options = {"evaluate": ("--data", parquet), "forget": ("--ids", sample["id"], "--mode", "retrain")}[command]
     who = {"evaluate": "evaluate: the prefix pass", "forget": "forget: a worker"}[command]
-    with own_cluster(0) as address, started(tmp_path / "log", command, run, *options, env=address):
+    impatient = {"RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "10"}
+    with own_cluster(0) as address, started(tmp_path / "log", command, run, *options, env={**address, **impatient}):
         (waits,) = wait_for(lambda: here("status", run, "--json").json.get("waiting"), 200)
     assert (waits["by"], waits["what"]) == (who, "1 CPU")
     assert f"{who.partition(': ')[2]} has waited for 1 CPU for 30 s" in (tmp_path / "log").read_text()
