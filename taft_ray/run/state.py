@@ -24,9 +24,14 @@ def damage_of(run: str) -> IntegrityError | None:
 def read_state(store: Store) -> RunState:
     """The ledger's state; IntegrityError when the folder is an older copy, which has not forgotten all that it must."""
     state = replay(Ledger(store).entries())
+    check_newest(store, state)
+    return state
+
+
+def check_newest(store: Store, state: RunState) -> None:
+    """IntegrityError where the folder of this state is an older copy, which has not forgotten all that it must."""
     if missing := Tombstones(store, state.identity).missing(state.requests):
         raise IntegrityError(
             f"{which('forget request', missing)} {are(len(missing))} kept beside {store.uri} and not in its ledger: an "
             "older copy of the folder was put back, or it could not be written when they were made; run taft-ray forget --due first"
         )
-    return state
