@@ -29,6 +29,7 @@ from taft_ray.plans.spending import cost_of_retrain, over_budget
 from taft_ray.plans.state import FITTING, QUARANTINED, SUBTRACT, TRAINED
 from taft_ray.proof.certificate import certificate_of
 from taft_ray.run.record import Record
+from taft_ray.run.register import restore
 from taft_ray.run.secret import hashes_of
 from taft_ray.storage import Manifest, digest_bytes, json_object
 from taft_ray.storage import rundir as names
@@ -283,6 +284,7 @@ class Forgetting(Asking):
         state = self.record.state
         if state.created is None:
             return
+        restore(self.record)
         tombstones = self.tombstones()
         kept = tombstones.names()
         for request, facts in self.unknown_requests(kept - state.requests.keys()).items():

@@ -61,12 +61,19 @@ def holds(state: RunState, fact: Released) -> list[str]:
 def _touches(request: RequestState, fact: Released) -> bool:
     if request.waiting or not request.hashes:
         return False
-    if request.left_at is not None and request.left_at <= fact.rests_on:
+    if has_left(request, fact):
         return False
     if fact.samples:
         return not set(request.hashes).isdisjoint(fact.samples)
     lost = request.shards if request.lost_from is None else request.lost_from
     return not set(lost).isdisjoint(fact.shards)
+
+
+def has_left(request: RequestState, fact: Released) -> bool:
+    """Whether the samples of a forget were out of the released model."""
+    if fact.restored:
+        return request.request in fact.left
+    return request.left_at is not None and request.left_at <= fact.rests_on
 
 
 def unplaced(state: RunState) -> list[str]:
@@ -84,7 +91,7 @@ def is_present(state: RunState, release: ReleaseState) -> bool:
         return False
     if fact.samples:
         there = tuple(shard.shard for shard in state.in_tier(fact.by_records))
-        return there == fact.shards and state.added_at <= fact.rests_on
+        return not fact.restored and there == fact.shards and state.added_at <= fact.rests_on
     return state.members_of(fact.by_records) == fact.members
 
 

@@ -38,6 +38,10 @@ class Released(Fact):
     until: unix seconds, after which whoever has it keeps it no more. beside: digests of files that belong to it, by name.
 
     overrode: the gate that held it back, where it was published all the same.
+
+    restored: from what was kept beside the run, in an older copy of the folder. Its model rests on a ledger that is gone.
+
+    left: of a restored one, the forgets whose samples were out of that model.
     """
 
     KIND = "released"
@@ -60,6 +64,8 @@ class Released(Fact):
     until: float | None = optional()
     beside: Mapping[str, str] = optional(dict)
     overrode: str | None = optional()
+    restored: bool = optional(False)
+    left: tuple[str, ...] = optional(())
 
     @property
     def is_model(self) -> bool:

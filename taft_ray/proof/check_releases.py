@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
+from taft_ray.counting import plural
 from taft_ray.errors import IntegrityError
 from taft_ray.plans.fold import apply
 from taft_ray.plans.gate import hold
@@ -13,6 +14,7 @@ from taft_ray.plans.recalls import holds
 from taft_ray.plans.releases import WHATS, Released, ReleaseState
 from taft_ray.plans.state import RunState
 from taft_ray.proof.evidence import Evidence
+from taft_ray.storage import KeptReleases
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -20,13 +22,20 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def releases(run: Evidence) -> None:
     """The facts of the register agree with the ledger around them; a notice is of a release that was recalled then."""
     known = run.state.releases
+    with run.examining("releases"):
+        if lost := KeptReleases(run.store, run.state.identity).names() - known.keys():
+            raise IntegrityError(
+                f"{plural(len(lost), 'release is', 'releases are')} kept beside {run.store.uri} and not in its ledger: an older copy "
+                "of the folder was put back. Run taft-ray forget --due, which registers them again"
+            )
     if not known:
         return
     at = {one.number: one for one in known.values()}
     notices = {number: fact for one in known.values() for number, fact in one.notices}
     rests: dict[int, list[ReleaseState]] = {}
     for one in known.values():
-        rests.setdefault(one.fact.rests_on, []).append(one)
+        if not one.fact.restored:  # the ledger that it rests on is gone
+            rests.setdefault(one.fact.rests_on, []).append(one)
     state = RunState()
     for entry in run.entries:
         with run.examining("releases"):
@@ -77,7 +86,7 @@ def _at_its_commit(run: Evidence, before: RunState, one: ReleaseState) -> Iterat
         yield f"release {fact.release} has no kind or no digest that a taft_ray writes"
     if fact.release in before.releases:
         yield f"release {fact.release} is there twice"
-    if not fact.is_model:
+    if not fact.is_model or fact.restored:
         return
     if held := holds(before, fact):
         yield f"release {fact.release} held what was forgotten by {held[:4]} when it was made"

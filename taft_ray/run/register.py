@@ -1,7 +1,7 @@
 """The register of releases: what is written of a file before it leaves the house, and what it is refused for.
 
-Order: the file is made under a name that nobody reads, its release is committed, and then it gets its own name. So a crash
-leaves a release without its file, and never a file without its release.
+Order: the file is made under a name that nobody reads. Its release is committed, and kept beside the run. Then the file gets its own
+name. So a crash leaves a release without its file, and never a file without its release.
 
 Guarantees: a release is committed on exactly the entries before it. A model that holds what was forgotten up to there is refused.
 """
@@ -28,11 +28,12 @@ from taft_ray.errors import (
     UsageError,
 )
 from taft_ray.plans.gate import hold
-from taft_ray.plans.recalls import holds, policy_digest, unplaced
+from taft_ray.plans.recalls import has_left, holds, policy_digest, unplaced
 from taft_ray.plans.releases import Released
 from taft_ray.run.owned import hashes_of_owners
 from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_of
+from taft_ray.storage import KeptReleases
 
 _MOST = 200  # characters of a recipient or a contact
 
@@ -125,7 +126,9 @@ def commit(record: Record, fact: Released, now: bool = False) -> Released:
         return replace(fact, overrode=check(record, fact, now))
 
     try:
-        return record.commit(Released, f"{fact.release}/released", decide) or fact
+        made = record.commit(Released, _op(fact), decide) or fact
+        _keep(record, made)
+        return made
     except (CommitConflict, CommitUnknown):  # it can be written, and others are at it
         raise
     except StorageError as error:
@@ -133,3 +136,26 @@ def commit(record: Record, fact: Released, now: bool = False) -> Released:
             f"{error}. A file leaves this run when it is registered in its ledger, so nothing was written. Make the storage "
             "writable; where that cannot be, --no-register writes a file that says that it is not registered"
         ) from error
+
+
+def _op(fact: Released) -> str:
+    return f"{fact.release}/released"
+
+
+def _keep(record: Record, fact: Released) -> None:
+    """Keep a release beside the run, with the forgets that its model is without."""
+    state = record.state
+    left = tuple(one.request for one in state.requests.values() if has_left(one, fact))
+    KeptReleases(record.store, state.identity).write(fact.release, replace(fact, restored=True, left=left).to_json())
+
+
+def restore(record: Record) -> None:
+    """Register again what was released after this copy of the folder was made."""
+    beside = KeptReleases(record.store, record.state.identity)
+    kept = beside.names()
+    if not kept - record.state.releases.keys():
+        return
+    record.refresh()  # after the listing: what is kept was committed before
+    for facts in beside.read(kept - record.state.releases.keys()):
+        fact = Released.from_json(facts)
+        record.commit(Released, _op(fact), lambda fact=fact: fact)

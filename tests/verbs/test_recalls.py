@@ -1,6 +1,7 @@
 """The register of a run from the first export to the notice of its recall: what is told, sent once, signed and certified."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from folder import state_of
 from html_page import Page
 from notice_server import OK, NoticeServer, notice_server
 from proved import KEY, OTHER_KEY, private_pem
-from released import copied, pt2, toy_export, toy_forget, trained_toy
+from released import copied, finished, pt2, toy_export, toy_forget, trained_toy
 from store_faults import DIE_BEFORE, Fault, Killed, fault, faults_possible
 from toy_run import EVERYONE
 
 import taft_ray as tr
 from taft_ray.answers import Certificate
+from taft_ray.composer.composer import Composer
 from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.pages import certificate_page
 from taft_ray.proof.notice import check_notice
@@ -228,6 +230,34 @@ def test_broken_file_has_no_entry_and_is_no_error(tmp_path: Path) -> None:
                 file.write_bytes(data)
                 found = entry_of(file)
                 assert found is None or isinstance(found, dict)
+
+
+# --- an older copy of the folder
+
+
+def test_older_copy_knows_later_releases_again_and_recalls_them_exactly(run: Path, tmp_path: Path) -> None:
+    """Both are of a ledger that is gone: the one holds both samples that are forgotten there, the other holds one."""
+    old = Path(shutil.copytree(run, tmp_path / "old"))
+    first = toy_export(run, tmp_path / "1.pt2", recipient=HOSPITAL)
+    one = toy_forget(run, [EVERYONE[0]], "retrain")
+    second = toy_export(run, tmp_path / "2.pt2")
+    other = toy_forget(run, [EVERYONE[1]], "retrain")
+    wanted = {first.release: [one["request"], other["request"]], second.release: [other["request"]]}
+    shutil.rmtree(run)
+    shutil.copytree(old, run)
+    problems = verify(str(run))["problems"]
+    assert any("2 releases are kept beside" in problem for problem in problems)
+    with pytest.raises(IntegrityError, match="older copy"):
+        tr.Run(run).recalls()
+    Composer(str(run)).recover()
+    for request in (one["request"], other["request"]):
+        certificate = finished(run, request)
+        assert {each["release"] for each in certificate["outside"]} == {n for n, r in wanted.items() if request in r}
+    told = tr.Run(run).recalls()
+    assert {each.release: list(each.recalled_by) for each in told.releases} == wanted
+    assert tr.Run(run).check(tmp_path / "2.pt2").status == "recalled"
+    assert toy_export(run, tmp_path / "3.pt2").release in state_of(run).releases
+    assert verify(str(run))["problems"] == []
 
 
 # --- the certificate
