@@ -176,9 +176,9 @@ class Publication(Answer):
     def __str__(self) -> str:
         if self.gate is None:
             return f"{self.run} has no release gate: a newer model may be published at any time"
-        gate = f"A newer model is published {self.gate} after the last release, where anything was forgotten since."
+        gate = f"A newer model may be published {self.gate} after the last release, where anything was forgotten since."
         if not self.held:
-            return f"{gate} It may be published now."
+            return f"{gate} It is not held now."
         return (
             f"{gate} It is held until {self.until}: the release {self.since} holds the samples of "
             f"{plural(self.forgets or 0, 'forget')}."
