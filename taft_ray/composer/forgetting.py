@@ -284,7 +284,6 @@ class Forgetting(Asking):
         state = self.record.state
         if state.created is None:
             return
-        restore(self.record)
         tombstones = self.tombstones()
         kept = tombstones.names()
         for request, facts in self.unknown_requests(kept - state.requests.keys()).items():
@@ -297,6 +296,7 @@ class Forgetting(Asking):
             self.store.erase(evaluation_caches(self.store, self.record.state.forgotten()))
             self.composition.remove_old_snapshots()
             self.record.publish()
+        restore(self.record)  # last: damage of what is kept of a release holds no forget up
 
     def tidy(self) -> None:
         """Remove what an unfinished process has left of generations that are over; when a run starts, not at every verb."""

@@ -27,6 +27,7 @@ from taft_ray.errors import (
     Unregistered,
     UsageError,
 )
+from taft_ray.plans.facts import fact_of
 from taft_ray.plans.gate import hold
 from taft_ray.plans.recalls import has_left, holds, policy_digest, unplaced
 from taft_ray.plans.releases import Released
@@ -157,5 +158,5 @@ def restore(record: Record) -> None:
         return
     record.refresh()  # after the listing: what is kept was committed before
     for facts in beside.read(kept - record.state.releases.keys()):
-        fact = Released.from_json(facts)
+        fact = fact_of(Released, facts)
         record.commit(Released, _op(fact), lambda fact=fact: fact)

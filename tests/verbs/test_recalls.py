@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from command import here
-from folder import state_of
+from folder import flip_a_byte, state_of
 from html_page import Page
 from notice_server import OK, NoticeServer, notice_server
 from proved import KEY, OTHER_KEY, private_pem
@@ -258,6 +258,20 @@ def test_older_copy_knows_later_releases_again_and_recalls_them_exactly(run: Pat
     assert tr.Run(run).check(tmp_path / "2.pt2").status == "recalled"
     assert toy_export(run, tmp_path / "3.pt2").release in state_of(run).releases
     assert verify(str(run))["problems"] == []
+
+
+def test_damage_of_what_is_kept_of_a_release_holds_no_forget_up(run: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(run, tmp_path / "old"))
+    made = toy_export(run, tmp_path / "1.pt2")
+    request = toy_forget(run, [EVERYONE[0]], "retrain")["request"]
+    shutil.rmtree(run)
+    shutil.copytree(old, run)
+    (kept,) = run.with_name(f"{run.name}.tombstones").glob(f"released/*/{made.release}.json")
+    flip_a_byte(kept)
+    with pytest.raises(IntegrityError, match=kept.name):
+        Composer(str(run)).recover()
+    assert finished(run, request)["request"] == request
+    assert any("kept beside" in problem for problem in verify(str(run))["problems"])
 
 
 # --- the certificate
