@@ -76,5 +76,13 @@ class CommitUnknown(StorageError):
     """It is not known whether the commit happened: read the head before retrying."""
 
 
+class Unregistered(StorageError):
+    """The run's ledger cannot be written: make it writable, or write a file that says that it is not registered."""
+
+
 class NoDevice(TaftError):
     """A GPU was asked for and none is free."""
+
+
+class PublicationHeld(TaftError):
+    """The run's release gate holds back a newer model: wait, or publish it all the same with ``--now``."""

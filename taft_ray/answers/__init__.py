@@ -4,7 +4,7 @@
 """
 
 from taft_ray.answers.answer import Answer
-from taft_ray.answers.certificates import BroughtBack, Certificate, Due, Refitted, Step
+from taft_ray.answers.certificates import BroughtBack, Certificate, Due, OutsideRelease, Refitted, Step
 from taft_ray.answers.compared import Compared, ComparedRun
 from taft_ray.answers.made import (
     Collected,
@@ -22,6 +22,7 @@ from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
 from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Predictions, Unreadable
 from taft_ray.answers.privacy_audit import ManyRuns, OneRun, PrivacyAudit
 from taft_ray.answers.proof import CertificateVerification, Verification
+from taft_ray.answers.released import Checked, Publication, Recalls, Release, SentNotice, TakenNotice
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
 from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
 from taft_ray.answers.state import (
@@ -64,6 +65,9 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "list": (Runs,),
     "predict": (Predictions,),
     "privacy": (Spent, PrivacyStatement),
+    "recalls": (Recalls,),
+    "check": (Checked,),
+    "release": (Publication,),
 }
 
 __all__ = [
@@ -74,6 +78,7 @@ __all__ = [
     "ByComposition",
     "Certificate",
     "CertificateVerification",
+    "Checked",
     "Collected",
     "Compared",
     "ComparedRun",
@@ -91,15 +96,19 @@ __all__ = [
     "KeyDestroyed",
     "ManyRuns",
     "OneRun",
+    "OutsideRelease",
     "Prediction",
     "Predictions",
     "PrivacyAudit",
     "PrivacyStatement",
     "Promise",
+    "Publication",
     "Quarantined",
+    "Recalls",
     "Refitted",
     "RejectedRow",
     "RejectedRows",
+    "Release",
     "Repaired",
     "Reported",
     "Reproduced",
@@ -108,12 +117,14 @@ __all__ = [
     "Runs",
     "Sample",
     "Samples",
+    "SentNotice",
     "ShardStatus",
     "Spent",
     "SpentShard",
     "Status",
     "Step",
     "Swept",
+    "TakenNotice",
     "Trained",
     "Trial",
     "Tuned",

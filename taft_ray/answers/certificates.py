@@ -52,6 +52,24 @@ class BroughtBack(Answer):
 
 
 @dataclass(frozen=True)
+class OutsideRelease(Answer):
+    """A release that holds what was forgotten, and had not expired. notified: whether its recall had been told by then."""
+
+    release: str
+    what: str
+    digest: str
+    to: str | None
+    until: float | None
+    notified: bool
+
+    def __str__(self) -> str:
+        to = f" to {self.to}" if self.to else ""
+        until = f", until {moment(self.until)}" if self.until else ""
+        told = "its recall was told" if self.notified else "its recall was not told"
+        return f"{self.what} {self.release}{to}{until} (sha256 {short(self.digest)}); {told}"
+
+
+@dataclass(frozen=True)
 class Certificate(Answer):
     """The samples forgotten, the objects removed for it, and the model after it; sealed by ``digest``.
 
@@ -68,6 +86,10 @@ class Certificate(Answer):
     beside: of a run of two tiers, how its deltas are composed and the digest of that after it.
 
     privacy: of a private run, what is exact and towards whom, what (ε, δ) remains, and what the fits cost those who stay.
+
+    outside: the releases that hold what was forgotten, and had not expired; None in a run that had released nothing.
+
+    publication: of a run with a release gate, whether the model after the request is held back, and until what.
 
     carried_out_with: other requests whose time came with this one, each with a certificate of its own.
 
@@ -111,6 +133,8 @@ class Certificate(Answer):
     composed_before_unknown: str | None = optional()
     damage: Mapping[str, Any] | None = optional()
     brought_back: tuple[BroughtBack, ...] | None = optional()
+    outside: tuple[OutsideRelease, ...] | None = optional()
+    publication: Mapping[str, Any] | None = optional()
     signature: Mapping[str, Any] | None = optional()
     repeated: bool | None = optional()
     forgotten_before: tuple[EarlierRequest, ...] | None = optional()
@@ -154,7 +178,21 @@ class Certificate(Answer):
         notes = [str(one) for one in self.forgotten_before or ()] + self._others()
         notes += [f"still listed after its removal: {key}" for key in self.still_listed_after_purge]
         notes += [f"beyond reach: {one}" for one in self.beyond_reach]
-        return paragraphs(title, told, *notes, listed("It does not cover:", self.does_not_cover))
+        still = listed(
+            f"Still outside, and holding what was forgotten (taft-ray recalls {self.run['address']}):",
+            [str(one) for one in self.outside or ()],
+        )
+        return paragraphs(
+            title, told, *notes, still, self._publication(), listed("It does not cover:", self.does_not_cover)
+        )
+
+    def _publication(self) -> str | None:
+        if self.publication is None or not self.publication["held"]:
+            return None
+        return (
+            f"Publication of the model after this request is held until {self.publication['until']}. The release gate asks for "
+            f"{self.publication['gate']} since release {self.publication['since']}."
+        )
 
     def _title(self) -> str:
         if self.samples:

@@ -32,6 +32,9 @@ class Exported(Answer):
     version: str
     owners: tuple[str, ...] = optional(())  # whose pictures alone it is of; empty: everybody's
     settings: Mapping[str, Any] | None = optional()  # of an additive run that was tuned: those of the model
+    digest: str | None = optional()  # SHA-256 of the file
+    release: str | None = optional()  # its name in the run's register
+    registered: bool | None = optional()  # False: the ledger could not be written, and the file says so
 
     def __str__(self) -> str:
         return facts(
@@ -43,6 +46,11 @@ class Exported(Answer):
                 ("takes", f"pictures of {self.size} × {self.size} pixels, scaled to 0..1 and then by mean and std"),
                 ("mean", ", ".join(f"{one:.4g}" for one in self.mean)),
                 ("std", ", ".join(f"{one:.4g}" for one in self.std)),
+                ("sha256", self.digest),
+                (
+                    "release",
+                    "NOT registered: the ledger could not be written" if self.registered is False else self.release,
+                ),
             ]
         )
 

@@ -112,6 +112,8 @@ class PrivacyStatement(Answer):
     does_not_cover: tuple[str, ...]
     digest: str
     written: str | None = optional()
+    release: str | None = optional()  # its name in the run's register
+    registered: bool | None = optional()  # False: the ledger could not be written, and the file says so
 
     def __str__(self) -> str:
         told = facts(
@@ -120,6 +122,10 @@ class PrivacyStatement(Answer):
                 ("guarantee", f"ε = {self.epsilon:.4g}, δ = {self.delta:g}, per {self.unit} ({self.adjacency})"),
                 ("holds towards", self.holds_towards),
                 ("written to", self.written or "nowhere"),
+                (
+                    "release",
+                    "NOT registered: the ledger could not be written" if self.registered is False else self.release,
+                ),
             ]
         )
         return paragraphs(told, "It does not cover:\n" + "\n".join(f"  - {one}" for one in self.does_not_cover))

@@ -1,6 +1,6 @@
 """How a command answers: `--json` puts one JSON object on stdout and everything else on stderr; errors become exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 done, 1 failed, 2 wrong usage; an answer may have an `exit_code` of its own.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def answers(function: Verb) -> Verb:
             log.removeHandler(said)
             log.setLevel(level)
         click.echo(json.dumps(answer.to_json()) if as_json else str(answer))
-        if getattr(answer, "ok", None) is False:
-            sys.exit(1)
+        if code := getattr(answer, "exit_code", int(getattr(answer, "ok", None) is False)):
+            sys.exit(code)
 
     return run

@@ -24,6 +24,11 @@ LINES = {
     "audit": Line(
         "proof", "audit", "Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers."
     ),
+    "check": Line(
+        "released",
+        "check",
+        "Whether an exported FILE is RUN's current model; exits 0, 3 when superseded, 1 when recalled or not RUN's.",
+    ),
     "demo": Line(
         "run", "demo", "Train, compose, forget, verify and report on digits, offline, with the embedded model."
     ),
@@ -46,6 +51,12 @@ LINES = {
         "pictures", "predict", "The classes of PICTURES (files, folders, Parquet, tars) by RUN's composed model."
     ),
     "privacy": Line("privacy", "privacy", "The privacy that RUN has spent, by shard, beside its budget."),
+    "recalls": Line(
+        "released",
+        "recalls",
+        "The files that left RUN's house, and which hold what was forgotten since; exits 1 when a notice was not taken.",
+    ),
+    "release": Line("released", "release", "When a newer model of RUN may be published; --after sets it."),
     "repair": Line(
         "repair", "repair", "Make again what is damaged or missing in RUN; exits 1 while a shard stays in quarantine."
     ),
@@ -78,7 +89,7 @@ LINES = {
 
 GROUPS = {
     "Make a run": ("train", "repair", "sweep", "tune"),
-    "Use it": ("predict", "evaluate", "export"),
+    "Use it": ("predict", "evaluate", "export", "release", "recalls", "check"),
     "Look at it": ("status", "list", "report", "privacy", "doctor"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
     "End it": ("gc", "destroy-key", "destroy"),
@@ -88,6 +99,7 @@ GROUPS = {
 
 EXAMPLES = {
     "audit": "audit runs/pets --data pets/train --never-seen pets/other",
+    "check": "check pets.pt2 --run runs/pets",
     "demo": "demo --folder /tmp/demo",
     "destroy": "destroy runs/pets --yes",
     "destroy-key": "destroy-key runs/pets --yes",
@@ -100,6 +112,8 @@ EXAMPLES = {
     "list": "list runs",
     "predict": "predict runs/pets new/ --output predictions.csv",
     "privacy": "privacy runs/pets --statement privacy.json",
+    "recalls": "recalls runs/pets --notify https://hospital.example/recalls --sign key.pem",
+    "release": "release runs/pets --after 10",
     "repair": "repair runs/pets --data pets/train",
     "report": "report runs/pets",
     "reproduce": "reproduce table1 tables --data pets/train --eval pets/test",

@@ -12,6 +12,7 @@ import click
 
 from taft_ray.cli.answers import answers
 from taft_ray.cli.lane_options import lane_options
+from taft_ray.cli.released import recipient_options
 from taft_ray.cli.sections import Sectioned
 from taft_ray.cli.selection import owners_option
 from taft_ray.cli.spec import spec_from, spec_options
@@ -244,12 +245,30 @@ def _what_would_go(known: Status) -> str:
 @click.option("--output", required=True, metavar="FILE", help="Ends in .pt2 (torch.export) or .onnx.")
 @click.option("--compose", type=click.Choice(COMPOSITIONS), help="The run's own by default.")
 @owners_option
+@recipient_options
+@click.option("--now", is_flag=True, help="Although the run's release gate holds the model back; the ledger says so.")
 @answers
-def export_command(run: str, output: str, compose: str | None, owners: tuple[str, ...], report: ProgressReport) -> Any:
-    """Write RUN's composed model as one file that runs without taft_ray."""
+def export_command(
+    run: str,
+    output: str,
+    compose: str | None,
+    owners: tuple[str, ...],
+    to: str | None,
+    contact: str | None,
+    until: str | None,
+    no_register: bool,
+    now: bool,
+    report: ProgressReport,
+) -> Any:
+    """Write RUN's composed model as one file that runs without taft_ray.
+
+    The export is registered in RUN's ledger; taft-ray recalls RUN says later whether the file holds what was forgotten.
+    """
     from taft_ray.verbs.run import Run
 
-    return Run(run).export(output, compose, owners=owners)
+    return Run(run).export(
+        output, compose, owners=owners, to=to, contact=contact, until=until, now=now, register=not no_register
+    )
 
 
 @click.command("report")

@@ -29,6 +29,7 @@ from taft_ray.plans.spending import cost_of_retrain, over_budget
 from taft_ray.plans.state import FITTING, QUARANTINED, SUBTRACT, TRAINED
 from taft_ray.proof.certificate import certificate_of
 from taft_ray.run.record import Record
+from taft_ray.run.register import restore
 from taft_ray.run.secret import hashes_of
 from taft_ray.storage import Manifest, digest_bytes, json_object
 from taft_ray.storage import rundir as names
@@ -298,6 +299,7 @@ class Forgetting(Asking):
             self.store.erase(evaluation_caches(self.store, self.record.state.forgotten()))
             self.composition.remove_old_snapshots()
             self.record.publish()
+        restore(self.record)  # last: damage of what is kept of a release holds no forget up
 
     def tidy(self) -> None:
         """Remove what an unfinished process has left of generations that are over; when a run starts, not at every verb."""

@@ -70,6 +70,7 @@ def certificate_page(
             kinds=_kinds(certificate),
             removed=_removed(certificate),
             retrained=_retrained(certificate),
+            outside=_outside(certificate),
             fingerprint=_fingerprint(certificate),
         )
     except _MALFORMED:  # another version's: its fields as they are
@@ -147,6 +148,23 @@ def _retrained(certificate: Mapping[str, Any]) -> Any:
         )
     head = ("Part", "Generation", "Samples left", "Seconds", "From never having seen them", "Digest begins")
     return table("Trained again without the samples", head, rows, numeric=(1, 2, 3))
+
+
+def _outside(certificate: Mapping[str, Any]) -> Any:
+    """The releases that hold what was forgotten."""
+    rows = [
+        [
+            code(one["release"], f"/outside/{i}/release"),
+            marked(one["what"], f"/outside/{i}/what"),
+            "not said" if one["to"] is None else marked(one["to"], f"/outside/{i}/to"),
+            "no date" if one["until"] is None else time_of(one["until"], f"/outside/{i}/until"),
+            marked(one["notified"], f"/outside/{i}/notified", "yes" if one["notified"] else "no"),
+            code(one["digest"], f"/outside/{i}/digest"),
+        ]
+        for i, one in enumerate(certificate.get("outside", ()))
+    ]
+    head = ("Release", "What", "To", "Given out until", "Recall told", "SHA-256 of the file")
+    return table("Recalled files", head, rows, prose=(1, 2))
 
 
 def _fingerprint(certificate: Mapping[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from taft_ray.plans import facts
 from taft_ray.plans.facts import malformed, read_fact
+from taft_ray.plans.releases import ReleaseState
 from taft_ray.plans.slices import after_fit
 from taft_ray.plans.state import (
     DROPPED,
@@ -33,6 +34,7 @@ def apply(state: RunState, entry: Entry) -> None:
         _fold(state, fact, entry.time)
     except MALFORMED as error:
         raise malformed(entry.kind, error) from error
+    state.entries += 1
 
 
 def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
@@ -95,6 +97,13 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.compositions.append(fact)
         case facts.Tuned():
             state.tunings.append(fact)
+        case facts.Released():
+            spent = {shard: len(several) for shard, several in state.reservations.items()}
+            state.releases[fact.release] = ReleaseState(fact, state.entries, time, spent=spent)
+        case facts.RecallNotified():
+            state.releases[fact.release].notices.append((state.entries, fact))
+        case facts.ReleaseGateSet():
+            state.gates.append(fact)
 
 
 def _order_pending(state: RunState, numbers: Iterable[int]) -> None:
@@ -105,7 +114,7 @@ def _order_pending(state: RunState, numbers: Iterable[int]) -> None:
 
 def _add(state: RunState, fact: facts.Added) -> None:
     state.additions.append(fact)
-    state.adding = None
+    state.adding, state.added_at = None, state.entries
     state.monolith = None  # it is of other data
     state.manifest, state.manifest_key, state.rewrites = fact.manifest, fact.manifest_key, state.rewrites + 1
     for number, samples in zip(fact.shards, fact.samples, strict=True):
@@ -180,6 +189,8 @@ def _drop(state: RunState, fact: facts.Dropped) -> None:
     request = state.requests[fact.request]
     request.dropped = fact
     stays = request.mode == SUBTRACT  # no shard leaves; in a run of two tiers their deltas do
+    if not stays:
+        request.left_at = state.entries
     for number in request.shards:
         shard = state.shards[number]
         if stays and shard.record is None:
@@ -202,6 +213,9 @@ def _drop(state: RunState, fact: facts.Dropped) -> None:
 def _rewrite(state: RunState, fact: facts.Rewritten) -> None:
     request = state.requests[fact.request]
     request.rewritten = fact
+    if request.left_at is None:
+        request.left_at = state.entries
+    request.lost_from = tuple(number for number in request.shards if _loses(state, fact, number))
     state.rewrites += 1
     if fact.manifest is not None:
         state.manifest, state.manifest_key = fact.manifest, fact.manifest_key
@@ -230,6 +244,12 @@ def _rewrite(state: RunState, fact: facts.Rewritten) -> None:
     _order_pending(state, [*state.pending, *request.shards])
     for number, refs in fact.checkpoints.items():
         state.shards[int(number)].checkpoints = refs
+
+
+def _loses(state: RunState, fact: facts.Rewritten, number: int) -> bool:
+    """Whether a shard has fewer samples after a rewrite, those counted in whose tokens went with a damaged part."""
+    shard, name = state.shards[number], str(number)
+    return fact.samples.get(name, 0) + fact.lost.get(name, 0) < shard.samples + shard.lost
 
 
 def _request(state: RunState, fact: facts.ForgetRequested, time: str) -> None:

@@ -25,6 +25,7 @@ from taft_ray.plans.facts import (
     Tuned,
 )
 from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
+from taft_ray.plans.releases import Gate, ReleaseGateSet, ReleaseState
 from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
@@ -134,6 +135,8 @@ class RequestState:
     signed: Signed | None = None
     unplaced: bool = False  # nobody could tell which shards it touches
     composed_before_unknown: str | None = None  # why it is
+    left_at: int | None = None  # the ledger entry by which its samples left the sums
+    lost_from: tuple[int, ...] | None = None  # the shards that had samples of it; None: not known yet
 
     @property
     def waiting(self) -> bool:
@@ -171,6 +174,15 @@ class RunState:
     compositions: list[Composed] = field(default_factory=list)
     reservations: dict[int, list[DpReserved]] = field(default_factory=dict)  # privacy spent, by shard
     tunings: list[Tuned] = field(default_factory=list)  # of an additive run's settings, and giving them up
+    entries: int = 0  # of the ledger that are folded in
+    added_at: int = -1  # the entry of the latest addition
+    releases: dict[str, ReleaseState] = field(default_factory=dict)  # what left the house, by name
+    gates: list[ReleaseGateSet] = field(default_factory=list)
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gate that holds back publication of a newer model; None: there is none."""
+        return self.gates[-1].gate if self.gates else None
 
     @property
     def environment(self) -> Mapping[str, Any]:

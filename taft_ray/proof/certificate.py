@@ -17,6 +17,7 @@ from taft_ray.errors import IntegrityError
 from taft_ray.plans.facts import Purge, Removed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import FITTING, SUBTRACT, RequestState, RunState
+from taft_ray.proof.outside import outside_told, publication_told
 from taft_ray.proof.privacy import privacy_statement
 from taft_ray.run.quarantine import quarantines
 from taft_ray.storage import MALFORMED, DeltaRef, Entry, Ledger, canonical_json, digest_json, parse_json
@@ -61,12 +62,13 @@ def certificate_of(
     subtract = state.mode == SUBTRACT
     fits = _fits(state, steps, entries) if state.mode in FITTING or (subtract and spec.two_tiers) else {}
     back = brought_back(entries, request, fits)
+    issued, number = datetime.now(UTC).isoformat(timespec="microseconds"), entries[-1].number
     handed_out = (_OF_BOTH if spec.two_tiers else _OF_SUBTRACTION) if subtract else _DOES_NOT_COVER[-1]
     body = {
         "schema": SCHEMA,
-        "issued": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "issued": issued,
         "run": {"address": ledger.store.uri, "spec_digest": digest_json(spec.to_json())},
-        "rests_on": {"number": entries[-1].number, "digest": entries[-1].digest},
+        "rests_on": {"number": number, "digest": entries[-1].digest},
         "steps": [_step(entry) for entry in sorted([*steps, *fits.values()], key=lambda entry: entry.number)],
         "composed_after": after,
         "composition": spec.compose,
@@ -77,6 +79,8 @@ def certificate_of(
         **_what_came_after(run, state, fits),
         **({"brought_back": back} if back else {}),
         **({"privacy": privacy_statement(spec.privacy, entries, request, state.shards)} if spec.privacy else {}),
+        **outside_told(run, request, number, issued),
+        **publication_told(run, spec, issued, after),
         **_cost(state, steps, fits, told),
         "environment": _environment(run, spec),
         "does_not_cover": [*_DOES_NOT_COVER[:-1], handed_out],

@@ -16,6 +16,7 @@ from taft_ray.proof.certificate import open_certificate
 from taft_ray.proof.check_choice import choice
 from taft_ray.proof.check_privacy import privacy
 from taft_ray.proof.check_quarantine import quarantine
+from taft_ray.proof.check_releases import releases
 from taft_ray.proof.contradictions import contradictions, inconsistencies
 from taft_ray.proof.evidence import Evidence
 from taft_ray.proof.signature import check_signature
@@ -244,7 +245,7 @@ def certificates(run: Evidence) -> None:
             if digest_bytes(data) != ref.digest:
                 raise IntegrityError(f"{ref.key} was changed: its digest is not the ledger's")
             certificate, _ = open_certificate(data, ref.key)
-            for wrong in [*inconsistencies(certificate), *contradictions(certificate, run.entries)]:
+            for wrong in [*inconsistencies(certificate), *contradictions(certificate, run.entries, run.state)]:
                 run.problems.append(f"certificates: {ref.key}: {wrong}")
     run.checks["certificates"] = len(done)
     signed = [request for request, _ in done if request.signed is not None]
@@ -373,6 +374,7 @@ AFTER_THE_CHAIN: tuple[Check, ...] = (
     quarantine,
     snapshots,
     certificates,
+    releases,
     evaluation_caches,
     forgotten_hashes,
     tombstones,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, SUBTRACT
+from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, SUBTRACT, RunState
 from taft_ray.proof.certificate import brought_back
+from taft_ray.proof.outside import outside_contradictions
 from taft_ray.proof.privacy import privacy_contradictions
 from taft_ray.storage import Entry
 from taft_ray.storage import rundir as names
@@ -62,10 +63,12 @@ def _disorder(certificate: Mapping[str, Any]) -> Iterator[str]:
         yield f"its steps are the ledger's entries {numbers}: not in order, or after the one it rests on"
 
 
-def contradictions(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:
+def contradictions(
+    certificate: Mapping[str, Any], entries: Sequence[Entry], state: RunState | None = None
+) -> Iterator[str]:
     """Where a certificate does not stand in the chain as it says, or says what the entries there do not.
 
-    entries: the run's ledger, verified.
+    entries: the run's ledger, verified. state: the fold of it, where it is known.
     """
     steps = certificate["steps"]
     last_purge = max((step["number"] for step in steps if step["step"] == "purged"), default=None)
@@ -82,6 +85,7 @@ def contradictions(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> 
                 yield f"{what}: the certificate and entry {number} of the ledger differ in {wrong}"
     yield from _other_drops(certificate, entries)
     yield from privacy_contradictions(certificate, entries)
+    yield from outside_contradictions(certificate, entries, state)
 
 
 def _other_drops(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:

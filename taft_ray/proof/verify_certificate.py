@@ -138,7 +138,7 @@ def _against_run(
             f"the ledger of {store.uri} has another certificate of this request: digest {committed[:16]}"
         )
     before = len(findings.problems)
-    findings.problems += [f"run: {wrong}" for wrong in contradictions(certificate, entries)]
+    findings.problems += [f"run: {wrong}" for wrong in contradictions(certificate, entries, state)]
     _compare_signatures(findings, request, signature)
     came_back = [*_samples_back(store, state, certificate), *_objects_back(store, spec, state, certificate)]
     findings.problems += [f"run: {text}" for text in came_back]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from taft_ray.counting import are, which
@@ -34,19 +35,8 @@ def sums_of_owners(record: Record, owners: Sequence[str]) -> dict[str, np.ndarra
 
 def rows_of_owners(record: Record, owners: Sequence[str]) -> Iterator[tuple[list[bytes], np.ndarray, np.ndarray]]:
     """Keys, rows (n, S) and labels (n,) of these owners' samples in the model, some at a time; errors as of `sums_of_owners`."""
-    record.spec.check_additive("the model of some owners alone")
-    manifest = record.manifest()
-    keys = {sample_key(owner, record.spec.seed): owner for owner in owners}
-    table = manifest.table
-    rows = table.filter(pc.and_(is_kept(table), has_key(table["owner_key"], keys)))  # type: ignore[attr-defined]  # made at import
-    unknown = [keys[key] for key in keys if key not in set(rows["owner_key"].to_pylist())]
-    if unknown:
-        named = which("owner", unknown)
-        raise UnknownSample(f"{named} {are(len(unknown))} not in this run, or {are(len(unknown))} forgotten")
-    there = {shard.shard for shard in record.state.in_tier(record.spec.two_tiers)}
-    wanted = [
-        place for place in zip(rows["shard"].to_pylist(), rows["part"].to_pylist(), strict=True) if place[0] in there
-    ]
+    rows, manifest = _rows(record, owners), record.manifest()
+    wanted = zip(rows["shard"].to_pylist(), rows["part"].to_pylist(), strict=True)
     held = set(rows["key"].to_pylist())
     parts = {(int(shard), ref["part"]): ref for shard, refs in manifest.parts.items() for ref in refs}
     refs = [PartRef.from_json(parts[place]) for place in sorted(set(wanted))]
@@ -56,3 +46,22 @@ def rows_of_owners(record: Record, owners: Sequence[str]) -> Iterator[tuple[list
         read_keys = [key for part in read for key in part.keys]
         mine = np.array([key in held for key in read_keys])
         yield [key for key, is_mine in zip(read_keys, mine, strict=True) if is_mine], values[mine], labels[mine]
+
+
+def hashes_of_owners(record: Record, owners: Sequence[str]) -> list[str]:
+    """The id hashes of these owners' samples in the model, sorted; errors as of `sums_of_owners`."""
+    return sorted(_rows(record, owners)["id_hash"].to_pylist())
+
+
+def _rows(record: Record, owners: Sequence[str]) -> pa.Table:
+    """The manifest's rows of these owners' samples in the model."""
+    record.spec.check_additive("the model of some owners alone")
+    keys = {sample_key(owner, record.spec.seed): owner for owner in owners}
+    table = record.manifest().table
+    rows = table.filter(pc.and_(is_kept(table), has_key(table["owner_key"], keys)))  # type: ignore[attr-defined]  # made at import
+    unknown = [keys[key] for key in keys if key not in set(rows["owner_key"].to_pylist())]
+    if unknown:
+        named = which("owner", unknown)
+        raise UnknownSample(f"{named} {are(len(unknown))} not in this run, or {are(len(unknown))} forgotten")
+    there = {shard.shard for shard in record.state.in_tier(record.spec.two_tiers)}
+    return rows.filter(pa.array([shard in there for shard in rows["shard"].to_pylist()], pa.bool_()))

@@ -1,4 +1,4 @@
-"""Whose turn it is to carry out the requests of a run, so that commands at work on one run do not do each other's work.
+"""Whose turn it is to carry out the requests of a run: commands at work on one run do not do each other's work.
 
 A turn is manners and not a lock. Commits keep their guarantees without it: two holders at once do some work twice.
 """

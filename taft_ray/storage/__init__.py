@@ -6,6 +6,7 @@ from taft_ray.storage.copies import sweep_copies
 from taft_ray.storage.deltas import DeltaRef, read_delta, write_delta
 from taft_ray.storage.digest import canonical_json, digest_bytes, digest_json, digest_tensors
 from taft_ray.storage.json_text import MALFORMED, json_object, parse_json
+from taft_ray.storage.kept_facts import KeptReleases, KeptReservations
 from taft_ray.storage.ledger import Entry, Ledger, entry_key
 from taft_ray.storage.manifest import (
     Manifest,
@@ -21,7 +22,6 @@ from taft_ray.storage.manifest import (
     write_rows,
 )
 from taft_ray.storage.objects import ObjectInfo, Store
-from taft_ray.storage.reservations import KeptReservations
 from taft_ray.storage.rundir import id_key, read_spec, write_spec
 from taft_ray.storage.tombstones import Tombstones
 from taft_ray.storage.versions import Erasure
@@ -33,6 +33,7 @@ __all__ = [
     "DeltaRef",
     "Entry",
     "Erasure",
+    "KeptReleases",
     "KeptReservations",
     "Ledger",
     "Manifest",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from taft_ray.composer.composer import Composer
-from taft_ray.errors import UsageError
+from taft_ray.errors import Unregistered, UsageError
 from taft_ray.log import operation
 from taft_ray.plans.privacy import Privacy
+from taft_ray.plans.releases import STATEMENT as STATEMENT_RELEASED
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spending import epsilon_spent, mu_spent
 from taft_ray.plans.state import RunState
 from taft_ray.run.address import run_address
+from taft_ray.run.record import Record
+from taft_ray.run.register import NOBODY, Recipient, commit, made_of, sent_to
 from taft_ray.storage import canonical_json, digest_json
 
 STATEMENT = "taft_ray.privacy-statement/1"
@@ -148,9 +154,34 @@ def draw(told: Mapping[str, Any], file: str | os.PathLike[str]) -> None:
         out.write(spent_picture(told))
 
 
-def write_statement(run: str, file: str | os.PathLike[str]) -> dict[str, Any]:
-    """`statement`, written there as canonical JSON."""
-    made = statement(run)
-    with open(file, "wb") as out:
-        out.write(canonical_json(made) + b"\n")
-    return made
+def write_statement(
+    run: str, file: str | os.PathLike[str], recipient: Recipient = NOBODY, register: bool = True
+) -> dict[str, Any]:
+    """`statement`, written there as canonical JSON once it is registered; with the name of its release, as "release".
+
+    The same statement to the same recipient is one release. Without ``register``, and where the ledger cannot be written, it has
+    {"registered": false} instead.
+    """
+    path, made = Path(file), statement(run)
+    record = Record(run_address(run))
+    data = canonical_json(made) + b"\n"
+    digest = hashlib.sha256(data).hexdigest()
+    told = (digest, recipient.to, recipient.contact, recipient.until)
+    name = digest_json(list(told))[:16]
+    fact = sent_to(made_of(record, STATEMENT_RELEASED, made["model"], None), recipient)
+    aside = path.parent / f".{path.name}.{name}"
+    try:
+        aside.write_bytes(data)
+        try:
+            commit(record, replace(fact, release=name, digest=digest, bytes=len(data)))
+            answer = {**made, "release": name}
+        except Unregistered:
+            if register:
+                raise
+            body = {**{key: value for key, value in made.items() if key != "digest"}, "registered": False}
+            answer = {**body, "digest": digest_json(body)}
+            aside.write_bytes(canonical_json(answer) + b"\n")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return answer

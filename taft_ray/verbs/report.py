@@ -99,7 +99,7 @@ def _certificates(store: Store, state: RunState) -> tuple[list[tuple[dict[str, A
         except (IntegrityError, ObjectMissing) as error:
             damaged.append(str(error))
             continue
-        wrong = [*inconsistencies(certificate), *contradictions(certificate, entries)]
+        wrong = [*inconsistencies(certificate), *contradictions(certificate, entries, state)]
         if back := held & set(certificate["id_hashes"]):
             wrong.append(f"{plural(len(back), 'of its samples is', 'of its samples are')} in the manifest again")
         damaged += [f"{key}: {one}" for one in wrong]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from taft_ray.plans.lane_resources import LaneResources
     from taft_ray.plans.sweep import Sweep
     from taft_ray.privacy import PublicKey, SigningKey
+    from taft_ray.run.register import Recipient
 
 Deadline = str | float | datetime | timedelta
 T = TypeVar("T", str, int)
@@ -126,13 +127,26 @@ class Run:
             draw(told, picture)
         return answers.Spent.from_json(told)
 
-    def privacy_statement(self, file: str | os.PathLike[str] | None = None) -> answers.PrivacyStatement:
-        """The statement that may be published beside a private model; written to ``file``, as JSON, where one is given."""
+    def privacy_statement(
+        self,
+        file: str | os.PathLike[str] | None = None,
+        *,
+        to: str | None = None,
+        contact: str | None = None,
+        until: Deadline | None = None,
+        register: bool = True,
+    ) -> answers.PrivacyStatement:
+        """The statement that may be published beside a private model; written to ``file``, as JSON, where one is given.
+
+        A written one is registered as an export is: see `export`.
+        """
         from taft_ray.verbs.privacy import statement, write_statement
 
+        recipient = _recipient(to, contact, until)
         if file is None:
             return answers.PrivacyStatement.from_json(statement(self.uri))
-        return answers.PrivacyStatement.from_json({**write_statement(self.uri, file), "written": os.fspath(file)})
+        told = write_statement(self.uri, file, recipient, register)
+        return answers.PrivacyStatement.from_json({**told, "written": os.fspath(file)})
 
     def sweep(self, asked: Sweep | None = None, *, mlflow: str | None = None, **options: Any) -> answers.Swept:
         """Try settings on the cached tokens; the best becomes a spec. options: fields of `plans.sweep.Sweep`."""
@@ -234,15 +248,69 @@ class Run:
         return answers.Reported.from_json(report(self.uri))
 
     def export(
-        self, output: str | os.PathLike[str], compose: str | None = None, *, owners: Iterable[str] = ()
+        self,
+        output: str | os.PathLike[str],
+        compose: str | None = None,
+        *,
+        owners: Iterable[str] = (),
+        to: str | None = None,
+        contact: str | None = None,
+        until: Deadline | None = None,
+        now: bool = False,
+        register: bool = True,
     ) -> answers.Exported:
         """Write the composed model as one file that runs without taft_ray: .pt2 or .onnx.
 
         owners: of an additive run, the model of these owners' pictures alone.
+
+        to, contact, until: where the file goes, whom a recall is told there, and when it is over; kept in the run's ledger.
+
+        now: although the run's release gate holds the model back. register: False for a run whose ledger cannot be written.
         """
         from taft_ray.verbs.export import export
 
-        return answers.Exported.from_json(export(self.uri, os.fspath(output), compose, tuple(owners)))
+        told = export(
+            self.uri, os.fspath(output), compose, tuple(owners), recipient=_recipient(to, contact, until), now=now,
+            register=register,
+        )  # fmt: skip
+        return answers.Exported.from_json(told)
+
+    # --- what left the house
+
+    def recalls(
+        self,
+        *,
+        notify: str | None = None,
+        sign: SigningKey | str | os.PathLike[str] | None = None,
+        timeout: float | None = None,
+    ) -> answers.Recalls:
+        """The files that were exported and published, and which of them hold what was forgotten since.
+
+        notify: a URL that gets a signed notice of every recalled release, once. sign: an Ed25519 private key, or its PEM file.
+
+        timeout: seconds that an answer may take; 10 by default. ok: False where a notice was not taken.
+        """
+        from taft_ray.verbs.recalls import notify as send
+        from taft_ray.verbs.recalls import recalls
+
+        key = _signing_key(sign)
+        if notify is None:
+            return answers.Recalls.from_json(recalls(self.uri))
+        if key is None:
+            raise UsageError("--notify sends signed notices; give an Ed25519 private key as --sign")
+        return answers.Recalls.from_json(send(self.uri, notify, key, timeout=10.0 if timeout is None else timeout))
+
+    def check(self, file: str | os.PathLike[str]) -> answers.Checked:
+        """How an exported file stands: current, superseded, recalled, expired, changed or unknown."""
+        from taft_ray.verbs.recalls import check
+
+        return answers.Checked.from_json(check(self.uri, os.fspath(file)))
+
+    def release(self, after: str | None = None) -> answers.Publication:
+        """When a newer model may be published. after: sets the gate, to "10" (forgets), "30d", "epsilon=0.5" or "none"."""
+        from taft_ray.verbs.release import release
+
+        return answers.Publication.from_json(release(self.uri, after))
 
     # --- forgetting
 
@@ -460,6 +528,13 @@ def _selection(ids: Iterable[str], owners: Iterable[str], shards: Iterable[int],
         shards=_listed("shards", shards, int),
         with_identical=with_identical,
     )
+
+
+def _recipient(to: str | None, contact: str | None, until: Deadline | None) -> Recipient:
+    from taft_ray.run.register import Recipient
+    from taft_ray.verbs.deadline import unix_deadline
+
+    return Recipient(to=to, contact=contact, until=unix_deadline(until, "until"))
 
 
 def _listed(name: str, given: Iterable[T], kind: type[T]) -> tuple[T, ...]:

@@ -138,9 +138,17 @@ def test_reading_needs_no_ray(verb: str, run: Path, nobody: str) -> None:
     look(verb, run, "--json", address=nobody).did(0)
 
 
-def test_export_needs_no_ray(run: Path, tmp_path: Path, nobody: str) -> None:
+def test_export_needs_no_ray_and_its_recall_no_torch(run: Path, tmp_path: Path, nobody: str) -> None:
     look("export", run, "--output", tmp_path / "model.pt2", address=nobody).did(0)
     assert (tmp_path / "model.pt2").is_file()
+    for line, words in (
+        (("release", run, "--after", "10"), "10 forgets"),
+        (("recalls", run), "1 current"),
+        (("check", tmp_path / "model.pt2", "--run", run), "current"),
+    ):
+        answer = look(*line, address=nobody).did(0)
+        answer.lightly()
+        assert words in answer.out
 
 
 def test_destroying_the_key_needs_no_ray(run: Path, nobody: str) -> None:

@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 from html_page import Page, Value
+from released import toy_export, toy_forget, trained_toy
 from run_facts import classes, run_facts
 from sweep_summary import sweep_summary
+from toy_run import EVERYONE
 
 import taft_ray as tr
 from taft_ray.evaluation import compared, summarise
 from taft_ray.pages import certificate_page, comparison_page, report_page, sweep_page
+from taft_ray.run.register import Recipient
 from taft_ray.storage import rundir as names
+from taft_ray.verbs.release import release as set_gate
 
 # Words that have digits and are no numbers of a run.
 _WORDS = re.compile(r"95 %|SHA-256|shards\[\d\]|\d+ rows|\d+ entries|^\d+$")
@@ -141,6 +145,16 @@ def test_every_number_of_a_certificate_that_brings_shards_back_is_in_it(samples:
     hashes = certificate["id_hashes"][:samples]
     back = {**certificate, "samples": samples, "id_hashes": hashes, "brought_back": drops}
     assert_traced(certificate_page(back), back, least=15)
+
+
+def test_every_number_of_a_certificate_with_releases_is_in_it(tmp_path: Path) -> None:
+    run = trained_toy(tmp_path / "run")
+    set_gate(str(run), "3")
+    toy_export(run, tmp_path / "1.pt2", recipient=Recipient(to="clinic 7", until=4e9))
+    toy_export(run, tmp_path / "2.pt2")
+    certificate = toy_forget(run, [EVERYONE[0]], "retrain")
+    assert len(certificate["outside"]) == 2
+    assert_traced(certificate_page(certificate), certificate, 12)
 
 
 def test_the_check_finds_a_number_that_is_not_recorded() -> None:

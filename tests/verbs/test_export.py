@@ -1,7 +1,10 @@
 """The exported file alone answers as the run's composed model does, and holds no shard that has left."""
 
+import hashlib
 import json
 import shutil
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,18 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from folder import copy_run, plain_forget, shard_of
+from command import here
+from folder import copy_run, files, plain_forget, shard_of, state_of
 from plain import plain_train
+from read_only import read_only
+from store_faults import DIE_AFTER, Fault, Killed, fault, faults_possible
 from tiny import SHARDS, SIZE, sample_id
 
+import taft_ray as tr
 from taft_ray.composer.composer import Composer
-from taft_ray.errors import IntegrityError, StorageError, UsageError
+from taft_ray.errors import IntegrityError, StorageError, Unregistered, UsageError
+from taft_ray.proof.verify_run import verify
 from taft_ray.run.model import build_tangent
 from taft_ray.run.rows import build_rows, model_of
 from taft_ray.run.snapshots import load_arrays, load_snapshot
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 from taft_ray.verbs.export import export
+from taft_ray.verbs.exported import entry_of
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +70,9 @@ def test_onnx_gives_the_composed_models_logits(run: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(by_onnx(tmp_path / "model.onnx"), expected_of(run), rtol=1e-4, atol=1e-4)
     assert told["composed"] == Composer(str(run)).composed_digest()
     assert told["bytes"] == (tmp_path / "model.onnx").stat().st_size
+    entry = entry_of(tmp_path / "model.onnx")
+    assert entry is not None
+    assert entry["release"] == told["release"]
 
 
 @pytest.mark.parametrize("compose", [None, "gram", "mean"])
@@ -72,10 +84,82 @@ def test_pt2_gives_the_composed_models_logits_and_says_what_it_is(
     program = torch.export.load(tmp_path / "new" / "model.pt2", extra_files=extra)
     torch.testing.assert_close(program.module()(pictures()), expected_of(run, compose), rtol=1e-4, atol=1e-4)
     facts = json.loads(extra["taft_ray"])
-    assert facts == {name: value for name, value in told.items() if name not in ("output", "bytes")}
+    assert facts == {name: value for name, value in told.items() if name not in ("output", "bytes", "digest")}
     assert facts["size"] == SIZE
     assert len(facts["classes"]) == 3
     assert facts["shards"] == list(range(SHARDS))
+
+
+def test_export_is_registered_with_its_digest_and_found_again_in_the_file(run: Path, tmp_path: Path) -> None:
+    until = time.time() + 3600
+    told = tr.Run(run).export(tmp_path / "model.pt2", to="clinic", contact="officer", until=until)
+    (fact,) = (one.fact for one in state_of(run).releases.values())
+    assert fact.digest == hashlib.sha256(Path(told.output).read_bytes()).hexdigest() == told.digest
+    assert (fact.to, fact.contact, fact.until, fact.what) == ("clinic", "officer", until, "export")
+    assert (fact.composed, fact.bytes, fact.shards) == (told.composed, told.bytes, tuple(range(SHARDS)))
+    entry = entry_of(Path(told.output))
+    assert entry is not None
+    assert entry["release"] == told.release == fact.release
+    assert tr.Run(run).check(told.output).status == "current"
+    assert verify(str(run))["problems"] == []
+    certificate = plain_forget(run, [sample_id(3)], "drop")
+    assert [one["release"] for one in certificate["outside"]] == [told.release]
+    assert tr.Run(run).check(told.output).exit_code == 1
+    assert [one.status for one in tr.Run(run).recalls().releases] == ["recalled"]
+    # a gate holds the next one back, and --now overrides it
+    tr.Run(run).release("2")
+    before = Path(told.output).read_bytes()
+    here("export", run, "--output", told.output).complains(1, "held until 1 more forget", str(told.release), "--now")
+    assert Path(told.output).read_bytes() == before
+    assert here("export", run, "--output", told.output, "--now").code == 0
+    assert [one.fact.overrode for one in state_of(run).releases.values()] == [None, "2 forgets"]
+    assert verify(str(run))["problems"] == []
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_killed_export_leaves_no_file_without_its_release(run: Path, tmp_path: Path) -> None:
+    with faults_possible(), fault(Fault(DIE_AFTER, 1)), pytest.raises(Killed):
+        export(str(run), str(tmp_path / "model.pt2"))
+    assert not (tmp_path / "model.pt2").exists()
+    assert len(state_of(run).releases) == 1
+    assert verify(str(run))["problems"] == []
+
+
+def test_run_that_cannot_be_written_exports_only_what_says_so(trained: Path, weights: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are for one user alone
+        Path(folder).chmod(0o777)
+        copy_run(trained, Path(folder) / "run")
+        run, out = tr.Run(Path(folder) / "run"), Path(folder) / "out"
+        out.mkdir()
+        out.chmod(0o777)
+        for file in files(Path(run.uri)):
+            file.chmod(0o444)
+        with read_only(Path(run.uri), weights):
+            with pytest.raises(Unregistered, match=r"permission denied.*--no-register"):
+                run.export(out / "model.pt2")
+            assert list(out.iterdir()) == []
+            told = run.export(out / "model.pt2", register=False)
+        assert (told.registered, told.release) == (False, None)
+        entry = entry_of(out / "model.pt2")
+        assert entry is not None
+        assert entry["registered"] is False
+        assert "never registered" in str(run.check(out / "model.pt2"))
+        assert run.recalls().releases == ()
+        writable = run.export(out / "model.pt2", register=False)
+        assert writable.release == run.recalls().releases[0].release, "there is no way around the register"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"to": ""}, "--to"), ({"to": "a\nb"}, "--to"), ({"contact": "x" * 201}, "--contact"),
+        ({"until": "yesterday"}, "--until"), ({"until": 1.0}, "--until has passed"),
+    ],
+)  # fmt: skip
+def test_recipient_that_is_none_is_refused(run: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        tr.Run(run).export(tmp_path / "model.pt2", **options)
+    assert state_of(run).releases == {}
 
 
 def test_what_was_dropped_is_not_in_the_file(run: Path, tmp_path: Path) -> None:

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from folder import plain_forget
+from folder import files, plain_forget, state_of
 from plain import plain_train
 from tiny import CLASSES, SAMPLES, owner_of, sample_id, write_parquet
 
 from taft_ray.composer.composer import Composer
+from taft_ray.data import id_hash, owner_hash
 from taft_ray.errors import UnknownSample, UsageError
+from taft_ray.proof.verify_run import verify
 from taft_ray.run.choice import choice_of_owners
 from taft_ray.run.owned import sums_of_owners
 from taft_ray.run.record import Record
 from taft_ray.run.snapshots import snapshot_digest
+from taft_ray.storage import id_key
 from taft_ray.verbs.export import export
 from taft_ray.verbs.tune import tune
 
@@ -83,6 +86,17 @@ def test_exported_file_names_the_owners_and_has_settings_of_their_pictures(
     extra = {"taft_ray": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert json.loads(extra["taft_ray"])["owners"] == owners
+    (release,) = state_of(run).releases.values()
+    secret = id_key(record.store, create=False)
+    assert set(release.fact.owners) == {owner_hash(name, secret) for name in owners}
+    assert set(release.fact.samples) == {id_hash(sample_id(n), secret) for n in pictures_of(owners)}
+    ledger = b"".join(path.read_bytes() for path in files(run, "ledger"))
+    assert not [name for name in owners if name.encode() in ledger]
+    assert verify(str(run))["problems"] == []
+    other = next(n for n in range(SAMPLES) if owner_of(n) not in owners)
+    assert plain_forget(run, [sample_id(other)], "subtract")["outside"] == []
+    certificate = plain_forget(run, [], "subtract", owners=tuple(owners[:1]))
+    assert [one["release"] for one in certificate["outside"]] == [told["release"]]
 
 
 def test_bad_input_is_told(trained: Path, tmp_path: Path, parquet: Path, spec_of: Callable[..., Any]) -> None:

@@ -1,5 +1,6 @@
 """`privacy` and what else tells of a private run: the odometer, the statement, status, estimate and certificate."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from command import here
 from folder import plain_forget, shard_of, state_of
 from plain import plain_train
+from released import toy_export
 from tiny import CLASSES, SHARDS, sample_id
 
 import taft_ray as tr
@@ -46,12 +48,15 @@ def test_odometer_of_a_shard_is_that_of_its_fits(trained: Path, copy_of: Callabl
     assert len(again.to_pandas()) == SHARDS
 
 
-def test_statement_has_the_guarantee_and_nothing_of_samples(trained: Path, tmp_path: Path) -> None:
-    file = tmp_path / "privacy.json"
+def test_statement_has_the_guarantee_and_nothing_of_samples(
+    trained: Path, copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    trained, file = copy_of(trained), tmp_path / "privacy.json"
     answer = here("privacy", trained, "--statement", file, "--json")
     assert answer.code == 0, answer.err
     told = json.loads(file.read_text())
-    assert answer.json == {**told, "written": str(file)}
+    (release,) = state_of(trained).releases
+    assert answer.json == {**told, "written": str(file), "release": release}
     assert told["digest"] == digest_json({name: value for name, value in told.items() if name != "digest"})
     assert (told["epsilon"], told["delta"]) == (pytest.approx(EPSILON, rel=1e-6), DELTA)
     assert told["model"] == tr.Run(trained).status().composed
@@ -59,6 +64,42 @@ def test_statement_has_the_guarantee_and_nothing_of_samples(trained: Path, tmp_p
     counts = [shard.samples for shard in state_of(trained).shards.values()]
     assert not any(f'"samples":{count}' in text for count in counts)
     assert all(one.delta is None or one.delta.digest not in text for one in state_of(trained).in_model)
+
+
+def test_published_statement_is_registered_once_and_never_recalled(
+    trained: Path, copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    run, file = tr.Run(copy_of(trained)), tmp_path / "privacy.json"
+    first = run.privacy_statement(file)
+    assert run.privacy_statement(file).release == first.release
+    assert run.privacy_statement(file, to="authority").release != first.release
+    assert run.privacy_statement().release is None
+    assert [(one.what, one.to, one.digest) for one in run.recalls().releases] == [
+        ("statement", to, hashlib.sha256(file.read_bytes()).hexdigest()) for to in (None, "authority")
+    ]
+    assert run.check(file).status == "current"
+    plain_forget(run.uri, [sample_id(0)], "retrain")
+    assert run.check(file).status == "superseded"
+    file.write_bytes(file.read_bytes().replace(b'"sample"', b'"owner"'))
+    assert run.check(file).status == "changed"
+    assert here("privacy", run.uri, "--to", "authority").code == 2
+    assert run.verify().ok
+
+
+def test_gate_of_epsilon_opens_when_fits_have_spent_it(
+    trained: Path, copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = tr.Run(copy_of(trained))
+    assert run.release(f"epsilon={EPSILON * 0.9}").held is False
+    toy_export(Path(run.uri), tmp_path / "1.pt2")
+    plain_forget(run.uri, [sample_id(0)], "drop")
+    told = run.release()
+    assert (told.held, told.until) == (True, f"the fits since have spent ε = {EPSILON * 0.9:g}")
+    certificate = plain_forget(run.uri, [sample_id(0)], "retrain")
+    assert certificate["publication"]["held"] is False
+    assert run.release().held is False
+    assert run.release(f"epsilon={EPSILON * 1.1}").held is True
+    assert run.verify().problems == ()
 
 
 def test_picture_is_drawn_with_the_budget(trained: Path, tmp_path: Path) -> None:

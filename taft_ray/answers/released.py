@@ -1,0 +1,185 @@
+"""Answers on what left the house: `recalls`, `check`, `release`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+from taft_ray.answers.answer import Answer
+from taft_ray.answers.rows import HasRows
+from taft_ray.answers.text import columns, facts, moment, paragraphs, short, some, written_moment
+from taft_ray.counting import are, plural, which
+from taft_ray.jsonable import optional
+
+SUPERSEDED_CODE = 3  # with which `check` exits for a file that holds nothing forgotten, and is not the newest
+
+
+@dataclass(frozen=True)
+class TakenNotice(Answer):
+    """A notice of a recall that was taken. where: scheme, host and port. answer: the beginning of what was answered."""
+
+    where: str
+    status: int
+    answer: str
+
+
+@dataclass(frozen=True)
+class Release(Answer):
+    """A file that left the house. what: export, statement or served. status: current, superseded, recalled or expired.
+
+    digest: SHA-256 of the file. until: unix seconds. recalled_by: the forgets whose samples it holds, also where it has expired.
+
+    owners: of how many owners' pictures alone it is. overrode: the release gate that was overridden for it.
+    """
+
+    release: str
+    what: str
+    status: str
+    released: str
+    digest: str
+    bytes: int
+    composed: str | None
+    shards: tuple[int, ...]
+    to: str | None
+    contact: str | None
+    until: float | None
+    recalled_by: tuple[str, ...]
+    notified: tuple[TakenNotice, ...]
+    owners: int | None = optional()
+    overrode: str | None = optional()
+
+
+@dataclass(frozen=True)
+class SentNotice(Answer):
+    """A notice that was sent now. ok: whether it was taken. status: of the last answer. problem: why it was not taken."""
+
+    release: str
+    ok: bool
+    status: int | None
+    answer: str
+    problem: str | None
+    tries: int
+
+    def __str__(self) -> str:
+        how = f"taken with status {self.status}" if self.ok else f"NOT taken: {self.problem}"
+        return f"notice of release {self.release}: {how} ({plural(self.tries, 'try', 'tries')})"
+
+
+@dataclass(frozen=True)
+class Recalls(Answer, HasRows):
+    """The register of what left the house. ok: every notice that was sent now was taken.
+
+    undecided: forgets of which nobody can tell yet whether a release holds their samples. notices: those sent now.
+    """
+
+    ROWS: ClassVar[tuple[str, ...]] = ("releases", "notices")
+
+    run: str
+    ok: bool
+    releases: tuple[Release, ...]
+    undecided: tuple[str, ...] = optional(())
+    notices: tuple[SentNotice, ...] | None = optional()
+
+    def __str__(self) -> str:
+        if not self.releases:
+            return f"nothing of {self.run} has left the house"
+        counts = Counter(one.status for one in self.releases)
+        head = ["release", "what", "status", "released", "to", "until", "recalled by", "told"]
+        rows = [
+            [
+                one.release,
+                one.what,
+                one.status,
+                written_moment(one.released),
+                one.to,
+                moment(one.until),
+                some(one.recalled_by, 3) or None,
+                "yes" if one.notified else None,
+            ]
+            for one in self.releases
+        ]
+        untold = sum(one.status == "recalled" and not one.notified for one in self.releases)
+        return paragraphs(
+            ", ".join(f"{count} {status}" for status, count in counts.most_common()),
+            columns(head, rows),
+            f"Nobody can tell yet which releases hold the samples of {which('request', self.undecided)}: "
+            f"taft-ray repair {self.run}"
+            if self.undecided
+            else None,
+            "\n".join(map(str, self.notices or ())),
+            f"{plural(untold, 'recall')} {are(untold)} not told: taft-ray recalls {self.run} --notify URL --sign key.pem"
+            if untold
+            else None,
+        )
+
+
+@dataclass(frozen=True)
+class Checked(Answer):
+    """A file against a run's register. status: current, superseded, recalled, expired, changed or unknown.
+
+    ok: it is current or superseded. digest: SHA-256 of the file. release: None for a file that the run does not know.
+    """
+
+    file: str
+    run: str
+    ok: bool
+    status: str
+    digest: str
+    release: Release | None
+    note: str | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a current file, 3 for a superseded one, 1 for any other."""
+        return SUPERSEDED_CODE if self.status == "superseded" else int(not self.ok)
+
+    def __str__(self) -> str:
+        release = self.release
+        verdict = {
+            "current": "current: it is of the model that the run has now",
+            "superseded": "superseded: the run has another model now; the file holds nothing that was forgotten",
+            "recalled": "RECALLED: it holds what was forgotten; stop using it, and delete it",
+            "expired": "EXPIRED: the time for which it was given out is over; delete it",
+            "changed": "CHANGED: it is not the file that was released",
+            "unknown": "UNKNOWN to this run",
+        }[self.status]
+        told = [("file", self.file), ("sha256", self.digest)]
+        if release is not None:
+            told += [
+                ("release", f"{release.release}, {release.what} of {written_moment(release.released)}"),
+                ("model", short(release.composed)),
+                ("to", release.to),
+                ("until", moment(release.until)),
+                ("recalled by", some(release.recalled_by) or None),
+            ]
+        return paragraphs(verdict, facts(told), self.note)
+
+
+@dataclass(frozen=True)
+class Publication(Answer):
+    """When a newer model may be published. gate: None where there is none. held: whether one is held back now.
+
+    releases: models that were registered. since: the release beside which a newer model would show too much.
+
+    forgets: how many it would show. until: what has to come first.
+    """
+
+    run: str
+    gate: str | None
+    held: bool
+    releases: int
+    since: str | None = optional()
+    forgets: int | None = optional()
+    until: str | None = optional()
+
+    def __str__(self) -> str:
+        if self.gate is None:
+            return f"{self.run} has no release gate: a newer model may be published at any time"
+        gate = f"A newer model may be published {self.gate} after the last release, where anything was forgotten since."
+        if not self.held:
+            return f"{gate} It is not held now."
+        return (
+            f"{gate} It is held until {self.until}: the release {self.since} holds the samples of "
+            f"{plural(self.forgets or 0, 'forget')}."
+        )
