@@ -39,6 +39,7 @@ from taft_ray.answers.state import (
     Trained,
 )
 from taft_ray.answers.tuned import Tuned, TunedCandidate, TunedKappa, TunedPenalty
+from taft_ray.answers.why import Explained, Why, WhyGroup
 
 # the answers of verbs, by the command that prints them
 OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
@@ -86,6 +87,7 @@ __all__ = [
     "EarlierRequest",
     "Estimate",
     "Evaluation",
+    "Explained",
     "Exported",
     "Finding",
     "KeyDestroyed",
@@ -123,4 +125,6 @@ __all__ = [
     "Unreadable",
     "Verification",
     "Waiting",
+    "Why",
+    "WhyGroup",
 ]

@@ -215,17 +215,29 @@ class Run:
             evaluate(self.uri, source, predictions=file, against=other, owners=tuple(owners), report=self._progress)
         )
 
-    def predict(self, pictures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> answers.Predictions:
+    def predict(
+        self,
+        pictures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        why: bool = False,
+        owners: Iterable[str] = (),
+    ) -> answers.Predictions:
         """The class of each picture by the composed model, with the probability of every class.
 
         pictures: files, folders, Parquet or tars, local or remote; labels are not read. Pictures that cannot be read are in
         ``unreadable``, with the reason. `Predictions.to_pandas` makes a table.
+
+        why: also tell which shards and owners weigh most in each answer, under ``why`` of each prediction.
+
+        owners: those to show by name. Others are shown by a hash.
         """
         from taft_ray.verbs.predict import predict
 
         places = [pictures] if isinstance(pictures, str | os.PathLike) else list(pictures)
         given = [os.fspath(place) for place in places]
-        return answers.Predictions.from_json(predict(self.uri, given, report=self._progress))
+        return answers.Predictions.from_json(
+            predict(self.uri, given, why=why, owners=tuple(owners), report=self._progress)
+        )
 
     def report(self) -> answers.Reported:
         """Write the run's report: one HTML page, and report.json."""
