@@ -22,6 +22,7 @@ from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
 from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Predictions, Unreadable
 from taft_ray.answers.privacy_audit import ManyRuns, OneRun, PrivacyAudit
 from taft_ray.answers.proof import CertificateVerification, Verification
+from taft_ray.answers.reconstruction import Reconstruction, ReconstructionRisk
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
 from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
 from taft_ray.answers.state import (
@@ -54,7 +55,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "status": (Status, RejectedRows, Samples),
     "verify": (Verification, CertificateVerification),
     "repair": (Repaired,),
-    "audit": (Audit, PrivacyAudit),
+    "audit": (Audit, PrivacyAudit, Reconstruction),
     "destroy-key": (KeyDestroyed,),
     "destroy": (Destroyed,),
     "doctor": (Diagnosis,),
@@ -99,6 +100,8 @@ __all__ = [
     "PrivacyStatement",
     "Promise",
     "Quarantined",
+    "Reconstruction",
+    "ReconstructionRisk",
     "Refitted",
     "RejectedRow",
     "RejectedRows",

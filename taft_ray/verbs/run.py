@@ -393,6 +393,22 @@ class Run:
             audit_privacy(self.uri, level=level, runs=runs, canaries=canaries, report=self._progress)
         )
 
+    def audit_reconstruction(
+        self, never_seen: str | os.PathLike[str] | None = None, *, picks: int = 20
+    ) -> answers.Reconstruction:
+        """Measure how near an attacker comes to a deleted sample by the models before and after. The run is unchanged.
+
+        never_seen: pictures by which the attacker knows the data. None: only an attacker who knows the run's own is tried.
+
+        picks: samples that are forgotten one by one, in memory.
+        """
+        from taft_ray.verbs.audit import audit_reconstruction
+
+        known = None if never_seen is None else os.fspath(never_seen)
+        return answers.Reconstruction.from_json(
+            audit_reconstruction(self.uri, never_seen=known, picks=picks, report=self._progress)
+        )
+
     # --- ending it
 
     def gc(self) -> answers.Collected:
