@@ -22,6 +22,8 @@ import numpy as np
 
 from taft_ray.errors import UsageError
 
+_NO_PART = 1e-12  # of the largest squared singular value: what rounding leaves of a matrix of lower rank
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Knowledge:
@@ -79,29 +81,44 @@ class Recovered:
         """The sum of features (S,) that comes nearest to a deleted sample of this class."""
         return self.matrix[label]
 
+    def span(self, deleted: int) -> np.ndarray:
+        """Orthonormal rows (r, S): the row space, of at most as many dimensions as samples were deleted.
+
+        Where they are fewer than the classes it is the space of their features, and exact releases give it whole.
+        """
+        values, columns = np.linalg.eigh(self.matrix @ self.matrix.T)
+        kept = np.flatnonzero(values > _NO_PART * values[-1])[::-1][:deleted]
+        return (columns[:, kept] / np.sqrt(values[kept])).T @ self.matrix
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """The attack on one sample. cosine: of recovered and true features, its size. rank: 1 where no other's is larger."""
+    """The attack on one sample. cosine: of recovered and true features, its size. rank: 1 where no other sample is nearer."""
 
     cosine: float
     rank: int
 
 
-def placed(recovered: np.ndarray, true: np.ndarray, others: np.ndarray) -> Placed:
-    """recovered, true: (S,). others: (N, S); all about the same mean."""
-    return placed_by(float(cosines(recovered, true[None])[0]), cosines(recovered, others))
+def placed(recovered: np.ndarray, span: np.ndarray, true: np.ndarray, others: np.ndarray) -> Placed:
+    """recovered, true: (S,). span: (r, S), whose nearness ranks the candidates. others: (N, S). All about the same mean."""
+    rank = placed_by(float(nearness(span, true[None])[0]), nearness(span, others)).rank
+    return Placed(cosine=float(nearness(recovered[None], true[None])[0]), rank=rank)
 
 
 def placed_by(cosine: float, others: np.ndarray) -> Placed:
-    """From the cosines themselves. others: (N,)."""
+    """From the nearness itself. others: (N,)."""
     return Placed(cosine=cosine, rank=1 + int((others > cosine).sum()))
 
 
-def cosines(one: np.ndarray, several: np.ndarray) -> np.ndarray:
-    """(N,) sizes of the cosines of one (S,) with each of (N, S); 0 where either has no length."""
-    length = np.linalg.norm(several, axis=1) * np.linalg.norm(one)
-    return np.divide(np.abs(several @ one), length, out=np.zeros(len(several)), where=length > 0)
+def nearness(span: np.ndarray, several: np.ndarray) -> np.ndarray:
+    """The cosine (N,) of each of (N, S) with the space of ``span`` (r, S): orthonormal rows, or a single row of any length.
+
+    0 where either has no length.
+    """
+    if len(span) == 1:
+        span = span / (np.linalg.norm(span) or 1.0)
+    length = np.linalg.norm(several, axis=1)
+    return np.divide(np.linalg.norm(several @ span.T, axis=1), length, out=np.zeros(len(several)), where=length > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

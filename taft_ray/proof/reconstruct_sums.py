@@ -128,9 +128,10 @@ def _told(
         for known in knowledge:
             shift = penalty * n - penalty_after * left.n
             recovered = Recovered.of(coefficients, after, known.curvature(n, penalty * n), shift)
+            span, rivals = recovered.span(len(batch)), compared - known.mean
             for at, one in zip(looked_for, true, strict=True):
                 direction = recovered.one() if len(batch) == 1 else recovered.of_class(int(held.labels[at]))
-                found[known.name].append(placed(direction, one - known.mean, compared - known.mean))
+                found[known.name].append(placed(direction, span, one - known.mean, rivals))
     size = round(float(np.mean([len(batch) for batch in batches])))
     for name, several in found.items():
         yield Found(way=way, batch=size, known=name, risk=Risk.of(several, among))
@@ -157,7 +158,7 @@ def _noisy(
         for known in knowledge:
             curvature = known.about_zero().curvature(held.sums.n, before.penalty)
             direction = Recovered.of(before.coefficients, after.coefficients, curvature).one()
-            found[known.name].append(placed(direction, true, compared))
+            found[known.name].append(placed(direction, direction[None], true, compared))
     for name, several in found.items():
         yield Found(way=NOISY, batch=1, known=name, risk=Risk.of(several, among))
 
