@@ -39,7 +39,7 @@ def measure(shards: int, pictures: int, features: int, owners: int, asked: int) 
         began = time.perf_counter()
         model = model_of(composer.record.spec, load_arrays(composer.record.store, composed["key"]))
         solved = time.perf_counter() - began
-        seen = Seen()
+        seen = Seen(penalty=model.penalty)
         seen.take(torch.from_numpy(rows), torch.from_numpy(model.logits(rows)))
         found: dict[str, Any] = {
             "shards": shards, "pictures": pictures, "features": features, "asked": asked, "solve_s": solved,

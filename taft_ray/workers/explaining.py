@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from taft_ray.additive.exact_sums import Sums
-from taft_ray.additive.ridge import solve
 from taft_ray.additive.tuning import column_scales
 from taft_ray.additive.without import Without
 from taft_ray.errors import CommitConflict
@@ -45,9 +44,13 @@ _NO_OWNERS = "no owner was evaluated: a shard's Δw is fitted to all of its pict
 
 @dataclass
 class Seen:
-    """The first pictures of a prediction, at most `MOST_ASKED`: rows (q, S) or tokens, and logits (q, K)."""
+    """The first pictures of a prediction, at most `MOST_ASKED`: rows (q, S) or tokens, and logits (q, K).
+
+    tm: the model of deltas. penalty: λ of the model of sums.
+    """
 
     tm: TangentModel | None = None
+    penalty: float | None = None
     inputs: list[torch.Tensor] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
     count: int = 0
@@ -108,8 +111,8 @@ def explain(
     with torch_settings_kept():
         settle(spec)
         if spec.additive:
-            asked = torch.cat(seen.inputs).numpy()
-            groups, told, penalty = _without_pictures(record, asked, composed, tuned, owners, report)
+            penalty = seen.penalty
+            groups, told = _without_pictures(record, seen, composed, tuned, owners, report)
             kind, left_out = LEFT_OUT_PICTURES, left_out + told
         else:
             if owners:
@@ -128,13 +131,14 @@ def explain(
 
 
 def _without_pictures(
-    record: Record, asked: np.ndarray, composed: str, tuned: Tuned | None, owners: Sequence[str], report: Report
-) -> tuple[list[Left], tuple[str, ...], float]:
-    """Each shard and each owner of an additive model; and λ."""
+    record: Record, seen: Seen, composed: str, tuned: Tuned | None, owners: Sequence[str], report: Report
+) -> tuple[list[Left], tuple[str, ...]]:
+    """Each shard and each owner of an additive model; and sentences on owners that are left out."""
     store, state = record.store, record.state
     known = owner_groups(record, owners)
     sums = sums_from(load_arrays(store, composed))
-    without, penalty = without_for(record.spec, sums, asked, tuned)
+    assert seen.penalty is not None
+    without = without_for(record.spec, sums, torch.cat(seen.inputs).numpy(), tuned, seen.penalty)
     rows_of: dict[bytes, list[np.ndarray]] = {owner: [] for owner in known.names}
     labels_of: dict[bytes, list[int]] = {owner: [] for owner in known.names}
     shards = with_rows(state)
@@ -159,17 +163,15 @@ def _without_pictures(
         logits = without.logits(np.stack(rows_of[owner]), np.array(labels_of[owner], np.int64))
         found.append(Left(group=OWNER, name=name, samples=len(labels_of[owner]), logits=logits))
     report("why", 1, 1)
-    return found, known.left_out, penalty
+    return found, known.left_out
 
 
-def without_for(spec: RunSpec, sums: Sums, asked: np.ndarray, tuned: Tuned | None) -> tuple[Without, float]:
-    """The model of these sums, as `model_of` solves it, without groups of its pictures; and its λ."""
+def without_for(spec: RunSpec, sums: Sums, asked: np.ndarray, tuned: Tuned | None, penalty: float) -> Without:
+    """The model that `model_of` makes of these sums, without groups of their pictures. penalty: its λ."""
     if tuned is None or tuned.policy is None or tuned.settings is None:
-        penalty = solve(sums).penalty
-        return Without(sums, penalty, asked, factor=spec.kappa), penalty
-    settings = tuned.settings
-    scales = column_scales(tuned.policy.groups, settings.size, settings.weights)
-    return Without(sums, settings.penalty, asked, scales, settings.kappa), settings.penalty
+        return Without(sums, penalty, asked, factor=spec.kappa)
+    scales = column_scales(tuned.policy.groups, tuned.settings.size, tuned.settings.weights)
+    return Without(sums, penalty, asked, scales, tuned.settings.kappa)
 
 
 def _without_shards(record: Record, seen: Seen, report: Report) -> list[Left]:

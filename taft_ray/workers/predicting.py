@@ -79,6 +79,8 @@ def _by_rows(
     """By an additive run's model."""
     maker, preprocess, _ = build_rows(spec)
     model = model_of(spec, load_arrays(store, composed), tuned)
+    if seen is not None:
+        seen.penalty = model.penalty
 
     def logits_of(pixels: Sequence[np.ndarray]) -> Tensor:
         rows = prefix_tokens(maker, preprocess, pixels, spec)[:, 0]
