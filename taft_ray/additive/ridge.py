@@ -105,14 +105,14 @@ class Problem:
 class Reduced:
     """A `Problem` with the numbers of rows scaled and Ḡ tridiagonal: each λ takes O(S K) steps.
 
-    gram: overwritten.
+    gram: overwritten. tri: Ḡ as Q T Qᵀ. turned: Qᵀ B̄ᵀ.
     """
 
     def __init__(self, problem: Problem, scales: np.ndarray, cross: np.ndarray, gram: np.ndarray) -> None:
         self.problem, self.scales = problem, scales
         with one_blas_thread():
-            self._tri = reduced(gram)
-            self._turned = self._tri.turn(cross.T)  # Qᵀ B̄ᵀ
+            self.tri = reduced(gram)
+            self.turned = self.tri.turn(cross.T)
 
     def scores(self, penalties: Sequence[float]) -> tuple[Score, ...]:
         """GCV of each λ."""
@@ -129,7 +129,7 @@ class Reduced:
         with one_blas_thread():
             found = self._coefficients(best.penalty)
             coefficients[:, : len(self.scales)] = found * self.scales
-            intercept = self.problem.target - found @ self._mean
+            intercept = self.problem.target - found @ self.mean
         return Solution(
             coefficients=coefficients,
             intercept=intercept,
@@ -159,9 +159,9 @@ class Reduced:
             coefficients = self._coefficients(penalty)
             for at in range(0, len(rows), 1024):
                 block = slice(at, at + 1024)
-                values = from_rows(rows[block, :size]) * self.scales - self._mean
-                turned = self._tri.turn(values.T)
-                hat = (1 / problem.n + (turned * self._tri.solve(turned, weight)).sum(0))[:, None]
+                values = from_rows(rows[block, :size]) * self.scales - self.mean
+                turned = self.tri.turn(values.T)
+                hat = (1 / problem.n + (turned * self.tri.solve(turned, weight)).sum(0))[:, None]
                 fit = problem.target + values @ coefficients.T
                 told[block] = hat[:, 0] < 1 - 1e-9
                 left = np.where(told[block, None], 1 - hat, 1.0)
@@ -169,20 +169,21 @@ class Reduced:
         return logits, told
 
     @property
-    def _mean(self) -> np.ndarray:
+    def mean(self) -> np.ndarray:
+        """t/n of scaled rows, (S',)."""
         return self.problem.mean[: len(self.scales)] * self.scales
 
     def _coefficients(self, penalty: float) -> np.ndarray:
         """(K, S') for scaled rows."""
-        found = self._tri.solve(self._turned, penalty * self.problem.n)
-        return np.ascontiguousarray(self._tri.turn_back(found).T)
+        found = self.tri.solve(self.turned, penalty * self.problem.n)
+        return np.ascontiguousarray(self.tri.turn_back(found).T)
 
     def _score(self, penalty: float) -> Score:
         n = self.problem.n
         weight = penalty * n
-        found = self._tri.solve(self._turned, weight)
-        free = 1 + len(found) - weight * self._tri.trace_of_inverse(weight)
-        fitted = float((found * self._turned).sum()) + weight * float(np.square(found).sum())
+        found = self.tri.solve(self.turned, weight)
+        free = 1 + len(found) - weight * self.tri.trace_of_inverse(weight)
+        fitted = float((found * self.turned).sum()) + weight * float(np.square(found).sum())
         residual = max(self.problem.spread - fitted, 0.0)
         left = n - free
         gcv = n * residual / left**2 if left > _LEFT * n else float("inf")

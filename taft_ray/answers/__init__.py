@@ -22,6 +22,7 @@ from taft_ray.answers.measured import Audit, Reproduced, Swept, Trial
 from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Predictions, Unreadable
 from taft_ray.answers.privacy_audit import ManyRuns, OneRun, PrivacyAudit
 from taft_ray.answers.proof import CertificateVerification, Verification
+from taft_ray.answers.reconstruction import Reconstruction, ReconstructionRisk
 from taft_ray.answers.released import Checked, Publication, Recalls, Release, SentNotice, TakenNotice
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
 from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
@@ -40,6 +41,7 @@ from taft_ray.answers.state import (
     Trained,
 )
 from taft_ray.answers.tuned import Tuned, TunedCandidate, TunedKappa, TunedPenalty
+from taft_ray.answers.why import Explained, Why, WhyGroup
 
 # the answers of verbs, by the command that prints them
 OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
@@ -54,7 +56,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "status": (Status, RejectedRows, Samples),
     "verify": (Verification, CertificateVerification),
     "repair": (Repaired,),
-    "audit": (Audit, PrivacyAudit),
+    "audit": (Audit, PrivacyAudit, Reconstruction),
     "destroy-key": (KeyDestroyed,),
     "destroy": (Destroyed,),
     "doctor": (Diagnosis,),
@@ -91,6 +93,7 @@ __all__ = [
     "EarlierRequest",
     "Estimate",
     "Evaluation",
+    "Explained",
     "Exported",
     "Finding",
     "KeyDestroyed",
@@ -105,6 +108,8 @@ __all__ = [
     "Publication",
     "Quarantined",
     "Recalls",
+    "Reconstruction",
+    "ReconstructionRisk",
     "Refitted",
     "RejectedRow",
     "RejectedRows",
@@ -134,4 +139,6 @@ __all__ = [
     "Unreadable",
     "Verification",
     "Waiting",
+    "Why",
+    "WhyGroup",
 ]

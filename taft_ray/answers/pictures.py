@@ -10,6 +10,7 @@ from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
 from taft_ray.answers.tuned import settings_text
+from taft_ray.answers.why import Explained, Why
 from taft_ray.counting import plural
 from taft_ray.jsonable import optional
 
@@ -162,6 +163,7 @@ class Prediction(Answer):
     label: str
     probability: float
     probabilities: tuple[float, ...]
+    why: Why | None = optional()
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class Predictions(Answer, HasRows):
     predictions: tuple[Prediction, ...]
     unreadable: tuple[Unreadable, ...]
     settings: Mapping[str, Any] | None = optional()  # of an additive run that was tuned: those of the model
+    explained: Explained | None = optional()  # how the predictions that have a ``why`` were explained
 
     def to_pandas(self, rows: str | None = None) -> pd.DataFrame:
         """A row per picture: what is predicted, or why it could not be read. rows: only "predictions" or "unreadable"."""
@@ -208,8 +211,12 @@ class Predictions(Answer, HasRows):
         return {**row, **each, "composed": self.composed, "problem": ""}
 
     def __str__(self) -> str:
-        told = [f"{one.picture}: {one.label} ({one.probability:.1%})" for one in self.predictions]
+        told: list[str] = []
+        for one in self.predictions:
+            told.append(f"{one.picture}: {one.label} ({one.probability:.1%})")
+            told += [one.why.told(one.label)] if one.why is not None else []
         bad = [f"{one.picture}: not read, {one.reason}" for one in self.unreadable]
         end = f"{plural(self.n, 'picture')} by the model {self.composed[:16]}"
         end += f" with {settings_text(self.settings)}" if self.settings else ""
-        return "\n".join([*told, *bad, end + (f"; {len(bad)} could not be read" if bad else "")])
+        how = [str(self.explained)] if self.explained is not None else []
+        return "\n".join([*told, *bad, end + (f"; {len(bad)} could not be read" if bad else ""), *how])

@@ -54,6 +54,11 @@ def verify(
 @click.option(
     "--canaries", type=int, help="With --privacy: of one more fit; 500 by default, or as many as the model bears."
 )
+@click.option(
+    "--reconstruct", is_flag=True,
+    help="Recover deleted samples from the models before and after simulated forgets instead (docs/reconstruction.md).",
+)  # fmt: skip
+@click.option("--picks", type=int, help="With --reconstruct: samples that are forgotten one by one; 20 by default.")
 @answers
 def audit(
     run: str,
@@ -64,14 +69,25 @@ def audit(
     privacy: bool,
     runs: int | None,
     canaries: int | None,
+    reconstruct: bool,
+    picks: int | None,
     report: ProgressReport,
 ) -> Any:
     """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers.
 
     With --privacy: lower bounds on the ε of a fit, beside the claimed one; exits 1 when one is above it.
+
+    With --reconstruct: how near an attacker comes to a deleted sample. --never-seen is what the attacker knows.
     """
     from taft_ray.verbs.run import Run
 
+    if reconstruct:
+        given = {"--data": data, "--ids": ids or None, "--privacy": privacy or None, "--runs": runs}
+        _check_unused("--reconstruct forgets samples that the run holds", {**given, "--canaries": canaries})
+        return Run(run, progress=report).audit_reconstruction(
+            never_seen=never_seen, picks=20 if picks is None else picks
+        )
+    _check_unused("it needs --reconstruct", {"--picks": picks})
     if privacy:
         _check_unused(
             "--privacy makes its own data", {"--data": data, "--never-seen": never_seen, "--ids": ids or None}

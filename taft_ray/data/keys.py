@@ -17,6 +17,7 @@ KEY_BYTES = 16
 _SLICE = b"taft_ray slice"
 _HELD_OUT = b"taft_ray heldout"
 _CONTENT = b"taft_ray content"
+_OWNER = b"taft_ray owner"
 
 
 def sample_key(id: str, seed: int) -> bytes:
@@ -38,6 +39,11 @@ def id_hash(id: str, secret: bytes) -> str:
 def owner_hash(owner: str, secret: bytes) -> str:
     """What the ledger calls an owner: never the hash of a sample's id, even of the same name."""
     return id_hash(f"owner {owner}", secret)
+
+
+def owner_label(owner_key: bytes, secret: bytes) -> str:
+    """The name of an owner in answers where nobody gave one: guessed names could be tried on the owner's key itself."""
+    return hashlib.blake2b(owner_key, digest_size=KEY_BYTES, key=secret, person=_OWNER).hexdigest()
 
 
 def picture_digest(image: bytes) -> bytes:

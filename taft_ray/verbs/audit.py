@@ -1,4 +1,6 @@
-"""`audit`: the membership-inference attack on what a run has forgotten, on its warm worker; canaries in a private run's mechanism.
+"""`audit`: the membership-inference attack on what a run has forgotten, on its warm worker.
+
+Beside it: canaries in a private run's mechanism, and reconstruction from the models before and after a forget.
 
 Nothing is written.
 """
@@ -14,6 +16,7 @@ from taft_ray.plans.fold import replay
 from taft_ray.progress import Report, silent
 from taft_ray.proof.audit import check_state, examine
 from taft_ray.run.address import data_address, run_address
+from taft_ray.run.record import Record
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Ledger, Store
 
@@ -65,3 +68,17 @@ def audit_privacy(
     store = Store(run)
     spec, state = run_spec(store), replay(Ledger(store).entries())
     return privacy_audit.audit_privacy(run, spec, state, level=level, runs=runs, canaries=canaries, report=report)
+
+
+@operation("audit")
+def audit_reconstruction(
+    run: str, *, never_seen: str | None = None, picks: int = 20, report: Report = silent
+) -> dict[str, Any]:
+    """Reconstruct samples from the models before and after simulated forgets, in this process (`proof.reconstruction`)."""
+    from taft_ray.proof.reconstruction import reconstruct
+
+    run = run_address(run)
+    run_spec(Store(run))  # there is a run
+    return reconstruct(
+        Record(run), never_seen=None if never_seen is None else data_address(never_seen), picks=picks, report=report
+    )

@@ -229,17 +229,29 @@ class Run:
             evaluate(self.uri, source, predictions=file, against=other, owners=tuple(owners), report=self._progress)
         )
 
-    def predict(self, pictures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> answers.Predictions:
+    def predict(
+        self,
+        pictures: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        why: bool = False,
+        owners: Iterable[str] = (),
+    ) -> answers.Predictions:
         """The class of each picture by the composed model, with the probability of every class.
 
         pictures: files, folders, Parquet or tars, local or remote; labels are not read. Pictures that cannot be read are in
         ``unreadable``, with the reason. `Predictions.to_pandas` makes a table.
+
+        why: also tell which shards and owners weigh most in each answer, under ``why`` of each prediction.
+
+        owners: those to show by name. Others are shown by a hash.
         """
         from taft_ray.verbs.predict import predict
 
         places = [pictures] if isinstance(pictures, str | os.PathLike) else list(pictures)
         given = [os.fspath(place) for place in places]
-        return answers.Predictions.from_json(predict(self.uri, given, report=self._progress))
+        return answers.Predictions.from_json(
+            predict(self.uri, given, why=why, owners=tuple(owners), report=self._progress)
+        )
 
     def report(self) -> answers.Reported:
         """Write the run's report: one HTML page, and report.json."""
@@ -447,6 +459,22 @@ class Run:
 
         return answers.PrivacyAudit.from_json(
             audit_privacy(self.uri, level=level, runs=runs, canaries=canaries, report=self._progress)
+        )
+
+    def audit_reconstruction(
+        self, never_seen: str | os.PathLike[str] | None = None, *, picks: int = 20
+    ) -> answers.Reconstruction:
+        """Measure how near an attacker comes to a deleted sample by the models before and after. The run is unchanged.
+
+        never_seen: pictures by which the attacker knows the data. None: only an attacker who knows the run's own is tried.
+
+        picks: samples that are forgotten one by one, in memory.
+        """
+        from taft_ray.verbs.audit import audit_reconstruction
+
+        known = None if never_seen is None else os.fspath(never_seen)
+        return answers.Reconstruction.from_json(
+            audit_reconstruction(self.uri, never_seen=known, picks=picks, report=self._progress)
         )
 
     # --- ending it

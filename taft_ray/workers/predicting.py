@@ -22,6 +22,7 @@ from taft_ray.run.rows import build_rows, model_of
 from taft_ray.run.snapshots import load_arrays, load_snapshot
 from taft_ray.storage import Store
 from taft_ray.tangent import Delta, TangentModel
+from taft_ray.workers.explaining import Seen
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,13 @@ def predictions(
     composed: str,
     pictures: Iterable[Sequence[Named]],
     tuned: Tuned | None = None,
+    seen: Seen | None = None,
 ) -> Iterator[list[Predicted]]:
     """Probabilities of pictures, as many at a time as come together.
 
     composed: the key of the composed model's snapshot. tuned: an additive model's settings, chosen from these sums.
+
+    seen: takes what `explain` needs of the first pictures.
 
     Without a GPU, a run that was made on one predicts on the CPU.
     """
@@ -53,37 +57,58 @@ def predictions(
     with torch_settings_kept():
         settle(spec)
         if spec.additive:
-            yield from _by_rows(store, spec, composed, pictures, tuned)
+            yield from _by_rows(store, spec, composed, pictures, tuned, seen)
             return
         tm, _ = build_tangent(spec, classes)
+        if seen is not None:
+            seen.tm = tm
         preprocess = Preprocess.of(tm.network)
         delta = load_snapshot(store, composed).to(tm.device)
         for some in pictures:
-            yield _predicted(preprocess, spec, some, partial(_by_tangent, tm, preprocess, spec, delta))
+            yield _predicted(preprocess, spec, some, partial(_by_tangent, tm, preprocess, spec, delta, seen))
 
 
 def _by_rows(
-    store: Store, spec: RunSpec, composed: str, pictures: Iterable[Sequence[Named]], tuned: Tuned | None
+    store: Store,
+    spec: RunSpec,
+    composed: str,
+    pictures: Iterable[Sequence[Named]],
+    tuned: Tuned | None,
+    seen: Seen | None,
 ) -> Iterator[list[Predicted]]:
     """By an additive run's model."""
     maker, preprocess, _ = build_rows(spec)
     model = model_of(spec, load_arrays(store, composed), tuned)
+    if seen is not None:
+        seen.penalty = model.penalty
+
+    def logits_of(pixels: Sequence[np.ndarray]) -> Tensor:
+        rows = prefix_tokens(maker, preprocess, pixels, spec)[:, 0]
+        logits = torch.from_numpy(model.logits(rows))
+        if seen is not None:
+            seen.take(torch.from_numpy(rows), logits)
+        return logits
+
     for some in pictures:
-        yield _predicted(
-            preprocess, spec, some,
-            lambda pixels: torch.from_numpy(model.logits(prefix_tokens(maker, preprocess, pixels, spec)[:, 0])),
-        )  # fmt: skip
+        yield _predicted(preprocess, spec, some, logits_of)
 
 
 def _by_tangent(
-    tm: TangentModel, preprocess: Preprocess, spec: RunSpec, delta: Delta, pixels: Sequence[np.ndarray]
+    tm: TangentModel,
+    preprocess: Preprocess,
+    spec: RunSpec,
+    delta: Delta,
+    seen: Seen | None,
+    pixels: Sequence[np.ndarray],
 ) -> Tensor:
     """(n, K) float64."""
-    tokens = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec).view(np.int16))
-    batch = tm.prepare(
-        tokens.view({"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spec.stored_dtype, torch.int16))
-    )
-    return (batch.primal + tm.tangent(batch, delta)).cpu().double()
+    stored = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec).view(np.int16))
+    tokens = stored.view({"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spec.stored_dtype, torch.int16))
+    batch = tm.prepare(tokens)
+    logits = (batch.primal + tm.tangent(batch, delta)).cpu().double()
+    if seen is not None:
+        seen.take(tokens, logits)
+    return logits
 
 
 @torch.no_grad()
