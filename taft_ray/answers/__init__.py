@@ -4,7 +4,7 @@
 """
 
 from taft_ray.answers.answer import Answer
-from taft_ray.answers.certificates import BroughtBack, Certificate, Due, Refitted, Step
+from taft_ray.answers.certificates import BroughtBack, Certificate, Due, Refitted, Step, Withdrawal
 from taft_ray.answers.compared import Compared, ComparedRun
 from taft_ray.answers.made import (
     Collected,
@@ -23,6 +23,7 @@ from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Pre
 from taft_ray.answers.privacy_audit import ManyRuns, OneRun, PrivacyAudit
 from taft_ray.answers.proof import CertificateVerification, Verification
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
+from taft_ray.answers.serving import ServedModel, Serving
 from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
 from taft_ray.answers.state import (
     Composed,
@@ -64,6 +65,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "list": (Runs,),
     "predict": (Predictions,),
     "privacy": (Spent, PrivacyStatement),
+    "serve": (Serving,),
 }
 
 __all__ = [
@@ -108,6 +110,8 @@ __all__ = [
     "Runs",
     "Sample",
     "Samples",
+    "ServedModel",
+    "Serving",
     "ShardStatus",
     "Spent",
     "SpentShard",
@@ -123,4 +127,5 @@ __all__ = [
     "Unreadable",
     "Verification",
     "Waiting",
+    "Withdrawal",
 ]

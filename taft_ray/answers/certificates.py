@@ -52,6 +52,29 @@ class BroughtBack(Answer):
 
 
 @dataclass(frozen=True)
+class Withdrawal(Answer):
+    """A model that replicas answered with before the request, and do no more. number: of the ledger entry that did it.
+
+    acknowledged: replicas that said so. lapsed: those that did not, whose lease has ended. Times in seconds.
+    """
+
+    request: str
+    serving: str
+    digest: str
+    number: int
+    acknowledged: tuple[str, ...]
+    lapsed: tuple[str, ...]
+    lease: float
+    drain: float
+    waited: float
+
+    def __str__(self) -> str:
+        told = f"{short(self.digest)}, {plural(len(self.acknowledged), 'replica')} acknowledged"
+        told += f", the lease of {plural(len(self.lapsed), 'replica')} has ended" if self.lapsed else ""
+        return f"{told}; {duration(self.waited)} after ledger entry {self.number}"
+
+
+@dataclass(frozen=True)
 class Certificate(Answer):
     """The samples forgotten, the objects removed for it, and the model after it; sealed by ``digest``.
 
@@ -68,6 +91,8 @@ class Certificate(Answer):
     beside: of a run of two tiers, how its deltas are composed and the digest of that after it.
 
     privacy: of a private run, what is exact and towards whom, what (ε, δ) remains, and what the fits cost those who stay.
+
+    withdrawn: of a run that was served, the models that no replica answers with any more.
 
     carried_out_with: other requests whose time came with this one, each with a certificate of its own.
 
@@ -111,6 +136,7 @@ class Certificate(Answer):
     composed_before_unknown: str | None = optional()
     damage: Mapping[str, Any] | None = optional()
     brought_back: tuple[BroughtBack, ...] | None = optional()
+    withdrawn: tuple[Withdrawal, ...] | None = optional()
     signature: Mapping[str, Any] | None = optional()
     repeated: bool | None = optional()
     forgotten_before: tuple[EarlierRequest, ...] | None = optional()
@@ -140,6 +166,7 @@ class Certificate(Answer):
                 *self._shards(),
                 ("model", self._model()),
                 ("beside it", self._beside()),
+                *(("served no more", str(one)) for one in self.withdrawn or ()),
                 ("privacy", self._privacy()),
                 ("took", self._took()),
                 ("cost", self._cost()),

@@ -95,6 +95,10 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.compositions.append(fact)
         case facts.Tuned():
             state.tunings.append(fact)
+        case facts.Served():
+            state.servings[fact.serving] = fact
+        case facts.Withdrawn():
+            state.requests[fact.request].withdrawn.append(fact)
 
 
 def _order_pending(state: RunState, numbers: Iterable[int]) -> None:

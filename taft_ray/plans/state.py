@@ -25,6 +25,7 @@ from taft_ray.plans.facts import (
     Tuned,
 )
 from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
+from taft_ray.plans.serving import Served, Withdrawn
 from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
@@ -134,6 +135,7 @@ class RequestState:
     signed: Signed | None = None
     unplaced: bool = False  # nobody could tell which shards it touches
     composed_before_unknown: str | None = None  # why it is
+    withdrawn: list[Withdrawn] = field(default_factory=list)  # models that are served no more
 
     @property
     def waiting(self) -> bool:
@@ -171,6 +173,7 @@ class RunState:
     compositions: list[Composed] = field(default_factory=list)
     reservations: dict[int, list[DpReserved]] = field(default_factory=dict)  # privacy spent, by shard
     tunings: list[Tuned] = field(default_factory=list)  # of an additive run's settings, and giving them up
+    servings: dict[str, Served] = field(default_factory=dict)  # by name, those that have ended too
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -227,6 +230,16 @@ class RunState:
             members.append([shard.shard, ref.digest, shard.weight])
         grown = self.cached is not None and len(self.classes) > len(self.cached.classes)
         return digest_json([*members, {"classes": len(self.classes)}] if grown else members)
+
+    @property
+    def served_modes(self) -> list[str]:
+        """The compositions that replicas may answer with now."""
+        return sorted({mode for one in self.servings.values() if not one.ended for mode in one.modes})
+
+    def composed_as(self, mode: str, by_records: bool) -> str | None:
+        """The digest of the latest composition of just the members there are; None where none was committed."""
+        of = self.members_of(by_records)
+        return next((one.digest for one in reversed(self.compositions) if one.mode == mode and one.of == of), None)
 
     @property
     def tuned(self) -> Tuned | None:
