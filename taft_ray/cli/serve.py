@@ -19,13 +19,17 @@ from taft_ray.sums.options import COMPOSITIONS
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--compose", type=click.Choice((*COMPOSITIONS, ADDITIVE)), help="The run's own by default.")
-@click.option("--owner", "--owners", "owners", multiple=True, help="The model of these owners' pictures alone (additive).")
+@click.option(
+    "--owner", "--owners", "owners", multiple=True, help="The model of these owners' pictures alone (additive)."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another one needs --token-file.")
 @click.option("--port", type=int, default=8000, show_default=True)
 @click.option("--token-file", metavar="FILE", help="A token per line; callers send one as 'Authorization: Bearer'.")
 @click.option("--replicas", type=int, default=1, show_default=True, help="Processes that answer.")
 @click.option("--cpus", type=float, help="Of each replica; as many as the runs' threads by default.")
-@click.option("--gpus", type=float, help="Of each replica; 1 where a run was made on a GPU and there is one, by default.")
+@click.option(
+    "--gpus", type=float, help="Of each replica; 1 where a run was made on a GPU and there is one, by default."
+)
 @click.option("--lease", type=float, default=5.0, show_default=True, help="Seconds without the ledger before a 503.")
 @click.option("--drain", type=float, default=5.0, show_default=True, help="Seconds within which an answer is given.")
 @click.option("--poll", type=float, default=0.25, show_default=True, help="Seconds between two looks at the ledger.")
@@ -33,7 +37,9 @@ from taft_ray.sums.options import COMPOSITIONS
 @click.option("--max-pictures", type=int, default=64, show_default=True, help="Of a request.")
 @click.option("--max-pixels", type=int, default=89_478_485, show_default=True, help="Of a picture.")
 @click.option("--max-batch", type=int, default=16, show_default=True, help="Requests that are computed together.")
-@click.option("--batch-wait", type=float, default=0.002, show_default=True, help="Seconds for which one waits for others.")
+@click.option(
+    "--batch-wait", type=float, default=0.002, show_default=True, help="Seconds for which one waits for others."
+)
 @answers
 def serve(
     runs: tuple[str, ...], compose: str | None, owners: tuple[str, ...], host: str, port: int, token_file: str | None,

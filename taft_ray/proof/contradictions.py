@@ -97,7 +97,9 @@ def _other_drops(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> It
 def _other_withdrawals(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:
     """Where the models that replicas answer with no more are others than the ledger has; a run that was not served has none."""
     before = entries[: certificate["rests_on"]["number"] + 1]
-    committed = [one.body for one in before if one.kind == "withdrawn" and one.body["request"] == certificate["request"]]
+    committed = [
+        one.body for one in before if one.kind == "withdrawn" and one.body["request"] == certificate["request"]
+    ]
     served = any(one.kind == "served" for one in before)
     if certificate.get("withdrawn") != (committed if served else None):
         yield "the models that are said to be served no more are not those that the ledger has as withdrawn"

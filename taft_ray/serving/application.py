@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,22 +18,33 @@ from taft_ray.run.spec import run_spec
 from taft_ray.serving.deployments import Gateway, ModelReplica
 from taft_ray.serving.following import mode_of
 from taft_ray.serving.options import ServingOptions, Source, sources_of
-from taft_ray.serving.requests import token_digests
+from taft_ray.serving.requests import digests_of, token_digests
 from taft_ray.storage import Store
 
+TOKENS = "TAFT_RAY_SERVE_TOKENS"
 _AT_ONCE = 4  # batches' worth of questions that a replica may have at once
 
 
 def application(args: Mapping[str, Any]) -> serve.Application:
-    """The application of cluster/serve.yaml. args: "runs", and "compose", "owners", "token_file" and fields of `ServingOptions`."""
+    """The application of cluster/serve.yaml. args: "runs", and "compose", "owners", "token_file" and fields of `ServingOptions`.
+
+    Without "token_file" the tokens are those in the environment's TAFT_RAY_SERVE_TOKENS, one per line.
+    """
+    sources, options = asked_for(args)
+    return built(register(sources, options), sources, options)
+
+
+def asked_for(args: Mapping[str, Any]) -> tuple[tuple[Source, ...], ServingOptions]:
+    """The models and the options that arguments of an `application` say; UsageError for what cannot be."""
     said = dict(args)
     runs, compose, owners = said.pop("runs", ()), said.pop("compose", None), said.pop("owners", ())
     token_file = said.pop("token_file", None)
     if token_file is not None:
         said["tokens"] = token_digests(token_file)
+    elif os.environ.get(TOKENS):
+        said["tokens"] = digests_of(os.environ[TOKENS], TOKENS)
     sources = sources_of([runs] if isinstance(runs, str) else list(runs), compose=compose, owners=list(owners))
-    options = ServingOptions.of(said)
-    return built(register(sources, options), sources, options)
+    return sources, ServingOptions.of(said)
 
 
 def register(sources: Sequence[Source], options: ServingOptions) -> str:

@@ -22,7 +22,9 @@ from taft_ray.serving.replica import Replica, Unconfirmed
 from taft_ray.serving.requests import Refused, check_access, pictures_in, read_body
 
 COMPOSED, LEDGER = "X-Taft-Composed", "X-Taft-Ledger"
-_FIRST_S = 120.0  # for which a replica's constructor waits for its models; what takes longer is answered with 503 until then
+_FIRST_S = (
+    120.0  # for which a replica's constructor waits for its models; what takes longer is answered with 503 until then
+)
 _SOON_S = 0.02
 
 
@@ -34,8 +36,9 @@ class ModelReplica:
         named = serve.get_replica_context().replica_id.unique_id
         self._loads, self._decodes, self._computes = (ThreadPoolExecutor(1) for _ in range(3))
         self.replica = self._made(serving, [Source.from_json(one) for one in sources], named)
-        self._batched.set_max_batch_size(self.options.max_batch)
-        self._batched.set_batch_wait_timeout_s(self.options.batch_wait)
+        batched: Any = self._batched
+        batched.set_max_batch_size(self.options.max_batch)
+        batched.set_batch_wait_timeout_s(self.options.batch_wait)
         self._ended = threading.Event()
         self._wake = threading.Event()
         until = time.monotonic() + _FIRST_S

@@ -14,6 +14,7 @@ from taft_ray.run.record import Record
 from taft_ray.serving.options import Source
 from taft_ray.storage import Tombstones
 
+_CHEAP = 64 << 20  # bytes of deltas that are read in a moment
 Member = tuple[int, str, int]  # a shard, the digest of its delta or record, its weight
 
 
@@ -22,6 +23,8 @@ class Wanted:
     """The model that a run is at some head. members: the shards in it. of: their digest. classes: in the order of the logits.
 
     digest: of the composed model, where the ledger has it. tuned: settings of an additive one.
+
+    cheap: whether a replica composes it about as soon as somebody else.
     """
 
     members: frozenset[Member]
@@ -29,6 +32,7 @@ class Wanted:
     classes: tuple[str, ...]
     digest: str | None = None
     tuned: Tuned | None = None
+    cheap: bool = False
 
     def allows(self, held: Wanted) -> bool:
         """Whether a model from before may still be answered with: nothing that is in it has left the run since."""
@@ -45,7 +49,9 @@ def mode_of(spec: RunSpec, source: Source) -> str:
     if source.owners:
         spec.check_additive("the model of some owners alone")
     if mode not in spec.modes:
-        raise UsageError(f"compose={mode!r}: {source.run} has no such composition; choose one of {', '.join(spec.modes)}")
+        raise UsageError(
+            f"compose={mode!r}: {source.run} has no such composition; choose one of {', '.join(spec.modes)}"
+        )
     return mode
 
 
@@ -64,6 +70,7 @@ def wanted_of(spec: RunSpec, state: RunState, source: Source) -> Wanted | None:
         classes=tuple(state.classes),
         digest=None if source.owners else state.composed_as(mode, by_records),
         tuned=state.tuned if mode == ADDITIVE else None,
+        cheap=mode != ADDITIVE and sum(ref.bytes for _, ref, _ in refs if ref is not None) <= _CHEAP,
     )
 
 

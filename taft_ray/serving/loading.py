@@ -29,7 +29,17 @@ from taft_ray.workers.picture_model import Answers, Frozen
 from taft_ray.workers.predicting import where_it_runs
 
 # fields of a spec that its network does not depend on
-_OF_DATA = ("data", "shards", "assignment", "versions", "max_rejected", "compose", "beside", "weighting", "constants_gib")
+_OF_DATA = (
+    "data",
+    "shards",
+    "assignment",
+    "versions",
+    "max_rejected",
+    "compose",
+    "beside",
+    "weighting",
+    "constants_gib",
+)
 
 
 Arrays = Mapping[str, np.ndarray]

@@ -40,8 +40,9 @@ class ServingOptions(JsonObject):
     lease: a replica that could not read the ledger's head for that long answers 503. drain: an answer is handed over within
     that time of its question to a replica, or never. poll: between two looks at the head.
 
-    max_bytes: of a request. max_pictures: of a request. max_pixels: of a picture. max_batch: pictures that are computed
-    together at most, by questions. batch_wait: seconds for which the first of them waits for others. max_queued: questions that wait for replicas in one gateway; beyond them the answer is 503.
+    max_bytes: of a request. max_pictures: of a request. max_pixels: of a picture. max_batch: requests that are computed
+    together. batch_wait: seconds for which the first of them waits for others. max_queued: requests that wait for replicas in
+    one gateway; beyond them the answer is 503.
 
     tokens: SHA-256 of each token that is let in, as hex; without any, only callers on this machine are.
     """
@@ -65,7 +66,9 @@ class ServingOptions(JsonObject):
         for name, least in (("replicas", 1), ("gateways", 1), ("max_bytes", 1), ("max_pictures", 1), ("max_pixels", 1),
                             ("max_batch", 1), ("max_queued", 1)):  # fmt: skip
             if getattr(self, name) < least:
-                raise UsageError(f"expected {name} >= {least}, got {getattr(self, name)}; set --{name.replace('_', '-')}")
+                raise UsageError(
+                    f"expected {name} >= {least}, got {getattr(self, name)}; set --{name.replace('_', '-')}"
+                )
         for name in ("lease", "drain", "poll"):
             if not 0 < getattr(self, name) < 86_400:
                 raise UsageError(f"expected 0 < {name} < 86,400 seconds, got {getattr(self, name)}; set --{name}")
@@ -77,7 +80,9 @@ class ServingOptions(JsonObject):
         """The options with these names; UsageError for another name."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(values.keys() - known):
-            raise UsageError(f"unknown options of a serving: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            raise UsageError(
+                f"unknown options of a serving: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+            )
         return cls(**values)  # type: ignore[arg-type]  # the names are checked, and a wrong type fails a comparison
 
 
@@ -113,7 +118,9 @@ def _source(text: str, compose: str | None, owners: tuple[str, ...]) -> Source:
     if source.compose is not None and source.compose not in MODES:
         raise UsageError(f"compose={source.compose!r}: expected one of {', '.join(MODES)}")
     if source.owners and source.compose not in (None, ADDITIVE):
-        raise UsageError(f"compose={source.compose!r}: the model of some owners alone is the additive one; leave it out")
+        raise UsageError(
+            f"compose={source.compose!r}: the model of some owners alone is the additive one; leave it out"
+        )
     if not _NAME.fullmatch(source.name):
         raise UsageError(f"{source.name!r} cannot name a model; give another, as in NAME=RUN")
     return source

@@ -193,7 +193,7 @@ class OfRun:
         if want.digest is None and not slot.source.owners:
             slot.missing += 1
             # the composer commits a composition soon; where only more is in the model, the one before holds until then
-            if still_fine or (slot.missing < _PATIENCE and slot.active is not None):
+            if still_fine or (slot.missing < _PATIENCE and slot.active is not None and not want.cheap):
                 return
         slot.missing = 0
         slot.prepare(want, self._load, self._submit)
@@ -281,7 +281,9 @@ class Replica:
 
     def waits(self) -> bool:
         """Whether a model is being loaded, or one that there is has no lease yet."""
-        return any(slot.coming or (slot.active and slot.active.until < self._clock()) for _, slot in self._places.values())
+        return any(
+            slot.coming or (slot.active and slot.active.until < self._clock()) for _, slot in self._places.values()
+        )
 
     def loading(self) -> list[Future[Model]]:
         """The loads under way."""

@@ -27,14 +27,19 @@ class Refused(Exception):
 def token_digests(file: str) -> tuple[str, ...]:
     """SHA-256, as hex, of each token in a file: one per line. UsageError where there is none, or one is short."""
     try:
-        lines = Path(file).expanduser().read_text().split()
+        return digests_of(Path(file).expanduser().read_text(), f"--token-file {file}")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--token-file {file} cannot be read: {error}; give a file with a token per line") from error
-    if not lines:
-        raise UsageError(f"--token-file {file} is empty; write a token of {SHORTEST_TOKEN} or more characters there")
-    if any(len(token) < SHORTEST_TOKEN for token in lines):
-        raise UsageError(f"--token-file {file}: expected tokens of {SHORTEST_TOKEN} or more characters; make a longer one")
-    return tuple(hashlib.sha256(token.encode()).hexdigest() for token in lines)
+
+
+def digests_of(text: str, where: str) -> tuple[str, ...]:
+    """`token_digests` of a text. where: what an error calls it."""
+    tokens = text.split()
+    if not tokens:
+        raise UsageError(f"{where} is empty; write a token of {SHORTEST_TOKEN} or more characters there")
+    if any(len(token) < SHORTEST_TOKEN for token in tokens):
+        raise UsageError(f"{where}: expected tokens of {SHORTEST_TOKEN} or more characters; make a longer one")
+    return tuple(hashlib.sha256(token.encode()).hexdigest() for token in tokens)
 
 
 def check_access(authorization: str, caller: str, tokens: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,13 +101,12 @@ def start(
     if host not in (_OWN, "localhost", "::1") and not options.tokens:
         raise UsageError(f"--host {host} is reached from elsewhere; give --token-file, or leave --host out")
     name = register(sources, options)
+    quiet = {"log_level": "WARNING"}
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        serve.start(
-            http_options={"host": host, "port": port}, proxy_location="HeadOnly", logging_config={"log_level": "WARNING"}
-        )
-        handle = serve.run(
-            built(name, sources, options), name=application_name(name), route_prefix=route, logging_config={"log_level": "WARNING"}
-        )
+        serve.start(http_options={"host": host, "port": port}, proxy_location="HeadOnly", logging_config=quiet)
+        application = built(name, sources, options)
+        handle = serve.run(application, name=application_name(name), route_prefix=route, logging_config=quiet)
     except Exception as error:
         unregister(name, sources)
         if isinstance(error, TaftError):

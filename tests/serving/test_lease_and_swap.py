@@ -127,9 +127,9 @@ def test_two_runs_on_the_same_weights_share_the_tensors_of_their_frozen_part(
     assert set(mine) - set(shared) <= {"head.weight"}, "the head's alone is drawn from the seed"
     pixels = {name: decoded(served.replica, name, PICTURES, 10**6)[0] for name in "ab"}
     together = answered(served.replica, [Asked(name, pixels[name]) for name in "ab"])
-    assert [said(one) for one in together] == [
-        predicted(one, PICTURES, tmp_path / "pictures") for one in runs
-    ], "through the frozen part together"
+    assert [said(one) for one in together] == [predicted(one, PICTURES, tmp_path / "pictures") for one in runs], (
+        "through the frozen part together"
+    )
 
 
 def plain_forget_served(run: Path, ids: list[str], mode: str, *replicas: PlainReplica) -> dict[str, Any]:

@@ -58,11 +58,17 @@ class PlainReplica:
     """A replica of some runs, as `deployments.ModelReplica` has it, in this process."""
 
     def __init__(self, *runs: str, serving: str = "s1", name: str = "r", clock: Clock | None = None) -> None:
-        self.clock, self.loads = clock or Clock(), Loads()
+        self.clock, self.loads, self.most = clock or Clock(), Loads(), MOST
         self.sources = sources_of(runs)
         self.loader = Loader()
         self.replica = Replica(
-            self.sources, serving=serving, replica=name, lease=LEASE, clock=self.clock, load=self.loader, submit=self.loads
+            self.sources,
+            serving=serving,
+            replica=name,
+            lease=LEASE,
+            clock=self.clock,
+            load=self.loader,
+            submit=self.loads,
         )
 
     def poll(self, times: int = 3) -> "PlainReplica":
@@ -75,7 +81,7 @@ class PlainReplica:
         """The answer to encoded pictures; {"unreadable": [...]} or {"unconfirmed": why} where there is none."""
         name = name or self.sources[0].name
         try:
-            pixels, unreadable = decoded(self.replica, name, pictures, MOST)
+            pixels, unreadable = decoded(self.replica, name, pictures, self.most)
         except Unconfirmed as error:
             return {"unconfirmed": str(error)}
         return {"unreadable": unreadable} if unreadable else answered(self.replica, [Asked(name, pixels)])[0]
