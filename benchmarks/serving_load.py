@@ -17,11 +17,12 @@ The pictures and weights are random: the time does not depend on their values.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 import json
+import logging
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -42,16 +43,11 @@ from PIL import Image
 from ray import serve
 from safetensors.torch import save_file
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / folder) for folder in ("support", "orchestration")]
-
-from plain import plain_train
-from serve_load import Answered, Load, kill, load_on, post, replicas_of
-
 import taft_ray as tr
+from benchmarks.open_loop import Answered, Load, kill, load_on, post, replicas_of
 from taft_ray.data import decode_image
 from taft_ray.models import Preprocess
 from taft_ray.orchestration import session
-from taft_ray.plans.spec import RunSpec
 from taft_ray.serving.deployments import Gateway
 from taft_ray.serving.options import ServingOptions
 from taft_ray.storage import Ledger, Store
@@ -81,11 +77,10 @@ def made_run(folder: Path, model: str, samples: int, shards: int) -> tuple[str, 
     }
     (folder / "data").mkdir()
     pq.write_table(pa.table(table), folder / "data" / "all.parquet")
-    spec = RunSpec(
-        data=str(folder / "data"), model=model, weights=str(folder / "weights.safetensors"), shards=shards, compose="mean",
-        precision="float32",
+    tr.Run(folder / "run").train(
+        data=folder / "data", model=model, weights=str(folder / "weights.safetensors"), shards=shards, compose="mean",
+        precision="float32", device="cpu", lanes=1,
     )  # fmt: skip
-    plain_train(folder / "run", spec)
     return str(folder / "run"), size
 
 
@@ -102,16 +97,12 @@ class PlainReplica:
         batched.set_batch_wait_timeout_s(self.options.batch_wait)
 
     async def predict(self, name: str, pictures: list[bytes]) -> dict[str, Any]:
-        import asyncio
-
         loop, size = asyncio.get_running_loop(), self._preprocess.size
         pixels = await loop.run_in_executor(self._decodes, lambda: [decode_image(one, size) for one in pictures])
         return await self._batched(pixels)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.002)
     async def _batched(self, questions: list[list[np.ndarray]]) -> list[dict[str, Any]]:
-        import asyncio
-
         return await asyncio.get_running_loop().run_in_executor(self._computes, self._computed, questions)
 
     @torch.inference_mode()
@@ -301,12 +292,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="taft-ray-serving-") as name:
+        ray.init(
+            address="local", num_cpus=max(8, os.cpu_count() or 1), namespace=session.NAMESPACE, include_dashboard=False,
+            log_to_driver=False, logging_level=logging.ERROR,
+        )  # fmt: skip
         run, size = made_run(Path(name), options.model, options.samples, options.shards)
         pictures = [picture(10_000 + n, size) for n in range(32)]
-        ray.init(
-            address="local", num_cpus=max(4, os.cpu_count() or 1), namespace=session.NAMESPACE, include_dashboard=False,
-            log_to_driver=False, logging_level="ERROR",
-        )  # fmt: skip
         asked: dict[str, Any] = {
             "replicas": options.replicas,
             "cpus": 0.1,

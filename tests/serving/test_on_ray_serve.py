@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from plain import plain_train
-from serve_load import kill, load_on, replicas_of
 from tiny import picture, sample_id
 
 import taft_ray as tr
+from benchmarks.open_loop import kill, load_on, replicas_of
+from taft_ray.answers import Certificate
 from taft_ray.serving.started import Serving
 
 pytestmark = pytest.mark.slow
@@ -99,10 +100,10 @@ def test_forgets_under_load_leave_no_gap_and_no_old_answer_after_the_withdrawal(
     before = run.status().composed
     with load_on(served.url, PICTURES, 10.0, headers, "deltas") as load:
         time.sleep(2)
-        first = run.forget([sample_id(0)], mode="drop")
+        first = _forgotten(run, 0)
         victim = replicas_of(served.name)[0]
         killing = _kill_when_dropped(runs[0], victim)
-        second = run.forget([sample_id(1)], mode="drop")
+        second = _forgotten(run, 1)
         killing.join()
         time.sleep(2)
     assert load.failed() == []
@@ -114,6 +115,12 @@ def test_forgets_under_load_leave_no_gap_and_no_old_answer_after_the_withdrawal(
     seen = [one.composed for one in sorted(load.answers, key=lambda one: one.come)]
     assert list(dict.fromkeys(seen)) == [before, first.composed_after, second.composed_after]
     assert run.verify().problems == ()
+
+
+def _forgotten(run: tr.Run, number: int) -> Certificate:
+    certificate = run.forget([sample_id(number)], mode="drop")
+    assert isinstance(certificate, Certificate)
+    return certificate
 
 
 def _kill_when_dropped(run: Path, victim: str) -> threading.Thread:
