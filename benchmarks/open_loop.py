@@ -44,7 +44,7 @@ def post(url: str, picture: bytes, planned: float, headers: dict[str, str] | Non
 
 @dataclass
 class Load:
-    """What came of a load; read it when the block has ended."""
+    """The answers to a load; read them when the block has ended."""
 
     answers: list[Answered] = field(default_factory=list)
 

@@ -31,8 +31,9 @@ class ServedModel(Answer):
 class Serving(Answer):
     """A serving that has begun. url: where it listens. serving: its name in ledgers. tokens: how many are let in.
 
-    lease: seconds for which a replica may answer without having read the ledger's head. drain: those within which an answer
-    that is under way is handed over or thrown away.
+    lease: seconds for which a replica may answer without having read the ledger's head.
+
+    drain: seconds within which an answer that is under way is handed over or thrown away.
     """
 
     serving: str

@@ -56,8 +56,8 @@ class Withdrawing:
         seconds = self.withdraw(request)
         if seconds:
             raise TaftError(
-                f"request {request} is not finished: replicas that serve the run may answer with the model before it for "
-                f"up to {seconds:.1f} s more; run it again then"
+                f"request {request} is not finished: replicas that serve the run may answer with the model before it. "
+                f"Run it again in {seconds:.1f} s"
             )
 
     def _withdraw(self, request: str, rewritten: Entry, serving: Served) -> float:

@@ -14,8 +14,9 @@ DRIFT = 1.05  # how much slower than another a clock may run, in the time that a
 class Served(Fact):
     """Replicas may answer with models of this run. modes: their compositions. Times in seconds.
 
-    lease: a replica answers no longer than that after it read the ledger's head. drain: an answer that is under way is handed
-    over within that, or never.
+    lease: a replica answers no longer than that after it read the ledger's head.
+
+    drain: an answer that is under way is handed over within that, or never.
 
     ended: no replica of this serving may answer any more.
     """

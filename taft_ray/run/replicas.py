@@ -1,7 +1,7 @@
 """Replicas that serve a run, as they name themselves in its folder: a note each, before its first answer.
 
-A note has a name of its own per incarnation. A replica whose lease has run out takes a new one, so that a note without an
-acknowledgement is dead once the lease that it names has ended.
+A note has a name of its own per incarnation. A replica whose lease has run out takes a new one. So a note without an
+acknowledgement is dead once a lease from before has ended.
 """
 
 from __future__ import annotations

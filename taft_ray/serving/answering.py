@@ -26,7 +26,7 @@ class Asked:
 
 @dataclass
 class _Together:
-    """What is computed with one reference: which of the questions, and their pictures."""
+    """Questions that are computed with one reference, by their places."""
 
     reference: Reference
     questions: list[int] = field(default_factory=list)

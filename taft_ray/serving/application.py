@@ -87,7 +87,7 @@ def built(serving: str, sources: Sequence[Source], options: ServingOptions) -> s
 
 
 def _resources(sources: Sequence[Source], options: ServingOptions) -> dict[str, float]:
-    """What a replica takes: as many cores as the widest of its runs computes with, and a GPU where one was made on one."""
+    """Resources of a replica: the cores that the widest of its runs computes with, and a GPU where a run was made on one."""
     specs = [run_spec(Store(source.run)) for source in sources]
     on_gpu = any(spec.device == "cuda" for spec in specs) and ray.cluster_resources().get("GPU", 0) > 0
     cpus = max(spec.threads for spec in specs) if options.cpus is None else options.cpus

@@ -82,7 +82,7 @@ class ModelReplica:
         return await loop.run_in_executor(self._computes, answered, self.replica, questions)
 
     async def told(self, name: str) -> dict[str, Any]:
-        """What GET /model says."""
+        """The answer to GET /model."""
         return self.replica.told(name)
 
     def __del__(self) -> None:
@@ -148,7 +148,7 @@ class Gateway:
         return dict(await ask(lambda: self._replicas.predict.remote(name, pictures), self.options.drain))
 
     async def told(self, name: str) -> dict[str, Any]:
-        """What GET /model answers."""
+        """The answer to GET /model."""
         return dict(await ask(lambda: self._replicas.told.remote(name), self.options.drain))
 
     async def _model(self, name: str) -> Response:

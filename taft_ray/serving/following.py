@@ -77,8 +77,8 @@ def wanted_of(spec: RunSpec, state: RunState, source: Source) -> Wanted | None:
 class Following:
     """The ledger of one run, followed entry by entry.
 
-    Guarantees: ``read`` returns only when the head in storage continues what was read before; a folder that was exchanged for
-    an older copy, or removed, is an error, and so is one that has not forgotten all that is asked beside it.
+    Guarantees: ``read`` returns only when the head in storage continues what was read before. A folder that was exchanged for
+    an older copy, or removed, is an error. So is one that has not forgotten all that is asked beside it.
     """
 
     def __init__(self, run: str) -> None:
@@ -115,7 +115,7 @@ class Following:
         number = len(record.ledger.known) - 1
         if number < max(self._number, 0):
             raise IntegrityError(
-                f"the ledger of {self.run} ends at entry {number}, and entry {self._number} was read before: an older copy of "
+                f"the ledger of {self.run} ends at entry {number}, and entry {self._number} was read before. An older copy of "
                 "the folder was put back; run taft-ray forget --due"
             )
         if missing := Tombstones(record.store, record.state.identity).missing(record.state.requests):

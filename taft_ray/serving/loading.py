@@ -66,7 +66,7 @@ class Load(Protocol):
 
 
 class Loader:
-    """What a replica has loaded. Guarantees: networks that are equal share their tensors, whichever runs they are of."""
+    """Frozen parts and tensors that a replica has loaded. Guarantees: networks that are equal share their tensors, whichever runs they are of."""
 
     def __init__(self) -> None:
         self._frozen: dict[str, Frozen] = {}

@@ -35,14 +35,16 @@ class Source(JsonObject):
 class ServingOptions(JsonObject):
     """How models are served. Times in seconds.
 
-    replicas: processes that answer. cpus, gpus: of each; as its runs need them by default. gateways: processes that take requests, check and pass them on.
+    replicas: processes that answer. cpus, gpus: of each; as its runs need them by default. gateways: processes that take
+    requests, check and pass them on.
 
-    lease: a replica that could not read the ledger's head for that long answers 503. drain: an answer is handed over within
-    that time of its question to a replica, or never. poll: between two looks at the head.
+    lease: a replica that could not read the ledger's head for that long answers 503. poll: between two looks at it.
 
-    max_bytes: of a request. max_pictures: of a request. max_pixels: of a picture. max_batch: requests that are computed
-    together. batch_wait: seconds for which the first of them waits for others. max_queued: requests that wait for replicas in
-    one gateway; beyond them the answer is 503.
+    drain: an answer is handed over within that time of its question to a replica, or never.
+
+    max_bytes, max_pictures: of a request. max_pixels: of a picture. max_batch: requests that are computed together.
+
+    batch_wait: the first of them waits for others so long. max_queued: requests that wait in a gateway; others get a 503.
 
     tokens: SHA-256 of each token that is let in, as hex; without any, only callers on this machine are.
     """

@@ -2,10 +2,10 @@
 
 Guarantees:
 * A batch reads one immutable reference per model: the loaded model, its digest and a ledger number.
-* An answer is let go only while the lease of its model holds: within ``lease`` seconds of a read of the ledger's head at which
-  nothing that is in the model had left the run.
+* An answer is let go only while the lease of its model holds. That is ``lease`` seconds from a read of the ledger's head, at
+  which nothing that is in the model had left the run.
 * Ledger numbers never go back.
-* The replica keeps a note in the run's folder before its first answer, and says in it what it has read before it lengthens its
+* The replica keeps a note in the run's folder before its first answer. It says there what it has read, before it lengthens its
   lease. A replica whose lease has run out takes a new note, and reads the head after that.
 """
 
@@ -317,7 +317,7 @@ class Replica:
         return list(self._places)
 
     def told(self, name: str) -> dict[str, Any]:
-        """What GET /model says: {"name", "composed", "classes", "ledger", "confirmed", "requests_open", "why"?}."""
+        """The answer to GET /model: {"name", "composed", "classes", "ledger", "confirmed", "requests_open", "why"?}."""
         of_run, slot = self._places[name]
         with self._lock:
             held = slot.active

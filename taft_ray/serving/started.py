@@ -35,7 +35,7 @@ class Serving:
         self.stop()
 
     def predict(self, pictures: bytes | Sequence[bytes], model: str = "") -> dict[str, Any]:
-        """What POST /predict answers to encoded pictures; TaftError where it is an error.
+        """The answer to POST /predict of encoded pictures; TaftError where it is an error.
 
         {"composed": digest, "ledger": number, "classes", "predictions": [{"label", "probability", "probabilities"}]}.
         """
@@ -47,7 +47,7 @@ class Serving:
         return answer
 
     def told(self, model: str = "") -> dict[str, Any]:
-        """What GET /model answers: {"name", "composed", "classes", "ledger", "confirmed", "requests_open"}."""
+        """The answer to GET /model: {"name", "composed", "classes", "ledger", "confirmed", "requests_open"}."""
         return self._asked("told", self._named(model))
 
     def _named(self, model: str) -> str:
@@ -63,7 +63,7 @@ class Serving:
             raise TaftError(error.why) from None
 
     def to_json(self) -> dict[str, Any]:
-        """What `taft-ray serve` answers once it listens."""
+        """The answer of `taft-ray serve`, once it listens."""
         told = [{**source.to_json(), **self.told(source.name)} for source in self.sources]
         shown = ("name", "run", "compose", "owners", "composed", "classes", "ledger")
         return {

@@ -243,8 +243,11 @@ class Run:
         >>> with Run("runs/pets").serve(replicas=2) as serving:
         ...     serving.predict(Path("cat.jpg").read_bytes())
 
-        others: more runs in the same replicas. compose: the run's own by default. owners: of an additive run, the model of these
-        owners' pictures alone. host: another than 127.0.0.1 needs ``token_file``, which has a token per line.
+        others: more runs in the same replicas. compose: the run's own by default.
+
+        owners: of an additive run, the model of these owners' pictures alone.
+
+        host: another than 127.0.0.1 needs ``token_file``, which has a token per line.
 
         options: fields of `taft_ray.serving.options.ServingOptions`, such as replicas, lease, drain and max_bytes.
         """

@@ -28,7 +28,7 @@ _SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 
 
 class Answers(Protocol):
-    """What a composed model adds to the frozen part."""
+    """The part of a composed model behind the frozen one."""
 
     def logits(self, tokens: np.ndarray) -> Tensor:
         """Tokens, or rows, of n pictures -> (n, K) float64, on the CPU."""
@@ -104,7 +104,7 @@ class Frozen:
         return self.shapes
 
     def _prefix(self, images: Tensor) -> Tensor:
-        """What the maker gives before it is rounded for the cache."""
+        """The maker's numbers before they are rounded for the cache."""
         made = self.maker.prefix(images)
         return made[0] if isinstance(made, tuple) else made
 

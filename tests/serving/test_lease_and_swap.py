@@ -1,23 +1,25 @@
 """A replica answers only while its lease holds, and never with a model of which something has left the run."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from folder import finish, plain_forget
-from plain import plain_train
+from folder import finish, kinds, plain_forget
+from plain import plain_add, plain_train
 from plain_replica import DRAIN, LEASE, Clock, PlainReplica, begin_serving, notes
-from tiny import owner_of, picture, sample_id
+from tiny import owner_of, picture, sample_id, write_parquet
 
 import taft_ray as tr
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.errors import TaftError
+from taft_ray.proof.contradictions import contradictions
 from taft_ray.serving.answering import Asked, answered, decoded
 from taft_ray.serving.replica import Unconfirmed
-from taft_ray.storage import Store
+from taft_ray.storage import Ledger, Store
 
 PICTURES = [picture(number) for number in range(1000, 1006)]
 
@@ -333,3 +335,60 @@ def test_pictures_that_cannot_be_read_are_told_apart(served: PlainReplica) -> No
             {"picture": 3, "reason": "not a picture"},
         ]
     }
+
+
+def test_certificate_that_says_more_than_the_ledger_is_found_out(
+    served: PlainReplica, run: Path, tmp_path: Path
+) -> None:
+    certificate = plain_forget_served(run, [sample_id(0)], "drop", served)
+    for change in (
+        lambda one: one["withdrawn"][0].update(lapsed=[], acknowledged=["r-1", "r-2"]),
+        lambda one: one["withdrawn"].clear(),
+        lambda one: one.pop("withdrawn"),
+    ):
+        forged = json.loads(json.dumps(certificate))
+        change(forged)
+        assert list(contradictions(certificate, Ledger(Store(str(run))).entries())) == []
+        (told,) = contradictions(forged, Ledger(Store(str(run))).entries())
+        assert "not those that the ledger has as withdrawn" in told
+
+
+def test_withdrawals_are_committed_once_whoever_repeats_the_forget(served: PlainReplica, run: Path) -> None:
+    composer = Composer(str(run))
+    composer.forgetting.withdrawing.clock = served.clock
+    asked = composer.request_forget(Selection(ids=(sample_id(0),)), "drop")
+    composer.resume_forget(asked["request"])
+    served.poll()
+    assert composer.withdraw(asked["request"]) == pytest.approx(DRAIN)
+    for _ in range(
+        2
+    ):  # a process that died in between is followed by another, which waits again and commits nothing new
+        again = Composer(str(run))
+        again.forgetting.withdrawing.clock = served.clock
+        again.withdraw(asked["request"])
+        served.clock.pass_by(DRAIN)
+        assert again.withdraw(asked["request"]) == 0
+    certificate = again.conclude_forget(asked["request"], {})
+    assert len(certificate["withdrawn"]) == 1
+    assert kinds(run).count("withdrawn") == 1
+
+
+def test_two_servings_are_waited_for_at_the_same_time(served: PlainReplica, run: Path) -> None:
+    begin_serving(run, "s2")
+    other = PlainReplica(str(run), serving="s2", name="other", clock=served.clock).poll()
+    certificate = plain_forget_served(run, [sample_id(0)], "drop", served, other)
+    assert sorted(one["serving"] for one in certificate["withdrawn"]) == ["s1", "s2"]
+    assert max(one["waited"] for one in certificate["withdrawn"]) < 2 * DRAIN
+
+
+def test_model_before_more_shards_keeps_its_lease(run: Path, tmp_path: Path) -> None:
+    served = PlainReplica(str(run)).poll()
+    before = served.answer(PICTURES[0])["composed"]
+    served.loads.held = True
+    plain_add(run, write_parquet(tmp_path / "more", range(200, 230)))
+    for _ in range(8):
+        served.clock.pass_by(LEASE / 2)
+        assert served.poll().answer(PICTURES[0])["composed"] == before, "nothing that is in it has left the run"
+    served.loads.go()
+    after = served.poll().answer(PICTURES[0])["composed"]
+    assert after == Composer(str(run)).composed_digest() != before
