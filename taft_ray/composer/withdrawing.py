@@ -15,7 +15,7 @@ from taft_ray.composer.asking import Clock
 from taft_ray.errors import TaftError
 from taft_ray.plans.serving import Served, Withdrawn
 from taft_ray.run.record import Record
-from taft_ray.run.replicas import ReplicaNote, notes_of, remove_note
+from taft_ray.run.replicas import ReplicaNote, notes_in, remove_note
 from taft_ray.storage import Entry
 
 AGAIN_S = 0.1  # between two looks at what replicas say
@@ -23,9 +23,13 @@ AGAIN_S = 0.1  # between two looks at what replicas say
 
 @dataclass
 class _Waiting:
-    """One request and one serving. Times by this process's clock; gone: since when no replica has an old model."""
+    """One request and one serving. Times by this process's clock; gone: since when no replica has an old model.
+
+    first: the replicas that had a note when it began. Whoever keeps one later reads the ledger after that.
+    """
 
     since: float
+    first: frozenset[str] | None = None
     gone: float | None = None
     notes: Sequence[ReplicaNote] = ()  # as they were then
     done: bool = False
@@ -48,8 +52,15 @@ class Withdrawing:
         rewritten = self.record.ledger.known_op(f"{request}/rewritten")
         if rewritten is None or self.record.state.requests[request].forgotten is not None:
             return 0.0
-        servings = list(self.record.state.servings.values())
-        return max([0.0, *(self._withdraw(request, rewritten, serving) for serving in servings)])
+        servings = self.record.state.servings
+        waiting = [self._waiting.setdefault((request, name), _Waiting(self.clock())) for name in servings]
+        if all(one.done for one in waiting):
+            return 0.0
+        notes = notes_in(
+            self.store
+        )  # after the beginning: whoever comes later reads the ledger after that, with the rewrite in it
+        several = zip(servings.values(), waiting, strict=True)
+        return max(self._withdraw(request, rewritten, one, its, notes.get(one.serving, [])) for one, its in several)
 
     def check(self, request: str) -> None:
         """TaftError while a replica may still answer with a model from before a request."""
@@ -60,16 +71,18 @@ class Withdrawing:
                 f"Run it again in {seconds:.1f} s"
             )
 
-    def _withdraw(self, request: str, rewritten: Entry, serving: Served) -> float:
-        waiting = self._waiting.setdefault((request, serving.serving), _Waiting(self.clock()))
+    def _withdraw(
+        self, request: str, rewritten: Entry, serving: Served, waiting: _Waiting, notes: Sequence[ReplicaNote]
+    ) -> float:
         if waiting.done:
             return 0.0
+        if waiting.first is None:
+            waiting.first = frozenset(note.replica for note in notes)
+        notes = [note for note in notes if note.replica in waiting.first]
         if waiting.gone is None:
-            notes = notes_of(self.store, serving.serving)
             if not notes:  # nobody answers: a replica keeps its note before it does
                 waiting.done = True
                 return 0.0
-            # after the listing: whoever registers later reads the ledger after that, with the rewrite in it
             waited = self.clock() - waiting.since
             if any(note.number < rewritten.number for note in notes) and waited < serving.wait:
                 return min(AGAIN_S, serving.wait - waited)

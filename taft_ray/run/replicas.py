@@ -7,7 +7,7 @@ acknowledgement is dead once a lease from before has ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.jsonable import JsonObject
@@ -51,15 +51,20 @@ def remove_notes(store: Store, serving: str) -> None:
     store.erase([info.key for info in store.list(f"{SERVING_FOLDER}/{serving}/")])
 
 
-def notes_of(store: Store, serving: str) -> list[ReplicaNote]:
-    """The notes of a serving, by name. One that cannot be read counts as one of a replica that has acknowledged nothing."""
-    found = []
-    for info in store.list(f"{SERVING_FOLDER}/{serving}/"):
-        name = info.key.rpartition("/")[2].removesuffix(".json")
+def notes_in(store: Store) -> dict[str, list[ReplicaNote]]:
+    """The notes of all servings, from one listing: each serving's by the names of replicas.
+
+    One that cannot be read counts as one of a replica that has acknowledged nothing.
+    """
+    found: dict[str, list[ReplicaNote]] = {}
+    for info in sorted(store.list(f"{SERVING_FOLDER}/"), key=lambda info: info.key):
+        folder, _, name = info.key.rpartition("/")
+        serving, replica = folder.rpartition("/")[2], name.removesuffix(".json")
         try:
-            found.append(ReplicaNote.from_json(parse_json(store.read(info.key))))
+            note = ReplicaNote.from_json(parse_json(store.read(info.key)))
         except ObjectMissing:  # it has left meanwhile
             continue
         except (*MALFORMED, ValueError, IntegrityError):
-            found.append(ReplicaNote(serving, name))
-    return sorted(found, key=lambda note: note.replica)
+            note = ReplicaNote(serving, replica)
+        found.setdefault(serving, []).append(replace(note, serving=serving, replica=replica))
+    return found

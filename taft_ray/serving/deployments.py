@@ -18,7 +18,7 @@ from taft_ray.serving.answering import Asked, answered, decoded
 from taft_ray.serving.asking import ask
 from taft_ray.serving.loading import Loader, Model
 from taft_ray.serving.options import ServingOptions, Source
-from taft_ray.serving.replica import Replica, Unconfirmed
+from taft_ray.serving.replica import OfRun, Replica, Unconfirmed
 from taft_ray.serving.requests import Refused, check_access, pictures_in, read_body
 
 COMPOSED, LEDGER = "X-Taft-Composed", "X-Taft-Ledger"
@@ -28,6 +28,11 @@ _FIRST_S = (
 _SOON_S = 0.02
 
 
+def seconds_since_boot() -> float:
+    """Seconds by a clock that nobody sets, and that goes on while the machine sleeps, where there is such a clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class ModelReplica:
     """A replica in its process: a thread follows the ledgers, one loads, one decodes and one computes."""
 
@@ -35,35 +40,49 @@ class ModelReplica:
         self.options = ServingOptions.from_json(options)
         named = serve.get_replica_context().replica_id.unique_id
         self._loads, self._decodes, self._computes = (ThreadPoolExecutor(1) for _ in range(3))
+        self._wakes: dict[OfRun, threading.Event] = {}
+        self._threads: list[threading.Thread] = []
         self.replica = self._made(serving, [Source.from_json(one) for one in sources], named)
+        self._wakes |= {of_run: threading.Event() for of_run in self.replica.runs}
         batched: Any = self._batched
         batched.set_max_batch_size(self.options.max_batch)
         batched.set_batch_wait_timeout_s(self.options.batch_wait)
         self._ended = threading.Event()
-        self._wake = threading.Event()
         until = time.monotonic() + _FIRST_S
         self.replica.poll()
         while self.replica.waits() and time.monotonic() < until:
             time.sleep(_SOON_S)
             self.replica.poll()
-        threading.Thread(target=self._follow, name="taft-ray-head", daemon=True).start()
+        # a thread per run: storage that does not answer holds up its own alone
+        self._threads = [threading.Thread(target=self._follow, args=one, daemon=True) for one in self._wakes.items()]
+        for thread in self._threads:
+            thread.start()
 
     def _made(self, serving: str, sources: Sequence[Source], named: str) -> Replica:
         return Replica(
-            sources, serving=serving, replica=named, lease=self.options.lease, clock=time.monotonic, load=Loader(),
+            sources, serving=serving, replica=named, lease=self.options.lease, clock=seconds_since_boot, load=Loader(),
             submit=self._submit,
         )  # fmt: skip
 
     def _submit(self, load: Any, *arguments: Any) -> Future[Model]:
         loading = self._loads.submit(load, *arguments)
-        loading.add_done_callback(lambda _: self._wake.set())
+        loading.add_done_callback(self._loaded)
         return loading
 
-    def _follow(self) -> None:
+    def _loaded(self, _: Future[Model]) -> None:
+        for wake in self._wakes.values():
+            wake.set()
+
+    def _follow(self, of_run: OfRun, wake: threading.Event) -> None:
         while not self._ended.is_set():
-            self._wake.wait(self.options.poll)
-            self._wake.clear()
-            self.replica.poll()
+            wake.wait(self.options.poll)
+            wake.clear()
+            of_run.poll()
+
+    def check_health(self) -> None:
+        """Ray Serve starts another replica where this raises."""
+        if not all(thread.is_alive() for thread in self._threads):
+            raise RuntimeError("a thread that follows a ledger has ended")
 
     async def predict(self, name: str, pictures: list[bytes]) -> dict[str, Any]:
         """The classes of encoded pictures; {"unreadable": [...]} where one is none, {"unconfirmed": why} without a lease."""

@@ -15,6 +15,7 @@ from taft_ray.serving.options import ServingOptions, Source
 from taft_ray.serving.requests import Refused
 
 _OWN = "127.0.0.1"
+_SLOWEST_S = 60.0  # within which a request has to be sent, and answered
 
 
 class Serving:
@@ -104,7 +105,11 @@ def start(
     quiet = {"log_level": "WARNING"}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        serve.start(http_options={"host": host, "port": port}, proxy_location="HeadOnly", logging_config=quiet)
+        serve.start(
+            http_options={"host": host, "port": port, "request_timeout_s": _SLOWEST_S},
+            proxy_location="HeadOnly",
+            logging_config=quiet,
+        )
         application = built(name, sources, options)
         handle = serve.run(application, name=application_name(name), route_prefix=route, logging_config=quiet)
     except Exception as error:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import started
 from plain import plain_train
 from tiny import picture, sample_id
 
 import taft_ray as tr
 from benchmarks.open_loop import kill, load_on, replicas_of
-from taft_ray.answers import Certificate
-from taft_ray.serving.started import Serving
+from taft_ray.answers import Certificate, Serving
+from taft_ray.serving.started import Serving as Started
 
 pytestmark = pytest.mark.slow
 TOKEN = "a-token-of-more-than-sixteen-characters"
@@ -40,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Calla
 
 
 @pytest.fixture(scope="module")
-def served(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[Serving]:
+def served(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[Started]:
     tokens = tmp_path_factory.mktemp("tokens") / "tokens"
     tokens.write_text(TOKEN)
     with tr.Run(runs[0]).serve(
@@ -58,7 +59,7 @@ def asked(url: str, body: bytes | None = None, token: str | None = TOKEN) -> tup
         return error.code, json.load(error)
 
 
-def test_two_runs_in_one_pool_answer_as_predict_does(served: Serving, runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_runs_in_one_pool_answer_as_predict_does(served: Started, runs: tuple[Path, Path], tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(len(PICTURES))]
     for path, data in zip(paths, PICTURES, strict=True):
         path.write_bytes(data)
@@ -72,7 +73,7 @@ def test_two_runs_in_one_pool_answer_as_predict_does(served: Serving, runs: tupl
         assert [tuple(one["probabilities"]) for one in by_handle["predictions"]] == probabilities
 
 
-def test_what_is_not_let_in_or_too_much_is_refused(served: Serving) -> None:
+def test_what_is_not_let_in_or_too_much_is_refused(served: Started) -> None:
     where = f"{served.url}/predict/deltas"
     assert asked(where, PICTURES[0], token=None)[0] == 401
     assert asked(where, PICTURES[0], token=TOKEN + "x")[0] == 401
@@ -93,7 +94,7 @@ def seconds(entry: dict[str, Any]) -> float:
 
 
 def test_forgets_under_load_leave_no_gap_and_no_old_answer_after_the_withdrawal(
-    served: Serving, runs: tuple[Path, Path]
+    served: Started, runs: tuple[Path, Path]
 ) -> None:
     run = tr.Run(runs[0])
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -135,3 +136,22 @@ def _kill_when_dropped(run: Path, victim: str) -> threading.Thread:
     thread = threading.Thread(target=wait)
     thread.start()
     return thread
+
+
+def test_command_serves_until_it_is_asked_to_end(
+    runs: tuple[Path, Path], copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    run, port, log = copy_of(runs[0]), free_port(), tmp_path / "log"
+    with started(log, "serve", run, "--port", port, "--json") as process:
+        deadline = time.time() + 200
+        while not log.read_text().count('"serving"') and process.poll() is None and time.time() < deadline:
+            time.sleep(0.2)
+        told = next(json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
+        answer = Serving.from_json(told)
+        assert answer.models[0].composed == tr.Run(run).status().composed
+        status, found = asked(f"{answer.url}/predict", PICTURES[0], token=None)
+        assert (status, found["composed"]) == (200, answer.models[0].composed)
+        process.terminate()
+        assert process.wait(60) == 0, log.read_text()
+    assert [entry["body"].get("ended", False) for entry in committed(run, "served")] == [False, True]
+    assert tr.Run(run).verify().problems == ()

@@ -7,7 +7,7 @@ from typing import Any
 
 from taft_ray.composer.composer import Composer
 from taft_ray.plans.serving import Served
-from taft_ray.run.replicas import notes_of
+from taft_ray.run.replicas import notes_in
 from taft_ray.serving.answering import Asked, answered, decoded
 from taft_ray.serving.loading import Loader
 from taft_ray.serving.options import Source, sources_of
@@ -95,7 +95,7 @@ def begin_serving(run: Path | str, serving: str = "s1", modes: tuple[str, ...] =
 
 def notes(run: Path | str, serving: str = "s1") -> dict[str, int]:
     """The ledger number of each replica's note, by name."""
-    return {note.replica: note.number for note in notes_of(Store(str(run)), serving)}
+    return {note.replica: note.number for note in notes_in(Store(str(run))).get(serving, [])}
 
 
 def source(run: Path | str) -> Source:
