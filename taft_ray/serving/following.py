@@ -99,6 +99,11 @@ class Following:
     def state(self) -> RunState:
         return self.record.state
 
+    @property
+    def head(self) -> str:
+        """The digest of the newest entry, which stands for all before it."""
+        return self.record.ledger.known[-1].digest
+
     def read(self) -> int:
         """Read the entries that were committed since, and fold them in: the number of the head.
 

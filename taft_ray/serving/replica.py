@@ -128,6 +128,8 @@ class OfRun:
         self._note_until = float("-inf")
         self._rewrites = -1
         self._left: dict[str, int] = {}
+        self._head = ""  # the digest of the ledger's newest entry, and what follows from it
+        self._wanted: list[Wanted | None] = []
 
     def poll(self) -> None:
         """Read the head; prepare, activate and acknowledge what follows from it; lengthen the lease where all of that is done."""
@@ -150,7 +152,11 @@ class OfRun:
         if serving is None or serving.ended:
             self._stop("its run's ledger does not have this serving, or has it as ended")
             return
-        wanted = [(slot, wanted_of(self.following.record.spec, state, slot.source)) for slot in self.slots]
+        head = self.following.head
+        if head != self._head:
+            spec = self.following.record.spec
+            self._head, self._wanted = head, [wanted_of(spec, state, slot.source) for slot in self.slots]
+        wanted = list(zip(self.slots, self._wanted, strict=True))
         for slot, want in wanted:
             self._advance(slot, want, number)
         if any(self._may_answer_stale(slot, want, number, began) for slot, want in wanted):

@@ -45,7 +45,7 @@ def served(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, ra
     tokens = tmp_path_factory.mktemp("tokens") / "tokens"
     tokens.write_text(TOKEN)
     with tr.Run(runs[0]).serve(
-        runs[1], port=free_port(), token_file=tokens, replicas=2, cpus=0.5, lease=4.0, drain=3.0, max_bytes=100_000
+        runs[1], port=free_port(), token_file=tokens, replicas=2, cpus=0.5, lease=6.0, drain=8.0, max_bytes=100_000
     ) as serving:
         yield serving
 
