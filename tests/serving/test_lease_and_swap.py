@@ -288,6 +288,17 @@ def test_older_copy_of_the_folder_is_not_served(served: PlainReplica, run: Path,
         fresh.replica.read(fresh.sources[0].name)
 
 
+def test_ledger_that_is_shorter_than_it_was_is_not_followed(served: PlainReplica, run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "backup")
+    begin_serving(run, "s2")
+    served.poll()
+    shutil.rmtree(run)
+    shutil.copytree(copy, run)
+    served.clock.pass_by(LEASE + 0.1)
+    told = served.poll().answer(PICTURES[0])
+    assert "an older copy of the folder was put back" in told["unconfirmed"].lower()
+
+
 def test_serving_that_has_ended_answers_no_more(served: PlainReplica, run: Path) -> None:
     Composer(str(run)).end_serving("s1")
     served.poll()
