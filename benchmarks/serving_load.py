@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -185,6 +186,7 @@ def latency(run: str, plain: str, pictures: Sequence[bytes], options: argparse.N
                 time.sleep(options.seconds)
             took[name] = quantiles(load)
         rounds.append(took)
+        print(json.dumps({"round": turn, "rate_per_s": rate, **took}), file=sys.stderr, flush=True)
     ratios = {
         f"{which}_ratio": round(
             statistics.median(one["run"][f"{which}_ms"] / one["plain"][f"{which}_ms"] for one in rounds), 3
@@ -261,6 +263,7 @@ def withdrawals(run: str, load: Load, certificates: Sequence[Any]) -> dict[str, 
         first_new.append(min(later, default=float("nan")))
     return {
         "withdrawn": len(took),
+        "forgets_that_changed_no_model": sum(not one.to_json()["withdrawn"] for one in certificates),
         "old_answers_after_withdrawal": old_after,
         "lapsed": sum(len(one["lapsed"]) for c in certificates for one in c.to_json()["withdrawn"]),
         "drop_to_first_new_answer_s": spread(first_new),
