@@ -20,8 +20,11 @@ class Refused(Exception):
     """A request that is answered with ``status`` and one sentence."""
 
     def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
+        super().__init__(status, why)  # as they are: it travels between processes
         self.status, self.why = status, why
+
+    def __str__(self) -> str:
+        return self.why
 
 
 def token_digests(file: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Requests over HTTP: who is let in, what is too much, and that a hostile picture costs a 4xx and nothing else."""
 
 import asyncio
+import copy
 import hashlib
 import io
 import struct
@@ -106,6 +107,11 @@ def test_limits_are_told_and_kept(handle: InProcess) -> None:
     handle.replicas[0].most = 10_000
     answer = requested(handle, "POST", "/predict", big.getvalue())
     assert answer.json["unreadable"][0]["reason"] == "too many pixels"
+
+
+def test_refusal_travels_between_processes() -> None:
+    there = copy.copy(Refused(503, "ask again later"))  # by the way that a pickle takes, too
+    assert (there.status, there.why, str(there)) == (503, "ask again later", "ask again later")
 
 
 def test_body_that_is_too_long_is_not_read_to_its_end() -> None:
