@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from folder import finish, kinds, plain_forget
@@ -134,7 +135,7 @@ def test_two_runs_on_the_same_weights_share_the_tensors_of_their_frozen_part(
     )
 
 
-def plain_forget_served(run: Path, ids: list[str], mode: str, *replicas: PlainReplica) -> dict[str, Any]:
+def plain_forget_served(run: Path | str, ids: list[str], mode: str, *replicas: PlainReplica) -> dict[str, Any]:
     """A forget of a run whose replicas look at the ledger meanwhile, by one clock."""
     clock = replicas[0].clock if replicas else Clock()
     composer = Composer(str(run))
@@ -403,3 +404,23 @@ def test_model_before_more_shards_keeps_its_lease(run: Path, tmp_path: Path) -> 
     served.loads.go()
     after = served.poll().answer(PICTURES[0])["composed"]
     assert after == Composer(str(run)).composed_digest() != before
+
+
+def test_run_in_object_storage_is_followed_by_two_small_reads(
+    s3_uri: str, parquet: Path, spec_of: Callable[..., Any]
+) -> None:
+    run = f"{s3_uri}/run"
+    plain_train(run, spec_of(parquet, trainable="head", shards=2))
+    begin_serving(run)
+    served = PlainReplica(run).poll()
+    before = served.answer(PICTURES[0])["composed"]
+    (of_run,) = served.replica.runs
+    reads: list[str] = []
+    store = of_run.following.record.store
+    read = store.read
+    with mock.patch.object(Store, "read", lambda self, key: reads.append(key) or read(key)):
+        served.poll(1)
+    assert [key.partition("/")[0] for key in reads] == ["ledger", "ledger"]
+    certificate = plain_forget_served(run, [sample_id(0)], "drop", served)
+    assert served.answer(PICTURES[0])["composed"] == certificate["composed_after"]
+    assert [one["digest"] for one in certificate["withdrawn"]] == [before]
