@@ -28,6 +28,8 @@ _LABELS = {
     "monolith": "comparison model",
     "compose": "shards composed",
     "retrain": "shards retrained",
+    "serve": "replicas started",
+    "withdraw": "replicas that changed models",
     "predict": "pictures predicted",
     "trials": "trials ended",
     "cells": "cells measured",

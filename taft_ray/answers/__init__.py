@@ -4,7 +4,7 @@
 """
 
 from taft_ray.answers.answer import Answer
-from taft_ray.answers.certificates import BroughtBack, Certificate, Due, OutsideRelease, Refitted, Step
+from taft_ray.answers.certificates import BroughtBack, Certificate, Due, OutsideRelease, Refitted, Step, Withdrawal
 from taft_ray.answers.compared import Compared, ComparedRun
 from taft_ray.answers.made import (
     Collected,
@@ -25,6 +25,7 @@ from taft_ray.answers.proof import CertificateVerification, Verification
 from taft_ray.answers.reconstruction import Reconstruction, ReconstructionRisk
 from taft_ray.answers.released import Checked, Publication, Recalls, Release, SentNotice, TakenNotice
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
+from taft_ray.answers.serving import ServedModel, Serving
 from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
 from taft_ray.answers.state import (
     Composed,
@@ -70,6 +71,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "recalls": (Recalls,),
     "check": (Checked,),
     "release": (Publication,),
+    "serve": (Serving,),
 }
 
 __all__ = [
@@ -123,6 +125,8 @@ __all__ = [
     "Sample",
     "Samples",
     "SentNotice",
+    "ServedModel",
+    "Serving",
     "ShardStatus",
     "Spent",
     "SpentShard",
@@ -141,4 +145,5 @@ __all__ = [
     "Waiting",
     "Why",
     "WhyGroup",
+    "Withdrawal",
 ]

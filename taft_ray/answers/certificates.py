@@ -69,6 +69,28 @@ class OutsideRelease(Answer):
         return f"{self.what} {self.release}{to}{until} (sha256 {short(self.digest)}); {told}"
 
 
+class Withdrawal(Answer):
+    """A model that replicas answered with before the request, and do no more. number: of the ledger entry that did it.
+
+    acknowledged: replicas that said so. lapsed: those that did not, whose lease has ended. Times in seconds.
+    """
+
+    request: str
+    serving: str
+    digest: str
+    number: int
+    acknowledged: tuple[str, ...]
+    lapsed: tuple[str, ...]
+    lease: float
+    drain: float
+    waited: float
+
+    def __str__(self) -> str:
+        told = f"{short(self.digest)}, {plural(len(self.acknowledged), 'replica')} acknowledged"
+        told += f", the lease of {plural(len(self.lapsed), 'replica')} has ended" if self.lapsed else ""
+        return f"{told}; {duration(self.waited)} after ledger entry {self.number}"
+
+
 @dataclass(frozen=True)
 class Certificate(Answer):
     """The samples forgotten, the objects removed for it, and the model after it; sealed by ``digest``.
@@ -90,6 +112,8 @@ class Certificate(Answer):
     outside: the releases that hold what was forgotten, and had not expired; None in a run that had released nothing.
 
     publication: of a run with a release gate, whether the model after the request is held back, and until what.
+
+    withdrawn: of a run that was served, the models that no replica answers with any more.
 
     carried_out_with: other requests whose time came with this one, each with a certificate of its own.
 
@@ -135,6 +159,7 @@ class Certificate(Answer):
     brought_back: tuple[BroughtBack, ...] | None = optional()
     outside: tuple[OutsideRelease, ...] | None = optional()
     publication: Mapping[str, Any] | None = optional()
+    withdrawn: tuple[Withdrawal, ...] | None = optional()
     signature: Mapping[str, Any] | None = optional()
     repeated: bool | None = optional()
     forgotten_before: tuple[EarlierRequest, ...] | None = optional()
@@ -164,6 +189,7 @@ class Certificate(Answer):
                 *self._shards(),
                 ("model", self._model()),
                 ("beside it", self._beside()),
+                *(("served no more", str(one)) for one in self.withdrawn or ()),
                 ("privacy", self._privacy()),
                 ("took", self._took()),
                 ("cost", self._cost()),

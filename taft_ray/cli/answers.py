@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
 import logging
 import sys
@@ -52,7 +53,10 @@ Verb = Callable[..., Any]  # a command's function; what it returns is an `answer
 
 
 def answers(function: Verb) -> Verb:
-    """Adds --json and --debug; turns the package's errors into one line and an exit code."""
+    """Adds --json and --debug; turns the package's errors into one line and an exit code.
+
+    A function with a parameter ``say`` gets a call that answers at once, and returns None in the end.
+    """
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, everything else on stderr.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error, and what is done (the log) on stderr.")
@@ -67,6 +71,15 @@ def answers(function: Verb) -> Verb:
         if debug:
             log.setLevel(logging.INFO)
         log.addHandler(said)
+        out = sys.stdout
+
+        def say(answer: Any) -> None:
+            """Answer now, of a command that goes on."""
+            click.echo(json.dumps(answer.to_json()) if as_json else str(answer), file=out)
+            out.flush()
+
+        if "say" in inspect.signature(function).parameters:
+            kwargs["say"] = say
         try:
             # Ray prints lines of its own on stdout, which belongs to the answer
             with _beside_the_answer(debug), ProgressReport() as report:
@@ -89,7 +102,8 @@ def answers(function: Verb) -> Verb:
         finally:
             log.removeHandler(said)
             log.setLevel(level)
-        click.echo(json.dumps(answer.to_json()) if as_json else str(answer))
+        if answer is not None:
+            say(answer)
         if code := getattr(answer, "exit_code", int(getattr(answer, "ok", None) is False)):
             sys.exit(code)
 

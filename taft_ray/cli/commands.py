@@ -66,6 +66,11 @@ LINES = {
         "reproduce",
         "Make TABLE, one of the paper's tables or figures, on any data; cells and tables are kept in OUT.",
     ),
+    "serve": Line(
+        "serve",
+        "serve",
+        "Answer requests with the models of RUN..., each [NAME=]RUN[?owners=A,B&compose=MODE], until it is interrupted.",
+    ),
     "sign": Line("forgetting", "sign", "Sign a certificate of RUN; answers with the certificate and its signature."),
     "status": Line("run", "status", "Where RUN stands."),
     "sweep": Line(
@@ -89,7 +94,7 @@ LINES = {
 
 GROUPS = {
     "Make a run": ("train", "repair", "sweep", "tune"),
-    "Use it": ("predict", "evaluate", "export", "release", "recalls", "check"),
+    "Use it": ("predict", "evaluate", "serve", "export", "release", "recalls", "check"),
     "Look at it": ("status", "list", "report", "privacy", "doctor"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
     "End it": ("gc", "destroy-key", "destroy"),
@@ -117,6 +122,7 @@ EXAMPLES = {
     "repair": "repair runs/pets --data pets/train",
     "report": "report runs/pets",
     "reproduce": "reproduce table1 tables --data pets/train --eval pets/test",
+    "serve": "serve runs/pets --replicas 2",
     "sign": "sign runs/pets --request 3f3983c977fe8608 --key key.pem",
     "status": "status runs/pets",
     "sweep": "sweep runs/pets --vary penalty=0.001,0.01,0.1",

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from taft_ray.errors import IntegrityError, ObjectMissing, StorageError
 from taft_ray.plans.additions import Added, AdditionBegun
 from taft_ray.plans.facts import Cached, Created, Damage, F, Repaired, Tuned
 from taft_ray.plans.lane_resources import LaneResources, LaneResourcesSet
+from taft_ray.plans.serving import Served
 from taft_ray.plans.state import RunState
 from taft_ray.run.quarantine import damaged_objects, set_aside, set_monolith_aside
 from taft_ray.run.record import Record
@@ -251,6 +253,19 @@ class Composer:
         """The digest of the composed model, None when no shard is in it."""
         return self.record.current(self.composition.digest)
 
+    def begin_serving(self, fact: Served) -> None:
+        """Commit that replicas answer with this run's models from now on, and compose those: before the first of them is asked."""
+        self.commit(fact, f"served/{fact.serving}")
+        for mode in fact.modes:
+            self.served(mode)
+
+    def end_serving(self, serving: str) -> None:
+        """Commit that no replica of a serving may answer any more; nothing where there was none. Idempotent."""
+        self.record.refresh()
+        there = self.record.state.servings.get(serving)
+        if there is not None:
+            self.commit(replace(there, ended=True), f"served/{serving}/ended")
+
     # --- damage
 
     def examine(self, shards: Sequence[int] | None = None) -> list[int]:
@@ -337,6 +352,10 @@ class Composer:
     def resume_forget(self, request: str) -> dict[str, Any]:
         """Drop and purge, whatever of it is not done: see `Forgetting.answer`."""
         return self.forgetting.resume(request)
+
+    def withdraw(self, request: str) -> float:
+        """Seconds until replicas may have stopped answering with the model before a request: see `Withdrawing.withdraw`."""
+        return self.forgetting.withdrawing.withdraw(request)
 
     def conclude_forget(self, request: str, told: Mapping[str, Any]) -> dict[str, Any]:
         return self.forgetting.conclude(request, told)

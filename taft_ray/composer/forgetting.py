@@ -1,4 +1,4 @@
-"""Forgetting, step by step, each a commit: requested → dropped → purged → (fits, by others) → certificate → forgotten.
+"""Forgetting, step by step, each a commit: requested → dropped → purged → (fits, by others) → withdrawn → certificate → forgotten.
 
 Guarantees: every step is done once, whoever repeats it; a crash between any two is resumed; a request's samples are tombstones
 from its first commit on, also where an older copy of the run's folder is put back.
@@ -19,6 +19,7 @@ from taft_ray.composer.composition import Composition
 from taft_ray.composer.purge import evaluation_caches, purge_leftovers, purge_request, purge_starts
 from taft_ray.composer.rewrite import Rewrite, rewrite, slices_lost
 from taft_ray.composer.selection import Selection
+from taft_ray.composer.withdrawing import Withdrawing
 from taft_ray.counting import which
 from taft_ray.data.identical import twins
 from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftError, UsageError
@@ -44,6 +45,7 @@ class Forgetting(Asking):
     def __init__(self, record: Record, composition: Composition, clock: Clock) -> None:
         super().__init__(record, composition, clock)
         self._drop_seconds: dict[str, float] = {}
+        self.withdrawing = Withdrawing(record)
 
     def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
         """What a forget would touch and cost; nothing happens."""
@@ -110,6 +112,7 @@ class Forgetting(Asking):
             self.drop(request)
         if self._request(request).purged is None:
             self.purge(request)
+            self._compose_served()  # the purge removes every snapshot
         told = self.answer(request)
         if told["mode"] == SUBTRACT and told["retrain"]:
             self._composed()  # the model is whole; what is fitted behind it is beside it
@@ -180,7 +183,9 @@ class Forgetting(Asking):
         self.record.current(self.composition.follow)
         self.record.commit(Dropped, f"{request}/dropped", decide)
         self.record.current(self.composition.follow)
-        if self._request(request).mode != SUBTRACT:
+        if self.record.state.served_modes:
+            self._compose_served()
+        elif self._request(request).mode != SUBTRACT:
             self.record.current(self.composition.model)
         self._drop_seconds[request] = time.perf_counter() - began
 
@@ -192,6 +197,7 @@ class Forgetting(Asking):
         assert state.dropped is not None
         self.composition.terms.discard({ref.key for ref in state.dropped.deltas})
         self._rewrite(request)
+        self.withdrawing.withdraw(request)  # from here on its time runs
         removed = self.record.current(
             lambda: purge_request(self.store, self.record.state, self._request(request), self._manifest())
         )
@@ -241,6 +247,7 @@ class Forgetting(Asking):
             raise TaftError(
                 f"request {request} is not finished: {which('shard', where['retrain'])} still to be fitted; run it again"
             )
+        self.withdrawing.check(request)
         if state.mode == "resolve" and state.start_purged is None:
             gone = purge_starts(self.store, self.record.state, state)
             self.record.commit(StartPurged, f"{request}/start-purged", lambda: gone)
@@ -257,6 +264,11 @@ class Forgetting(Asking):
         if committed.certificate.key != key:  # another writer certified it first: that one stands
             self.store.delete(key)
         return self.certificate(request)
+
+    def _compose_served(self) -> None:
+        """Compose what replicas are to answer with now, if any serve the run."""
+        for mode in self.record.state.served_modes:
+            self._composed(mode)
 
     def _composed(self, mode: str | None = None) -> str | None:
         """Compose what is in the model, if anything is; its digest."""

@@ -151,9 +151,7 @@ class Tier:
 
     def recorded(self, mode: str) -> str | None:
         """The digest that the ledger has of a composition of just these deltas; None where it has none, and they are summed."""
-        of = self.record.state.members_of(self.by_records)
-        recorded = (one for one in reversed(self.record.state.compositions) if one.mode == mode)
-        return next((one.digest for one in recorded if one.of == of), None)
+        return self.record.state.composed_as(mode, self.by_records)
 
     def digests(self) -> list[str]:
         """The digests of the models composed here, of the shards that the ledger has in this tier; none where it went on."""

@@ -48,25 +48,27 @@ class Undecodable(DataError):
         self.reason = reason
 
 
-def decode_image(data: bytes, size: int, exif_orientation: str = "ignore") -> np.ndarray:
+def decode_image(data: bytes, size: int, exif_orientation: str = "ignore", most: int = MAX_PIXELS) -> np.ndarray:
     """uint8 (3, size, size), read-only: RGB, shorter side to ``size`` (bicubic, antialiased), centre crop.
 
     exif_orientation: "apply" turns the picture as its EXIF says, before it is resized; "ignore" leaves it.
 
+    most: pixels that a picture may have, up to ``MAX_PIXELS``.
+
     Guarantees: the pixels of torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)`` on PIL's RGB; raises
-    nothing but ``Undecodable``; warns of nothing; a small file cannot take more than ``MAX_PIXELS`` pixels.
+    nothing but ``Undecodable``; warns of nothing; a small file cannot take more than ``most`` pixels.
     """
     if not data:
         raise Undecodable("empty file")
     try:
-        rgb = _pixels(data, size, exif_orientation)
+        rgb = _pixels(data, size, exif_orientation, most)
     except Undecodable as error:
         # PIL refuses a PNG for large or damaged texts and profiles, which no pixel needs
         slim = png.without_comments(data) if error.reason in (_DAMAGED, _TRUNCATED, formats.NO_PICTURE) else None
         if slim is None:
             raise
         try:
-            rgb = _pixels(slim, size, exif_orientation)
+            rgb = _pixels(slim, size, exif_orientation, most)
         except Undecodable:
             raise error from None
     cropped = _crop(rgb, size)
@@ -75,12 +77,12 @@ def decode_image(data: bytes, size: int, exif_orientation: str = "ignore") -> np
     return np.frombuffer(planes, np.uint8).reshape(3, size, size)
 
 
-def _pixels(data: bytes, size: int, exif_orientation: str) -> Image.Image:
+def _pixels(data: bytes, size: int, exif_orientation: str, most: int) -> Image.Image:
     try:
         with _open(data) as image:
             width, height = image.size
             scale = size / min(width, height)
-            if max(width * height, max(width, height) * scale * size) > MAX_PIXELS:
+            if max(width * height, max(width, height) * scale * size) > most:
                 raise Undecodable("too many pixels")
             rgb = _to_rgb(image, data)
             return _upright(image, rgb) if exif_orientation == "apply" else rgb

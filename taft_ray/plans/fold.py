@@ -104,6 +104,10 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.releases[fact.release].notices.append((state.entries, fact))
         case facts.ReleaseGateSet():
             state.gates.append(fact)
+        case facts.Served():
+            state.servings[fact.serving] = fact
+        case facts.Withdrawn():
+            state.requests[fact.request].withdrawn.append(fact)
 
 
 def _order_pending(state: RunState, numbers: Iterable[int]) -> None:

@@ -75,6 +75,7 @@ def strangers(
     """Keys that are no part of a run at all and no leftover either: nobody but a person knows what they are."""
     known = referred_to(state, parts, composed, manifest) | {*_ALWAYS}
     apart = _APART if state.cached is not None else (*_APART, *_PASS)
+    apart = (*apart, *(f"{names.SERVING_FOLDER}/{serving}/" for serving in state.servings))  # notes of replicas
     left = [
         key
         for key in keys

@@ -26,6 +26,7 @@ from taft_ray.plans.facts import (
 )
 from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
 from taft_ray.plans.releases import Gate, ReleaseGateSet, ReleaseState
+from taft_ray.plans.serving import Served, Withdrawn
 from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
@@ -137,6 +138,7 @@ class RequestState:
     composed_before_unknown: str | None = None  # why it is
     left_at: int | None = None  # the ledger entry by which its samples left the sums
     lost_from: tuple[int, ...] | None = None  # the shards that had samples of it; None: not known yet
+    withdrawn: list[Withdrawn] = field(default_factory=list)  # models that are served no more
 
     @property
     def waiting(self) -> bool:
@@ -183,6 +185,8 @@ class RunState:
     def gate(self) -> Gate | None:
         """The gate that holds back publication of a newer model; None: there is none."""
         return self.gates[-1].gate if self.gates else None
+
+    servings: dict[str, Served] = field(default_factory=dict)  # by name, those that have ended too
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -239,6 +243,16 @@ class RunState:
             members.append([shard.shard, ref.digest, shard.weight])
         grown = self.cached is not None and len(self.classes) > len(self.cached.classes)
         return digest_json([*members, {"classes": len(self.classes)}] if grown else members)
+
+    @property
+    def served_modes(self) -> list[str]:
+        """The compositions that replicas may answer with now."""
+        return sorted({mode for one in self.servings.values() if not one.ended for mode in one.modes})
+
+    def composed_as(self, mode: str, by_records: bool) -> str | None:
+        """The digest of the latest composition of just the members there are; None where none was committed."""
+        of = self.members_of(by_records)
+        return next((one.digest for one in reversed(self.compositions) if one.mode == mode and one.of == of), None)
 
     @property
     def tuned(self) -> Tuned | None:

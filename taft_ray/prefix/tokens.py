@@ -56,12 +56,13 @@ def prefix_tokens(
     spec: RunSpec,
     *,
     at_most: int | None = None,
+    together: int | None = None,
 ) -> np.ndarray:
     """Pictures, each uint8 (3, S, S) -> tokens (n, T, D) as float16, or uint16 holding bfloat16 bits; or rows, int16 (n, 1, S).
 
     The others are as of `prefix_columns`.
     """
-    return prefix_columns(tm, preprocess, pixels, spec, at_most=at_most)[0]
+    return prefix_columns(tm, preprocess, pixels, spec, at_most=at_most, together=together)[0]
 
 
 def prefix_columns(
@@ -71,18 +72,21 @@ def prefix_columns(
     spec: RunSpec,
     *,
     at_most: int | None = None,
+    together: int | None = None,
 ) -> list[np.ndarray]:
     """`prefix_tokens`, and where the maker gives rows too, those behind: int16 (n, S).
 
     at_most: no more than so many pictures come; needed where ``pixels`` has no length. They are taken as they are needed,
     so that what decodes them lazily does it just before they are used, while the processor's cache has them.
 
+    together: pictures per pass, always padded to it. None: `PREFIX_BATCH`, by which the cache is made.
+
     Guarantees: a picture's tokens do not depend on the pictures around it: every pass has the same shape. On a GPU passes
     follow each other without the host: it waits once, at the end.
     """
     device = torch.device(spec.device)
     on_gpu = device.type == "cuda"
-    size = PREFIX_BATCH[spec.device]
+    size = together or PREFIX_BATCH[spec.device]
     room = at_most if at_most is not None else len(pixels)  # type: ignore[arg-type]  # its caller says which has none
     columns: list[Tensor] = []
     finite = torch.ones((), dtype=torch.bool, device=device)

@@ -78,6 +78,7 @@ def certificate_of(
         **_removals(state, entries, told),
         **_what_came_after(run, state, fits),
         **({"brought_back": back} if back else {}),
+        **withdrawn_of(run, state),
         **({"privacy": privacy_statement(spec.privacy, entries, request, state.shards)} if spec.privacy else {}),
         **outside_told(run, request, number, issued),
         **publication_told(run, spec, issued, after),
@@ -143,6 +144,11 @@ def _began(state: RequestState, steps: Sequence[Entry]) -> float:
         return state.started
     seconds = 0.0 if state.purged is None else state.purged.drop_seconds or 0.0
     return datetime.fromisoformat(dropped).timestamp() - seconds
+
+
+def withdrawn_of(run: RunState, state: RequestState) -> dict[str, Any]:
+    """The models that replicas answered with before a request and do no more; nothing of a run that was never served."""
+    return {"withdrawn": [one.to_json() for one in state.withdrawn]} if run.servings else {}
 
 
 def _cost(

@@ -84,6 +84,7 @@ def contradictions(
             if wrong:
                 yield f"{what}: the certificate and entry {number} of the ledger differ in {wrong}"
     yield from _other_drops(certificate, entries)
+    yield from _other_withdrawals(certificate, entries)
     yield from privacy_contradictions(certificate, entries)
     yield from outside_contradictions(certificate, entries, state)
 
@@ -95,6 +96,17 @@ def _other_drops(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> It
     fitted = {one["shard"] for one in certificate["retrained"]}
     if certificate["brought_back"] != brought_back(entries, certificate["request"], fitted):
         yield "the shards that came back, and the samples that they came back without, are not those of the ledger"
+
+
+def _other_withdrawals(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:
+    """Where the models that replicas answer with no more are others than the ledger has; a run that was not served has none."""
+    before = entries[: certificate["rests_on"]["number"] + 1]
+    committed = [
+        one.body for one in before if one.kind == "withdrawn" and one.body["request"] == certificate["request"]
+    ]
+    served = any(one.kind == "served" for one in before)
+    if certificate.get("withdrawn") != (committed if served else None):
+        yield "the models that are said to be served no more are not those that the ledger has as withdrawn"
 
 
 def _says(certificate: Mapping[str, Any], step: str) -> dict[str, Any]:

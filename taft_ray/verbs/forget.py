@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Selection", "estimate", "forget", "forget_due"]
 
 _PATIENCE_S = 30.0  # with another command, before a request is made beside it
+_LOOK_S = 0.1  # between two looks at what replicas that serve the run have acknowledged
 _FITS = 5  # tries of one shard that other requests keep changing
 
 
@@ -205,6 +206,10 @@ def _carry_out(
         "gpu_hour_price": price,
         "carried_out_with": [asked["request"] for asked in standing],
     }
+    for asked in standing:  # all are waited for at the same time: each began when its cache was rewritten
+        while (seconds := composer.withdraw(asked["request"])) > 0:
+            report("withdraw", 0, 1)
+            time.sleep(min(seconds, _LOOK_S))
     done = {asked["request"]: composer.conclude_forget(asked["request"], told) for asked in standing}
     for request in requests:
         if request in stuck and (needed is None or request == needed):

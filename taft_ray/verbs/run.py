@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from taft_ray.plans.sweep import Sweep
     from taft_ray.privacy import PublicKey, SigningKey
     from taft_ray.run.register import Recipient
+    from taft_ray.serving.started import Serving
 
 Deadline = str | float | datetime | timedelta
 T = TypeVar("T", str, int)
@@ -252,6 +253,38 @@ class Run:
         return answers.Predictions.from_json(
             predict(self.uri, given, why=why, owners=tuple(owners), report=self._progress)
         )
+
+    def serve(
+        self,
+        *others: str | os.PathLike[str] | Run,
+        compose: str | None = None,
+        owners: Iterable[str] = (),
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        token_file: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> AbstractContextManager[Serving]:
+        """Answer requests with the composed model, over HTTP and here, until the block ends; needs taft_ray[serve].
+
+        >>> with Run("runs/pets").serve(replicas=2) as serving:
+        ...     serving.predict(Path("cat.jpg").read_bytes())
+
+        others: more runs in the same replicas. compose: the run's own by default.
+
+        owners: of an additive run, the model of these owners' pictures alone.
+
+        host: another than 127.0.0.1 needs ``token_file``, which has a token per line.
+
+        options: fields of `taft_ray.serving.options.ServingOptions`, such as replicas, lease, drain and max_bytes.
+        """
+        from taft_ray.verbs.serve import serving
+
+        runs = [self.uri, *(other.uri if isinstance(other, Run) else os.fspath(other) for other in others)]
+        tokens = None if token_file is None else os.fspath(token_file)
+        return serving(
+            runs, compose=compose, owners=tuple(owners), host=host, port=port, token_file=tokens, report=self._progress,
+            **options,
+        )  # fmt: skip
 
     def report(self) -> answers.Reported:
         """Write the run's report: one HTML page, and report.json."""

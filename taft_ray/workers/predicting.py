@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -12,17 +11,13 @@ from torch import Tensor
 
 from taft_ray.data import Undecodable, decode_image
 from taft_ray.data.unlabelled import Named
-from taft_ray.models import Preprocess
 from taft_ray.plans.facts import Tuned
 from taft_ray.plans.spec import RunSpec
-from taft_ray.prefix.tokens import prefix_tokens
 from taft_ray.run.environment import settle, torch_settings_kept
-from taft_ray.run.model import build_tangent
-from taft_ray.run.rows import build_rows, model_of
-from taft_ray.run.snapshots import load_arrays, load_snapshot
+from taft_ray.run.snapshots import load_arrays
 from taft_ray.storage import Store
-from taft_ray.tangent import Delta, TangentModel
 from taft_ray.workers.explaining import Seen
+from taft_ray.workers.picture_model import Answers, Frozen
 
 
 @dataclass(frozen=True)
@@ -50,74 +45,26 @@ def predictions(
 
     seen: takes what `explain` needs of the first pictures.
 
-    Without a GPU, a run that was made on one predicts on the CPU.
+    Guarantees: a picture's probabilities do not depend on the pictures around it.
     """
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        spec = replace(spec, device="cpu")
+    spec = where_it_runs(spec)
     with torch_settings_kept():
         settle(spec)
-        if spec.additive:
-            yield from _by_rows(store, spec, composed, pictures, tuned, seen)
-            return
-        tm, _ = build_tangent(spec, classes)
+        frozen = Frozen(spec, classes, additive=spec.additive)
+        model = frozen.with_model(load_arrays(store, composed), tuned)
         if seen is not None:
-            seen.tm = tm
-        preprocess = Preprocess.of(tm.network)
-        delta = load_snapshot(store, composed).to(tm.device)
+            seen.tm, seen.penalty = frozen.tangent, model.penalty
         for some in pictures:
-            yield _predicted(preprocess, spec, some, partial(_by_tangent, tm, preprocess, spec, delta, seen))
+            yield _predicted(frozen, model, some, seen)
 
 
-def _by_rows(
-    store: Store,
-    spec: RunSpec,
-    composed: str,
-    pictures: Iterable[Sequence[Named]],
-    tuned: Tuned | None,
-    seen: Seen | None,
-) -> Iterator[list[Predicted]]:
-    """By an additive run's model."""
-    maker, preprocess, _ = build_rows(spec)
-    model = model_of(spec, load_arrays(store, composed), tuned)
-    if seen is not None:
-        seen.penalty = model.penalty
-
-    def logits_of(pixels: Sequence[np.ndarray]) -> Tensor:
-        rows = prefix_tokens(maker, preprocess, pixels, spec)[:, 0]
-        logits = torch.from_numpy(model.logits(rows))
-        if seen is not None:
-            seen.take(torch.from_numpy(rows), logits)
-        return logits
-
-    for some in pictures:
-        yield _predicted(preprocess, spec, some, logits_of)
-
-
-def _by_tangent(
-    tm: TangentModel,
-    preprocess: Preprocess,
-    spec: RunSpec,
-    delta: Delta,
-    seen: Seen | None,
-    pixels: Sequence[np.ndarray],
-) -> Tensor:
-    """(n, K) float64."""
-    stored = torch.from_numpy(prefix_tokens(tm, preprocess, pixels, spec).view(np.int16))
-    tokens = stored.view({"float16": torch.float16, "bfloat16": torch.bfloat16}.get(spec.stored_dtype, torch.int16))
-    batch = tm.prepare(tokens)
-    logits = (batch.primal + tm.tangent(batch, delta)).cpu().double()
-    if seen is not None:
-        seen.take(tokens, logits)
-    return logits
+def where_it_runs(spec: RunSpec) -> RunSpec:
+    """The spec on this machine: without a GPU, a run that was made on one predicts on the CPU."""
+    return replace(spec, device="cpu") if spec.device == "cuda" and not torch.cuda.is_available() else spec
 
 
 @torch.no_grad()
-def _predicted(
-    preprocess: Preprocess,
-    spec: RunSpec,
-    pictures: Sequence[Named],
-    logits_of: Callable[[Sequence[np.ndarray]], Tensor],
-) -> list[Predicted]:
+def _predicted(frozen: Frozen, model: Answers, pictures: Sequence[Named], seen: Seen | None) -> list[Predicted]:
     found: list[Predicted] = []
     pixels: list[np.ndarray] = []
     rows: list[int] = []
@@ -125,14 +72,22 @@ def _predicted(
         try:
             if picture is None:
                 raise Undecodable("no image")
-            pixels.append(decode_image(picture, preprocess.size, spec.exif_orientation))
+            pixels.append(decode_image(picture, frozen.preprocess.size, frozen.spec.exif_orientation))
             rows.append(row)
             found.append(Predicted(name))
         except Undecodable as error:
             found.append(Predicted(name, reason=error.reason))
     if rows:
-        logits = logits_of(pixels)
-        each = logits.softmax(1).tolist()
-        for row, label, values in zip(rows, logits.argmax(1).tolist(), each, strict=True):
+        tokens = frozen.tokens(pixels)
+        logits = model.logits(tokens)
+        if seen is not None:
+            seen.take(frozen.as_stored(tokens), logits)
+        for row, (label, values) in zip(rows, labelled(logits), strict=True):
             found[row] = Predicted(found[row].name, label, values)
     return found
+
+
+def labelled(logits: Tensor) -> list[tuple[int, list[float]]]:
+    """(n, K) -> each picture's class, as its number, and the probabilities (K,) of all."""
+    each = [row.softmax(0).tolist() for row in logits]
+    return list(zip(logits.argmax(1).tolist(), each, strict=True))

@@ -87,7 +87,7 @@ def test_packages_are_those_that_are_pinned():
     installs = [line for line in of("RUN") if "pip install" in line]
     for line in installs:
         assert "-c constraints.txt" in line or "--no-deps --force-reinstall ." in line
-    assert any(" . gcsfs adlfs" in line for line in installs)
+    assert any(' ".[serve]" gcsfs adlfs' in line for line in installs)
 
 
 def test_a_build_is_sent_what_it_copies_and_nothing_else():

@@ -21,9 +21,11 @@ from taft_ray.plans.facts import (
     ForgetRequested,
     KeyDestroyed,
     Rewritten,
+    Served,
     Trained,
     TriedSettings,
     Tuned,
+    Withdrawn,
     fact_of,
     read_fact,
 )
@@ -60,6 +62,9 @@ def test_every_entry_of_version_0_1_0_is_written_back_as_it_was(name: str, tmp_p
             (0.1,),
         ),
         Tuned(None),
+        Served("s", 5.0, 2.0, ("gram", "mean"), 2),
+        Served("s", 5.0, 2.0, ("gram",), 2, ended=True),
+        Withdrawn("r", "s", "d", 9, ("a-1",), ("b-1",), 5.0, 2.0, 7.25),
     ],
     ids=lambda fact: fact.KIND,
 )

@@ -232,6 +232,19 @@ RAY_CRON_JOB_SPEC = {
     "required": ["schedule", "jobTemplate"],
     "additionalProperties": False,
 }
+RAY_SERVICE_SPEC = {
+    "type": "object",
+    "properties": {
+        "serveConfigV2": {"type": "string", "minLength": 1},
+        "rayClusterConfig": RAY_CLUSTER_SPEC,
+        "excludeHeadPodFromServeSvc": BOOLEAN,
+        "upgradeStrategy": nested("type", inner={"enum": ["NewCluster", "None"]}),
+        "rayClusterDeletionDelaySeconds": COUNT,
+        "suspend": BOOLEAN,
+    },
+    "required": ["serveConfigV2", "rayClusterConfig"],
+    "additionalProperties": False,
+}
 SERVICE_SPEC = {
     "type": "object",
     "properties": {"selector": STRINGS, "ports": {"type": "array", "items": nested("port", inner=COUNT)}},
@@ -292,6 +305,7 @@ NETWORK_POLICY_SPEC = {
 SPECS = {
     "RayCluster": ("ray.io/v1", RAY_CLUSTER_SPEC),
     "RayJob": ("ray.io/v1", RAY_JOB_SPEC),
+    "RayService": ("ray.io/v1", RAY_SERVICE_SPEC),
     "RayCronJob": ("ray.io/v1", RAY_CRON_JOB_SPEC),
     "NetworkPolicy": ("networking.k8s.io/v1", NETWORK_POLICY_SPEC),
     "Service": ("v1", SERVICE_SPEC),

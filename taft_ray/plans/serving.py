@@ -1,0 +1,57 @@
+"""Serving as the ledger has it: which servings of a run there are, and which models they no longer answer with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taft_ray.jsonable import optional
+from taft_ray.plans.fact import Fact
+
+DRIFT = 1.05  # how much slower than another a clock may run, in the time that a lease is waited out
+
+
+@dataclass(frozen=True)
+class Served(Fact):
+    """Replicas may answer with models of this run. modes: their compositions. Times in seconds.
+
+    lease: a replica answers no longer than that after it read the ledger's head.
+
+    drain: an answer that is under way is handed over within that, or never.
+
+    ended: no replica of this serving may answer any more.
+    """
+
+    KIND = "served"
+    serving: str
+    lease: float
+    drain: float
+    modes: tuple[str, ...]
+    replicas: int = 1
+    ended: bool = optional(False)
+
+    @property
+    def wait(self) -> float:
+        """The longest time that a lease given before now may still hold, by any clock."""
+        return self.lease * DRIFT
+
+
+@dataclass(frozen=True)
+class Withdrawn(Fact):
+    """A model that was served before a request is answered with no more. digest: of the composed model.
+
+    number: of the ledger entry that every replica had read, or without which its lease ran out. acknowledged, lapsed: names of
+    replicas. Those that lapsed did not say that they had changed models, and their lease has ended.
+
+    waited: seconds from when that entry was seen until this one, the drain among them.
+    """
+
+    KIND = "withdrawn"
+    request: str
+    serving: str
+    digest: str
+    number: int
+    acknowledged: tuple[str, ...]
+    lapsed: tuple[str, ...]
+    lease: float
+    drain: float
+    waited: float

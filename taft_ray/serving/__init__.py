@@ -1,0 +1,1 @@
+"""Serving: models that forget, on replicas of Ray Serve."""
