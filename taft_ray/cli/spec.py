@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from taft_ray.cli.answers import Verb
 from taft_ray.data import ORIENTATIONS, with_split
 from taft_ray.embedded.names import EMBEDDED_NAME
 from taft_ray.errors import TaftError, UsageError
-from taft_ray.fitting.config import LOSSES, PRIVATE_SOLVERS, SOLVERS
+from taft_ray.fitting.config import FIT_PRECISIONS, LOSSES, PRIVATE_SOLVERS, SOLVERS
 from taft_ray.plans.privacy import ADJACENCIES, MEAN_SHARE, OWN, UNITS, Privacy
 from taft_ray.plans.spec import DTYPES, PRECISIONS, WEIGHTINGS, RunSpec
 from taft_ray.storage import MALFORMED, parse_json
@@ -135,6 +136,10 @@ _FIELDS = (
     _Field(
         "precision", click.Choice((AUTO, *PRECISIONS)), "Of the frozen prefix; bfloat16 where the machine has it.",
         default=AUTO,
+    ),
+    _Field(
+        "fit_precision", click.Choice(tuple(dict.fromkeys(chain(*FIT_PRECISIONS.values())))),
+        "Of the fits' products: bfloat16 on CPUs and tf32 on GPUs are faster.",
     ),
     _Field("cache_dtype", click.Choice(DTYPES)),
     _Field("device", click.Choice((AUTO, "cpu", "cuda")), default=AUTO),

@@ -20,6 +20,8 @@ LEAST_CLIP, LARGEST_CLIP = 1e-12, 1e12
 RESOLVE_TOLERANCE = 1e-5  # relative residual of a resolve: about what float32 can reach
 RESOLVE_ITERATIONS = 2000  # at most
 LOSSES = ("rsl", "mse", "ce")
+FIT_PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32")}
+"""Of a fit's products, by device."""
 
 
 def check_loss(kind: str, kappa: float, alpha: float) -> None:
@@ -40,6 +42,8 @@ class FitConfig:
     that a retrain can start in the middle; 1 is the paper's recipe. ``radius`` keeps ‖Δw‖ at most that large by projection
     after each step (appendix B, where the penalty is 0); None is no constraint.
 
+    ``fit_precision``: of matrix products (`fitting.precision`); "bfloat16" on a CPU and "tf32" on a GPU are faster.
+
     solver "dp-gd" and "dp-additive": noisy gradient descent (`fitting.private`). `fit` refuses them, for it has no noise.
     """
 
@@ -56,12 +60,15 @@ class FitConfig:
     milestones: tuple[int, ...] = (15, 25)
     slices: int = 1
     radius: float | None = None
+    fit_precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.solver not in (*SOLVERS, *PRIVATE_SOLVERS):
             raise UsageError(f"solver={self.solver!r}: expected one of {', '.join((*SOLVERS, *PRIVATE_SOLVERS))}")
         check_loss(self.loss, self.kappa, self.alpha)
+        if not any(self.fit_precision in several for several in FIT_PRECISIONS.values()):
+            raise UsageError(f"fit_precision={self.fit_precision!r}: expected float32, bfloat16 (CPU) or tf32 (GPU)")
         if self.loss == "ce" and self.solver == "ridge":
             raise UsageError(f"loss={self.loss!r} is not least squares; use solver='adam', or loss='rsl' or 'mse'")
         if self.solver == "ridge" and not self.penalty > 0:
@@ -86,9 +93,10 @@ class FitConfig:
             )
 
     def to_resolve(self) -> FitConfig:
-        """The same fit, gone on with to `RESOLVE_TOLERANCE` from where a shard was."""
+        """The same fit, gone on with to `RESOLVE_TOLERANCE` from where a shard was: in float32, for no less gets there."""
         return replace(
             self,
+            fit_precision="float32",
             tolerance=min(self.tolerance, RESOLVE_TOLERANCE),
             max_iterations=max(self.max_iterations, RESOLVE_ITERATIONS),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.fitting.adam import EpochOrder, Trainable, Watch, index_order
 from taft_ray.fitting.config import PRIVATE_SOLVERS, FitConfig
 from taft_ray.fitting.loss import check_labels
+from taft_ray.fitting.precision import products
 from taft_ray.fitting.precondition import whole
 from taft_ray.fitting.ridge import solve
 from taft_ray.fitting.slices import KeepCheckpoint, descend_by_slices
@@ -105,6 +107,31 @@ def fit(
             solver=config.solver, samples=0, iterations=0, seconds=0.0, objective=0.0, residual=0.0, distance_bound=0.0
         )
         return FittedDelta(zero, report)
+    with products(tm.device, config.fit_precision):
+        delta, facts = _fitted(
+            tm, prepared, labels, config, order=order, initial=initial, slice_of=slice_of, done=done, checkpoint=checkpoint,
+            rows=rows, progress=progress, watch=watch,
+        )  # fmt: skip
+    seconds = time.perf_counter() - began
+    return FittedDelta(delta, FitReport(solver=config.solver, samples=len(labels), seconds=seconds, **facts))
+
+
+def _fitted(
+    tm: Trainable,
+    prepared: Pictures,
+    labels: Tensor,
+    config: FitConfig,
+    *,
+    order: EpochOrder,
+    initial: Delta,
+    slice_of: Tensor,
+    done: int,
+    checkpoint: KeepCheckpoint | None,
+    rows: JacobianRows | None,
+    progress: Progress | None,
+    watch: Watch | None,
+) -> tuple[Delta, dict[str, Any]]:
+    """`fit`, of what it has checked: Δw, and what the solver says."""
     if config.solver == "ridge":
         if not isinstance(tm, TangentModel):
             raise UsageError(f"solver='ridge': {type(tm).__name__} is not linear in Δw; use solver='adam'")
@@ -114,26 +141,19 @@ def fit(
             tm, prepared, labels, config.as_loss(), penalty=config.penalty, tolerance=config.tolerance,
             max_iterations=config.max_iterations, start=initial, rows=rows, progress=progress,
         )  # fmt: skip
-        delta, facts = solution.delta, {
+        return solution.delta, {
             "iterations": solution.iterations,
             "residual": solution.residual,
             "distance_bound": solution.distance_bound,
             "converged": solution.converged,
             "objective": solution.objective,
             "history": solution.history,
-        }  # fmt: skip
-    else:
-        descent = descend_by_slices(
-            tm, prepared, labels, config.as_loss(), config.as_recipe(), slice_of=slice_of, slices=config.slices,
-            done=done, order=order, start=initial, checkpoint=checkpoint, progress=progress, watch=watch,
-        )  # fmt: skip
-        delta, facts = descent.delta, {
-            "iterations": descent.steps,
-            "objective": descent.objective,
-            "history": descent.history,
-        }  # fmt: skip
-    seconds = time.perf_counter() - began
-    return FittedDelta(delta, FitReport(solver=config.solver, samples=len(labels), seconds=seconds, **facts))
+        }
+    descent = descend_by_slices(
+        tm, prepared, labels, config.as_loss(), config.as_recipe(), slice_of=slice_of, slices=config.slices,
+        done=done, order=order, start=initial, checkpoint=checkpoint, progress=progress, watch=watch,
+    )  # fmt: skip
+    return descent.delta, {"iterations": descent.steps, "objective": descent.objective, "history": descent.history}
 
 
 def fit_many(
@@ -164,6 +184,8 @@ def _rows_of_all(tm: TangentModel, shards: Sequence[Pictures], config: FitConfig
         if isinstance(pictures, Prepared) and 0 < len(pictures) * tm.num_classes <= whole(tm.device)
     }
     if config.solver != "ridge" or not small:
+        return {}
+    if config.fit_precision != "float32":  # products of several shards at once may be rounded otherwise
         return {}
     try:
         return dict(zip(small, jacobian_rows(tm, list(small.values())), strict=True))

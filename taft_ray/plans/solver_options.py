@@ -14,7 +14,7 @@ from taft_ray.plans.spec import RunSpec
 OF_FITS = frozenset(
     [
         "last_blocks", "trainable", "reset", "cls_token", "loss", "alpha", "penalty", "compose", "epsilon", "joint_penalty",
-        "weighting", "cache_dtype", "constants_gib",
+        "weighting", "cache_dtype", "constants_gib", "fit_precision",
     ]
 )  # fmt: skip
 """Fields of ridge and adam, which fit a tangent model per shard."""
@@ -31,7 +31,7 @@ OF_SOLVER = {
 _log = logger_of(__name__)
 
 
-NOT_PRIVATE = frozenset(["penalty", "epsilon", "joint_penalty", "learning_rate"])
+NOT_PRIVATE = frozenset(["penalty", "epsilon", "joint_penalty", "learning_rate", "fit_precision"])
 """Fields of fits and compositions that a private run has none of: its own numbers are in `Privacy`."""
 
 OF_BOTH = frozenset(["beside"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS
 from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
-from taft_ray.fitting.config import PRIVATE_ROWS, FitConfig
+from taft_ray.fitting.config import FIT_PRECISIONS, PRIVATE_ROWS, FitConfig
 from taft_ray.plans.privacy import Privacy, check_private
 from taft_ray.sums.options import COMPOSITIONS, DEFAULT_COMPOSITION, DEFAULT_EPSILON, JOINT_PENALTY
 from taft_ray.tangent.options import PREPARED_BUDGET, TRAINABLE
@@ -26,7 +26,16 @@ DTYPES = ("float16", "bfloat16")
 PRECISIONS = ("bfloat16", "float32")
 _MOST_GIB = 1 << 20
 # fields that specs of earlier runs lack: left out of the JSON where they say what held then, so that its digest stays
-_ADDED = ("constants_gib", "exif_orientation", "joint_penalty", "features", "site_blocks", "beside", "privacy")
+_ADDED = (
+    "constants_gib",
+    "exif_orientation",
+    "joint_penalty",
+    "features",
+    "site_blocks",
+    "beside",
+    "privacy",
+    "fit_precision",
+)
 _OF_ADDITIVE = ("site_blocks",)  # an additive run's spec always has it
 
 
@@ -64,7 +73,7 @@ class RunSpec:
     epsilon, joint_penalty: of the compositions by Gram and by joint statistics.
     max_rejected: the fraction of source rows that may be rejected before the run fails.
     exif_orientation: whether a picture is turned as its EXIF says, in training, evaluation and audit alike.
-    precision: of the frozen prefix's passes; see `fastest_precision`.
+    precision: of the frozen prefix's passes; see `fastest_precision`. fit_precision: of the fits' products.
 
     compose: "additive" with a solver that fits makes a run of two tiers: rows, whose sums are the model, and deltas beside it.
         Any other makes a run of deltas alone.
@@ -111,6 +120,7 @@ class RunSpec:
     joint_penalty: float = JOINT_PENALTY
     weighting: str = "uniform"
     precision: str = "float32"
+    fit_precision: str = FitConfig.fit_precision
     cache_dtype: str = "float16"
     device: str = "cpu"
     threads: int = 1
@@ -148,6 +158,7 @@ class RunSpec:
             ("cache_dtype", DTYPES),
             ("precision", PRECISIONS),
             ("device", ("cpu", "cuda")),
+            ("fit_precision", FIT_PRECISIONS.get(self.device, ())),
             ("trainable", TRAINABLE),
             ("exif_orientation", ORIENTATIONS),
         ):

@@ -81,6 +81,7 @@ def test_options_that_are_refused_change_no_bit(
         "last_blocks": 2, "trainable": "head", "reset": True, "cls_token": True, "loss": "mse", "alpha": 2.0, "penalty": 0.5,
         "epsilon": 0.5, "joint_penalty": 0.5, "cache_dtype": "bfloat16", "constants_gib": 0.5, "tolerance": 0.5,
         "max_iterations": 1, "epochs": 1, "batch_size": 5, "learning_rate": 0.5, "milestones": (1,), "slices": 3, "radius": 0.5,
+        "fit_precision": "bfloat16",
     }  # fmt: skip
     assert changes.keys() == idle("additive") - {"compose", "weighting", "beside", "privacy"}, "refused"
     plain_train(tmp_path / "run", additive(parquet, **changes))
