@@ -4,8 +4,8 @@
         [--rate R] [--of-capacity 0.8] [--minutes 10] [--forgets 20] [--kills 3]
 
 *latency*: the composed model and timm's own network answer the same pictures, behind the same gateway, with the same replicas,
-batches and limits, in turns. Both get the same open-loop load: R requests per second, by default a share of what the plain
-network answers in a closed loop. Latencies are counted from the time that a request was due.
+batches and limits, in turns. Both get the same open-loop load: R requests per second, by default a share of what the
+slower one answers in a closed loop. Latencies are counted from the time that a request was due.
 
 *swaps*: an open-loop load at that share of the run's own capacity. Forgets by drop and kills of replicas are spread over it.
 Counted are requests that failed, and answers with a model after the ledger had it as withdrawn. Per forget: seconds from the
@@ -176,7 +176,7 @@ def latency(run: str, plain: str, pictures: Sequence[bytes], options: argparse.N
         "plain": capacity(plain, pictures, 6, 2 * options.replicas),
         "run": capacity(run, pictures, 6, 2 * options.replicas),
     }
-    rate = options.rate or options.of_capacity * capacities["plain"]
+    rate = options.rate or options.of_capacity * min(capacities.values())
     rounds: list[dict[str, dict[str, float]]] = []
     for turn in range(options.rounds):
         took: dict[str, dict[str, float]] = {}
