@@ -1,5 +1,7 @@
 """The precision of a fit's products: near the fit in float32, repeatable, and no setting of the process afterwards."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -13,6 +15,7 @@ from taft_ray.tangent import TangentModel, linearize, prepare_pictures
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 CPU = torch.device("cpu")
+MKLDNN: Any = torch.backends.mkldnn  # whose types torch does not publish
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +51,13 @@ def test_fits_of_several_shards_together_have_the_bits_of_each_alone(shards) -> 
 
 
 def test_setting_of_the_process_is_as_before_also_after_an_error() -> None:
-    before = torch.backends.mkldnn.matmul.fp32_precision
+    before = MKLDNN.matmul.fp32_precision
     with products(CPU, "bfloat16"):
-        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+        assert MKLDNN.matmul.fp32_precision == "bf16"
+    assert MKLDNN.matmul.fp32_precision == before
     with pytest.raises(ZeroDivisionError), products(CPU, "bfloat16"):
         _ = 1 // 0
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert MKLDNN.matmul.fp32_precision == before
 
 
 def test_products_are_those_of_rounded_factors() -> None:
