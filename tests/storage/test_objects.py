@@ -83,6 +83,17 @@ def test_delete_is_idempotent(any_store: Store) -> None:
     assert any_store.list() == []
 
 
+@pytest.mark.parametrize("count", [3, 100])
+def test_of_many_keys_exactly_those_that_are_named_are_erased(any_store: Store, count: int) -> None:
+    for number in range(count):
+        any_store.write(f"folder-{number % 7}/{number}", b"x")
+    any_store.write("folder-0/stays", b"x")
+    gone = [f"folder-{number % 7}/{number}" for number in range(count)]
+    any_store.erase([*gone, "folder-0/never"])
+    assert [info.key for info in any_store.list()] == ["folder-0/stays"]
+    any_store.erase(gone)
+
+
 def test_fetch_gives_a_local_file(any_store: Store, tmp_path: Path) -> None:
     any_store.write("a/b", b"content")
     assert any_store.fetch("a/b").read_bytes() == b"content"
