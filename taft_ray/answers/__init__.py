@@ -15,6 +15,7 @@ from taft_ray.answers.made import (
     Finding,
     KeyDestroyed,
     Reported,
+    Retention,
     Runs,
     RunSummary,
 )
@@ -58,6 +59,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "repair": (Repaired,),
     "audit": (Audit, PrivacyAudit, Reconstruction),
     "destroy-key": (KeyDestroyed,),
+    "retention": (Retention,),
     "destroy": (Destroyed,),
     "doctor": (Diagnosis,),
     "gc": (Collected,),
@@ -118,6 +120,7 @@ __all__ = [
     "Reported",
     "Reproduced",
     "RequestStatus",
+    "Retention",
     "RunSummary",
     "Runs",
     "Sample",

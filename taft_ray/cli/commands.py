@@ -66,6 +66,7 @@ LINES = {
         "reproduce",
         "Make TABLE, one of the paper's tables or figures, on any data; cells and tables are kept in OUT.",
     ),
+    "retention": Line("proof", "retention", "Until when RUN keeps the key of its id hashes; --until sets it."),
     "sign": Line("forgetting", "sign", "Sign a certificate of RUN; answers with the certificate and its signature."),
     "status": Line("run", "status", "Where RUN stands."),
     "sweep": Line(
@@ -92,7 +93,7 @@ GROUPS = {
     "Use it": ("predict", "evaluate", "export", "release", "recalls", "check"),
     "Look at it": ("status", "list", "report", "privacy", "doctor"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
-    "End it": ("gc", "destroy-key", "destroy"),
+    "End it": ("gc", "retention", "destroy-key", "destroy"),
     "Try it, and the paper's tables": ("demo", "reproduce"),
 }
 
@@ -117,6 +118,7 @@ EXAMPLES = {
     "repair": "repair runs/pets --data pets/train",
     "report": "report runs/pets",
     "reproduce": "reproduce table1 tables --data pets/train --eval pets/test",
+    "retention": "retention runs/pets --until 2027-06-30",
     "sign": "sign runs/pets --request 3f3983c977fe8608 --key key.pem",
     "status": "status runs/pets",
     "sweep": "sweep runs/pets --vary penalty=0.001,0.01,0.1",

@@ -104,6 +104,8 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.releases[fact.release].notices.append((state.entries, fact))
         case facts.ReleaseGateSet():
             state.gates.append(fact)
+        case facts.RetentionSet():
+            state.retentions.append(fact)
 
 
 def _order_pending(state: RunState, numbers: Iterable[int]) -> None:

@@ -491,6 +491,19 @@ class Run:
 
         return answers.KeyDestroyed.from_json(destroy_key(self.uri))
 
+    def retention(self, until: Deadline | None = None, *, clear: bool = False) -> answers.Retention:
+        """Until when the key of the id hashes is kept. until: sets the date; clear: takes it away.
+
+        A hash of an id is personal data while the key is there. `status` says when the date has passed; nothing is
+        destroyed by itself.
+        """
+        from taft_ray.verbs.deadline import unix_deadline
+        from taft_ray.verbs.retention import retention
+
+        if clear and until is not None:
+            raise UsageError("--until sets a date and --clear takes it away; give one of them")
+        return answers.Retention.from_json(retention(self.uri, unix_deadline(until, "until"), clear=clear))
+
     def destroy(self) -> answers.Destroyed:
         """Remove the run, older versions too. It cannot be undone."""
         from taft_ray.verbs.destroy import destroy
