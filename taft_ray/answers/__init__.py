@@ -6,6 +6,7 @@
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.certificates import BroughtBack, Certificate, Due, OutsideRelease, Refitted, Step
 from taft_ray.answers.compared import Compared, ComparedRun
+from taft_ray.answers.dossier import Dossier
 from taft_ray.answers.made import (
     Collected,
     Demonstrated,
@@ -69,6 +70,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "list": (Runs,),
     "predict": (Predictions,),
     "privacy": (Spent, PrivacyStatement),
+    "dossier": (Dossier,),
     "recalls": (Recalls,),
     "check": (Checked,),
     "release": (Publication,),
@@ -91,6 +93,7 @@ __all__ = [
     "Demonstrated",
     "Destroyed",
     "Diagnosis",
+    "Dossier",
     "Due",
     "EarlierRequest",
     "Estimate",

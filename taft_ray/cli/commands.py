@@ -41,6 +41,11 @@ LINES = {
     "doctor": Line(
         "doctor", "doctor", "Find out what would go wrong with runs here, or in RUN; exits 1 when something would."
     ),
+    "dossier": Line(
+        "dossier",
+        "dossier",
+        "Write FOLDER about RUN for a regulator or a customer; exits 1 when something is wrong or cannot be read.",
+    ),
     "estimate": Line("forgetting", "estimate", "What a forget would touch and take; nothing happens."),
     "evaluate": Line("run", "evaluate", "Accuracy of RUN's composed model on DATA."),
     "export": Line("run", "export_command", "Write RUN's composed model as one file that runs without taft_ray."),
@@ -91,7 +96,7 @@ LINES = {
 GROUPS = {
     "Make a run": ("train", "repair", "sweep", "tune"),
     "Use it": ("predict", "evaluate", "export", "release", "recalls", "check"),
-    "Look at it": ("status", "list", "report", "privacy", "doctor"),
+    "Look at it": ("status", "list", "report", "privacy", "dossier", "doctor"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
     "End it": ("gc", "retention", "destroy-key", "destroy"),
     "Try it, and the paper's tables": ("demo", "reproduce"),
@@ -105,6 +110,7 @@ EXAMPLES = {
     "destroy": "destroy runs/pets --yes",
     "destroy-key": "destroy-key runs/pets --yes",
     "doctor": "doctor s3://bucket/runs/pets",
+    "dossier": "dossier runs/pets pets-dossier",
     "estimate": "estimate runs/pets --ids cats/17.jpg --mode retrain",
     "evaluate": "evaluate runs/pets --data pets/test --predictions pets.csv",
     "export": "export runs/pets --output pets.pt2",

@@ -259,6 +259,25 @@ class Run:
 
         return answers.Reported.from_json(report(self.uri))
 
+    def dossier(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        to: str | None = None,
+        contact: str | None = None,
+        until: Deadline | None = None,
+        register: bool = True,
+    ) -> answers.Dossier:
+        """Write a folder about the run for a regulator or a customer; it must not exist. docs/dossier.md has what is in it.
+
+        It is registered as a published statement is: see `export` for the options. ok: False where something is wrong.
+        """
+        from taft_ray.verbs.dossier import dossier
+
+        return answers.Dossier.from_json(
+            dossier(self.uri, os.fspath(folder), _recipient(to, contact, until), register)
+        )
+
     def export(
         self,
         output: str | os.PathLike[str],
