@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from taft_ray.errors import StorageError, TaftError, Unregistered, UsageError
+from taft_ray.errors import StorageError, Unregistered, UsageError
 from taft_ray.log import operation
 from taft_ray.pages import certificate_page
 from taft_ray.pages.dossier_page import dossier_page
@@ -47,10 +47,8 @@ def dossier(run: str, folder: str, recipient: Recipient = NOBODY, register: bool
         told = _written(aside, found, name)
         try:
             _register(run, aside, name, told, recipient)
-        except TaftError as error:
+        except Unregistered:
             if register:
-                raise
-            if not isinstance(error, Unregistered) and not found.unread:
                 raise
             told = {**{key: value for key, value in told.items() if key != "release"}, "registered": False}
             _facts_and_sums(aside, told)

@@ -101,7 +101,7 @@ _NO: Mapping[str, Any] = {"requests": [], "quarantined": []}
 
 def _model(spec: RunSpec, stands: dict[str, Any] | None, made: Made | None) -> dict[str, Any]:
     """The model as the run knows it. evaluation: of the model that the run has now; None where none was measured."""
-    told = {name: value for name, value in spec.to_json().items() if name in _SPEC and value is not None}
+    told = {name: value for name, value in spec.to_json().items() if name in _SPEC and value not in (None, "")}
     composed = None if stands is None else stands["composed"]
     latest = None if made is None else made.summary["measurements"].get("evaluation")
     fits = latest is not None and stands is not None and stands["accuracy"] is not None and latest["composed"] == composed
@@ -178,19 +178,23 @@ def _signature(found: Gathered, request: str, given: Mapping[str, str] | None) -
     return found.tried(f"signature of {request}", read)
 
 
+def deadline_met(deadline: float | None, issued: str | None, now: float) -> bool | None:
+    """Whether the certificate came in time (issued: ISO 8601); None where there is no deadline, or it is still to come."""
+    if deadline is None:
+        return None
+    if issued is not None:
+        return datetime.fromisoformat(issued).timestamp() <= deadline
+    return False if deadline < now else None
+
+
 def _request(one: Mapping[str, Any], certificate: dict[str, Any] | None, now: float) -> dict[str, Any]:
-    """A request with its dates. deadline_met: None where there is no deadline, or it is still to come."""
-    deadline, issued = one["deadline"], None if certificate is None else certificate["issued"]
-    met = None
-    if deadline is not None and issued is not None:
-        met = datetime.fromisoformat(issued).timestamp() <= deadline
-    elif deadline is not None and deadline < now:
-        met = False
+    """A request with its dates, and its certificate's files."""
+    issued = None if certificate is None else certificate["issued"]
     shown = {name: value for name, value in (certificate or {}).items() if name not in ("does_not_cover", "issued")}
     return {
         **{name: one[name] for name in ("request", "mode", "samples", "done", "deadline")},
         "issued": issued,
-        "deadline_met": met,
+        "deadline_met": deadline_met(one["deadline"], issued, now),
         "certificate": shown if certificate else None,
     }
 
