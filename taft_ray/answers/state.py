@@ -216,7 +216,9 @@ class Status(Answer, HasRows):
             return None
         if self.retention["key_destroyed"]:
             return "destroyed: nobody can tell whom a tombstone names"
-        return f"{'was to be kept until' if self.retention['passed'] else 'kept until'} {moment(self.retention['until'])}"
+        return (
+            f"{'was to be kept until' if self.retention['passed'] else 'kept until'} {moment(self.retention['until'])}"
+        )
 
     def _rejected(self) -> str | None:
         count = (self.data or {}).get("rejected")

@@ -71,7 +71,11 @@ def _releases(told: Mapping[str, Any]) -> Any:
         ]
         for i, one in enumerate(told["releases"])
     ]
-    return table("Files that left the house", ("Release", "What", "Status", "Released", "To", "Until", "Recalled by", "Told"), rows)
+    return table(
+        "Files that left the house",
+        ("Release", "What", "Status", "Released", "To", "Until", "Recalled by", "Told"),
+        rows,
+    )
 
 
 def _sources(told: Mapping[str, Any]) -> Any:
@@ -91,7 +95,10 @@ def _checks(told: Mapping[str, Any]) -> Any:
 def _reasons(told: Mapping[str, Any]) -> Any:
     reasons = (told["data"]["rejected"] or {"reasons": {}})["reasons"]
     rows = [
-        [reason, marked(count, f"/data/rejected/reasons/{str(reason).replace('~', '~0').replace('/', '~1')}", f"{count:,}")]
+        [
+            reason,
+            marked(count, f"/data/rejected/reasons/{str(reason).replace('~', '~0').replace('/', '~1')}", f"{count:,}"),
+        ]
         for reason, count in reasons.items()
     ]
     return table("Rejected rows, by reason", ("Reason", "Rows"), rows, numeric=(1,), prose=(0,))

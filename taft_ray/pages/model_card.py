@@ -117,6 +117,4 @@ def _pairs(rows: list[tuple[str, Any]]) -> str:
 def _evaluation(measured: Mapping[str, Any] | None) -> str:
     if measured is None:
         return "The run has no evaluation of the model that it has now."
-    return (
-        f"Accuracy {measured['accuracy']:.2%} on {measured['n']:,} pictures of {inline(measured['data'])}, measured by this run."
-    )
+    return f"Accuracy {measured['accuracy']:.2%} on {measured['n']:,} pictures of {inline(measured['data'])}, measured by this run."

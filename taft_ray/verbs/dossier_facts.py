@@ -104,13 +104,17 @@ def _model(spec: RunSpec, stands: dict[str, Any] | None, made: Made | None) -> d
     told = {name: value for name, value in spec.to_json().items() if name in _SPEC and value not in (None, "")}
     composed = None if stands is None else stands["composed"]
     latest = None if made is None else made.summary["measurements"].get("evaluation")
-    fits = latest is not None and stands is not None and stands["accuracy"] is not None and latest["composed"] == composed
+    fits = (
+        latest is not None and stands is not None and stands["accuracy"] is not None and latest["composed"] == composed
+    )
     shown = ("data", "n", "accuracy", "top5", "calibration_error")
     return {
         **told,
         "composed": composed,
         "created": None if made is None else made.state.created_time,
-        "evaluation": {name: latest[name] for name in shown if latest.get(name) is not None} if fits and latest else None,
+        "evaluation": {name: latest[name] for name in shown if latest.get(name) is not None}
+        if fits and latest
+        else None,
     }
 
 
@@ -121,7 +125,10 @@ def _data(found: Gathered, run: str, spec: RunSpec, stands: dict[str, Any] | Non
     listed = found.tried("rejected rows", lambda: rejected(run))
     added = [] if stands is None else stands.get("additions", [])
     return {
-        "sources": [{"data": spec.data}, *({"data": one["data"], "added": True, "samples": one["samples"]} for one in added)],
+        "sources": [
+            {"data": spec.data},
+            *({"data": one["data"], "added": True, "samples": one["samples"]} for one in added),
+        ],
         "counts": None if stands is None else stands["data"],
         "samples": None if stands is None else stands["samples"],
         "classes": [] if stands is None else stands["classes"],
@@ -232,6 +239,9 @@ def _releases(found: Gathered, run: str) -> list[dict[str, Any]]:
     """The register of what left the house, without the people at the places where it went."""
     told = found.tried("recalls", lambda: recalls(run))
     return [
-        {**{name: value for name, value in one.items() if name not in ("contact", "notified")}, "told": bool(one["notified"])}
+        {
+            **{name: value for name, value in one.items() if name not in ("contact", "notified")},
+            "told": bool(one["notified"]),
+        }
         for one in (told or {"releases": []})["releases"]
     ]

@@ -45,7 +45,7 @@ def told(state: RunState, now: float) -> dict[str, Any]:
 
 
 def way_out(run: str) -> str:
-    """What to do once the date has passed."""
+    """The sentence for once the date has passed, with its command."""
     return f"the key of the id hashes was to be kept no longer: taft-ray destroy-key {run} --yes"
 
 

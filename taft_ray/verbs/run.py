@@ -274,9 +274,7 @@ class Run:
         """
         from taft_ray.verbs.dossier import dossier
 
-        return answers.Dossier.from_json(
-            dossier(self.uri, os.fspath(folder), _recipient(to, contact, until), register)
-        )
+        return answers.Dossier.from_json(dossier(self.uri, os.fspath(folder), _recipient(to, contact, until), register))
 
     def export(
         self,

@@ -62,7 +62,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two signed certificates and one that is not, an export that is recalled, and a request that waits."""
     run = trained_toy(tmp_path_factory.mktemp("dossier") / "run")
     toy_export(run, run.parent / "1.pt2")
-    for mode, name, key in (("retrain", EVERYONE[0], KEY), ("drop", EVERYONE[5], None), ("retrain", EVERYONE[9], OTHER_KEY)):
+    for mode, name, key in (
+        ("retrain", EVERYONE[0], KEY),
+        ("drop", EVERYONE[5], None),
+        ("retrain", EVERYONE[9], OTHER_KEY),
+    ):
         certificate = toy_forget(run, [name], mode)
         if key is not None:
             sign_certificate(str(run), certificate["request"], key)
@@ -156,7 +160,11 @@ def test_a_dossier_is_a_statement_in_the_register(run: Path, tmp_path: Path) -> 
     assert answer.code == 0, answer.err
     release = tr.Run(run).recalls().releases[-1]
     assert (release.release, release.what, release.to) == (answer.json["release"], "statement", "authority.example")
-    assert release.digest == answer.json["digest"] == hashlib.sha256((tmp_path / "out/dossier.json").read_bytes()).hexdigest()
+    assert (
+        release.digest
+        == answer.json["digest"]
+        == hashlib.sha256((tmp_path / "out/dossier.json").read_bytes()).hexdigest()
+    )
     assert tr.Run(run).check(tmp_path / "out/dossier.json").status == "current"
     assert tr.Run(run).verify().problems == ()
     toy_forget(run, [EVERYONE[8]], "retrain")
@@ -191,7 +199,9 @@ def test_its_own_commands_find_it_whole(written: Path) -> None:
     text = (written / "VERIFY.md").read_text()
     assert text.count(KEY.public.fingerprint.removeprefix("sha256:")) >= 2
     line = next(one.strip() for one in text.splitlines() if one.startswith("    sed "))
-    piped = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=written, capture_output=True, text=True, check=False)
+    piped = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"], cwd=written, capture_output=True, text=True, check=False
+    )
     assert (piped.returncode, piped.stdout) == (0, done.stdout)
 
 
@@ -245,7 +255,12 @@ def test_no_name_of_a_sample_or_an_owner_is_in_it(written: Path) -> None:
         assert not [name for name in OWNERS if re.search(rf"\b{name}\b", text)], path.name
 
 
-HOSTILE = ("<script>alert(1)</script>", "a`|*_[x](y)$z$ &lt;", "line\n# heading\n---\nlicense: mit", 'quote" \\ \x85\u2028 \U0001f600')
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "a`|*_[x](y)$z$ &lt;",
+    "line\n# heading\n---\nlicense: mit",
+    'quote" \\ \x85\u2028 \U0001f600',
+)
 
 
 def hostile_run(folder: Path, spec_of: Callable[..., Any]) -> Path:
@@ -255,7 +270,9 @@ def hostile_run(folder: Path, spec_of: Callable[..., Any]) -> Path:
     rows = [(picture(n), HOSTILE[n % 4], f"person-{n:03d}", f"owner-{n % 3}") for n in range(16)]
     rows.append((b"no picture", HOSTILE[0], "ada-lovelace", "owner-0"))
     columns = zip(*rows, strict=True)
-    pq.write_table(pa.table(dict(zip(("image", "label", "id", "owner"), map(list, columns), strict=True))), data / "a.parquet")
+    pq.write_table(
+        pa.table(dict(zip(("image", "label", "id", "owner"), map(list, columns), strict=True))), data / "a.parquet"
+    )
     spec = spec_of(data, solver="additive", features=16, shards=2, max_rejected=0.5)
     plain_train(folder / "run", spec)
     return folder / "run"
@@ -365,7 +382,10 @@ def test_kept_audits_are_in_it_and_their_file_names_are_not(run: Path, tmp_path:
 def test_private_run_has_its_statement(tmp_path: Path, parquet: Path, spec_of: Callable[..., Any]) -> None:
     run = tmp_path / "run"
     privacy = Privacy(epsilon=3.0, delta=1e-4, steps=2)
-    plain_train(run, spec_of(parquet, solver="dp-gd", compose="mean", loss="ce", trainable="head", classes=CLASSES, privacy=privacy))
+    plain_train(
+        run,
+        spec_of(parquet, solver="dp-gd", compose="mean", loss="ce", trainable="head", classes=CLASSES, privacy=privacy),
+    )
     tr.Run(run).dossier(tmp_path / "out")
     assert facts(tmp_path / "out")["privacy"] == tr.Run(run).privacy_statement().to_json()
     assert "differential-privacy" in card_of(tmp_path / "out")["tags"]
@@ -486,7 +506,14 @@ def test_a_browser_that_fails_is_named(run: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_page_says_what_a_broken_run_lacks(written: Path) -> None:
-    told = {**facts(written), "verification": None, "retention": None, "privacy": None, "ok": False, "not_read": ["<b>x</b>"]}
+    told = {
+        **facts(written),
+        "verification": None,
+        "retention": None,
+        "privacy": None,
+        "ok": False,
+        "not_read": ["<b>x</b>"],
+    }
     told["data"] = {**told["data"], "counts": None, "rejected": None, "owners": None, "samples": None}
     page = Page(dossier_page(told))
     assert "b" not in page.tags
