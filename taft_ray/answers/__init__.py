@@ -6,6 +6,7 @@
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.certificates import BroughtBack, Certificate, Due, OutsideRelease, Refitted, Step, Withdrawal
 from taft_ray.answers.compared import Compared, ComparedRun
+from taft_ray.answers.dossier import Dossier
 from taft_ray.answers.made import (
     Collected,
     Demonstrated,
@@ -15,6 +16,7 @@ from taft_ray.answers.made import (
     Finding,
     KeyDestroyed,
     Reported,
+    Retention,
     Runs,
     RunSummary,
 )
@@ -59,6 +61,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "repair": (Repaired,),
     "audit": (Audit, PrivacyAudit, Reconstruction),
     "destroy-key": (KeyDestroyed,),
+    "retention": (Retention,),
     "destroy": (Destroyed,),
     "doctor": (Diagnosis,),
     "gc": (Collected,),
@@ -68,6 +71,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
     "list": (Runs,),
     "predict": (Predictions,),
     "privacy": (Spent, PrivacyStatement),
+    "dossier": (Dossier,),
     "recalls": (Recalls,),
     "check": (Checked,),
     "release": (Publication,),
@@ -91,6 +95,7 @@ __all__ = [
     "Demonstrated",
     "Destroyed",
     "Diagnosis",
+    "Dossier",
     "Due",
     "EarlierRequest",
     "Estimate",
@@ -120,6 +125,7 @@ __all__ = [
     "Reported",
     "Reproduced",
     "RequestStatus",
+    "Retention",
     "RunSummary",
     "Runs",
     "Sample",

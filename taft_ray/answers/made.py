@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.rows import HasRows
 from taft_ray.answers.state import Quarantined
-from taft_ray.answers.text import columns, facts, listed, paragraphs, short, size, some
+from taft_ray.answers.text import columns, facts, listed, moment, paragraphs, short, size, some
 from taft_ray.answers.tuned import settings_text
 from taft_ray.counting import plural, which
 from taft_ray.jsonable import optional
@@ -135,6 +135,34 @@ class KeyDestroyed(Answer):
         told = f"Destroyed {self.destroyed}{older}. Nobody can tell any more whom a tombstone names."
         beyond = f"Beyond reach: {self.beyond_reach}" if self.beyond_reach else None
         return paragraphs(told, "Samples that are still in the run can be forgotten as before.", beyond)
+
+
+@dataclass(frozen=True)
+class Retention(Answer):
+    """Until when the key of the id hashes is kept (unix seconds; None: no date is set). passed: and the key is still there.
+
+    tombstones, owner_tombstones: hashes of ids and owners that were forgotten.
+    """
+
+    run: str
+    until: float | None
+    passed: bool
+    key_destroyed: bool
+    tombstones: int
+    owner_tombstones: int
+
+    def __str__(self) -> str:
+        hashes = f"{plural(self.tombstones, 'tombstone')} and {plural(self.owner_tombstones, 'owner')}"
+        if self.key_destroyed:
+            return f"The key of {self.run} is destroyed: nobody can tell whom its {hashes} name."
+        if self.until is None:
+            return f"{self.run} keeps the key of its {hashes} without a date; --until DATE sets one."
+        if self.passed:
+            return (
+                f"The key of {self.run} was to be kept until {moment(self.until)}, and it is still there: "
+                f"taft-ray destroy-key {self.run} --yes"
+            )
+        return f"The key of {self.run} is kept until {moment(self.until)}, for {hashes}."
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,8 @@ class Status(Answer, HasRows):
     accuracy: the latest that was measured of the composed model, on the data ``measured_on``; None where none was.
 
     samples: in all shards, also those that are not in the model. privacy: of a private run, ε spent by its dearest shard.
+
+    retention: where a date is set, until when the key of the id hashes is kept (unix seconds), and whether that has passed.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("shards", "requests", "quarantined")
@@ -155,6 +157,7 @@ class Status(Answer, HasRows):
     additions: tuple[AdditionStatus, ...] = optional(())
     privacy: Mapping[str, Any] | None = optional()
     waiting: tuple[Waiting, ...] = optional(())
+    retention: Mapping[str, Any] | None = optional()
 
     def pending(self) -> bool:
         """Whether shards wait for a fit, or the data was not read in yet."""
@@ -193,6 +196,7 @@ class Status(Answer, HasRows):
             ("accuracy", None if self.accuracy is None else f"{self.accuracy:.1%} on {self.measured_on}"),
             ("privacy", self._privacy()),
             ("rejected", self._rejected()),
+            ("key", self._key()),
         ]
         return "\n".join(f"{name:<10}{value}" for name, value in facts if value is not None)
 
@@ -206,6 +210,15 @@ class Status(Answer, HasRows):
             return None
         cap = "no budget" if self.privacy["budget"] is None else f"budget {self.privacy['budget']:g}"
         return f"ε = {self.privacy['epsilon']:.3g} at δ = {self.privacy['delta']:g} spent, {cap}"
+
+    def _key(self) -> str | None:
+        if self.retention is None:
+            return None
+        if self.retention["key_destroyed"]:
+            return "destroyed: nobody can tell whom a tombstone names"
+        return (
+            f"{'was to be kept until' if self.retention['passed'] else 'kept until'} {moment(self.retention['until'])}"
+        )
 
     def _rejected(self) -> str | None:
         count = (self.data or {}).get("rejected")

@@ -41,6 +41,11 @@ LINES = {
     "doctor": Line(
         "doctor", "doctor", "Find out what would go wrong with runs here, or in RUN; exits 1 when something would."
     ),
+    "dossier": Line(
+        "dossier",
+        "dossier",
+        "Write FOLDER about RUN for a regulator or a customer; exits 1 when something is wrong or cannot be read.",
+    ),
     "estimate": Line("forgetting", "estimate", "What a forget would touch and take; nothing happens."),
     "evaluate": Line("run", "evaluate", "Accuracy of RUN's composed model on DATA."),
     "export": Line("run", "export_command", "Write RUN's composed model as one file that runs without taft_ray."),
@@ -71,6 +76,7 @@ LINES = {
         "serve",
         "Answer requests with the models of RUN..., each [NAME=]RUN[?owners=A,B&compose=MODE], until it is interrupted.",
     ),
+    "retention": Line("proof", "retention", "Until when RUN keeps the key of its id hashes; --until sets it."),
     "sign": Line("forgetting", "sign", "Sign a certificate of RUN; answers with the certificate and its signature."),
     "status": Line("run", "status", "Where RUN stands."),
     "sweep": Line(
@@ -95,9 +101,9 @@ LINES = {
 GROUPS = {
     "Make a run": ("train", "repair", "sweep", "tune"),
     "Use it": ("predict", "evaluate", "serve", "export", "release", "recalls", "check"),
-    "Look at it": ("status", "list", "report", "privacy", "doctor"),
+    "Look at it": ("status", "list", "report", "privacy", "dossier", "doctor"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
-    "End it": ("gc", "destroy-key", "destroy"),
+    "End it": ("gc", "retention", "destroy-key", "destroy"),
     "Try it, and the paper's tables": ("demo", "reproduce"),
 }
 
@@ -109,6 +115,7 @@ EXAMPLES = {
     "destroy": "destroy runs/pets --yes",
     "destroy-key": "destroy-key runs/pets --yes",
     "doctor": "doctor s3://bucket/runs/pets",
+    "dossier": "dossier runs/pets pets-dossier",
     "estimate": "estimate runs/pets --ids cats/17.jpg --mode retrain",
     "evaluate": "evaluate runs/pets --data pets/test --predictions pets.csv",
     "export": "export runs/pets --output pets.pt2",
@@ -123,6 +130,7 @@ EXAMPLES = {
     "report": "report runs/pets",
     "reproduce": "reproduce table1 tables --data pets/train --eval pets/test",
     "serve": "serve runs/pets --replicas 2",
+    "retention": "retention runs/pets --until 2027-06-30",
     "sign": "sign runs/pets --request 3f3983c977fe8608 --key key.pem",
     "status": "status runs/pets",
     "sweep": "sweep runs/pets --vary penalty=0.001,0.01,0.1",

@@ -1,4 +1,4 @@
-"""The commands that show, or end, what can be shown: verify, audit, destroy-key."""
+"""The commands that show, or end, what can be shown: verify, audit, retention, destroy-key."""
 
 from __future__ import annotations
 
@@ -107,6 +107,21 @@ def audit(
 def _check_unused(why: str, given: dict[str, object]) -> None:
     if lost := [name for name, value in given.items() if value is not None]:
         raise UsageError(f"{', '.join(lost)}: {why}; leave {'it' if len(lost) == 1 else 'them'} out")
+
+
+@click.command()
+@click.argument("run")
+@click.option("--until", metavar="WHEN", help="Keep the key until then: 2027-06-30, or 90d.")
+@click.option("--clear", is_flag=True, help="Have no date any more.")
+@answers
+def retention(run: str, until: str | None, clear: bool, report: ProgressReport) -> Any:
+    """Until when RUN keeps the key of its id hashes; --until sets it.
+
+    A hash of an id is personal data while the key is there. status and doctor say when the date has passed, and suggest destroy-key.
+    """
+    from taft_ray.verbs.run import Run
+
+    return Run(run).retention(until, clear=clear)
 
 
 @click.command("destroy-key")

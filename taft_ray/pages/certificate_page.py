@@ -44,13 +44,18 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, Templ
 
 
 def certificate_page(
-    certificate: Mapping[str, Any], key: str | None = None, checked: tuple[str, Sequence[str]] | None = None
+    certificate: Mapping[str, Any],
+    key: str | None = None,
+    checked: tuple[str, Sequence[str]] | None = None,
+    kept_until: float | None = None,
 ) -> str:
     """One self-contained HTML page; every field of ``certificate`` is on it, whatever fields it has.
 
     key: where in the run's folder the certificate lies. With a `signature` beside its fields it says whose it is, unchecked.
 
     checked: when it was compared with its run (ISO 8601), and what was wrong.
+
+    kept_until: the run's date for the key of the hashes, where it has one (unix seconds). The certificate itself has none.
 
     The page proves nothing by itself. The JSON it was made of is the certificate, and ``verify`` checks it.
     """
@@ -62,6 +67,7 @@ def certificate_page(
             "certificate.html",
             **common,
             checked=checked,
+            kept_until=kept_until,
             timed_step=timed_step,
             file=f"{certificate['run']['address']}/{key}" if key else "FILE",
             fitted=[one["shard"] for one in certificate["retrained"] if not one["facts"].get("resolved")],

@@ -108,6 +108,8 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.servings[fact.serving] = fact
         case facts.Withdrawn():
             state.requests[fact.request].withdrawn.append(fact)
+        case facts.RetentionSet():
+            state.retentions.append(fact)
 
 
 def _order_pending(state: RunState, numbers: Iterable[int]) -> None:

@@ -26,6 +26,7 @@ from taft_ray.plans.facts import (
 )
 from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
 from taft_ray.plans.releases import Gate, ReleaseGateSet, ReleaseState
+from taft_ray.plans.retention import RetentionSet
 from taft_ray.plans.serving import Served, Withdrawn
 from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
@@ -180,6 +181,7 @@ class RunState:
     added_at: int = -1  # the entry of the latest addition
     releases: dict[str, ReleaseState] = field(default_factory=dict)  # what left the house, by name
     gates: list[ReleaseGateSet] = field(default_factory=list)
+    retentions: list[RetentionSet] = field(default_factory=list)
 
     @property
     def gate(self) -> Gate | None:
@@ -187,6 +189,11 @@ class RunState:
         return self.gates[-1].gate if self.gates else None
 
     servings: dict[str, Served] = field(default_factory=dict)  # by name, those that have ended too
+
+    @property
+    def key_kept_until(self) -> float | None:
+        """Until when the key of the id hashes is kept (unix seconds); None: no date is set."""
+        return self.retentions[-1].until if self.retentions else None
 
     @property
     def environment(self) -> Mapping[str, Any]:

@@ -42,6 +42,12 @@ class PublicKey:
         return self._key.public_bytes_raw().hex()
 
     @property
+    def pem(self) -> bytes:
+        """The key as a PEM file, as ``openssl`` reads it."""
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return self._key.public_bytes(serialization.Encoding.PEM, form)
+
+    @property
     def fingerprint(self) -> str:
         """``sha256:`` and the SHA-256 of the key's DER form: what people compare over the telephone."""
         form = serialization.PublicFormat.SubjectPublicKeyInfo

@@ -53,6 +53,13 @@ def hashes_of_owners(record: Record, owners: Sequence[str]) -> list[str]:
     return sorted(_rows(record, owners)["id_hash"].to_pylist())
 
 
+def count_owners(record: Record) -> int:
+    """How many owners have samples in the run's manifest, in the model or not; 0 where the data has no owner column."""
+    table = record.manifest().table
+    owners = table.filter(is_kept(table))["owner_key"]
+    return pc.count_distinct(owners, mode="only_valid").as_py()  # type: ignore[attr-defined]  # made at import
+
+
 def _rows(record: Record, owners: Sequence[str]) -> pa.Table:
     """The manifest's rows of these owners' samples in the model."""
     record.spec.check_additive("the model of some owners alone")

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from taft_ray.errors import TaftError
 from taft_ray.log import operation
 from taft_ray.run.address import run_address
 from taft_ray.run.spec import is_run
+from taft_ray.run.state import read_state
 from taft_ray.storage import Store
 from taft_ray.storage.probe import check_creates_once, check_use
+from taft_ray.verbs import retention
 from taft_ray.verbs.composer import in_cluster
 
 PACKAGES = ("taft_ray", "ray", "torch", "timm", "pyarrow", "fsspec", "numpy")
@@ -157,6 +160,22 @@ def _storage(store: Store) -> Iterator[_Finding]:
         None: "nobody can tell whether older versions of removed objects are kept; certificates say so",
     }[kept]
     yield _Finding("older versions", True, told)
+    if there:
+        yield from _retention(store)
+
+
+def _retention(store: Store) -> Iterator[_Finding]:
+    """Whether the key of the id hashes is kept for too long; nothing where no date is set."""
+    try:
+        told = retention.told(read_state(store), time.time())
+    except TaftError as error:
+        yield _Finding("retention", False, str(error))
+        return
+    if told["until"] is not None:
+        day = f"{datetime.fromtimestamp(told['until'], UTC):%Y-%m-%d %H:%M} UTC"
+        good = "is destroyed" if told["key_destroyed"] else f"is kept until {day}"
+        wrong = f"{retention.way_out(store.uri)} (the date was {day})"
+        yield _Finding("retention", not told["passed"], wrong if told["passed"] else f"the key of the id hashes {good}")
 
 
 def _parent_exists(uri: str) -> bool:

@@ -37,7 +37,7 @@ def report(run: str) -> dict[str, Any]:
     store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
     store.write(page, report_page(summary).encode())
     for certificate, key, request, problems in made.certificates:
-        written = certificate_page(certificate, key, (made.at, problems)).encode()
+        written = certificate_page(certificate, key, (made.at, problems), made.state.key_kept_until).encode()
         store.write(names.report_key(f"certificate-{request}.html"), written)
     ill = quarantines(made.state)
     return {

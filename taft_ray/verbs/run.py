@@ -292,6 +292,23 @@ class Run:
 
         return answers.Reported.from_json(report(self.uri))
 
+    def dossier(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        to: str | None = None,
+        contact: str | None = None,
+        until: Deadline | None = None,
+        register: bool = True,
+    ) -> answers.Dossier:
+        """Write a folder about the run for a regulator or a customer; it must not exist. docs/dossier.md has what is in it.
+
+        It is registered as a published statement is: see `export` for the options. ok: False where something is wrong.
+        """
+        from taft_ray.verbs.dossier import dossier
+
+        return answers.Dossier.from_json(dossier(self.uri, os.fspath(folder), _recipient(to, contact, until), register))
+
     def export(
         self,
         output: str | os.PathLike[str],
@@ -523,6 +540,19 @@ class Run:
         from taft_ray.verbs.destroy_key import destroy_key
 
         return answers.KeyDestroyed.from_json(destroy_key(self.uri))
+
+    def retention(self, until: Deadline | None = None, *, clear: bool = False) -> answers.Retention:
+        """Until when the key of the id hashes is kept. until: sets the date; clear: takes it away.
+
+        A hash of an id is personal data while the key is there. `status` says when the date has passed; nothing is
+        destroyed by itself.
+        """
+        from taft_ray.verbs.deadline import unix_deadline
+        from taft_ray.verbs.retention import retention
+
+        if clear and until is not None:
+            raise UsageError("--until sets a date and --clear takes it away; give one of them")
+        return answers.Retention.from_json(retention(self.uri, unix_deadline(until, "until"), clear=clear))
 
     def destroy(self) -> answers.Destroyed:
         """Remove the run, older versions too. It cannot be undone."""

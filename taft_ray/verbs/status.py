@@ -16,6 +16,7 @@ from taft_ray.prefix.rejections import rejected as rejected_rows
 from taft_ray.run.address import run_address
 from taft_ray.run.quarantine import quarantines, way_out, way_out_of_unfitted
 from taft_ray.run.waiting import waits
+from taft_ray.verbs import retention
 
 READ_BYTES = 256 << 20  # of deltas that `status` reads to compare their digests; of more it compares the sizes
 
@@ -74,6 +75,7 @@ def status(run: str) -> dict[str, Any]:
         "classes": list(state.classes),
         "accuracy": latest and latest.accuracy,
         "measured_on": latest and latest.data,
+        **({"retention": retention.told(state, time.time())} if state.key_kept_until is not None else {}),
     }
 
 
@@ -122,4 +124,5 @@ def _to_do(run: str, state: RunState) -> list[str]:
         *([way_out(run, ill)] if ill else []),
         *([way_out_of_unfitted(run, unfitted)] if unfitted else []),
         *lost,
+        *([retention.way_out(run)] if retention.told(state, time.time())["passed"] else []),
     ]

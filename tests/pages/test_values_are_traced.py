@@ -17,8 +17,12 @@ from toy_run import EVERYONE
 import taft_ray as tr
 from taft_ray.evaluation import compared, summarise
 from taft_ray.pages import certificate_page, comparison_page, report_page, sweep_page
+from taft_ray.pages.dossier_page import dossier_page
 from taft_ray.run.register import Recipient
+from taft_ray.run.spec import run_spec
+from taft_ray.storage import Store
 from taft_ray.storage import rundir as names
+from taft_ray.verbs.dossier_facts import gather
 from taft_ray.verbs.release import release as set_gate
 
 # Words that have digits and are no numbers of a run.
@@ -169,3 +173,12 @@ def test_the_check_finds_a_number_that_is_not_recorded() -> None:
     ):
         with pytest.raises((AssertionError, KeyError)):
             assert_traced(wrong, document, least=0)
+
+
+def test_every_number_of_a_dossier_is_in_its_json(tmp_path: Path) -> None:
+    run = trained_toy(tmp_path / "run")
+    toy_export(run, tmp_path / "1.pt2", recipient=Recipient(to="clinic.example", until=4e9))
+    toy_forget(run, [EVERYONE[0]], "retrain")
+    tr.Run(run).retention("2999-06-30")
+    told = json.loads(json.dumps(gather(str(run), run_spec(Store(str(run)))).facts))
+    assert_traced(dossier_page(told), told, least=25)
