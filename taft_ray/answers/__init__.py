@@ -102,6 +102,7 @@ __all__ = [
     "ManyRuns",
     "OneRun",
     "OutsideRelease",
+    "Paged",
     "Prediction",
     "Predictions",
     "PrivacyAudit",

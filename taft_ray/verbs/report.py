@@ -11,6 +11,7 @@ from taft_ray.counting import plural
 from taft_ray.errors import IntegrityError, ObjectMissing
 from taft_ray.evaluation import summarise
 from taft_ray.log import operation
+from taft_ray.pages import certificate_page, report_page
 from taft_ray.plans.additions import counts_of
 from taft_ray.plans.facts import Composed
 from taft_ray.plans.spec import RunSpec
@@ -29,8 +30,6 @@ from taft_ray.storage import rundir as names
 @operation("report")
 def report(run: str) -> dict[str, Any]:
     """Write report.json, report.html and a page per certificate; returns where they are and what was derived."""
-    from taft_ray.pages import certificate_page, report_page
-
     store = Store(run)
     made = measured(store)
     summary = made.summary

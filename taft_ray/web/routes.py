@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from taft_ray.errors import ObjectMissing, TaftError
 from taft_ray.log import logger_of
+from taft_ray.pages import certificate_page
 from taft_ray.pages.document import POLICY as OF_A_FILE
 from taft_ray.pages.live.request_pages import Asked, error_page, forget_page, job_page, request_page, token_page
 from taft_ray.pages.live.run_page import owners_page, run_page, runs_page
@@ -254,8 +255,6 @@ class Site:
         data = reading.store.read(key)
         if form != ".html":
             return Response(200, data, "application/json")
-        from taft_ray.pages import certificate_page
-
         made = with_signature(open_certificate(data, key)[0], known)
         return _html(certificate_page(made, key), **{"Content-Security-Policy": f"{OF_A_FILE}; frame-ancestors 'none'"})
 

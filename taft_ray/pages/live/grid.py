@@ -13,8 +13,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-WIDTH = 720.0
-_LARGEST = 26.0  # px of a cell
+WIDTH, _LARGEST = 720, 26  # px of the drawing, and of a cell at most
+CELL = 10  # units of the drawing
 _GENERATIONS = 4  # later ones look alike
 ORDER = ("trained", "subtracted", "dropped", "pending", "quarantined", "empty")
 
@@ -43,27 +43,25 @@ def name_of(kind: tuple[str, int]) -> str:
 def shard_grid(shards: Sequence[Mapping[str, Any]]) -> Markup:
     """The drawing, in rows from the left, by number."""
     columns = max(1, min(len(shards), max(24, math.ceil(math.sqrt(2 * len(shards))))))
-    cell = min(_LARGEST, WIDTH / columns)
     rows = math.ceil(len(shards) / columns)
     parts: dict[tuple[str, int], list[str]] = {}
     for at, shard in enumerate(shards):
-        x, y = cell * (at % columns), cell * (at // columns)
         kind = kind_of(shard)
-        parts.setdefault(kind, []).append(_cell(kind[0], x, y, cell))
+        parts.setdefault(kind, []).append(_cell(kind[0], CELL * (at % columns), CELL * (at // columns)))
     paths = Markup("").join(
         Markup('<path class="{}" d="{}"/>').format(_class(kind), "".join(drawn))
         for kind, drawn in sorted(parts.items())
     )
     told = ", ".join(f"{count:,} {name_of(kind)}" for kind, count in kinds(shards))
-    box = Markup('<svg class="grid" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
-    return box.format(f"{WIDTH:g}", f"{max(cell * rows, 1):g}", f"{len(shards):,} shards: {told}", paths)
+    box = Markup('<svg class="grid" width="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    width = f"{min(_LARGEST * columns, WIDTH):g}"
+    return box.format(width, CELL * columns, CELL * max(rows, 1), f"{len(shards):,} shards: {told}", paths)
 
 
 def swatch(kind: tuple[str, int]) -> Markup:
     """A cell by itself, for the legend."""
-    return Markup('<svg class="swatch" viewBox="0 0 16 16" aria-hidden="true"><path class="{}" d="{}"/></svg>').format(
-        _class(kind), _cell(kind[0], 0, 0, 16)
-    )
+    drawn = Markup('<svg class="swatch" viewBox="0 0 {} {}" aria-hidden="true"><path class="{}" d="{}"/></svg>')
+    return drawn.format(CELL, CELL, _class(kind), _cell(kind[0], 0, 0))
 
 
 def _class(kind: tuple[str, int]) -> str:
@@ -71,22 +69,17 @@ def _class(kind: tuple[str, int]) -> str:
     return f"s-{state} g-{kind[1]}"
 
 
-def _cell(state: str, x: float, y: float, size: float) -> str:
-    """A full square in the model; with a notch while its delta is fitted again; a frame, a dot, a cross and a dash outside."""
-    gap = size * 0.1
-    left, top, side = x + gap, y + gap, size - 2 * gap
-    middle = top + side / 2
+def _cell(state: str, x: int, y: int) -> str:
+    """A full square in the model; half of one while its delta is fitted again; a frame, a dot, a cross and a dash outside."""
+    left, top = x + 1, y + 1
     if state == "trained":
-        return f"M{left:.1f} {top:.1f}h{side:.1f}v{side:.1f}h-{side:.1f}z"
+        return f"M{left} {top}h8v8h-8z"
     if state == "subtracted":
-        return f"M{left:.1f} {top:.1f}v{side:.1f}h{side:.1f}z"
+        return f"M{left} {top}v8h8z"
     if state == "pending":
-        third = side / 3
-        return f"M{left + third:.1f} {top + third:.1f}h{third:.1f}v{third:.1f}h-{third:.1f}z"
+        return f"M{left + 3} {top + 3}h2v2h-2z"
     if state == "quarantined":
-        return f"M{left:.1f} {top:.1f}l{side:.1f} {side:.1f}m0 -{side:.1f}l-{side:.1f} {side:.1f}"
+        return f"M{left} {top}l8 8m0-8l-8 8"
     if state == "empty":
-        return f"M{left:.1f} {middle:.1f}h{side:.1f}"
-    thin = side * 0.12  # a frame, also of a state that another version has
-    inner = side - 2 * thin
-    return f"M{left + thin:.1f} {top + thin:.1f}h{inner:.1f}v{inner:.1f}h-{inner:.1f}z"
+        return f"M{left} {top + 4}h8"
+    return f"M{left + 1} {top + 1}h6v6h-6z"  # a frame, also of a state that another version has

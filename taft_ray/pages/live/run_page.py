@@ -17,7 +17,7 @@ from taft_ray.evaluation.notation import value_of
 from taft_ray.pages.document import page
 from taft_ray.pages.live import grid
 from taft_ray.pages.live.curve import accuracy_curve
-from taft_ray.pages.shown import Shown, Table, code, digest, marked, table, time_of
+from taft_ray.pages.shown import Shown, Table, code, digest, marked, table, time_of, title
 
 REQUESTS, SHARDS, OWNERS = 20, 100, 100  # rows of one page of a table
 _COSTS = (
@@ -225,7 +225,8 @@ def _accuracy(document: dict[str, Any]) -> dict[str, Any]:
             ]
         )
     head = ("After request", "Samples forgotten", "Before", "After")
-    return {"drawn": accuracy_curve(points), "table": table("Accuracy of each request that was measured", head, rows, numeric=(1, 2, 3)), "on": latest}  # fmt: skip
+    made = table("Accuracy of the latest requests that were measured", head, rows[-REQUESTS:][::-1], numeric=(1, 2, 3))
+    return {"drawn": accuracy_curve(points), "table": made, "on": latest}
 
 
 def _recalls(document: dict[str, Any]) -> Table:
@@ -286,7 +287,9 @@ def _costs(document: dict[str, Any]) -> list[tuple[str, Markup]]:
     for name in _COSTS:
         number = derived.get(name)
         if number is not None and number["value"] is not None:
-            found.append((number["label"], marked(number["value"], f"/report/derived/{name}/value", value_of(number))))
+            found.append(
+                (title(number["label"]), marked(number["value"], f"/report/derived/{name}/value", value_of(number)))
+            )
     return found
 
 
