@@ -18,9 +18,11 @@ from taft_ray.pages.document import POLICY as OF_A_FILE
 from taft_ray.pages.live.request_pages import Asked, error_page, forget_page, job_page, request_page, token_page
 from taft_ray.pages.live.run_page import owners_page, run_page, runs_page
 from taft_ray.plans.forget import MODES
+from taft_ray.plans.state import RequestState
 from taft_ray.proof.certificate import open_certificate
 from taft_ray.proof.signature import with_signature
 from taft_ray.storage import digest_bytes
+from taft_ray.storage import rundir as names
 from taft_ray.storage.ledger import entry_key
 from taft_ray.web.access import Access
 from taft_ray.web.document import document, owners
@@ -103,6 +105,10 @@ def static(name: str) -> Response | None:
     return Response(200, b"".join((folder / one).read_bytes() for one in parts), kind)
 
 
+class _NotHere(Exception):
+    """There is no such page, and why."""
+
+
 class Site:
     """The pages of the runs below a place. forgets: None keeps it read-only."""
 
@@ -131,6 +137,8 @@ class Site:
         """The answer to a request; never an exception."""
         try:
             return self._answered(request)
+        except _NotHere as error:
+            return _missing(str(error))
         except UNREADABLE as error:
             return _refused(503, "Cannot be read", told(error))
         except Exception:  # a fault of this program: its words may name what nobody should see
@@ -199,7 +207,7 @@ class Site:
     def _found(self, name: str) -> Reading:
         reading = self.readings.find(name)
         if reading is None:
-            raise ObjectMissing("there is no such run below this place")
+            raise _NotHere("there is no such run below this place")
         return reading
 
     def _run(self, request: Request, name: str) -> Response:
@@ -242,19 +250,21 @@ class Site:
         return _html(request_page(made, at, certificate, seen))
 
     def _certificate(self, request: Request, name: str, asked: str, form: str) -> Response:
-        reading = self._found(name)
-        with reading.lock:
-            known = reading.record().state.requests.get(asked)
-        if known is None or known.forgotten is None or (form == ".signature.json" and known.signed is None):
-            return _missing("this run has no such certificate")
-        key = (
-            known.signed.key
-            if known.signed is not None and form == ".signature.json"
-            else known.forgotten.certificate.key
-        )
+        reading, known = self._found(name), None
+        try:
+            with reading.lock:
+                known = reading.record().state.requests.get(asked)
+            key = None if known is None else _key_of(known, form)
+        except UNREADABLE:  # the stored bytes are shown all the same, and the browser's check says what does not hold
+            if form == ".html":
+                raise
+            key = _listed(reading, asked, form)
+        if key is None:
+            raise _NotHere("this run has no such certificate")
         data = reading.store.read(key)
         if form != ".html":
             return Response(200, data, "application/json")
+        assert known is not None
         made = with_signature(open_certificate(data, key)[0], known)
         return _html(certificate_page(made, key), **{"Content-Security-Policy": f"{OF_A_FILE}; frame-ancestors 'none'"})
 
@@ -269,7 +279,7 @@ class Site:
 
     def _forgets(self) -> Forgets:
         if self.forgets is None:
-            raise ObjectMissing("this page is read-only: taft-ray page --allow-forget --token-file FILE adds the form")
+            raise _NotHere("this page is read-only: taft-ray page --allow-forget --token-file FILE adds the form")
         return self.forgets
 
     def _csrf(self, request: Request) -> str:
@@ -329,6 +339,21 @@ class Site:
             )
             return _html(again, 400)
         return _moved(f"/runs/{reading.name}/forget/{job.name}")
+
+
+def _key_of(request: RequestState, form: str) -> str | None:
+    if form == ".signature.json":
+        return None if request.signed is None else request.signed.key
+    return None if request.forgotten is None else request.forgotten.certificate.key
+
+
+def _listed(reading: Reading, asked: str, form: str) -> str | None:
+    """Where the certificate, or its signature, lies in a run whose ledger cannot be read."""
+    beside = names.signature_key(asked)
+    if form == ".signature.json":
+        return beside if reading.store.exists(beside) else None
+    found = (one.key for one in reading.store.list(f"{names.CERTIFICATES_FOLDER}/{asked}-"))
+    return next((key for key in found if key != beside), None)
 
 
 def _named(reading: Reading) -> dict[str, str]:

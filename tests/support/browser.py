@@ -10,6 +10,7 @@ import json
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from chromium import BROWSER
+
+
+_WITH_PIPES = """
+import fcntl, os, sys
+far = [fcntl.fcntl(int(one), fcntl.F_DUPFD, 10) for one in sys.argv[1:3]]
+os.dup2(far[0], 3)
+os.dup2(far[1], 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""  # the protocol's pipes are the descriptors 3 and 4
 
 
 class Browser:
@@ -91,7 +101,7 @@ class Browser:
 
     def text(self, selector: str = "main") -> str:
         """The text of a part, as it is seen."""
-        return self.ask(f"document.querySelector({json.dumps(selector)}).innerText")
+        return self.until(f"document.querySelector({json.dumps(selector)}).innerText", 5)
 
     def type(self, selector: str, text: str) -> None:
         """Put the focus on a field and type."""
@@ -130,11 +140,10 @@ def browser(folder: Path) -> Iterator[Browser]:
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe",
         f"--user-data-dir={folder / 'profile'}", "about:blank",
     ]  # fmt: skip
-    # the protocol's pipes are the descriptors 3 and 4
-    shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *line]
     process = subprocess.Popen(
-        shell, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        [sys.executable, "-S", "-c", _WITH_PIPES, str(theirs_in), str(theirs_out), *line],
+        pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     os.close(theirs_in)
     os.close(theirs_out)
     try:
