@@ -272,6 +272,17 @@ class RunSummary(Answer):
 
 
 @dataclass(frozen=True)
+class Paged(Answer):
+    """A page of runs that was shown until it was ended. url: where. place: that of the runs."""
+
+    url: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.url} showed the runs at {self.place}"
+
+
+@dataclass(frozen=True)
 class Runs(Answer, HasRows):
     """The runs at a place; a sequence of them."""
 

@@ -52,6 +52,11 @@ LINES = {
     "forget": Line("forgetting", "forget", "Forget samples of RUN; answers with the certificate."),
     "gc": Line("run", "gc", "Remove what killed processes left in RUN and nothing refers to."),
     "list": Line("run", "list_command", "The runs at URI: that place itself, and the folders right under it."),
+    "page": Line(
+        "page",
+        "page",
+        "A page of the runs at URI, live in a browser, from their storage alone; until it is interrupted.",
+    ),
     "predict": Line(
         "pictures", "predict", "The classes of PICTURES (files, folders, Parquet, tars) by RUN's composed model."
     ),
@@ -101,7 +106,7 @@ LINES = {
 GROUPS = {
     "Make a run": ("train", "repair", "sweep", "tune"),
     "Use it": ("predict", "evaluate", "serve", "export", "release", "recalls", "check"),
-    "Look at it": ("status", "list", "report", "privacy", "dossier", "doctor"),
+    "Look at it": ("status", "list", "page", "report", "privacy", "dossier", "doctor"),
     "Forget": ("estimate", "forget", "sign", "audit", "verify"),
     "End it": ("gc", "retention", "destroy-key", "destroy"),
     "Try it, and the paper's tables": ("demo", "reproduce"),
@@ -122,6 +127,7 @@ EXAMPLES = {
     "forget": "forget runs/pets --ids cats/17.jpg --mode retrain",
     "gc": "gc runs/pets",
     "list": "list runs",
+    "page": "page runs --port 8550",
     "predict": "predict runs/pets new/ --output predictions.csv",
     "privacy": "privacy runs/pets --statement privacy.json",
     "recalls": "recalls runs/pets --notify https://hospital.example/recalls --sign key.pem",

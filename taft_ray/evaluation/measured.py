@@ -31,6 +31,9 @@ class Measured:
         return len(value) if isinstance(value, list) else 0
 
     def _plain(self, value: Any, path: str) -> Any:
+        kind = type(value)
+        if kind is str or kind is bool or value is None or (kind is int and value >= 0):  # most of a large run's facts
+            return value
         if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
             value = value.item()  # a numpy or torch scalar
         if isinstance(value, Mapping):

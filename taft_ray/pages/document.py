@@ -6,6 +6,7 @@ does not know is an error. The same context gives the same bytes.
 
 from __future__ import annotations
 
+import shlex
 from functools import lru_cache
 from typing import Any
 
@@ -45,6 +46,7 @@ def _environment() -> Environment:
         "time_of": shown.time_of,
         "title": shown.title,
     }
+    made.filters["quoted"] = shlex.quote
     made.filters["part"] = lambda key: str(key).replace("~", "~0").replace("/", "~1")
     made.tests["deep"] = shown.deep
     made.tests["entries"] = lambda value: isinstance(value, list | tuple)

@@ -108,13 +108,13 @@ def _asked(state: RequestState) -> dict[str, Any]:
 
 def _removals(state: RequestState, entries: Sequence[Entry], told: Mapping[str, Any]) -> dict[str, Any]:
     """The objects that were removed, and those that a removal could not reach."""
-    dropped, purges = state.dropped, [one for one in (state.purged, state.start_purged) if one is not None]
-    deltas = () if dropped is None else dropped.deltas
+    purges = [one for one in (state.purged, state.start_purged) if one is not None]
+    deltas = () if state.dropped is None else state.dropped.deltas
     return {
         "manifest_before": _manifest_before(state.request, entries),
         "manifest_after": None if state.purged is None else state.purged.manifest,
         "deltas_removed": [ref.to_json() for ref in deltas],
-        "objects_removed": _removed(deltas, purges),
+        "objects_removed": removed_by(state),
         "older_versions_removed": sum(one.older_versions for one in purges),
         "still_listed_after_purge": [key for one in purges for key in one.still_listed],
         "beyond_reach": [one.beyond_reach for one in purges if one.beyond_reach],
@@ -243,8 +243,10 @@ def _step(entry: Entry) -> dict[str, Any]:
     return {"step": what, "number": entry.number, "digest": entry.digest, "time": entry.time}
 
 
-def _removed(deltas: Sequence[DeltaRef], purges: Sequence[Purge]) -> list[dict[str, Any]]:
-    """What the purges listed, and the deltas that an interrupted purge of the same request had removed already."""
+def removed_by(state: RequestState) -> list[dict[str, Any]]:
+    """What a request's purges listed, and the deltas that an interrupted purge of it had removed already."""
+    deltas: Sequence[DeltaRef] = () if state.dropped is None else state.dropped.deltas
+    purges: list[Purge] = [one for one in (state.purged, state.start_purged) if one is not None]
     removed = {delta.key: Removed(delta.key, delta.digest) for delta in deltas}
     removed |= {one.key: one for purge in purges for one in purge.removed}
     return [one.to_json() for _, one in sorted(removed.items())]

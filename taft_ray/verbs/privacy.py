@@ -36,7 +36,11 @@ def privacy(run: str) -> dict[str, Any]:
     composer = Composer(run)
     asked = _asked(composer)
     composer.queue.reserving.restore()
-    state = composer.snapshot()
+    return privacy_of(run, asked, composer.snapshot(), composer.composed_digest())
+
+
+def privacy_of(run: str, asked: Privacy, state: RunState, composed: str | None) -> dict[str, Any]:
+    """The answer of `privacy` from a state that was read. composed: the digest of the composed model."""
     shards = [_shard(state, number, asked) for number in sorted(state.shards.keys() | state.reservations.keys())]
     worst = max((one["epsilon"] for one in shards), default=0.0)
     return {
@@ -55,7 +59,7 @@ def privacy(run: str) -> dict[str, Any]:
         "clip": asked.clip,
         **({} if asked.sampling_rate is None else {"sampling_rate": asked.sampling_rate}),
         "accountant": asked.accountant,
-        "composed": composer.composed_digest(),
+        "composed": composed,
         "shards": shards,
     }
 

@@ -36,10 +36,11 @@ def recalls(run: str) -> dict[str, Any]:
     run = run_address(run)
     store = Store(run)
     run_spec(store)
-    return _told(run, read_state(store))
+    return recalls_of(run, read_state(store))
 
 
-def _told(run: str, state: RunState) -> dict[str, Any]:
+def recalls_of(run: str, state: RunState) -> dict[str, Any]:
+    """The answer of `recalls` from a state that was read."""
     now = time.time()
     waiting = unplaced(state) if state.releases else []
     return {
@@ -115,7 +116,7 @@ def notify(
             }
         )
     record.refresh()
-    return {**_told(run, record.state), "ok": all(one["ok"] for one in notices), "notices": notices}
+    return {**recalls_of(run, record.state), "ok": all(one["ok"] for one in notices), "notices": notices}
 
 
 def _commit(

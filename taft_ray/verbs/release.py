@@ -9,6 +9,8 @@ from taft_ray.errors import UsageError
 from taft_ray.log import operation
 from taft_ray.plans.gate import hold
 from taft_ray.plans.releases import Gate, ReleaseGateSet, gate_of
+from taft_ray.plans.spec import RunSpec
+from taft_ray.plans.state import RunState
 from taft_ray.run.address import run_address
 from taft_ray.run.record import Record
 
@@ -22,10 +24,14 @@ def release(run: str, after: str | None = None) -> dict[str, Any]:
     record = Record(run_address(run))
     if after is not None:
         _set(record, gate_of(after))
-    state, spec = record.state, record.spec
+    return release_of(record.store.uri, record.spec, record.state)
+
+
+def release_of(run: str, spec: RunSpec, state: RunState) -> dict[str, Any]:
+    """The answer of `release` from a state that was read."""
     held = hold(state, spec, time.time())
     return {
-        "run": record.store.uri,
+        "run": run,
         "gate": None if state.gate is None else str(state.gate),
         "held": held is not None,
         "releases": sum(one.fact.is_model for one in state.releases.values()),

@@ -10,12 +10,14 @@ from taft_ray.counting import are, which
 from taft_ray.log import operation
 from taft_ray.plans.additions import counts_of
 from taft_ray.plans.gather import due, planned_start
+from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spending import spent_by
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
 from taft_ray.run.address import run_address
 from taft_ray.run.quarantine import quarantines, way_out, way_out_of_unfitted
 from taft_ray.run.waiting import waits
+from taft_ray.storage import Store
 from taft_ray.verbs import retention
 
 READ_BYTES = 256 << 20  # of deltas that `status` reads to compare their digests; of more it compares the sizes
@@ -29,11 +31,19 @@ def status(run: str) -> dict[str, Any]:
     in_the_way = composer.recover_what_can_be()
     composer.examine_deltas(READ_BYTES)
     composed = composer.composed_digest()
-    state, spec = composer.snapshot(), composer.record.spec
-    ill = quarantines(state)
-    waiting = [
-        {"by": one.by, "what": one.what, "since": one.since} for one in waits(composer.record.store, time.time())
-    ]
+    told = status_of(composer.record.store, composer.record.spec, composer.snapshot(), composed, in_the_way)
+    return {**told, "run": run}
+
+
+def status_of(
+    store: Store, spec: RunSpec, state: RunState, composed: str | None, in_the_way: str | None = None
+) -> dict[str, Any]:
+    """The answer of `status` from a state that was read, with nothing done on the way.
+
+    composed: the digest of the composed model. in_the_way: damage that kept a recovery from its end.
+    """
+    run, ill = store.uri, quarantines(state)
+    waiting = [{"by": one.by, "what": one.what, "since": one.since} for one in waits(store, time.time())]
     settings = state.tuned.settings if state.tuned and state.tuned.of == composed else None
     measured = [one for one in state.evaluations if one.composed == composed and one.settings == settings]
     latest = measured[-1] if measured else None
