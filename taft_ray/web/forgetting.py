@@ -134,7 +134,7 @@ class Forgets:
         return found if found is not None and found.run == run else None
 
     def version(self, run: str) -> str:
-        """What changes when a job of a run does."""
+        """A text that changes when a job of a run does."""
         with self._lock:
             return ",".join(f"{one.name}{one.state}{len(one.lines)}{list(one.lines)[-1:]}" for one in self._jobs.values() if one.run == run)  # fmt: skip
 
