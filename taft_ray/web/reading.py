@@ -81,7 +81,7 @@ class Reading:
             return None
 
     def head(self) -> str:
-        """What changes when the run does."""
+        """A text that changes when the run does."""
         with self.lock:
             try:
                 record = self.record()

@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(_LOOK_S)
 
     def _known(self) -> str | None:
-        """What the page shows: the last event that the browser got, or what its address says."""
+        """The state that the page shows: the last event that the browser got, or what its address says."""
         asked = parse_qs(urlsplit(self.path).query, max_num_fields=20).get("seen")
         return self.headers.get("Last-Event-ID") or (asked[-1] if asked else None)
 
