@@ -50,7 +50,7 @@ def is_this_machine(host: str) -> bool:
 
 
 class Access:
-    """The callers that may see the page. token: None lets everybody on this machine in."""
+    """The right to see the page. token: None lets everybody on this machine in."""
 
     def __init__(self, host: str, token: str | None) -> None:
         if token is None and not is_this_machine(host):
@@ -111,7 +111,7 @@ class Access:
         return self._token is not None and hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
 
     def csrf(self, session: str) -> str:
-        """The token that a form of this session has in it."""
+        """The secret that a form of this session carries."""
         return hmac.new(self._secret, session.encode(), "sha256").hexdigest()
 
     def is_own_form(self, session: str, given: str, headers: Mapping[str, str]) -> bool:

@@ -59,6 +59,7 @@ class Job:
     waiting: bool = False
     problem: str | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES))
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def to_json(self) -> dict[str, Any]:
         known = ("name", "began", "state", "request", "waiting", "problem")
@@ -140,27 +141,32 @@ class Forgets:
 
 
 def _carry_out(job: Job, plan: Plan) -> None:
+    try:
+        _run(job, plan)
+    except (OSError, ValueError, KeyError) as error:
+        job.problem, job.state = f"the command cannot be run: {error}", "failed"
+    finally:
+        job.ended.set()
+
+
+def _run(job: Job, plan: Plan) -> None:
     line = [*COMMAND, plan.run, "--ids", "@/dev/stdin", "--json"]
     line += ["--mode", plan.mode] if plan.mode else []
     line += ["--deadline", plan.deadline] if plan.deadline else []
-    try:
-        process = subprocess.Popen(
-            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        with process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stderr is not None
-            listening = threading.Thread(target=_listen, args=(job, process.stderr), daemon=True)
-            listening.start()
-            process.stdin.write("\n".join(plan.ids).encode())
-            process.stdin.close()
-            told = process.stdout.read()
-            listening.join()
-            code = process.wait()
-    except OSError as error:
-        job.problem, job.state = f"the command cannot be run: {error}", "failed"
-        return
+    process = subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        listening = threading.Thread(target=_listen, args=(job, process.stderr), daemon=True)
+        listening.start()
+        process.stdin.write("\n".join(plan.ids).encode())
+        process.stdin.close()
+        told = process.stdout.read()
+        listening.join()
+        code = process.wait()
     if code != 0:
         said = list(job.lines)[-1:] or [f"exit code {code}"]
         job.problem, job.state = said[0].removeprefix("taft-ray: "), "failed"

@@ -1,4 +1,4 @@
-"""The addresses of the page: a request in, a response out. No socket, so that a test can ask."""
+"""The pages by their addresses: a request in, a response out. No socket, so that a test can ask."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Site:
         return None
 
     def events_of(self, request: Request) -> Callable[[], str] | None:
-        """A text that changes when the page behind an address of events does; None for any other address."""
+        """A function whose text changes when the page behind an address of events does; None for any other address."""
         if request.path == "/events":
             return self._all_seen
         found = re.fullmatch(r"/runs/([0-9a-f]{16})/events", request.path)
@@ -266,8 +266,8 @@ class Site:
             return Response(200, data, "application/json")
         assert known is not None
         made = with_signature(open_certificate(data, key)[0], known)
-        headers = {"Content-Security-Policy": f"{OF_A_FILE}; frame-ancestors 'none'"}
-        return Response(200, certificate_page(made, key).encode(), headers=headers)
+        policy = {"Content-Security-Policy": f"{OF_A_FILE}; frame-ancestors 'none'"}
+        return Response(200, certificate_page(made, key).encode(), headers=policy)
 
     # --- forms
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from browser import Browser, browser
 from chromium import needs_chromium
 from pages_of_runs import TOKEN, place
@@ -17,7 +16,7 @@ from tiny import sample_id
 from taft_ray.web.reading import name_of
 from taft_ray.web.server import PageServer, page_server
 
-pytestmark = [needs_chromium, pytest.mark.slow]
+pytestmark = needs_chromium
 KEPT = os.environ.get("TAFT_RAY_SCREENSHOTS")
 
 

@@ -13,7 +13,7 @@ from taft_ray.pages.shown import Shown
 
 @dataclass(frozen=True)
 class Asked:
-    """What the form of a forget was filled in with."""
+    """The fields of the form of a forget, as they were filled in."""
 
     ids: str = ""
     mode: str = ""

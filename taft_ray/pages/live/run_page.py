@@ -42,12 +42,21 @@ class Piece:
         return "?" + "&".join(f"{name}={value}" for name, value in sorted(asked.items()) if value > 1)
 
 
+def count(entries: Sequence[Any], size: int) -> int:
+    """The number of pages of a list."""
+    return max(1, math.ceil(len(entries) / size))
+
+
+def nearest(number: int, entries: Sequence[Any], size: int) -> int:
+    """The page of that number, or the nearest that there is."""
+    return min(max(number, 1), count(entries, size))
+
+
 def piece(
     name: str, entries: Sequence[Any], number: int, size: int, others: Mapping[str, int], *, last_first: bool = False
 ) -> Piece:
     """One page of ``entries``; the nearest there is, where there is none of that number."""
-    pages = max(1, math.ceil(len(entries) / size))
-    number = min(max(number, 1), pages)
+    pages, number = count(entries, size), nearest(number, entries, size)
     places = range(len(entries) - 1, -1, -1) if last_first else range(len(entries))
     items = [(at, entries[at]) for at in places[(number - 1) * size : number * size]]
     rest = {key: value for key, value in others.items() if key != name}
@@ -58,16 +67,18 @@ def run_page(
     document: dict[str, Any], asked: Mapping[str, int] | None = None, *, seen: str = "", may_forget: bool = False
 ) -> str:
     """The page of a run's document. asked: which page of "requests" and "shards" is shown. seen: the state that it shows."""
-    asked = dict(asked or {})
     shown, run = Shown(document), str(document["run"])
     common = {"document": document, "s": shown, "name": last_part(run), "may_forget": may_forget, "seen": seen}
     if "status" not in document:
         return page("live_problem.html", **common)
     shards = document["status"].get("shards", [])
-    requests = piece(
-        "requests", document["requests"].get("all", []), asked.get("requests", 1), REQUESTS, asked, last_first=True
-    )
-    some = piece("shards", shards, asked.get("shards", 1), SHARDS, asked)
+    every, wanted = document["requests"].get("all", []), asked or {}
+    pages = {
+        "requests": nearest(wanted.get("requests", 1), every, REQUESTS),
+        "shards": nearest(wanted.get("shards", 1), shards, SHARDS),
+    }
+    requests = piece("requests", every, pages["requests"], REQUESTS, pages, last_first=True)
+    some = piece("shards", shards, pages["shards"], SHARDS, pages)
     return page(
         "live_run.html",
         **common,
