@@ -128,7 +128,7 @@ def test_a_request_is_told_by_how_far_it_is(tmp_path: Path) -> None:
     assert list(done["steps"].values()) == [True, True, True, True]
     assert (done["fitted"], done["removed"]) == (1, 3)
     composer = Composer(str(run))
-    composer.request_forget(Selection(ids=(EVERYONE[5],)), "drop", 4e9)
+    composer.request_forget(Selection(ids=(EVERYONE[5],)), "retrain", 4e9)
     assert told()["waiting"]
 
 
