@@ -19,7 +19,6 @@ from typing import Any
 
 from chromium import BROWSER
 
-
 _WITH_PIPES = """
 import fcntl, os, sys
 far = [fcntl.fcntl(int(one), fcntl.F_DUPFD, 10) for one in sys.argv[1:3]]
