@@ -109,7 +109,9 @@ def test_prediction_is_by_settings_of_what_is_left(stale: tr.Run, pictures: Path
     assert sample.probabilities == pytest.approx(probabilities, abs=2e-2)  # a number of a row may fall on the next step
 
 
-def test_exported_file_is_by_settings_of_what_is_left_and_commits_its_release_alone(stale: tr.Run, tmp_path: Path) -> None:
+def test_exported_file_is_by_settings_of_what_is_left_and_commits_its_release_alone(
+    stale: tr.Run, tmp_path: Path
+) -> None:
     settings, model = expected(stale)
     entries = kinds(stale.uri)
     told = stale.export(tmp_path / "model.pt2")

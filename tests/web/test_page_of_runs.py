@@ -2,18 +2,22 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pages_of_runs import HOSTILE, RECIPIENT, TOKEN, cookie_of, get, place, post, site
+from plain import plain_train
 from released import toy_forget, trained_toy
+from tiny import CLASSES
 from toy_run import EVERYONE, OWNERS
 
 import taft_ray as tr
 from taft_ray.composer.composer import Composer
 from taft_ray.composer.selection import Selection
 from taft_ray.pages.live.run_page import run_page
+from taft_ray.plans.privacy import Privacy
 from taft_ray.web.document import document
 from taft_ray.web.reading import Readings, name_of
 
@@ -128,7 +132,7 @@ def test_a_request_is_told_by_how_far_it_is(tmp_path: Path) -> None:
     assert list(done["steps"].values()) == [True, True, True, True]
     assert (done["fitted"], done["removed"]) == (1, 3)
     composer = Composer(str(run))
-    composer.request_forget(Selection(ids=(EVERYONE[5],)), "drop", 4e9)
+    composer.request_forget(Selection(ids=(EVERYONE[5],)), "retrain", 4e9)
     assert told()["waiting"]
 
 
@@ -146,6 +150,33 @@ def test_outcomes_that_were_kept_are_shown_with_what_came_since(tmp_path: Path) 
     page = get(site(tmp_path), target)
     assert page.status == 200
     assert b"Verification lacks" in page.body
+
+
+AUDIT = {
+    "ok": True, "verdict": "at chance", "why": "it was seen", "auc": 0.51, "auc_ci": [0.4, 0.6], "p_value": 0.4, "level": 0.01,
+    "power": {"detects": 0.93}, "control": {}, "forgotten": 3, "never_seen": 9, "shards": [0], "left_out": {},
+    "targets": {"<i>composed": {"auc": 0.51, "p_value": 0.4, "power": {"detects": 0.93}, "remembers": False}},
+}  # fmt: skip
+
+
+def test_a_private_run_shows_its_budget_and_the_power_of_its_audit(
+    tmp_path: Path, parquet: Path, spec_of: Callable[..., Any]
+) -> None:
+    run = tmp_path / "private"
+    privacy = Privacy(epsilon=3.0, delta=1e-4, steps=2, budget=7.0)
+    options = {"solver": "dp-gd", "compose": "mean", "loss": "ce", "trainable": "head", "classes": CLASSES}
+    plain_train(run, spec_of(parquet, privacy=privacy, **options))
+    (run / "reports").mkdir(exist_ok=True)
+    (run / "reports" / "audit.json").write_text(json.dumps(AUDIT))
+    target = f"/runs/{name_of(str(run))}"
+    told = json.loads(get(site(tmp_path), f"{target}.json").body)
+    spent = tr.Run(run).privacy().to_json()
+    assert told["privacy"] == {**spent, "composed": told["status"]["composed"]}
+    page = get(site(tmp_path), target).body.decode()
+    assert '<meter min="0" max="7.0"' in page
+    assert "4 is left" in re.sub("<[^>]*>", "", page)
+    assert "93.00 %" in page
+    assert "&lt;i&gt;composed" in page
 
 
 def test_a_run_of_ten_thousand_shards_and_a_thousand_requests_is_a_short_page(known: dict[str, str]) -> None:
