@@ -112,6 +112,20 @@ class Composed(Answer):
 
 
 @dataclass(frozen=True)
+class ServedBy(Answer):
+    """A serving that has not ended. modes: the compositions that its replicas answer with. lease, drain: seconds."""
+
+    serving: str
+    modes: tuple[str, ...]
+    replicas: int
+    lease: float
+    drain: float
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.modes)} by {plural(self.replicas, 'replica')} (serving {self.serving})"
+
+
+@dataclass(frozen=True)
 class Waiting(Answer):
     """A command, or a part of one, that waits for a place in the cluster. since: unix seconds."""
 
@@ -158,6 +172,7 @@ class Status(Answer, HasRows):
     privacy: Mapping[str, Any] | None = optional()
     waiting: tuple[Waiting, ...] = optional(())
     retention: Mapping[str, Any] | None = optional()
+    servings: tuple[ServedBy, ...] = optional(())
 
     def pending(self) -> bool:
         """Whether shards wait for a fit, or the data was not read in yet."""
@@ -194,6 +209,7 @@ class Status(Answer, HasRows):
             ("samples", self._samples() if self.shards else None),
             ("composed", self.composed or "no shard is in the model"),
             ("accuracy", None if self.accuracy is None else f"{self.accuracy:.1%} on {self.measured_on}"),
+            ("served", "; ".join(map(str, self.servings)) or None),
             ("privacy", self._privacy()),
             ("rejected", self._rejected()),
             ("key", self._key()),

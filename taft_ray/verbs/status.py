@@ -79,6 +79,7 @@ def status_of(
         "samples": sum(shard.samples for shard in state.shards.values()),
         "to_do": _to_do(run, state),
         **({"waiting": waiting} if waiting else {}),
+        **({"servings": servings} if (servings := _servings(state)) else {}),
         "quarantined": ill,
         "damaged": in_the_way,
         "model": spec.model,
@@ -87,6 +88,20 @@ def status_of(
         "measured_on": latest and latest.data,
         **({"retention": retention.told(state, time.time())} if state.key_kept_until is not None else {}),
     }
+
+
+def _servings(state: RunState) -> list[dict[str, Any]]:
+    return [
+        {
+            "serving": one.serving,
+            "modes": list(one.modes),
+            "replicas": one.replicas,
+            "lease": one.lease,
+            "drain": one.drain,
+        }
+        for one in state.servings.values()
+        if not one.ended
+    ]
 
 
 def _additions(state: RunState) -> list[dict[str, Any]]:

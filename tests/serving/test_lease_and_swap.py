@@ -424,3 +424,11 @@ def test_run_in_object_storage_is_followed_by_two_small_reads(
     certificate = plain_forget_served(run, [sample_id(0)], "drop", served)
     assert served.answer(PICTURES[0])["composed"] == certificate["composed_after"]
     assert [one["digest"] for one in certificate["withdrawn"]] == [before]
+
+
+def test_status_names_the_servings_that_have_not_ended(run: Path) -> None:
+    (served,) = tr.Run(run).status().servings
+    assert (served.lease, served.drain) == (LEASE, DRAIN)
+    assert f"serving {served.serving}" in str(tr.Run(run).status())
+    Composer(str(run)).end_serving(served.serving)
+    assert tr.Run(run).status().servings == ()
