@@ -110,8 +110,8 @@ class Measured:
     def at(self, system: System, shards: str) -> dict[str, Any] | None:
         """The entry; a system that knows no shards has that of one shard everywhere."""
         found = self.accuracy.get((system.row, shards))
-        if found is None and not system.parted:
-            return self.accuracy.get((system.row, "1"))
+        if not system.parted:  # its digests are the same, and other numbers of shards may have fewer seeds
+            return self.accuracy.get((system.row, "1"), found)
         if found is None and shards == "1" and system.alone is not None:
             return self.accuracy.get((system.alone, "1"))
         return found
