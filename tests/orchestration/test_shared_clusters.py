@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from command import here, spawned, started
 from folder import delta_digests, only_cached
-from own_cluster import own_cluster
+from own_cluster import cpus_held, own_cluster
 from PIL import Image
 from processes import wait_for
 from tiny import MODEL, SHARDS, SIZE
@@ -62,15 +62,19 @@ def test_device_and_lanes_are_those_that_the_cluster_has_or_can_start(
 
 
 def test_lanes_without_a_place_hold_nothing_up(ridge: Trained, copy_of: Callable[..., Path], tmp_path: Path) -> None:
-    """Lanes that do not fit on one CPU wait, say so, and go home when the others have done the work."""
+    """Lanes that do not fit on one CPU wait, say so, and go home when the others have done the work.
+
+    First somebody else has the CPU, so that they wait for long enough to be seen.
+    """
     run = only_cached(copy_of(ridge[0]))
-    with (
-        own_cluster(1) as address,
-        started(
-            tmp_path / "log", "train", run, "--lanes", 6, env={**address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2"}
-        ) as command,
-    ):  # fmt: skip
+    soon = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2"}
+    with ExitStack() as stack:
+        address = stack.enter_context(own_cluster(1))
+        held = stack.enter_context(ExitStack())
+        held.enter_context(cpus_held(address["RAY_ADDRESS"]))
+        command = stack.enter_context(started(tmp_path / "log", "train", run, "--lanes", 6, env={**address, **soon}))
         (waits,) = wait_for(lambda: here("status", run, "--json").json.get("waiting"), 200)
+        held.close()
         assert command.wait(200) == 0, (tmp_path / "log").read_text()
     assert waits["by"] == "train: lanes"
     assert waits["what"].startswith("1 CPU")

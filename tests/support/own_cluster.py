@@ -31,6 +31,34 @@ def own_cluster(cpus: int, gpus: int = 0, metrics_port: int = 0, store_mb: int =
             end(left)
 
 
+HOLD = """
+import sys, ray
+ray.init(address=sys.argv[1], namespace="held", log_to_driver=False)
+
+@ray.remote
+class Holder:
+    def ready(self):
+        return True
+
+holder = Holder.options(num_cpus=int(sys.argv[2])).remote()
+print(ray.get(holder.ready.remote()), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def cpus_held(address: str, cpus: int = 1) -> Iterator[None]:
+    """As long as the block lasts, somebody else has these CPUs of the cluster."""
+    line = [sys.executable, "-c", HOLD, address, str(cpus)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "True"
+        try:
+            yield
+        finally:
+            process.communicate()
+
+
 def main(cpus: int, gpus: int, metrics_port: int, store_mb: int) -> None:
     """Until the input ends."""
     import ray

@@ -21,7 +21,8 @@ from taft_ray.web.reading import name_of
 from taft_ray.web.server import PageServer, page_server
 
 TELL = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background processes ignore it
 from taft_ray.cli import main
 try:
     main(prog_name="taft-ray")
