@@ -69,6 +69,7 @@ class OutsideRelease(Answer):
         return f"{self.what} {self.release}{to}{until} (sha256 {short(self.digest)}); {told}"
 
 
+@dataclass(frozen=True)
 class Withdrawal(Answer):
     """A model that replicas answered with before the request, and do no more. number: of the ledger entry that did it.
 

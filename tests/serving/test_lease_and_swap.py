@@ -186,6 +186,9 @@ def test_forgotten_is_in_no_answer_after_the_next_look(served: PlainReplica, run
     assert after["composed"] == certificate["composed_after"] != before["composed"]
     assert after["ledger"] > before["ledger"]
     (withdrawn,) = certificate["withdrawn"]
+    told = str(tr.answers.Certificate.from_json(certificate))
+    assert "served no more" in told
+    assert "1 replica acknowledged" in told
     assert withdrawn["digest"] == before["composed"]
     assert withdrawn["acknowledged"] == ["r-1"]
     assert withdrawn["lapsed"] == []
