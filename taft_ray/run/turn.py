@@ -33,17 +33,17 @@ _held: set[str] = set()  # by this process
 class Turn(JsonObject):
     """One command carries out requests. holder: its own name. told: unix seconds of its last sign of life.
 
-    fits: whether shards are being fitted, which takes long and changes little: who only asks need not wait for it.
+    waits: whether it waits for fits or replicas, which takes long and changes little: who only asks need not wait for it.
     """
 
     holder: str
     host: str
     pid: int
     told: float
-    fits: bool = False
+    waits: bool = False
 
     def __post_init__(self) -> None:
-        kinds = (self.holder, str), (self.host, str), (self.pid, int), (self.told, int | float), (self.fits, bool)
+        kinds = (self.holder, str), (self.host, str), (self.pid, int), (self.told, int | float), (self.waits, bool)
         if not all(isinstance(value, kind) for value, kind in kinds):
             raise ValueError("a turn has not the fields it should have")
 
@@ -69,11 +69,12 @@ class Held:
         self.turn = replace(self.turn, told=time.time())
         self._store.create(TURN_KEY, _bytes(self.turn))
 
-    def fits(self) -> None:
-        """Say that shards are being fitted from here on."""
-        with self._lock:
-            self.turn = replace(self.turn, fits=True)
-        self._tell()
+    def waits(self) -> None:
+        """Say, once, that from here on it waits for fits, or for replicas."""
+        if not self.turn.waits:
+            with self._lock:
+                self.turn = replace(self.turn, waits=True)
+            self._tell()
 
     @contextmanager
     def giving_signs(self) -> Iterator[None]:

@@ -87,7 +87,7 @@ def forget(
             done = {}
             if mine is not None:
                 done = _carry_out(run, spec, composer, mine, gpu_hour_price, report, name)
-        if name not in done:  # another command fits shards, and it or this one carries the request out after that
+        if name not in done:  # another command waits for fits, and it or this one carries the request out after that
             with _turn(run, lambda _: composer.is_forgotten(name)) as mine:
                 if mine is not None:
                     done = _carry_out(run, spec, composer, mine, gpu_hour_price, report, name)
@@ -136,9 +136,9 @@ def _turn(run: str, unless: Callable[[Turn], bool] = lambda turn: False) -> Iter
 
 
 def _too_long() -> Callable[[Turn], bool]:
-    """Whether to ask while another command is at work: it fits shards, or has been at it for long."""
+    """Whether to ask while another command is at work: it waits for fits or replicas, or has been at it for long."""
     since: dict[str, float] = {}
-    return lambda turn: turn.fits or time.monotonic() - since.setdefault(turn.holder, time.monotonic()) > _PATIENCE_S
+    return lambda turn: turn.waits or time.monotonic() - since.setdefault(turn.holder, time.monotonic()) > _PATIENCE_S
 
 
 def _join(joined: ExitStack, run: str) -> Composer:
@@ -199,7 +199,7 @@ def _carry_out(
         for shard in asked["retrain"]:
             to_fit[shard] = to_fit.get(shard, True) and asked["mode"] == "resolve"
     if to_fit:
-        turn.fits()
+        turn.waits()
     told = {
         "retrain_seconds": _fit_each(run, spec, composer, to_fit, report) if to_fit else None,
         "local_copies": copies,
@@ -208,6 +208,7 @@ def _carry_out(
     }
     for asked in standing:  # all are waited for at the same time: each began when its cache was rewritten
         while (seconds := composer.withdraw(asked["request"])) > 0:
+            turn.waits()
             report("withdraw", 0, 1)
             time.sleep(min(seconds, _LOOK_S))
     done = {asked["request"]: composer.conclude_forget(asked["request"], told) for asked in standing}

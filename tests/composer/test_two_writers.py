@@ -315,7 +315,7 @@ def test_a_command_whose_request_another_one_carries_out_has_the_certificate_too
     """Another machine's command fits shards. Then it takes everything that is open."""
     run = tmp_path / "run"
     synthetic_run(run, 3, 60, 16)
-    elsewhere = Turn("another", "another-machine", 1, time.time(), fits=True)
+    elsewhere = Turn("another", "another-machine", 1, time.time(), waits=True)
     Store(str(run)).write(TURN_KEY, json.dumps(elsewhere.to_json()).encode())
     with ThreadPoolExecutor(1) as threads:
         asking = threads.submit(tr.Run(run).forget, [name_of(1)], mode=mode)

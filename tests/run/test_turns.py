@@ -73,15 +73,15 @@ def test_all_that_wait_have_it_in_turn(store: Store) -> None:
     assert most == [1] * 8
 
 
-def test_whoever_waits_sees_that_shards_are_fitted(store: Store) -> None:
+def test_whoever_asks_sees_that_the_holder_waits(store: Store) -> None:
     with Turns(store).turn() as mine:
         assert mine
         seen: list[bool] = []
 
         def unless(turn: Turn) -> bool:
-            seen.append(turn.fits)
-            mine.fits()
-            return turn.fits
+            seen.append(turn.waits)
+            mine.waits()
+            return turn.waits
 
         with Turns(store).turn(unless) as also:
             assert also is None

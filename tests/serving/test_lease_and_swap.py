@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from taft_ray.proof.contradictions import contradictions
 from taft_ray.serving.answering import Asked, answered, decoded
 from taft_ray.serving.replica import Unconfirmed
 from taft_ray.storage import Ledger, Store
+from taft_ray.storage.rundir import TURN_KEY
 
 PICTURES = [picture(number) for number in range(1000, 1006)]
 
@@ -427,6 +429,26 @@ def test_run_in_object_storage_is_followed_by_two_small_reads(
     certificate = plain_forget_served(run, [sample_id(0)], "drop", served)
     assert served.answer(PICTURES[0])["composed"] == certificate["composed_after"]
     assert [one["digest"] for one in certificate["withdrawn"]] == [before]
+
+
+def test_requests_asked_while_replicas_are_waited_for_go_together(served: PlainReplica, run: Path) -> None:
+    """A replica that says nothing is waited for. Another command must be able to ask meanwhile."""
+    with ThreadPoolExecutor(2) as commands:
+        first = commands.submit(tr.Run(run).forget, [sample_id(0)], mode="drop")
+        while b'"waits": true' not in _turn(run):
+            assert not first.done()
+        second = commands.submit(tr.Run(run).forget, [sample_id(1)], mode="drop")
+        while len(tr.Run(run).status().requests) < 2:
+            assert not first.done(), "it was asked before the first one ended"
+        assert first.result().request != second.result().request
+    assert tr.Run(run).verify().problems == ()
+
+
+def _turn(run: Path) -> bytes:
+    try:
+        return (run / TURN_KEY).read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def test_status_names_the_servings_that_have_not_ended(run: Path) -> None:
