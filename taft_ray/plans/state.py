@@ -182,13 +182,12 @@ class RunState:
     releases: dict[str, ReleaseState] = field(default_factory=dict)  # what left the house, by name
     gates: list[ReleaseGateSet] = field(default_factory=list)
     retentions: list[RetentionSet] = field(default_factory=list)
+    servings: dict[str, Served] = field(default_factory=dict)  # by name, those that have ended too
 
     @property
     def gate(self) -> Gate | None:
         """The gate that holds back publication of a newer model; None: there is none."""
         return self.gates[-1].gate if self.gates else None
-
-    servings: dict[str, Served] = field(default_factory=dict)  # by name, those that have ended too
 
     @property
     def key_kept_until(self) -> float | None:
