@@ -36,13 +36,13 @@ def examples(path: str) -> list[str]:
 
 
 def test_python_example_runs():
-    code = examples("docs/library.md")[-1]
+    code = examples("docs/how-to/library.md")[-1]
     code += "\nassert tangent.shape == (12, 3) and bool(torch.isfinite(primal + tangent).all())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/library.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/how-to/library.md"])
 def test_examples_call_what_is_there_with_arguments_that_it_takes(path):
     calls = [node for node in ast.walk(ast.parse(examples(path)[0])) if isinstance(node, ast.Call)]
     found = [(node, node.func) for node in calls if isinstance(node.func, ast.Attribute)]

@@ -301,7 +301,7 @@ class Run:
         until: Deadline | None = None,
         register: bool = True,
     ) -> answers.Dossier:
-        """Write a folder about the run for a regulator or a customer; it must not exist. docs/dossier.md has what is in it.
+        """Write a folder about the run for a regulator or a customer; it must not exist. docs/how-to/dossier.md has what is in it.
 
         It is registered as a published statement is: see `export` for the options. ok: False where something is wrong.
         """

@@ -1,4 +1,4 @@
-"""The families of docs/models.md, each with the small networks that the parity tests cover it with."""
+"""The families of docs/reference/models.md, each with the small networks that the parity tests cover it with."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ GENERAL = [case for family in FAMILIES for case in family.cases if case not in C
 
 _HEAD = """# Models
 
-<!-- Written by `python tests/support/families.py > docs/models.md`; a test compares the two. -->
+<!-- Written by `python tests/support/families.py > docs/reference/models.md`; a test compares the two. -->
 
 Any network of timm with an ordered list of blocks or stages can be linearised. `--last-blocks k` trains the last k
 of them, with all that follows: what comes before is the frozen prefix. Every row below is compared with timm's own
