@@ -47,7 +47,8 @@ def installed(requirement, seen):
 def test_what_runs_is_what_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     seen = {}
-    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["dev"], *extras["docs"]]:
         installed(Requirement(text), seen)
     versions = {name: version for (name, _), version in seen.items() if not OF_THE_WHEEL.match(name)}
     assert len(versions) > 50
