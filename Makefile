@@ -54,7 +54,7 @@ prose: $(DEV_STAMP) ## sentences of pages, docstrings and errors, by the rules o
 	$(BIN)/python tests/prose/check_prose.py
 
 docs: $(DOCS_STAMP) ## the site of docs/, into site/
-	$(BIN)/python -m mkdocs --quiet build --config-file docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
 	@echo "open site/index.html"
 
 bench: $(DEV_STAMP) ## the benchmarks, into benchmarks/README.md; with ASSETS=folder those on real pictures too

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import click
 import pytest
-
 import reference
+
 import taft_ray as tr
 from taft_ray.cli import main
 
 ROOT = Path(__file__).parents[1]
 # those of clusters/ have tests of their own, in tests/cluster
-PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "clusters")]
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "clusters"),
+]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 COMMANDS = dict.fromkeys(re.findall(r"^    taft-ray ([^#>|&\n]+)", TEXT, re.MULTILINE))
 JOBS = re.findall(r"python (jobs/\w+\.py) (.+)$", TEXT, re.MULTILINE)

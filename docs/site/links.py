@@ -19,7 +19,9 @@ _CODE = re.compile(r"^```.*?^```$|^ {4}.*?$|(?<!`)`[^`\n]+`(?!`)", re.DOTALL | r
 
 def place(path: str) -> str:
     """Where a file of the repository is in the site: docs/faq.md at faq.md, RESULTS.md at repository/RESULTS.md."""
-    return FIRST.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"repository/{path}")
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/").replace(".ipynb", ".md")  # a notebook is a page
+    return FIRST.get(path, f"repository/{path}")
 
 
 def _targets(markdown: str) -> Iterator[re.Match[str]]:
@@ -44,7 +46,8 @@ def resolved(path: str, target: str) -> str | None:
     if (ROOT / named).is_file():
         return named
     if named.startswith("docs/"):  # a page that went into a section
-        found = [file for file in (ROOT / "docs").rglob(posixpath.basename(named)) if posixpath.basename(named) != "README.md"]
+        name = posixpath.basename(named)
+        found = [] if name == "README.md" else [*(ROOT / "docs").rglob(name)]
         if len(found) == 1:
             return found[0].relative_to(ROOT).as_posix()
     return None
@@ -71,11 +74,12 @@ def rewritten(path: str, markdown: str, missing: Callable[[str], None]) -> str:
     parts, end = [], 0
     for found in _targets(markdown):
         at = resolved(path, found[1])
-        if at is None and not (ROOT / posixpath.normpath(posixpath.join(posixpath.dirname(path), found[1]))).is_dir():
+        if at is None:
             if not path.startswith("docs/"):  # mkdocs tells those of docs/, of which some go to generated pages
                 missing(f"{path} links to {found[1]}, which is not there")
             continue
-        target = f"{posixpath.relpath(place(at), here or '.')}{found[2] or ''}" if at else ""
-        parts += [markdown[end : found.start()], target]
+        parts += [markdown[end : found.start()], posixpath.relpath(place(at), here or "."), found[2] or ""]
         end = found.end()
-    return "".join([*parts, markdown[end:]])
+    whole = "".join([*parts, markdown[end:]])
+    # outside of docs/ nobody refers to the code by name: [a][b] is a product of matrices
+    return whole if path.startswith("docs/") else whole.replace("][", "]\\[")

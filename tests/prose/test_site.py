@@ -11,9 +11,17 @@ import links
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "cluster/README.md")]
+PAGES = [
+    ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "cluster/README.md")
+]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
-LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # what a browser fetches by itself
+LOADS = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "link": "href",
+}  # what a browser fetches by itself
 GENERATED = ("cli", "schemas", "ledger", "metrics", "errors")
 
 
@@ -69,14 +77,21 @@ def test_every_page_is_there_and_nothing_comes_from_elsewhere(site: dict[Path, P
 def test_links_within_the_site_lead_somewhere(site: dict[Path, Page]) -> None:
     # the page for addresses that are not there links from the root of a server
     pages = {file: page for file, page in site.items() if file.name != "404.html"}
-    lost = [f"{file.name}: {target}" for file, page in pages.items() for target in page.targets if broken(file, target, site)]
+    lost = [
+        f"{file.name}: {target}"
+        for file, page in pages.items()
+        for target in page.targets
+        if broken(file, target, site)
+    ]
     assert sum(len(page.targets) for page in pages.values()) > 1000
     assert not lost
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     here, there = tmp_path / "here.html", tmp_path / "there.html"
-    here.write_text('<script src="https://cdn.example/a.js"></script><a href="there.html#b">b</a><a href="gone.html">c</a>')
+    here.write_text(
+        '<script src="https://cdn.example/a.js"></script><a href="there.html#b">b</a><a href="gone.html">c</a>'
+    )
     there.write_text('<h1 id="a">a</h1>')
     site = {file: Page(file) for file in (here, there)}
     assert [broken(here, target, site) for target in site[here].targets] == [True, True]
@@ -94,14 +109,19 @@ def test_links_lead_somewhere_in_the_repository_too(page: Path) -> None:
 
 def test_every_page_is_in_its_sections_list() -> None:
     for section in (path.parent for path in (ROOT / "docs").glob("*/README.md")):
-        listed = {(section / target).resolve() for target in links.targets((section / "README.md").read_text(encoding="utf-8"))}
+        listed = {
+            (section / target).resolve()
+            for target in links.targets((section / "README.md").read_text(encoding="utf-8"))
+        }
         there = {page for page in section.rglob("*.md") if page.name not in ("README.md", "python.md")}
         assert not there - listed
 
 
 def test_terms_in_italics_are_in_the_glossary() -> None:
     """*shard*: an explanation or a tutorial meets a term for the first time."""
-    glossary = set(re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), re.MULTILINE))
+    glossary = set(
+        re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     pages = [*(ROOT / "docs/explanation").glob("*.md"), *(ROOT / "docs/tutorials").glob("*.md")]
     found = {
         term.lower().removesuffix("s")

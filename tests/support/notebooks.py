@@ -1,0 +1,45 @@
+"""Run the code of a notebook, cell by cell, as a notebook does: print what a cell prints, and the value of its last line.
+
+python tests/support/notebooks.py FILE             runs it; ends with an error where a cell does
+python tests/support/notebooks.py FILE --write     writes what was printed into FILE, too
+"""
+
+import ast
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def run(cell: str, names: dict[str, Any]) -> str:
+    """What a cell prints, and the text of its last expression where that is not None."""
+    body = ast.parse(cell).body
+    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(ast.Module(body, []), "<cell>", "exec"), names)
+        if (
+            last is not None
+            and (value := eval(compile(ast.Expression(last.value), "<cell>", "eval"), names)) is not None
+        ):
+            print(value)
+    return out.getvalue()
+
+
+def main(path: str, *flags: str) -> None:
+    file, names = Path(path), {"__name__": "__main__"}
+    notebook = json.loads(file.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            told = run("".join(cell["source"]), names)
+            print(told, end="", flush=True)
+            cell["outputs"] = (
+                [{"name": "stdout", "output_type": "stream", "text": told.splitlines(True)}] if told else []
+            )
+    if "--write" in flags:
+        file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
