@@ -55,7 +55,7 @@ prose: $(DEV_STAMP) ## sentences of pages, docstrings and errors, by the rules o
 
 docs: $(DOCS_STAMP) ## the site of docs/, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
-	@echo "open site/index.html"
+	@echo "open site/index.html; with its search: $(BIN)/python -m http.server --directory site"
 
 bench: $(DEV_STAMP) ## the benchmarks, into benchmarks/README.md; with ASSETS=folder those on real pictures too
 	$(BIN)/python -m benchmarks $(if $(ASSETS),--assets $(ASSETS))

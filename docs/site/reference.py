@@ -29,8 +29,7 @@ def text(words: str) -> str:
     """Words as Markdown that shows them as they are; `code` in backticks stays code."""
     parts = re.split(r"(`+[^`]+`+)", " ".join(words.split()))
     plain = [re.sub(r"([\\*_\[\]|])", r"\\\1", html.escape(part, quote=False)) for part in parts[::2]]
-    code = [part.replace("|", "\\|") for part in parts[1::2]]
-    return "".join(one for pair in zip(plain, [*code, ""], strict=True) for one in pair)
+    return "".join(one for pair in zip(plain, [*parts[1::2], ""], strict=True) for one in pair)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -45,7 +44,7 @@ def paragraphs(words: str | None) -> str:
 
 
 def code(words: str) -> str:
-    return f"`{words}`".replace("|", "\\|")
+    return f"`{words}`"
 
 
 # --- commands

@@ -71,6 +71,11 @@ def test_every_page_is_there_and_nothing_comes_from_elsewhere(site: dict[Path, P
     assert {*GENERATED, "python", "glossary", "faq", "RESULTS"} <= names
     outside = {load for page in site.values() for load in page.loads if re.match(r"(https?:)?//", load)}
     assert not outside
+    styles = [sheet for file in site for sheet in file.parent.glob("assets/stylesheets/*.css")]
+    assert styles
+    assert not [
+        sheet.name for sheet in styles if re.search(r"url\([\"']?(https?:)?//", sheet.read_text(encoding="utf-8"))
+    ]
     assert {load for page in site.values() for load in page.loads if load.endswith((".js", ".css"))}
 
 

@@ -14,16 +14,15 @@ from typing import Any
 
 
 def run(cell: str, names: dict[str, Any]) -> str:
-    """What a cell prints, and the text of its last expression where that is not None."""
-    body = ast.parse(cell).body
-    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
+    """The text that a cell prints, and that of its last expression where it is not None."""
+    *body, last = ast.parse(cell).body
     with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(ast.Module(body, []), "<cell>", "exec"), names)
-        if (
-            last is not None
-            and (value := eval(compile(ast.Expression(last.value), "<cell>", "eval"), names)) is not None
-        ):
-            print(value)
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), names)
+            print("" if value is None else value, end="" if value is None else "\n")
+        else:
+            exec(compile(ast.Module([last], []), "<cell>", "exec"), names)
     return out.getvalue()
 
 
@@ -34,9 +33,8 @@ def main(path: str, *flags: str) -> None:
         if cell["cell_type"] == "code":
             told = run("".join(cell["source"]), names)
             print(told, end="", flush=True)
-            cell["outputs"] = (
-                [{"name": "stdout", "output_type": "stream", "text": told.splitlines(True)}] if told else []
-            )
+            output = {"name": "stdout", "output_type": "stream", "text": told.splitlines(True)}
+            cell["outputs"] = [output] if told else []
     if "--write" in flags:
         file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
