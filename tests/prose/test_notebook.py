@@ -26,6 +26,7 @@ def test_every_part_is_there_with_its_outcome() -> None:
     for call in ("train", "evaluate", "predict", "forget", "verify", "privacy", "serve", "destroy"):
         assert f".{call}(" in code
     assert sum(bool(cell.get("outputs")) for cell in cells) >= 6
+    assert "\\u001b" not in FILE.read_text(encoding="utf-8")  # a line of Ray's, in colour
 
 
 def test_a_cell_gives_what_it_prints_and_its_last_value() -> None:

@@ -33,8 +33,8 @@ def main(path: str, *flags: str) -> None:
         if cell["cell_type"] == "code":
             told = run("".join(cell["source"]), names)
             print(told, end="", flush=True)
-            output = {"name": "stdout", "output_type": "stream", "text": told.splitlines(True)}
-            cell["outputs"] = [output] if told else []
+            lines = [line for line in told.splitlines(True) if "(raylet)" not in line]  # of Ray, not of the cell
+            cell["outputs"] = [{"name": "stdout", "output_type": "stream", "text": lines}] if lines else []
     if "--write" in flags:
         file.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
