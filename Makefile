@@ -1,16 +1,18 @@
 # `make demo` and `make test` need nothing but Python >= 3.11 and make: each builds .venv first.
 #   PYTHON=/path/to/python3.12 make test      chooses the interpreter
 #   make test PYTEST_ARGS=--exitfirst         gives pytest further options
-# Two stamps, so that the demo does not wait for the test tools.
+# Three stamps, so that the demo does not wait for the test tools, and the site not either.
 
 VENV := .venv
 BIN  := $(VENV)/bin
 RUN_STAMP := $(VENV)/.stamp-run
 DEV_STAMP := $(VENV)/.stamp-dev
+DOCS_STAMP := $(VENV)/.stamp-docs
+DEV_EXTRAS := dev,docs
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format-check types imports prose bench format clean
+.PHONY: help demo test test-all check lint format-check types imports prose docs bench format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +53,10 @@ imports: $(DEV_STAMP) ## the rooms of ARCHITECTURE.md
 prose: $(DEV_STAMP) ## sentences of pages, docstrings and errors, by the rules of CONTRIBUTING.md
 	$(BIN)/python tests/prose/check_prose.py
 
+docs: $(DOCS_STAMP) ## the site of docs/, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
+	@echo "open site/index.html; with its search: $(BIN)/python -m http.server --directory site"
+
 bench: $(DEV_STAMP) ## the benchmarks, into benchmarks/README.md; with ASSETS=folder those on real pictures too
 	$(BIN)/python -m benchmarks $(if $(ASSETS),--assets $(ASSETS))
 
@@ -59,7 +65,7 @@ format: $(DEV_STAMP) ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 clean: ## remove .venv and every cache; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip at work in one line: the packages as they are collected. Its errors stay on stderr, and its exit code is kept.
@@ -95,7 +101,11 @@ $(RUN_STAMP): pyproject.toml constraints.txt
 	@$(call pip_install,-e .)
 	@touch $@
 
+$(DOCS_STAMP): $(RUN_STAMP)
+	@$(call pip_install,-e ".[docs]")
+	@touch $@
+
 $(DEV_STAMP): $(RUN_STAMP)
-	@$(call pip_install,-e ".[dev]")
+	@$(call pip_install,-e ".[$(DEV_EXTRAS)]")
 	@$(call pip_install,--no-deps dp-accounting) # it asks for attrs < 24 and needs nothing of it; `dev` has what it needs
 	@touch $@

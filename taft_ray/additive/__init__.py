@@ -1,6 +1,6 @@
 """The additive model: ridge on fixed vectors of a network, as a function of exact sums over pictures.
 
-docs/additive.md has the equations and what was measured. Names are looked up when they are first used, as in `tangent`.
+docs/explanation/additive.md has the equations and what was measured. Names are looked up when they are first used, as in `tangent`.
 """
 
 from typing import TYPE_CHECKING

@@ -15,7 +15,9 @@ from taft_ray.progress import ProgressReport
 @click.argument("run")
 @click.argument("pictures", nargs=-1, required=True)
 @click.option("--output", metavar="FILE", help="Write the predictions there, too: .parquet or .csv.")
-@click.option("--why", is_flag=True, help="Tell which shards and owners weigh most in each answer (docs/why.md).")
+@click.option(
+    "--why", is_flag=True, help="Tell which shards and owners weigh most in each answer (docs/how-to/why.md)."
+)
 @click.option(
     "--owners", multiple=True, metavar="A,B",
     help="With --why: owners to show by name; a name with a comma goes into double quotes.",

@@ -56,7 +56,7 @@ def verify(
 )
 @click.option(
     "--reconstruct", is_flag=True,
-    help="Recover deleted samples from the models before and after simulated forgets instead (docs/reconstruction.md).",
+    help="Recover deleted samples from the models before and after simulated forgets instead (docs/explanation/reconstruction.md).",
 )  # fmt: skip
 @click.option("--picks", type=int, help="With --reconstruct: samples that are forgotten one by one; 20 by default.")
 @answers

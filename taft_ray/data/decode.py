@@ -1,6 +1,6 @@
 """Encoded bytes to the pixels a network takes.
 
-Choices (docs/pictures.md): EXIF orientation is ignored by default and alpha is dropped, as torchvision's loader does; an
+Choices (docs/reference/pictures.md): EXIF orientation is ignored by default and alpha is dropped, as torchvision's loader does; an
 animation is its first frame; grey and colour of more than 8 bits keep the high byte of the range that their file tells;
 32-bit pixels have no set range and are refused.
 """

@@ -191,7 +191,7 @@ def _layout(tm: TangentModel, pictures: Pictures) -> tuple[Layout, int]:
     except UnsupportedModel as error:
         raise UnsupportedModel(
             f"a private fit needs the gradient of each picture: {error}. Train less of the network (trainable='head', fewer "
-            "last blocks), or use one whose layers have rules (docs/models.md)"
+            "last blocks), or use one whose layers have rules (docs/reference/models.md)"
         ) from error
     shapes = [(site.entry, tuple(site.probe.shape[1:])) for site in probes.sites]
     layout = Layout(shapes, {name: probe.shape[1] for name, probe in probes.vectors.items()})  # type: ignore[arg-type]

@@ -290,7 +290,7 @@ def linearize(
 
     model: a timm module, or its name (built as ``timm.create_model(name, pretrained=pretrained)``).
     last_blocks: how many units are trained, from the end, with the final norm and the head: a block of a vision
-        transformer, a stage of ResNet and ConvNeXt (docs/models.md); "all" is every one, not the embedding.
+        transformer, a stage of ResNet and ConvNeXt (docs/reference/models.md); "all" is every one, not the embedding.
     trainable: "full", "bitfit" (biases), "norm" (norms' scales and shifts), "head"; the head is always trained.
     reset: re-initialise the trained units, final norm and head before linearising (the paper's PT=F).
     cls_token: replace the class token at the suffix entrance by a new one, and train it too (the paper's CLS=T).

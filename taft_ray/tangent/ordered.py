@@ -134,7 +134,7 @@ def refusal(network: nn.Module, reason: str) -> UnsupportedModel:
         f"{type(network).__name__} cannot be linearised: {reason}. Supported: timm VisionTransformer (vit, deit, augreg, "
         "CLIP, DINOv2, SigLIP, …), Eva (EVA-02, DINOv3, PE, …), Beit, and networks that run through numbered blocks or stages, one "
         "tensor from each to the next "
-        "(ResNet, ConvNeXt, Swin, MaxViT, EfficientNet, …); docs/models.md lists them"
+        "(ResNet, ConvNeXt, Swin, MaxViT, EfficientNet, …); docs/reference/models.md lists them"
     )
 
 

@@ -30,10 +30,10 @@ T = TypeVar("T", str, int)
 class Run:
     """A run at a path or URI: train on shards, evaluate, forget, show it.
 
-    >>> run = Run("s3://bucket/pets")
-    >>> run.train(data="s3://bucket/pictures", model="deit_tiny_patch16_224", shards=50)
-    >>> run.forget(ids=["cats/17.jpg"], mode="retrain")
-    >>> run.verify().ok
+        run = Run("s3://bucket/pets")
+        run.train(data="s3://bucket/pictures", model="deit_tiny_patch16_224", shards=50)
+        run.forget(ids=["cats/17.jpg"], mode="retrain")
+        run.verify().ok
 
     train, evaluate, audit, sweep, repair and a forget that fits again use Ray: the one that this process has joined, that of
     RAY_ADDRESS, or one that ends with the verb (`ray_session` keeps it for several). All others start nothing.
@@ -266,8 +266,8 @@ class Run:
     ) -> AbstractContextManager[Serving]:
         """Answer requests with the composed model, over HTTP and here, until the block ends; needs taft_ray[serve].
 
-        >>> with Run("runs/pets").serve(replicas=2) as serving:
-        ...     serving.predict(Path("cat.jpg").read_bytes())
+            with Run("runs/pets").serve(replicas=2) as serving:
+                serving.predict(Path("cat.jpg").read_bytes())
 
         others: more runs in the same replicas. compose: the run's own by default.
 
@@ -301,7 +301,7 @@ class Run:
         until: Deadline | None = None,
         register: bool = True,
     ) -> answers.Dossier:
-        """Write a folder about the run for a regulator or a customer; it must not exist. docs/dossier.md has what is in it.
+        """Write a folder about the run for a regulator or a customer; it must not exist. docs/how-to/dossier.md has what is in it.
 
         It is registered as a published statement is: see `export` for the options. ok: False where something is wrong.
         """

@@ -10,7 +10,7 @@ from ray.scripts.scripts import cli as ray_commands
 from taft_ray.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs/clusters").glob("*.md"))
+PAGES = sorted((ROOT / "docs/how-to/clusters").glob("*.md"))
 JOBS = {"shard_train": "train", "evaluate": "evaluate", "forget": "forget"}
 
 

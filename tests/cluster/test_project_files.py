@@ -47,7 +47,8 @@ def installed(requirement, seen):
 def test_what_runs_is_what_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     seen = {}
-    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["dev"], *extras["docs"]]:
         installed(Requirement(text), seen)
     versions = {name: version for (name, _), version in seen.items() if not OF_THE_WHEEL.match(name)}
     assert len(versions) > 50
@@ -115,7 +116,9 @@ def test_one_folder_has_a_target_and_ci_wants_no_skips():
 
 
 def test_pages_for_contributors_name_what_is_there():
-    text = "".join((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md"))
+    text = "".join(
+        (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/project/releasing.md")
+    )
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) | {"test-composer"}
     assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= targets
     for path in set(re.findall(r"\b(?:tests|docs|taft_ray|tangent|plans)/[\w./-]+\w", text)):

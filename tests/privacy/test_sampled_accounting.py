@@ -121,7 +121,7 @@ def _rises(of, values) -> bool:
     [(5000, 0.01, [1.04, 1.23, 1.77]), (500, 0.1, [1.01, 1.05, 1.15]), (50, 0.1, [1.11, 1.37, 1.89])],
 )
 def test_the_page_s_noise_beside_that_of_full_batches(steps: int, rate: float, expected: list[float]):
-    """docs/private-training.md: the noise in the model, beside that of 50 steps on full batches."""
+    """docs/how-to/private-training.md: the noise in the model, beside that of 50 steps on full batches."""
     times = [
         sampled_noise_multiplier(epsilon, DELTA, rate, steps)
         / noise_multiplier(mu_of(epsilon, DELTA), 50)

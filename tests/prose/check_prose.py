@@ -43,6 +43,7 @@ def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
     begun, fenced, after_blank, in_list = 0, False, True, False
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         fence, indent = line.lstrip().startswith("```"), len(line) - len(line.lstrip())
+        in_list = in_list and not line.startswith("#")  # a heading ends a list
         code = fenced or fence or (after_blank and indent >= CODE_INDENT and not in_list)
         prose = bool(line.strip()) and not code and not line.lstrip().startswith(("|", "#", "<"))
         item = bool(_ITEM.match(line)) and prose

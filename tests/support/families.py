@@ -1,4 +1,4 @@
-"""The families of docs/models.md, each with the small networks that the parity tests cover it with."""
+"""The families of docs/reference/models.md, each with the small networks that the parity tests cover it with."""
 
 from __future__ import annotations
 
@@ -203,27 +203,30 @@ GENERAL = [case for family in FAMILIES for case in family.cases if case not in C
 
 _HEAD = """# Models
 
-<!-- Written by `python tests/support/families.py > docs/models.md`; a test compares the two. -->
+<!-- Written by `python tests/support/families.py > docs/reference/models.md`; a test compares the two. -->
 
-Any network of timm with an ordered list of blocks or stages can be linearised. `--last-blocks k` trains the last k
-of them, with all that follows: what comes before is the frozen prefix. Every row below is compared with timm's own
-network under `torch.func.jvp` and `torch.func.vjp`, in float64.
+Any network of timm with an ordered list of blocks or stages can be linearised. `--last-blocks k`
+trains the last k of them, with all that follows: what comes before is the frozen prefix. Every row
+below is compared with timm's own network under `torch.func.jvp` and `torch.func.vjp`, in float64.
 
 * **Unit**: what `--last-blocks` counts, by its name in timm.
-* **Tangent**: *rules* are closed formulas (TAFT eqs. 5-12), tens of times faster than `torch.func.jvp`. The *general
-  cut* takes each unit's tangent by `torch.func.jvp`, and the final norm's and the head's by rules.
-* **`--reset`**: batch norms keep running statistics of the old weights, so that no unit with one can be reset.
+* **Tangent**: *rules* are closed formulas (TAFT eqs. 5-12), tens of times faster than
+  `torch.func.jvp`. The *general cut* takes each unit's tangent by `torch.func.jvp`, and the final
+  norm's and the head's by rules.
+* **`--reset`**: batch norms keep running statistics of the old weights, so that no unit with one
+  can be reset.
 * **`--cls-token`**: needs a class token in front of the last k blocks.
 
 | Family | timm names | Unit | Tangent | `--reset` | `--cls-token` |
 |---|---|---|---|---|---|
 """
 _TAIL = """
-The list is of what the tests cover, not of all that works: the general cut looks at a network's code and not at its
-name. It wants numbered modules, such as `blocks.0`, `blocks.1`, … or `layer1`, `layer2`, …, each called once and in
-order, with one tensor from each to the next and nothing else beside it. A network without that is refused, and the
-message names the module in the way. Parameters that belong to no module of their own, such as the class token that
-CaiT puts in behind its blocks, stay frozen.
+The list has the networks that the tests cover. More may work, because the general cut looks at a
+network's code and not at its name. It wants numbered modules, such as `blocks.0`, `blocks.1`, … or
+`layer1`, `layer2`, … Each is called once and in order. One tensor goes from each to the next, and
+nothing else beside it. A network without that is refused, and the message names the module in the
+way. Parameters that belong to no module of their own stay frozen, such as the class token that CaiT
+puts in behind its blocks.
 
 Without `--weights` they come from the hub, when there is a network.
 """

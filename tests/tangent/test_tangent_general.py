@@ -19,7 +19,7 @@ from taft_ray.tangent.rules import Fallback
 
 EVERY_CASE = pytest.mark.parametrize("case", GENERAL, ids=lambda case: case.id)
 GENERAL_BY_ID = {case.id: case for case in GENERAL}
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 
 
 def tolerance(case: Case) -> float:
@@ -150,7 +150,7 @@ class _Passing(nn.Module):
     ],
 )
 def test_module_in_the_way_is_named(passed: str, reason: str):
-    with pytest.raises(UnsupportedModel, match=rf"^_Passing cannot be linearised: {reason}.*docs/models.md"):
+    with pytest.raises(UnsupportedModel, match=rf"^_Passing cannot be linearised: {reason}.*docs/reference/models.md"):
         linearize(_Passing(passed))
     assert linearize(_Passing("nothing")).num_classes == 5
 
@@ -164,7 +164,9 @@ def test_module_in_the_way_is_named(passed: str, reason: str):
     ],
 )
 def test_family_that_cannot_be_cut_is_refused(name: str, reason: str):
-    with pytest.raises(UnsupportedModel, match=rf"cannot be linearised: {reason}.*Supported: .*docs/models.md"):
+    with pytest.raises(
+        UnsupportedModel, match=rf"cannot be linearised: {reason}.*Supported: .*docs/reference/models.md"
+    ):
         linearize(timm.create_model(name))
 
 
@@ -225,7 +227,9 @@ def test_a_cache_of_parameters_does_not_hide_that_they_move(id: str):
 
 
 def test_page_is_what_the_tests_cover():
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tests/support/families.py > docs/models.md"
+    assert PAGE.read_text(encoding="utf-8") == page(), (
+        "run: python tests/support/families.py > docs/reference/models.md"
+    )
 
 
 def test_names_of_the_page_are_timm_names():
