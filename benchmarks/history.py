@@ -2,8 +2,8 @@
 
     python -m benchmarks.history      writes the file anew, from the commits of results/bench-*.json
 
-A line has the version and the commit that was measured (for lines out of commits: that brought the figures), the date, the name
-of the ratio and its value.
+A line has the version and the commit that was measured, the date, the name of the ratio and its value. Lines out of commits have
+the commit that brought the figures.
 """
 
 from __future__ import annotations

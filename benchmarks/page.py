@@ -20,7 +20,7 @@ def json_file(table: Table) -> Path:
 
 
 def kept(table: Table) -> dict[str, Any] | None:
-    """What the last measurement printed, with its command and its machine; None where there was none."""
+    """The output of the last measurement, with its command and its machine; None where there was none."""
     return json.loads(json_file(table).read_text()) if json_file(table).is_file() else None
 
 

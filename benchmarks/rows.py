@@ -46,7 +46,7 @@ def forget(rows: Any) -> list[Row]:
 
 
 def orchestration(rows: Any) -> list[Row]:
-    """What is measured, as text and as a part of what its target allows."""
+    """Each measurement as text, and as a part of what its target allows."""
     found: list[Row] = []
 
     def add(what: str, shown: str, target: str, part: float | None = None) -> None:

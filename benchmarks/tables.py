@@ -33,6 +33,7 @@ class Table:
     """name: of the marks in README.md.in and of the files in results/. module, arguments: the command, without ``--json``.
 
     rows: JSON that the command printed -> a row a line. columns: header -> cell. bars: a row -> bars of the picture.
+
     followed: label of the bar whose value the page shows version by version.
     """
 

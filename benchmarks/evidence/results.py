@@ -1,8 +1,8 @@
 """Every table in benchmarks/results/, and the figures that a page refers to.
 
 A reference names a file, a row and a column: ``table2-Sign-Digits | ridge, Gram | 50``. Its text is the mean, accuracies in
-percent. ``±`` as a fourth part adds the spread over seeds. ``A > B`` is the difference, in points of accuracy, and raises where A
-is not above B: what a page claims in words cannot turn over unseen. ``A / B`` is a ratio. Parts that B leaves empty are A's.
+percent. ``±`` as a fourth part adds the spread over seeds. ``A > B`` is the difference, in points of accuracy. It raises where A
+is not above B. So a claim that a page makes in words cannot turn over unseen. ``A / B`` is a ratio. Parts that B leaves empty are A's.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Results:
                 yield path.stem
 
     def table(self, name: str) -> dict[str, Any]:
-        """What the file holds; empty where there is none."""
+        """The content of the file; empty where there is none."""
         if name not in self._tables:
             path = self.folder / f"{name}.json"
             self._tables[name] = json.loads(path.read_text()) if path.is_file() else {}
