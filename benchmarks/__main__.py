@@ -1,4 +1,4 @@
-"""Run the benchmarks, and put their tables and pictures into benchmarks/README.md.
+"""Run the benchmarks, and make benchmarks/README.md with their ratios and pictures.
 
     python -m benchmarks [--assets FOLDER] [--only NAME ...] [--draw]
 
@@ -14,25 +14,23 @@ import datetime
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks import history
+from benchmarks.page import PAGE, RESULTS, json_file, kept, own_page, page
 from benchmarks.picture import picture
 from benchmarks.tables import ASSETS, TABLES, Table
-
-HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results", HERE / "README.md"
+from taft_ray.version import VERSION
 
 
 def run(table: Table, assets: Path | None) -> None:
-    """One benchmark in a process of its own; its JSON into results/."""
+    """One benchmark in a process of its own; its JSON into results/, its ratios into the history."""
     arguments = [str(assets) if part == ASSETS else part for part in table.arguments]
     load, began = os.getloadavg()[0], time.perf_counter()
     print(f"{table.command}  (load {load:.1f})", file=sys.stderr, flush=True)
@@ -47,50 +45,25 @@ def run(table: Table, assets: Path | None) -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": round(time.perf_counter() - began),
     }
-    kept = {"command": table.command, "machine": machine, "measured": json.loads(done.stdout.splitlines()[-1])}
+    measured = json.loads(done.stdout.splitlines()[-1])
+    found = {"command": table.command, "machine": machine, "measured": measured}
     RESULTS.mkdir(exist_ok=True)
-    json_file(table).write_text(json.dumps(kept, indent=1) + "\n")
-
-
-def json_file(table: Table) -> Path:
-    return RESULTS / f"bench-{table.name}.json"
-
-
-def part_of_page(table: Table, kept: dict[str, Any]) -> str:
-    """The command, the table and the picture, in Markdown."""
-    machine = kept["machine"]
-    if table.needs_gpu:
-        where = f"{kept['measured']['device']}, CUDA {kept['measured']['cuda']}, torch {machine['torch']}, {machine['date']}"
-    else:
-        where = (
-            f"{machine['cpus']} CPUs ({machine['cpu_capability']}), torch {machine['torch']}, {machine['date']}, "
-            f"load {machine['load_before']} before"
-        )
-    body = table.markdown(kept["measured"])
-    return f"    {kept['command']}\n\n{where}:\n\n{body}\n\n![{table.name}](results/bench-{table.name}.svg)"
-
-
-def put(page: str, name: str, part: str) -> str:
-    """The page with ``part`` between the marks of this name; KeyError where it has no such marks."""
-    marks = re.compile(rf"(<!-- bench {re.escape(name)} -->\n).*?(<!-- /bench -->)", re.DOTALL)
-    if not marks.search(page):
-        raise KeyError(f"{PAGE.name} has no part '<!-- bench {name} -->'")
-    return marks.sub(lambda found: f"{found[1]}{part}\n{found[2]}", page)
+    json_file(table).write_text(json.dumps(found, indent=1) + "\n")
+    history.add(history.values(table, found, version=VERSION, commit=history.head()))
 
 
 def draw(tables: Sequence[Table]) -> None:
-    """Tables and pictures of what was measured, today or before."""
-    page = PAGE.read_text()
+    """The page, and tables and pictures of what was measured, today or before."""
     for table in tables:
-        if not json_file(table).is_file():
+        found = kept(table)
+        if found is None:
             continue
-        kept = json.loads(json_file(table).read_text())
-        bars = table.all_bars(kept["measured"])
+        bars = table.all_bars(found["measured"])
         (RESULTS / f"bench-{table.name}.svg").write_bytes(
             picture(bars, axis=table.axis, log=table.log, name=table.name)
         )
-        page = put(page, table.name, part_of_page(table, kept))
-    PAGE.write_text(page)
+        (RESULTS / f"bench-{table.name}.md").write_text(own_page(table, found), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.reconstruction RUN --never-seen URI --label NAME [--picks 20]
 
-Writes benchmarks/results/reconstruction-NAME.json and prints the rows of RESULTS.md. The run must be there; it is unchanged.
+Writes benchmarks/results/reconstruction-NAME.json and prints its rows. The run must be there; it is unchanged. The page of findings
+shows the cosines.
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ def rows(attacks: Sequence[dict[str, Any]]) -> list[str]:
         for one in several:
             cells += [f"{one['cosine']:.3f}", f"{one['first']:.0%}", f"{one['median_rank']:g}"]
         lines.append(f"| {' | '.join([*cells, str(several[-1]['among'] + 1)])} |")
+    return lines
+
+
+def cosines(measured: dict[str, Any]) -> list[str]:
+    """A line of Markdown per way and batch: the mean cosine of recovered and true features, by what the attacker knows."""
+    lines = ["| way | at once | cosine, own sums known | cosine, public data known |", "|---|---|---|---|"]
+    found = {(one["way"], one["batch"], one["known"]): one["cosine"] for one in measured["attacks"]}
+    for way, batch in dict.fromkeys((one["way"], one["batch"]) for one in measured["attacks"]):
+        title = f"{way}, ε = {measured['epsilon']:g}" if way == "noisy sums" else way
+        cells = [f"{found[way, batch, known]:.3f}" for known in ("own sums", "public data")]
+        lines.append(f"| {' | '.join([title, f'{batch:,}', *cells])} |")
     return lines
 
 

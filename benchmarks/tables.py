@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ASSETS = "assets/"  # in a table's command; the folder of weights and data sets
+from benchmarks import rows
+from benchmarks.rows import SERVING_TARGETS, Row, seconds
 
-Row = dict[str, Any]
+ASSETS = "assets/"  # in a table's command; the folder of weights and data sets
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,11 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """name: of the marks in README.md and of the files in results/. module, arguments: the command, without ``--json``.
+    """name: of the marks in README.md.in and of the files in results/. module, arguments: the command, without ``--json``.
 
-    rows: what the command printed -> a row a line. columns: header -> cell. bars: what the picture shows, of a row.
+    rows: JSON that the command printed -> a row a line. columns: header -> cell. bars: a row -> bars of the picture.
+
+    followed: label of the bar whose value the page shows version by version.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Table:
     columns: dict[str, Callable[[Row], str]]
     bars: Callable[[Row], Sequence[Bar]]
     axis: str  # what a bar's length is
+    followed: str
     log: bool = False
     needs_gpu: bool = False
 
@@ -60,9 +64,10 @@ class Table:
     def all_bars(self, measured: Any) -> list[Bar]:
         return [bar for row in self.rows(measured) for bar in self.bars(row)]
 
-
-def seconds(value: float) -> str:
-    return f"{1e3 * value:.0f} ms" if value < 1 else f"{value:.3g} s"
+    def ratios(self, measured: Any) -> list[Bar]:
+        """The bars that the page shows as a table: those with a target, or all where none has one."""
+        bars = self.all_bars(measured)
+        return [bar for bar in bars if bar.target is not None] or bars
 
 
 def _milliseconds(value: float | None) -> str:
@@ -89,14 +94,6 @@ def _microseconds(milliseconds: float) -> str:
     return f"{1e3 * milliseconds:,.0f} µs"
 
 
-def _private_step(measured: Any) -> list[Row]:
-    memory = measured["memory"]
-    return [
-        {**row, "growth_gb": memory["growth_gb"] if row["model"] == memory["model"] else None}
-        for row in measured["private_step"]
-    ]
-
-
 def _models(*names: str) -> list[str]:
     return [part for name in names for part in ("--model", name)]
 
@@ -104,144 +101,12 @@ def _models(*names: str) -> list[str]:
 VIT_T, VIT_S, VIT_B = "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"
 STEP_TARGETS = {VIT_S: 40.0, VIT_B: 70.0}
 WHOLE_TARGET = 250.0
-GPU_STEP = {"per_s": "per_s", "times": "times_plain", "of_floor": "of_floor"}
-GPU_TARGETS = {("vit_large_patch16_224", "bfloat16", 8192): 300.0}
-SERVING_TARGETS = {"last 1": 1.0, "last all": 3.3}
-
-
-def _serving(rows: Any) -> list[Row]:
-    return [{**row, "trained": way, "ratio": row[f"ratio of {way}"]} for row in rows for way in SERVING_TARGETS]
-
-
-def _forget(rows: Any) -> list[Row]:
-    found: list[Row] = []
-
-    def add(what: str, ours: float, other: float, against: str) -> None:
-        found.append({"what": what, "ours": ours, "other": other, "against": against, "ratio": other / ours})
-
-    for row in rows:
-        if "compose" in row:
-            anew = next(value for name, value in row.items() if name.startswith("anew_"))
-            add(f"drop, {row['compose']}, {row['model']}", row["drop_s"], anew, "composing what is left anew")
-        if "fit_s" in row:
-            what, one = f"retrain of {row['samples_a_shard']:.0f} pictures, {row['model']}", row["monolith_fit_s"]
-            add(f"{what}: the fit", row["fit_s"], one, "fitting the one model anew")
-            add(f"{what}: to the certificate", row["forget_to_certificate_s"], one, "fitting the one model anew")
-    return found
-
-
 LOOKING_TARGETS = {"--help": 2.0, "a wrong option": 2.0, "status": 6.0, "estimate": 6.0, "a refused id": 6.0}
 COMPOSER_MB = 300.0
 
 
 def _times_r(row: Row | None) -> str:
     return "" if row is None else f"{seconds(row['wall_s'])}, {row['ratio']:.3g} R (CPU: {row['cpu_ratio']:.3g})"
-
-
-def _orchestration(rows: Any) -> list[Row]:
-    """What is measured, as text and as a part of what its target allows."""
-    found: list[Row] = []
-
-    def add(what: str, shown: str, target: str, part: float | None = None) -> None:
-        found.append({"what": what, "is": shown, "target": target, "part": part})
-
-    for row in rows:
-        if "overhead_ms" in row:
-            shards, overhead, beyond = row["shards"], row["overhead_ms"], row["beyond_lanes_start_s"]
-            add(f"overhead a shard, of {shards:,}", f"{overhead:.1f} ms", "20 ms", overhead / 20)
-            add(f"composer's memory at {shards:,} shards", f"{row['composer_peak_mb']:.0f} MB", "the same for all")
-            if shards >= 1000:
-                add(f"{shards:,} shards, beyond the lanes' start", seconds(beyond), "120 s", beyond / 120)
-        if "ledger_entries" in row:
-            replay = row["replay_cold_s"]
-            add(f"a ledger of {row['ledger_entries']:,} entries, replayed", seconds(replay), "5 s", replay / 5)
-    return found
-
-
-def _cache(measured: Any) -> list[Row]:
-    """Ratios, with what is aimed at."""
-    found: list[Row] = []
-
-    def add(what: str, ratio: float, target: float | None, short: str) -> None:
-        found.append({"what": what, "ratio": ratio, "target": target, "short": short})
-
-    build, memory, read = (measured.get(part) for part in ("build", "memory", "read"))
-    if build:
-        forward, passes = "the forward pass alone", build["passes"]
-        for name, what, short in (
-            ("cpu_ratio", f"CPU time a picture: {forward}, over the whole pass", "build, CPU time"),
-            ("ratio", f"pictures a second: the whole pass, over {forward}", "build, pictures a second"),
-            ("ratio_to_timm", f"the same, over {forward} with timm's fused attention", "build, over timm's attention"),
-        ):
-            least, most = (extreme(one[name] for one in passes) for extreme in (min, max))
-            add(f"{what}: median of {len(passes)} ({least:.2f}-{most:.2f})", build[name], 0.9, short)
-    for row in memory or []:
-        whole, first = (sum(one["peak_mb"].values()) for one in (row, memory[0]))
-        count = f"{row['pictures']:,} pictures"
-        add(f"memory of a pass over {count} ({whole:,.0f} MB), over the first", whole / first, None, f"memory, {count}")
-    for one in read or []:
-        size = f"{one['bytes'] / one['parts'] / 1e6:.0f} MB"
-        for name, how in (("copied", "copied, warm"), ("as float32", "to float32, warm"), ("from disk", "from disk")):
-            ratio = one[name]["mapped_of_plain"]
-            add(f"reading mapped parts of {size}, {how}, over a plain read", ratio, 0.8, f"reading {size}, {how}")
-    return found
-
-
-def _gpu(measured: Any) -> list[Row]:
-    return [row for model in measured["models"] for row in _gpu_rows(model)]
-
-
-def _gpu_rows(model: Any) -> list[Row]:
-    failed = [
-        {"model": model["model"], "what": f"{part}: {found['failed']}"}
-        for part, found in model.items()
-        if "failed" in found
-    ]
-    if failed:
-        return failed  # a run with a part that failed exits with 1, and its table says which
-    name, prefix, fits = model["model"], model["prefix"], model["fits"]
-    found: list[Row] = [
-        {"what": f"prefix, {way}", "per_s": rate, "of_floor": prefix["of_matmul_rate"][way]}
-        for way, rate in prefix["per_s"].items()
-    ]
-    found.append(
-        {"what": "`prefix_tokens`: pixels and tokens in the host's memory", "per_s": prefix["prefix_tokens_per_s"]}
-    )
-    plain = model["plain"]["per_s"]
-    best = max(plain, key=plain.__getitem__)
-    found.append({"what": f"plain fine-tuning, batch {best}", "per_s": plain[best], "times": 1.0})
-    found += [
-        {
-            "what": f"step, {row['precision']}, batch {row['batch']}",
-            **{
-                name: row[kept][list(row[kept])[-1]] for name, kept in GPU_STEP.items()
-            },  # of the graph, where there is one
-            "difference": max(row["difference"]),
-            "target": GPU_TARGETS.get((name, row["precision"], row["batch"])),
-        }
-        for row in model["step"]["rows"]
-    ]
-    for way, precision in (("adam", "float32"), ("adam_bfloat16", "bfloat16")):
-        found.append(
-            {
-                "what": f"`fit` by Adam, {precision}, {fits['pictures']} pictures, batch {fits['batch']}",
-                "per_s": fits[f"{way}_per_s"],
-                "times": fits[f"{way}_times_plain"],
-                "difference": fits["adam_bfloat16_difference"] if way == "adam_bfloat16" else 0.0,
-            }
-        )
-    found.append(
-        {
-            "what": f"`fit` by ridge to {fits['ridge_residual']:.0e}, {fits['ridge_s']:.2f} s, {fits['ridge_iterations']} iterations: "
-            f"against {fits['epochs']} epochs",
-            "times": fits["ridge_times_plain"],
-        }
-    )
-    for precision, row in model["serving"].items():
-        if isinstance(row, dict):
-            what = f"serving, {precision}, batch {model['serving']['batch']}: {row['ratio_of_times']} of the plain forward's time"
-            found.append({"what": what, "per_s": row["composed_per_s"]})
-    return [{"model": name, **row} for row in found]
 
 
 TABLES: tuple[Table, ...] = (
@@ -265,6 +130,7 @@ TABLES: tuple[Table, ...] = (
             ),
         ],
         axis="times our step, log scale",
+        followed="vit_base_patch16_224, torch.func.jvp",
         log=True,
     ),
     Table(
@@ -287,12 +153,14 @@ TABLES: tuple[Table, ...] = (
         bars=lambda row: [
             bar
             for how, way in (("within the budget", "ours"), ("recomputed", "recomputed"), ("all kept", "kept"))
+            if way in row["memory_mib"]
             for bar in (
                 Bar(f"time, {how}", row["func_jvp_ms"] / row[f"{way}_ms"], 1.5),
                 Bar(f"memory, {how}", row["memory_mib"]["func_jvp"] / row["memory_mib"][way], 1.0),
             )
         ],
         axis="torch.func.jvp's, over ours",
+        followed="time, within the budget",
     ),
     Table(
         name="solver",
@@ -312,11 +180,12 @@ TABLES: tuple[Table, ...] = (
         },
         bars=lambda row: [Bar(f"{row['shards']} shards", row["ratio"], 3.0 if row["shards"] > 1 else 1.0)],
         axis="times faster than plain conjugate gradient",
+        followed="10 shards",
     ),
     Table(
         name="serving",
         module="serving",
-        rows=_serving,
+        rows=rows.serving,
         columns={
             "model": lambda row: row["model"],
             "trained blocks": lambda row: row["trained"],
@@ -328,12 +197,13 @@ TABLES: tuple[Table, ...] = (
             Bar(f"{row['model']}, {row['trained']}", row["ratio"], SERVING_TARGETS[row["trained"]], at_least=False)
         ],
         axis="seconds, as a multiple of the plain forward",
+        followed="vit_base_patch16_224, last all",
     ),
     Table(
         name="forget",
         module="forget",
         arguments=("--assets", ASSETS),
-        rows=_forget,
+        rows=rows.forget,
         columns={
             "what": lambda row: row["what"],
             "ours": lambda row: seconds(row["ours"]),
@@ -342,16 +212,18 @@ TABLES: tuple[Table, ...] = (
         },
         bars=lambda row: [Bar(row["what"], row["ratio"])],
         axis="times faster, log scale",
+        followed="retrain of 102 pictures, deit_tiny_patch16_224: to the certificate",
         log=True,
     ),
     Table(
         name="orchestration",
         module="orchestration",
         arguments=("--shards", "10", "100", "1000", "--rows", "0"),
-        rows=_orchestration,
+        rows=rows.orchestration,
         columns={"measured": lambda row: row["what"], "is": lambda row: row["is"], "target": lambda row: row["target"]},
         bars=lambda row: [] if row["part"] is None else [Bar(row["what"], row["part"], 1.0, at_least=False)],
         axis="part of what the target allows",
+        followed="overhead a shard, of 1,000",
     ),
     Table(
         name="looking",
@@ -366,6 +238,7 @@ TABLES: tuple[Table, ...] = (
         },
         bars=lambda row: [Bar(row["what"], row["ratio"], LOOKING_TARGETS.get(row["what"]), at_least=False)],
         axis="wall clock, as a multiple of R, log scale",
+        followed="status",
         log=True,
     ),
     Table(
@@ -380,8 +253,16 @@ TABLES: tuple[Table, ...] = (
             "private": lambda row: f"{row['private_mb']:.0f} MB",
             "holds torch": lambda row: "" if row.get("torch") is None else "yes" if row["torch"] else "no",
         },
-        bars=lambda row: [Bar(f"{row['version']}, after {row['after']}", row["pss_mb"], COMPOSER_MB, at_least=False)],
+        bars=lambda row: [
+            Bar(
+                f"{row['version']}, after {row['after']}",
+                row["pss_mb"],
+                COMPOSER_MB if row["version"] == "now" else None,
+                at_least=False,
+            )
+        ],
         axis="MB of the composer's process (PSS)",
+        followed="now, after train",
     ),
     Table(
         name="privacy",
@@ -395,12 +276,13 @@ TABLES: tuple[Table, ...] = (
         },
         bars=lambda row: [] if "per_s" in row else [Bar(row["what"], row["seconds"], 1.0, at_least=False)],
         axis="seconds",
+        followed="μ and ε of 10,000 shards of 5 generations each",
     ),
     Table(
         name="private-step",
         module="private_step",
         arguments=("--opacus-batch", "16", "--repetitions", "5", "--memory"),
-        rows=_private_step,
+        rows=rows.private_step,
         columns={
             "model": lambda row: row["model"],
             "private, a picture": lambda row: _microseconds(row["private_ms"]),
@@ -421,13 +303,14 @@ TABLES: tuple[Table, ...] = (
             Bar(f"{row['model']}, Opacus", row["opacus_over_private"], 20.0),
         ],
         axis="private step as a multiple; Opacus as a multiple of it, log scale",
+        followed="vit_base_patch16_224, Opacus",
         log=True,
     ),
     Table(
         name="cache",
         module="cache",
         arguments=("--assets", ASSETS),
-        rows=_cache,
+        rows=rows.cache,
         columns={
             "measured": lambda row: row["what"],
             "ratio": lambda row: f"{row['ratio']:.2f}",
@@ -435,6 +318,7 @@ TABLES: tuple[Table, ...] = (
         },
         bars=lambda row: [Bar(row["short"], row["ratio"], row["target"])],
         axis="ratio",
+        followed="build, pictures a second",
     ),
     Table(
         name="precision",
@@ -454,12 +338,13 @@ TABLES: tuple[Table, ...] = (
             Bar(f"{row['data']}: {row['prefix']}, kept as {row['kept']}", abs(row["points"]), 0.3, at_least=False)
         ],
         axis="points of accuracy away from float32",
+        followed="cifar: bfloat16, kept as float16",
     ),
     Table(
         name="gpu",
         module="gpu",
         needs_gpu=True,
-        rows=_gpu,
+        rows=rows.gpu,
         columns={
             "model": lambda row: row["model"],
             "what": lambda row: row["what"],
@@ -474,6 +359,7 @@ TABLES: tuple[Table, ...] = (
             else []
         ),
         axis="times the pictures a second of plain fine-tuning, log scale",
+        followed="vit_large_patch16_224: step, bfloat16, batch 8192",
         log=True,
     ),
 )  # fmt: skip
