@@ -1,9 +1,10 @@
 """Publication of what is served: a replica gives the probabilities of a model that the run's release gate lets out.
 
-Whoever has the probabilities of enough pictures can solve for the model's parameters. So each model that
-a run with a gate serves is a release (`run.register`). The gate compares the next one with it, as with exports.
+Whoever has the probabilities of enough pictures can solve for the model's parameters. So each model that a run with a gate
+serves is a release (`run.register`). The gate compares the next one with it, as with exports.
 
-Guarantees: in a run with a gate the model's release is in the ledger before its first probability is given. Labels are given all the same: a gate never holds a forget back, nor the model after it.
+Guarantees: in a run with a gate the model's release is in the ledger before its first probability is given. Labels are given all the
+same: a gate never holds a forget back, nor the model after it.
 """
 
 from __future__ import annotations

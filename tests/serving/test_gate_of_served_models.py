@@ -276,6 +276,25 @@ def test_serving_is_refused_while_the_gate_holds_and_begins_with_now(
     assert tr.Run(run).verify().problems == ()
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("kind", [DIE_BEFORE, DIE_AFTER])
+def test_beginning_that_dies_leaves_no_serving_without_its_release(
+    trained: Path, copy_of: Callable[..., Path], kind: str, at: int
+) -> None:
+    """Its changes are the release, what is kept of it beside the run, and the serving."""
+    run = copy_of(trained)
+    sources, options = sources_of([str(run)]), ServingOptions()
+    tr.Run(run).release("2")
+    tr.Run(run).status()  # what is kept beside the run is written before
+    with faults_possible(), fault(Fault(kind, at)), pytest.raises(Killed):
+        register(sources, options)
+    assert kinds(run).count("served") <= kinds(run).count("released")
+    register(sources, options)
+    assert kinds(run).count("released") == 1
+    assert kinds(run).count("served") == 1 + ((kind, at) == (DIE_AFTER, 3))
+    assert tr.Run(run).verify().problems == ()
+
+
 def test_model_of_some_owners_is_held_as_any_other(tmp_path: Path, parquet: Path, spec_of: Callable[..., Any]) -> None:
     run = tmp_path / "rows"
     plain_train(run, spec_of(parquet, solver="additive", features=48))
