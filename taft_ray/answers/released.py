@@ -26,7 +26,7 @@ class TakenNotice(Answer):
 
 @dataclass(frozen=True)
 class Release(Answer):
-    """A file that left the house. what: export, statement or served. status: current, superseded, recalled or expired.
+    """A file that left the house. what: export or statement. status: current, superseded, recalled or expired.
 
     digest: SHA-256 of the file. until: unix seconds. recalled_by: the forgets whose samples it holds, also where it has expired.
 
