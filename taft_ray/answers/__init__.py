@@ -26,7 +26,16 @@ from taft_ray.answers.pictures import ByComposition, Evaluation, Prediction, Pre
 from taft_ray.answers.privacy_audit import ManyRuns, OneRun, PrivacyAudit
 from taft_ray.answers.proof import CertificateVerification, Verification
 from taft_ray.answers.reconstruction import Reconstruction, ReconstructionRisk
-from taft_ray.answers.released import Checked, Publication, Recalls, Release, SentNotice, TakenNotice
+from taft_ray.answers.released import (
+    AnsweredModel,
+    Checked,
+    Publication,
+    Recalls,
+    Release,
+    SentNotice,
+    ServingHistory,
+    TakenNotice,
+)
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
 from taft_ray.answers.serving import ServedModel, Serving
 from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
@@ -34,6 +43,7 @@ from taft_ray.answers.state import (
     Composed,
     DamagedObject,
     Quarantined,
+    RecordedOutcome,
     RejectedRow,
     RejectedRows,
     Repaired,
@@ -84,6 +94,7 @@ OF_COMMANDS: dict[str, tuple[type[Answer], ...]] = {
 __all__ = [
     "OF_COMMANDS",
     "Answer",
+    "AnsweredModel",
     "Audit",
     "BroughtBack",
     "ByComposition",
@@ -121,6 +132,7 @@ __all__ = [
     "Recalls",
     "Reconstruction",
     "ReconstructionRisk",
+    "RecordedOutcome",
     "Refitted",
     "RejectedRow",
     "RejectedRows",
@@ -138,6 +150,7 @@ __all__ = [
     "ServedBy",
     "ServedModel",
     "Serving",
+    "ServingHistory",
     "ShardStatus",
     "Spent",
     "SpentShard",

@@ -326,12 +326,16 @@ class Late(Answer):
 
 @dataclass(frozen=True)
 class Due(Answer):
-    """The certificates of the requests that were carried out because their time had come. ok: none of them was late."""
+    """The certificates of the requests that were carried out because their time had come. ok: none of them was late.
+
+    to_do: what somebody has to run besides, such as once the date for the key of the id hashes has passed.
+    """
 
     certificates: tuple[Certificate, ...]
     ok: bool = optional(True)
     late: tuple[Late, ...] = optional(())
+    to_do: tuple[str, ...] = optional(())
 
     def __str__(self) -> str:
         done = [str(one) for one in self.certificates] or ["No request's time has come; nothing was to be done."]
-        return "\n\n".join([*done, *map(str, self.late)])
+        return "\n\n".join([*done, *map(str, self.late), *(f"to do: {one}" for one in self.to_do)])

@@ -25,6 +25,8 @@ class Audit(Answer):
 
     verdict: in a word, and why in a sentence. auc, p_value, power: of the strongest target, and how well it sees members.
     control: the same two sets on shards that saw neither. left_out: samples that were not examined, by reason.
+
+    recorded: the key under which the answer was kept in the run.
     """
 
     ok: bool
@@ -41,6 +43,7 @@ class Audit(Answer):
     never_seen: int
     shards: tuple[int, ...]
     left_out: Mapping[str, int]
+    recorded: str | None = optional()
 
     def __str__(self) -> str:
         verdicts = {
@@ -65,6 +68,7 @@ class Audit(Answer):
                 ),
                 ("attacked", which("shard", self.shards)),
                 ("level", f"{self.level:g}: how likely a false alarm may be"),
+                ("recorded", self.recorded),
             ]
         )
         head = ["attack on", "AUC", "p-value", "members found", "remembers"]

@@ -52,6 +52,8 @@ class PrivacyAudit(Answer):
 
     sampling_rate: of sampled batches. Then mu, here and in many_runs, is of all steps with the canary in each. That in one_run is of
     Gaussian noise with the same ε at δ.
+
+    recorded: the key under which the answer was kept in the run.
     """
 
     run: str
@@ -69,6 +71,7 @@ class PrivacyAudit(Answer):
     one_run: OneRun
     seconds: float
     sampling_rate: float | None = optional()
+    recorded: str | None = optional()
 
     def __str__(self) -> str:
         many, one = self.many_runs, self.one_run
@@ -101,6 +104,7 @@ class PrivacyAudit(Answer):
                 ),
                 ("level", f"{self.level:g}: how likely a false conviction may be"),
                 ("took", duration(self.seconds)),
+                ("recorded", self.recorded),
             ]
         )
         return paragraphs(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.text import columns, facts, listed, paragraphs
 from taft_ray.counting import plural
+from taft_ray.jsonable import optional
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class Verification(Answer):
     """The checks of a run from storage alone. ok: nothing is wrong. checks: how much each check looked at.
 
     head: the digest of the newest ledger entry; kept elsewhere, it lets a later `verify` see that entries were cut off.
+
+    recorded: the key under which the answer was kept in the run.
     """
 
     ok: bool
@@ -23,6 +26,7 @@ class Verification(Answer):
     notes: tuple[str, ...]
     forgotten_samples: int | None
     head: str | None
+    recorded: str | None = optional()
 
     def __str__(self) -> str:
         verdict = "The run is as its ledger says: no problem was found."
@@ -35,6 +39,7 @@ class Verification(Answer):
                     "head",
                     self.head and f"{self.head} (kept elsewhere, verify --head sees later that entries were cut off)",
                 ),
+                ("recorded", self.recorded),
             ]
         )
         wrong = listed("Problems:", self.problems)

@@ -34,7 +34,7 @@ class ReconstructionRisk(Answer):
 class Reconstruction(Answer, HasRows):
     """The attack on models before and after simulated forgets. epsilon, delta: of one release of noisy sums.
 
-    left_out: what was not attacked, and why.
+    left_out: what was not attacked, and why. recorded: the key under which the answer was kept in the run.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("attacks",)
@@ -45,6 +45,7 @@ class Reconstruction(Answer, HasRows):
     seconds: float
     epsilon: float | None = optional()
     delta: float | None = optional()
+    recorded: str | None = optional()
 
     def __str__(self) -> str:
         head = ["way", "at once", "attacker knows", "cosine", "found", "median rank", "of"]
@@ -68,4 +69,5 @@ class Reconstruction(Answer, HasRows):
             noise,
             listed("Not attacked:", self.left_out),
             f"Forgets were simulated in memory; the run is unchanged. It took {duration(self.seconds)}.",
+            f"Recorded as {self.recorded}." if self.recorded else None,
         )

@@ -26,7 +26,7 @@ class TakenNotice(Answer):
 
 @dataclass(frozen=True)
 class Release(Answer):
-    """A file that left the house. what: export, statement or served. status: current, superseded, recalled or expired.
+    """A file that left the house. what: export or statement. status: current, superseded, recalled or expired.
 
     digest: SHA-256 of the file. until: unix seconds. recalled_by: the forgets whose samples it holds, also where it has expired.
 
@@ -67,23 +67,89 @@ class SentNotice(Answer):
 
 
 @dataclass(frozen=True)
+class AnsweredModel(Answer):
+    """A model that a serving may have answered with. status: answering, withdrawn, replaced or ended. Times are ISO 8601.
+
+    since: when the ledger first had it while the run was served; None where the ledger does not have that.
+
+    until: from when on no replica answered with it. withdrawn_by: the forgets for which it was withdrawn.
+    """
+
+    digest: str
+    mode: str | None
+    status: str
+    since: str | None
+    until: str | None
+    withdrawn_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ServingHistory(Answer):
+    """A serving of the run. modes: the compositions that its replicas answer with. began, ended: ISO 8601; ended: None while it runs.
+
+    overrode: the release gate that was overridden when it began.
+    """
+
+    serving: str
+    modes: tuple[str, ...]
+    replicas: int
+    began: str
+    ended: str | None
+    models: tuple[AnsweredModel, ...]
+    overrode: str | None = optional()
+
+
+@dataclass(frozen=True)
 class Recalls(Answer, HasRows):
     """The register of what left the house. ok: every notice that was sent now was taken.
 
     undecided: forgets of which nobody can tell yet whether a release holds their samples. notices: those sent now.
+
+    servings: of a run that was served, with the models that replicas may have answered with.
     """
 
-    ROWS: ClassVar[tuple[str, ...]] = ("releases", "notices")
+    ROWS: ClassVar[tuple[str, ...]] = ("releases", "notices", "servings")
 
     run: str
     ok: bool
     releases: tuple[Release, ...]
     undecided: tuple[str, ...] = optional(())
     notices: tuple[SentNotice, ...] | None = optional()
+    servings: tuple[ServingHistory, ...] = optional(())
 
     def __str__(self) -> str:
-        if not self.releases:
+        if not self.releases and not self.servings:
             return f"nothing of {self.run} has left the house"
+        return paragraphs(self._released(), self._served())
+
+    def _served(self) -> str | None:
+        """A line per model that was answered with."""
+        head = ["serving", "of", "model", "status", "since", "until", "withdrawn by"]
+        rows = [
+            [
+                serving.serving,
+                model.mode,
+                short(model.digest),
+                model.status,
+                model.since and written_moment(model.since),
+                model.until and written_moment(model.until),
+                some(model.withdrawn_by, 3) or None,
+            ]
+            for serving in self.servings
+            for model in serving.models
+        ]
+        if not self.servings:
+            return None
+        running = sum(one.ended is None for one in self.servings)
+        told = (
+            f"{plural(len(self.servings), 'serving')}, of which {running} {'has' if running == 1 else 'have'} not ended"
+        )
+        return paragraphs(told, columns(head, rows) if rows else None)
+
+    def _released(self) -> str:
+        """A line per file that left the house, and what is to be told of them."""
+        if not self.releases:
+            return f"no file of {self.run} has left the house"
         counts = Counter(one.status for one in self.releases)
         head = ["release", "what", "status", "released", "to", "until", "recalled by", "told"]
         rows = [

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from taft_ray.answers.answer import Answer
 from taft_ray.answers.requests import RESERVED
 from taft_ray.answers.rows import HasRows
-from taft_ray.answers.text import columns, moment, paragraphs, short, some
+from taft_ray.answers.text import columns, moment, paragraphs, short, some, written_moment
 from taft_ray.counting import plural, which
 from taft_ray.jsonable import optional
 
@@ -126,6 +126,34 @@ class ServedBy(Answer):
 
 
 @dataclass(frozen=True)
+class RecordedOutcome(Answer):
+    """The latest recorded outcome of a verb. ok: None where the verb gives no verdict. made: ISO 8601. number: of the ledger entry
+    that it is of.
+
+    since: how many entries came after that; None: it is of a ledger that is not this one. problem: why it cannot be read.
+    """
+
+    verb: str
+    ok: bool | None
+    made: str | None
+    number: int
+    since: int | None
+    problem: str | None = optional()
+
+    def __str__(self) -> str:
+        if self.problem is not None:
+            return f"{self.verb}: {self.problem}"
+        verdict = {True: "ok", False: "NOT ok", None: "done"}[self.ok]
+        if self.since is None:
+            later = "of a ledger that is not this one"
+        elif self.since:
+            later = f"OLDER than the ledger by {plural(self.since, 'entry', 'entries')}"
+        else:
+            later = "of the ledger as it is"
+        return f"{self.verb} {verdict} at {written_moment(self.made or '')}, {later}"
+
+
+@dataclass(frozen=True)
 class Waiting(Answer):
     """A command, or a part of one, that waits for a place in the cluster. since: unix seconds."""
 
@@ -147,6 +175,8 @@ class Status(Answer, HasRows):
     accuracy: the latest that was measured of the composed model, on the data ``measured_on``; None where none was.
 
     samples: in all shards, also those that are not in the model. privacy: of a private run, ε spent by its dearest shard.
+
+    outcomes: the latest outcome of each check that was recorded in the run.
 
     retention: where a date is set, until when the key of the id hashes is kept (unix seconds), and whether that has passed.
     """
@@ -173,6 +203,7 @@ class Status(Answer, HasRows):
     waiting: tuple[Waiting, ...] = optional(())
     retention: Mapping[str, Any] | None = optional()
     servings: tuple[ServedBy, ...] = optional(())
+    outcomes: tuple[RecordedOutcome, ...] = optional(())
 
     def pending(self) -> bool:
         """Whether shards wait for a fit, or the data was not read in yet."""
@@ -213,6 +244,7 @@ class Status(Answer, HasRows):
             ("privacy", self._privacy()),
             ("rejected", self._rejected()),
             ("key", self._key()),
+            *(("checked", str(one)) for one in self.outcomes),
         ]
         return "\n".join(f"{name:<10}{value}" for name, value in facts if value is not None)
 

@@ -19,10 +19,11 @@ from taft_ray.progress import ProgressReport
 @click.option("--public-key", metavar="FILE", help="Of a certificate: it must be signed by this Ed25519 key (PEM).")
 @click.option("--run", metavar="RUN", help="Of a certificate: the run to compare it with; the one it names by default.")
 @click.option("--metrics", metavar="FILE", help="Of a run: write the outcome there, for Prometheus' collector; .prom.")
+@click.option("--record", is_flag=True, help="Of a run: keep the outcome in it, for status, the page and dossiers.")
 @answers
 def verify(
     target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, metrics: str | None,
-    report: ProgressReport,
+    record: bool, report: ProgressReport,
 ) -> Any:  # fmt: skip
     """Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong."""
     from taft_ray.privacy import read_public_key
@@ -30,13 +31,13 @@ def verify(
     from taft_ray.verbs.run import Run, verify_certificate
 
     if is_certificate(target):
-        if retrain or head or metrics:
-            raise UsageError(f"{target} is a certificate; --retrain, --head and --metrics are of a run")
+        if retrain or head or metrics or record:
+            raise UsageError(f"{target} is a certificate; --retrain, --head, --metrics and --record are of a run")
         signer = None if public_key is None else read_public_key(public_key)
         return verify_certificate(target, public_key=signer, run=run)
     if public_key or run:
         raise UsageError(f"{target} is not a certificate's file; --public-key and --run are of a certificate")
-    return Run(target, progress=report).verify(head=head, retrain=retrain, metrics=metrics)
+    return Run(target, progress=report).verify(head=head, retrain=retrain, metrics=metrics, record=record)
 
 
 @click.command()
@@ -59,6 +60,7 @@ def verify(
     help="Recover deleted samples from the models before and after simulated forgets instead (docs/explanation/reconstruction.md).",
 )  # fmt: skip
 @click.option("--picks", type=int, help="With --reconstruct: samples that are forgotten one by one; 20 by default.")
+@click.option("--record", is_flag=True, help="Keep the outcome in RUN, for status, the page and dossiers.")
 @answers
 def audit(
     run: str,
@@ -71,6 +73,7 @@ def audit(
     canaries: int | None,
     reconstruct: bool,
     picks: int | None,
+    record: bool,
     report: ProgressReport,
 ) -> Any:
     """Membership-inference attack on what RUN has forgotten; exits 1 when RUN remembers.
@@ -85,14 +88,14 @@ def audit(
         given = {"--data": data, "--ids": ids or None, "--privacy": privacy or None, "--runs": runs}
         _check_unused("--reconstruct forgets samples that the run holds", {**given, "--canaries": canaries})
         return Run(run, progress=report).audit_reconstruction(
-            never_seen=never_seen, picks=20 if picks is None else picks
+            never_seen=never_seen, picks=20 if picks is None else picks, record=record
         )
     _check_unused("it needs --reconstruct", {"--picks": picks})
     if privacy:
         _check_unused(
             "--privacy makes its own data", {"--data": data, "--never-seen": never_seen, "--ids": ids or None}
         )
-        return Run(run, progress=report).audit_privacy(level=level, runs=runs, canaries=canaries)
+        return Run(run, progress=report).audit_privacy(level=level, runs=runs, canaries=canaries, record=record)
     _check_unused("it needs --privacy", {"--runs": runs, "--canaries": canaries})
     if data is None or never_seen is None:
         missing = " and ".join(
@@ -101,7 +104,7 @@ def audit(
         raise UsageError(f"an audit of what {run} has forgotten needs {missing}; --privacy audits its noise")
     named = ids_from(ids) or None
     with explaining_commas(named or ()):
-        return Run(run, progress=report).audit(data, never_seen, ids=named, level=level)
+        return Run(run, progress=report).audit(data, never_seen, ids=named, level=level, record=record)
 
 
 def _check_unused(why: str, given: dict[str, object]) -> None:

@@ -25,6 +25,7 @@ from taft_ray.sums.options import COMPOSITIONS
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another one needs --token-file.")
 @click.option("--port", type=int, default=8000, show_default=True)
 @click.option("--token-file", metavar="FILE", help="A token per line; callers send one as 'Authorization: Bearer'.")
+@click.option("--now", is_flag=True, help="Begin although RUN's release gate holds the model back; the ledger says so.")
 @click.option("--replicas", type=int, default=1, show_default=True, help="Processes that answer.")
 @click.option("--cpus", type=float, help="Of each replica; as many as the runs' threads by default.")
 @click.option(
@@ -43,7 +44,7 @@ from taft_ray.sums.options import COMPOSITIONS
 @answers
 def serve(
     runs: tuple[str, ...], compose: str | None, owners: tuple[str, ...], host: str, port: int, token_file: str | None,
-    report: ProgressReport, say: Callable[[Any], None], **options: Any,
+    now: bool, report: ProgressReport, say: Callable[[Any], None], **options: Any,
 ) -> None:  # fmt: skip
     """Answer requests with the models of RUN..., each [NAME=]RUN[?owners=A,B&compose=MODE], until it is interrupted.
 
@@ -55,7 +56,7 @@ def serve(
 
     given = {name: value for name, value in options.items() if value is not None}
     with _until_interrupted() as wait, serving(
-        runs, compose=compose, owners=owners, host=host, port=port, token_file=token_file, report=report, **given
+        runs, compose=compose, owners=owners, host=host, port=port, token_file=token_file, now=now, report=report, **given
     ) as started:  # fmt: skip
         say(Serving.from_json(started.to_json()))
         wait()

@@ -264,7 +264,7 @@ class Composer:
         self.record.refresh()
         there = self.record.state.servings.get(serving)
         if there is not None:
-            self.commit(replace(there, ended=True), f"served/{serving}/ended")
+            self.commit(replace(there.fact, ended=True), f"served/{serving}/ended")
 
     # --- damage
 

@@ -52,14 +52,14 @@ class Withdrawing:
         rewritten = self.record.ledger.known_op(f"{request}/rewritten")
         if rewritten is None or self.record.state.requests[request].forgotten is not None:
             return 0.0
-        servings = self.record.state.servings
-        waiting = [self._waiting.setdefault((request, name), _Waiting(self.clock())) for name in servings]
+        servings = [one.fact for one in self.record.state.servings.values()]
+        waiting = [self._waiting.setdefault((request, one.serving), _Waiting(self.clock())) for one in servings]
         if all(one.done for one in waiting):
             return 0.0
         notes = notes_in(
             self.store
         )  # after the beginning: whoever comes later reads the ledger after that, with the rewrite in it
-        several = zip(servings.values(), waiting, strict=True)
+        several = zip(servings, waiting, strict=True)
         return max(self._withdraw(request, rewritten, one, its, notes.get(one.serving, [])) for one, its in several)
 
     def check(self, request: str) -> None:

@@ -20,6 +20,8 @@ def dossier_page(told: Mapping[str, Any], pdf: str | None = None) -> str:
         pdf=pdf,
         requests=_requests(told),
         releases=_releases(told),
+        servings=_servings(told),
+        outcomes=_outcomes(told),
         sources=_sources(told),
         checks=_checks(told),
         reasons=_reasons(told),
@@ -76,6 +78,42 @@ def _releases(told: Mapping[str, Any]) -> Any:
         ("Release", "What", "Status", "Released", "To", "Until", "Recalled by", "Told"),
         rows,
     )
+
+
+def _outcomes(told: Mapping[str, Any]) -> Any:
+    """A row per check whose outcome was recorded in the run, and how far the ledger has gone on since."""
+    rows = [
+        [
+            marked(one["verb"], f"/outcomes/{i}/verb"),
+            NONE if one["ok"] is None else plain(one["ok"], f"/outcomes/{i}/ok"),
+            _when(one["made"], f"/outcomes/{i}/made"),
+            marked(one["number"], f"/outcomes/{i}/number", f"{one['number']:,}"),
+            "of another ledger"
+            if one["since"] is None
+            else marked(one["since"], f"/outcomes/{i}/since", f"{one['since']:,}"),
+        ]
+        for i, one in enumerate(told["outcomes"])
+    ]
+    head = ("Check", "Ok", "Recorded", "Of ledger entry", "Entries since")
+    return table("Outcomes that were recorded in the run", head, rows, numeric=(3, 4))
+
+
+def _servings(told: Mapping[str, Any]) -> Any:
+    """A row per model that a serving may have answered with."""
+    rows = [
+        [
+            code(serving["serving"], f"/servings/{i}/serving"),
+            digest(model["digest"], f"/servings/{i}/models/{j}/digest"),
+            marked(model["status"], f"/servings/{i}/models/{j}/status"),
+            _when(model["since"], f"/servings/{i}/models/{j}/since"),
+            _when(model["until"], f"/servings/{i}/models/{j}/until"),
+            plain(model["withdrawn_by"], f"/servings/{i}/models/{j}/withdrawn_by") if model["withdrawn_by"] else NONE,
+        ]
+        for i, serving in enumerate(told["servings"])
+        for j, model in enumerate(serving["models"])
+    ]
+    head = ("Serving", "Model", "Status", "Since", "Until", "Withdrawn by")
+    return table("Models that requests were answered with", head, rows)
 
 
 def _sources(told: Mapping[str, Any]) -> Any:

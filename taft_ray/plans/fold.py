@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from taft_ray.plans import facts
 from taft_ray.plans.facts import malformed, read_fact
 from taft_ray.plans.releases import ReleaseState
+from taft_ray.plans.serving import ServingState
 from taft_ray.plans.slices import after_fit
 from taft_ray.plans.state import (
     DROPPED,
@@ -95,6 +96,9 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.evaluations.append(fact)
         case facts.Composed():
             state.compositions.append(fact)
+            for serving in state.open_servings:
+                if fact.mode in serving.fact.modes:
+                    serving.note(fact.digest, fact.mode, time)
         case facts.Tuned():
             state.tunings.append(fact)
         case facts.Released():
@@ -105,11 +109,25 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
         case facts.ReleaseGateSet():
             state.gates.append(fact)
         case facts.Served():
-            state.servings[fact.serving] = fact
+            _serve(state, fact, time)
         case facts.Withdrawn():
             state.requests[fact.request].withdrawn.append(fact)
+            serving = state.servings[fact.serving]
+            serving.note(fact.digest, None, None)
+            serving.withdrawn.append((time, fact))
         case facts.RetentionSet():
             state.retentions.append(fact)
+
+
+def _serve(state: RunState, fact: facts.Served, time: str) -> None:
+    known = state.servings.get(fact.serving)
+    if known is not None:
+        known.fact, known.ended = fact, time if fact.ended else None
+        return
+    began = state.servings[fact.serving] = ServingState(fact, state.entries, time)
+    for mode in fact.modes:
+        if (digest := state.composed_now(mode)) is not None:
+            began.note(digest, mode, time)
 
 
 def _order_pending(state: RunState, numbers: Iterable[int]) -> None:
@@ -288,6 +306,24 @@ def _asked_of(quarantine: Quarantine, mode: str) -> Quarantine:
     if mode != "drop":
         return replace(quarantine, was=TRAINED) if quarantine.was == DROPPED else quarantine
     return replace(quarantine, was=DROPPED) if quarantine.was == TRAINED else quarantine
+
+
+class Replayed:
+    """The states of a ledger, one after the other: each entry is folded in once while the numbers asked for do not go back."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self._state, self._done = RunState(), 0
+
+    def after(self, number: int) -> RunState:
+        """The state after ``entries[: number + 1]``, until the next call."""
+        end = slice(number + 1).indices(len(self._entries))[1]
+        if end < self._done:
+            self._state, self._done = RunState(), 0
+        while self._done < end:
+            apply(self._state, self._entries[self._done])
+            self._done += 1
+        return self._state
 
 
 def replay(entries: Iterable[Entry]) -> RunState:

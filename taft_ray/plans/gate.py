@@ -27,9 +27,13 @@ class Hold:
     forgets: int
     until: str
 
+    def told(self) -> str:
+        """The reason for whoever asks a serving, without the name of a release."""
+        return f"publication of a newer model is held until {self.until}"
+
     def __str__(self) -> str:
         return (
-            f"publication of a newer model is held until {self.until}: the release {self.since} holds the samples of "
+            f"{self.told()}: the release {self.since} holds the samples of "
             f"{plural(self.forgets, 'forget')}, and the gate asks for {self.gate}"
         )
 

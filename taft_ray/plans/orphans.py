@@ -79,7 +79,11 @@ def strangers(
     left = [
         key
         for key in keys
-        if key not in known and not key.startswith(apart) and not in_flight(key, state) and not _LEDGER.fullmatch(key)
+        if key not in known
+        and not key.startswith(apart)
+        and not in_flight(key, state)
+        and not _LEDGER.fullmatch(key)
+        and names.outcome_of(key) is None
     ]
     leftovers = {*orphans(left, state, parts, composed, manifest)}
     return [key for key in left if key not in leftovers]

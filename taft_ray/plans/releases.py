@@ -1,5 +1,7 @@
 """Files that left the house: exports and published statements, the notices of their recall, and when more may be published.
 
+In a run with a release gate a model that is served is registered, too, before a replica gives its probabilities.
+
 Names of owners are never in these facts, only their keyed hashes. A release names the model that it is of by the ledger's entry up
 to which that model is made. So whether a later forget touches it is a function of the ledger.
 """
@@ -17,7 +19,7 @@ from taft_ray.jsonable import JsonObject, optional
 from taft_ray.plans.fact import Fact
 
 EXPORT, STATEMENT = "export", "statement"
-SERVED = "served"  # reserved: nothing of this version writes it
+SERVED = "served"  # a model, by the probabilities of its answers: no file
 WHATS = (EXPORT, STATEMENT, SERVED)
 
 _DAY = 86400.0
@@ -26,6 +28,8 @@ _DAY = 86400.0
 @dataclass(frozen=True)
 class Released(Fact):
     """A file that left the house. release: its name, which an export has in its ``taft_ray`` entry. digest: SHA-256 of the file.
+
+    A served model has the composed model's digest here, and no bytes.
 
     rests_on, entry: number and digest of the newest ledger entry that the model knows of.
 
@@ -71,6 +75,16 @@ class Released(Fact):
     def is_model(self) -> bool:
         """Whether it is a model, and not a statement about one."""
         return self.what != STATEMENT
+
+    @property
+    def is_file(self) -> bool:
+        """Whether somebody has it as a file, which can be recalled. A model that was served is withdrawn instead."""
+        return self.what != SERVED
+
+    @property
+    def line(self) -> Any:
+        """Releases of one line differ in time alone: of one composition, and of the same owners."""
+        return self.mode, self.owners, bool(self.samples)
 
 
 @dataclass(frozen=True)
@@ -159,5 +173,5 @@ class ReleaseState:
 
     @property
     def line(self) -> Any:
-        """Releases of one line differ in time alone: of one composition, and of the same owners."""
-        return self.fact.mode, self.fact.owners, bool(self.fact.samples)
+        """`Released.line`."""
+        return self.fact.line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from taft_ray.jsonable import optional
 from taft_ray.plans.fact import Fact
@@ -19,6 +19,8 @@ class Served(Fact):
     drain: an answer that is under way is handed over within that, or never.
 
     ended: no replica of this serving may answer any more.
+
+    overrode: the release gate that held a model back, where the serving began all the same.
     """
 
     KIND = "served"
@@ -28,6 +30,7 @@ class Served(Fact):
     modes: tuple[str, ...]
     replicas: int = 1
     ended: bool = optional(False)
+    overrode: str | None = optional()
 
     @property
     def wait(self) -> float:
@@ -55,3 +58,33 @@ class Withdrawn(Fact):
     lease: float
     drain: float
     waited: float
+
+
+@dataclass(frozen=True)
+class ServedModelState:
+    """A model that a serving may have answered with, by the ledger. mode: None of one that the ledger names as withdrawn alone.
+
+    since: when the ledger first had it while the run was served (ISO 8601).
+    """
+
+    mode: str | None
+    since: str | None
+
+
+@dataclass
+class ServingState:
+    """A serving, and what the ledger says of it by now. number: of the entry by which it began. Times are ISO 8601.
+
+    models: those that it may have answered with, by digest. withdrawn: each with its time.
+    """
+
+    fact: Served
+    number: int
+    began: str
+    ended: str | None = None
+    models: dict[str, ServedModelState] = field(default_factory=dict)
+    withdrawn: list[tuple[str, Withdrawn]] = field(default_factory=list)
+
+    def note(self, digest: str, mode: str | None, since: str | None) -> None:
+        """Know of a model, where it is not known yet."""
+        self.models.setdefault(digest, ServedModelState(mode, since))

@@ -27,7 +27,7 @@ from taft_ray.plans.facts import (
 from taft_ray.plans.lane_resources import ANYWHERE, LaneResources
 from taft_ray.plans.releases import Gate, ReleaseGateSet, ReleaseState
 from taft_ray.plans.retention import RetentionSet
-from taft_ray.plans.serving import Served, Withdrawn
+from taft_ray.plans.serving import ServingState, Withdrawn
 from taft_ray.plans.spending import DpReserved
 from taft_ray.storage import CheckpointRef, DeltaRef, digest_json
 
@@ -182,7 +182,7 @@ class RunState:
     releases: dict[str, ReleaseState] = field(default_factory=dict)  # what left the house, by name
     gates: list[ReleaseGateSet] = field(default_factory=list)
     retentions: list[RetentionSet] = field(default_factory=list)
-    servings: dict[str, Served] = field(default_factory=dict)  # by name, those that have ended too
+    servings: dict[str, ServingState] = field(default_factory=dict)  # by name, those that have ended too
 
     @property
     def gate(self) -> Gate | None:
@@ -253,12 +253,22 @@ class RunState:
     @property
     def served_modes(self) -> list[str]:
         """The compositions that replicas may answer with now."""
-        return sorted({mode for one in self.servings.values() if not one.ended for mode in one.modes})
+        return sorted({mode for one in self.open_servings for mode in one.fact.modes})
+
+    @property
+    def open_servings(self) -> list[ServingState]:
+        """The servings that have not ended."""
+        return [one for one in self.servings.values() if not one.fact.ended]
 
     def composed_as(self, mode: str, by_records: bool) -> str | None:
         """The digest of the latest composition of just the members there are; None where none was committed."""
         of = self.members_of(by_records)
         return next((one.digest for one in reversed(self.compositions) if one.mode == mode and one.of == of), None)
+
+    def composed_now(self, mode: str) -> str | None:
+        """`composed_as`, of whichever tier the composition is of."""
+        found = (self.composed_as(mode, by_records) for by_records in (False, True))
+        return next((digest for digest in found if digest is not None), None)
 
     @property
     def tuned(self) -> Tuned | None:

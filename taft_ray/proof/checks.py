@@ -9,16 +9,18 @@ import pyarrow as pa
 
 from taft_ray.counting import are, plural, which
 from taft_ray.errors import IntegrityError, ObjectMissing
-from taft_ray.plans.fold import replay
+from taft_ray.plans.facts import Forgotten
+from taft_ray.plans.fold import Replayed, replay
 from taft_ray.plans.orphans import orphans, strangers
 from taft_ray.plans.state import RunState
 from taft_ray.proof.certificate import open_certificate
 from taft_ray.proof.check_choice import choice
+from taft_ray.proof.check_outcomes import outcomes
 from taft_ray.proof.check_privacy import privacy
 from taft_ray.proof.check_quarantine import quarantine
 from taft_ray.proof.check_releases import releases
 from taft_ray.proof.contradictions import contradictions, inconsistencies
-from taft_ray.proof.evidence import Evidence
+from taft_ray.proof.evidence import Evidence, Findings
 from taft_ray.proof.signature import check_signature
 from taft_ray.run.sums import read_terms, snapshots_of
 from taft_ray.storage import (
@@ -238,15 +240,21 @@ def snapshots(run: Evidence) -> None:
 def certificates(run: Evidence) -> None:
     """Every certificate and signature is the one committed, agrees with itself, and stands in the chain as it says."""
     done = [(request, request.forgotten) for request in run.state.requests.values() if request.forgotten is not None]
-    for _, finished in done:
-        ref = finished.certificate
-        with run.examining("certificates"):
+    made = {entry.body["request"]: entry.number for entry in run.entries if entry.kind == Forgotten.KIND}
+    replayed, found = Replayed(run.entries), dict[str, Findings]()
+    # in the order in which they were made, so that the ledger is folded once; told in the order of the requests
+    for request, finished in sorted(done, key=lambda one: made[one[0].request]):
+        ref, mine = finished.certificate, found.setdefault(request.request, Findings())
+        with mine.examining("certificates"):
             data = run.store.read(ref.key)
             if digest_bytes(data) != ref.digest:
                 raise IntegrityError(f"{ref.key} was changed: its digest is not the ledger's")
             certificate, _ = open_certificate(data, ref.key)
-            for wrong in [*inconsistencies(certificate), *contradictions(certificate, run.entries, run.state)]:
-                run.problems.append(f"certificates: {ref.key}: {wrong}")
+            for wrong in [
+                *inconsistencies(certificate), *contradictions(certificate, run.entries, run.state, replayed)
+            ]:  # fmt: skip
+                mine.problems.append(f"certificates: {ref.key}: {wrong}")
+    run.problems += [problem for request, _ in done for problem in found[request.request].problems]
     run.checks["certificates"] = len(done)
     signed = [request for request, _ in done if request.signed is not None]
     for request in signed:
@@ -376,6 +384,7 @@ AFTER_THE_CHAIN: tuple[Check, ...] = (
     certificates,
     releases,
     evaluation_caches,
+    outcomes,
     forgotten_hashes,
     tombstones,
     unknown_objects,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from taft_ray.plans.fold import Replayed
 from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, SUBTRACT, RunState
 from taft_ray.proof.certificate import brought_back
 from taft_ray.proof.outside import outside_contradictions
@@ -64,11 +65,16 @@ def _disorder(certificate: Mapping[str, Any]) -> Iterator[str]:
 
 
 def contradictions(
-    certificate: Mapping[str, Any], entries: Sequence[Entry], state: RunState | None = None
+    certificate: Mapping[str, Any],
+    entries: Sequence[Entry],
+    state: RunState | None = None,
+    replayed: Replayed | None = None,
 ) -> Iterator[str]:
     """Where a certificate does not stand in the chain as it says, or says what the entries there do not.
 
     entries: the run's ledger, verified. state: the fold of it, where it is known.
+
+    replayed: of the same ledger. It saves time where several certificates come in the order in which they were made.
     """
     steps = certificate["steps"]
     last_purge = max((step["number"] for step in steps if step["step"] == "purged"), default=None)
@@ -86,7 +92,7 @@ def contradictions(
     yield from _other_drops(certificate, entries)
     yield from _other_withdrawals(certificate, entries)
     yield from privacy_contradictions(certificate, entries)
-    yield from outside_contradictions(certificate, entries, state)
+    yield from outside_contradictions(certificate, entries, state, replayed)
 
 
 def _other_drops(certificate: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from taft_ray.plans.fold import replay
+from taft_ray.plans.fold import Replayed, replay
 from taft_ray.plans.gate import publication
 from taft_ray.plans.recalls import outside
 from taft_ray.plans.releases import Released, ReleaseGateSet
@@ -43,11 +43,11 @@ def publication_told(state: RunState, spec: RunSpec, issued: str, composed: str 
 
 
 def outside_contradictions(
-    certificate: Mapping[str, Any], entries: Sequence[Entry], state: RunState | None
+    certificate: Mapping[str, Any], entries: Sequence[Entry], state: RunState | None, replayed: Replayed | None = None
 ) -> Iterator[str]:
     """Where a certificate leaves out a release that the ledger has, or says of one, or of the gate, what the ledger does not.
 
-    state: the fold of ``entries``, where it is known.
+    state: the fold of ``entries``, where it is known. replayed: of the same, for several certificates one after the other.
     """
     number, issued = certificate["rests_on"]["number"], certificate["issued"]
     if state is None:
@@ -59,7 +59,7 @@ def outside_contradictions(
     yield from _differences(certificate.get("outside"), told.get("outside"))
     if state.gates or "publication" in certificate:
         spec = RunSpec.from_json(certificate["environment"]["spec"])
-        then = replay(entries[: number + 1])
+        then = (replayed or Replayed(entries)).after(number)
         if certificate.get("publication") != publication(then, spec, issued, certificate["composed_after"]):
             yield "the publication of the model after it is not held as the ledger's release gate says"
 

@@ -9,12 +9,15 @@ from taft_ray.log import operation
 from taft_ray.progress import Report, silent
 from taft_ray.proof.checks import AFTER_THE_CHAIN, chain
 from taft_ray.proof.evidence import Evidence, Findings
+from taft_ray.run.outcomes import VERIFY, record_outcome
 from taft_ray.run.spec import run_spec
 from taft_ray.storage import Store
 
 
 @operation("verify")
-def verify(run: str, *, head: str | None = None, retrain: bool = False, report: Report = silent) -> dict[str, Any]:
+def verify(
+    run: str, *, head: str | None = None, retrain: bool = False, record: bool = False, report: Report = silent
+) -> dict[str, Any]:
     """Check everything that can be checked from storage alone: {"ok", "checks": {name: count}, "problems", "notes", "head"}.
 
     The chain is unbroken; every object has its recorded digest and every byte of it counts; the sums recomposed from the
@@ -23,13 +26,18 @@ def verify(run: str, *, head: str | None = None, retrain: bool = False, report: 
 
     head: the digest of a ledger entry that must be in the chain, from an earlier `verify` kept elsewhere: without it, nobody
         can tell whether the newest entries were cut off. retrain: also fit the retrained shards again (minutes for large ones).
+    record: keep the answer in the run; "recorded" is its key then. Otherwise nothing is written.
+
     One cache part is in memory at a time, and two models.
     """
     store = Store(run)
     try:
         evidence = Evidence(address=run, store=store, spec=run_spec(store), report=report)
     except (IntegrityError, SpecMismatch) as error:  # without its spec nothing in a run has a meaning
-        return {**Findings(problems=[f"spec: {error}"]).answer(), "forgotten_samples": None, "head": None}
+        answer = {**Findings(problems=[f"spec: {error}"]).answer(), "forgotten_samples": None, "head": None}
+        if record:
+            record_outcome(store, VERIFY, None, answer, ())
+        return answer
     if chain(evidence):
         evidence.sizes = {info.key: info.size for info in store.list()}
         for check in AFTER_THE_CHAIN:
@@ -43,8 +51,12 @@ def verify(run: str, *, head: str | None = None, retrain: bool = False, report: 
         evidence.problems.append(
             f"ledger: the entry with digest {head[:16]} is not in it; the newest entries were removed, or it is another run's"
         )
-    return {
+    answer = {
         **evidence.answer(),
         "forgotten_samples": len(evidence.state.forgotten()),
         "head": entries[-1].digest if entries else None,
     }
+    if record:
+        newest, hashes = entries[-1] if entries else None, evidence.state.tombstones
+        answer["recorded"] = record_outcome(store, VERIFY, newest, answer, hashes, evidence.sizes)
+    return answer

@@ -34,7 +34,7 @@ from taft_ray.plans.releases import Released
 from taft_ray.run.owned import hashes_of_owners
 from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_of
-from taft_ray.storage import KeptReleases
+from taft_ray.storage import KeptReleases, digest_json
 
 _MOST = 200  # characters of a recipient or a contact
 
@@ -112,7 +112,7 @@ def check(record: Record, fact: Released, now: bool) -> str | None:
     if held := [*holds(state, fact), *unplaced(state)]:
         raise TaftError(
             f"{which('forget request', held)} {are(len(held))} not carried out yet, or began while this model was made: it is "
-            f"never published. Run taft-ray forget {record.store.uri} --due, then export again"
+            f"never published. Run taft-ray forget {record.store.uri} --due, then the same command again"
         )
     found = hold(state, record.spec, time.time(), fact.composed)
     if found is not None and not now:
@@ -137,6 +137,20 @@ def commit(record: Record, fact: Released, now: bool = False) -> Released:
             f"{error}. A file leaves this run when it is registered in its ledger, so nothing was written. Make the storage "
             "writable; where that cannot be, --no-register writes a file that says that it is not registered"
         ) from error
+
+
+def served(record: Record, fact: Released) -> Released | None:
+    """The release of a served model (`made_of`) with its name; None where it is the latest of its line, and holds nothing forgotten.
+
+    The name follows from what was released before, so that replicas that register one model at once make one release.
+    """
+    latest = next((one for one in reversed(record.state.releases.values()) if one.line == fact.line), None)
+    if latest is not None and latest.fact.composed == fact.composed and not holds(record.state, latest.fact):
+        return None
+    assert fact.composed is not None
+    before = None if latest is None else latest.fact.release
+    name = digest_json([fact.what, fact.composed, fact.mode, list(fact.owners), before])[:16]
+    return replace(fact, release=name, digest=fact.composed)
 
 
 def _op(fact: Released) -> str:

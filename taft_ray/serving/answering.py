@@ -52,6 +52,8 @@ def decoded(replica: Replica, name: str, pictures: Sequence[bytes], most: int) -
 def answered(replica: Replica, questions: Sequence[Asked]) -> list[dict[str, Any]]:
     """The answers to questions that came together: {"composed", "ledger", "predictions"}, or {"unconfirmed": why}.
 
+    While the run's release gate holds a model back, predictions have labels alone, and "held" says why.
+
     Each model's reference is read once. Pictures of models with the same frozen part go through it together.
     """
     answers: list[dict[str, Any]] = [{} for _ in questions]
@@ -101,7 +103,11 @@ def _told(reference: Reference, rows: Sequence[tuple[int, list[float]]]) -> dict
         "composed": reference.digest,
         "ledger": reference.number,
         "classes": list(classes),
+        **({} if reference.held_back is None else {"held": reference.held_back}),
         "predictions": [
-            {"label": classes[label], "probability": values[label], "probabilities": values} for label, values in rows
+            {"label": classes[label]}
+            if reference.held_back is not None
+            else {"label": classes[label], "probability": values[label], "probabilities": values}
+            for label, values in rows
         ],
     }

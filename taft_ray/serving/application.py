@@ -18,6 +18,7 @@ from taft_ray.run.spec import run_spec
 from taft_ray.serving.deployments import Gateway, ModelReplica
 from taft_ray.serving.following import mode_of
 from taft_ray.serving.options import ServingOptions, Source, sources_of
+from taft_ray.serving.publishing import publish_first
 from taft_ray.serving.requests import digests_of, token_digests
 from taft_ray.storage import Store
 
@@ -28,10 +29,12 @@ _AT_ONCE = 4  # batches' worth of questions that a replica may have at once
 def application(args: Mapping[str, Any]) -> serve.Application:
     """The application of cluster/serve.yaml. args: "runs", and "compose", "owners", "token_file" and fields of `ServingOptions`.
 
+    "now": true begins with models that a release gate of their run holds back. Otherwise those are refused: PublicationHeld.
+
     Without "token_file" the tokens are those in the environment's TAFT_RAY_SERVE_TOKENS, one per line.
     """
     sources, options = asked_for(args)
-    return built(register(sources, options), sources, options)
+    return built(register(sources, options, now=bool(args.get("now"))), sources, options)
 
 
 def asked_for(args: Mapping[str, Any]) -> tuple[tuple[Source, ...], ServingOptions]:
@@ -39,6 +42,8 @@ def asked_for(args: Mapping[str, Any]) -> tuple[tuple[Source, ...], ServingOptio
     said = dict(args)
     runs, compose, owners = said.pop("runs", ()), said.pop("compose", None), said.pop("owners", ())
     token_file = said.pop("token_file", None)
+    if not isinstance(said.pop("now", False), bool):
+        raise UsageError("now: expected true or false")
     if token_file is not None:
         said["tokens"] = token_digests(token_file)
     elif os.environ.get(TOKENS):
@@ -47,18 +52,27 @@ def asked_for(args: Mapping[str, Any]) -> tuple[tuple[Source, ...], ServingOptio
     return sources, ServingOptions.of(said)
 
 
-def register(sources: Sequence[Source], options: ServingOptions) -> str:
-    """Commit to the ledger of each run that it is served, and compose what is to be answered with: the serving's name."""
+def register(sources: Sequence[Source], options: ServingOptions, *, now: bool = False) -> str:
+    """Commit to the ledger of each run that it is served, and compose what is to be answered with: the serving's name.
+
+    PublicationHeld where the release gate of a run holds its model back, unless ``now``.
+    """
     serving = secrets.token_hex(8)
     by_run: dict[str, list[str]] = {}
+    composers: list[tuple[Composer, Source]] = []
     for source in sources:
         composer = Composer(source.run)
         composer.recover()
         if not composer.snapshot().in_model and not composer.snapshot().in_tier(True):
             raise UsageError(f"no shard is in the model of {source.run}; train first, or retrain one that was dropped")
         by_run.setdefault(source.run, []).append(mode_of(composer.record.spec, source))
+        composers.append((composer, source))
+    overrode = publish_first(composers, now)
     for run, modes in by_run.items():
-        fact = Served(serving, options.lease, options.drain, tuple(dict.fromkeys(modes)), options.replicas)
+        fact = Served(
+            serving, options.lease, options.drain, tuple(dict.fromkeys(modes)), options.replicas,
+            overrode=overrode.get(Store(run).uri),
+        )  # fmt: skip
         Composer(run).begin_serving(fact)
     return serving
 

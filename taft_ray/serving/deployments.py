@@ -22,7 +22,7 @@ from taft_ray.serving.options import ServingOptions, Source
 from taft_ray.serving.replica import OfRun, Replica, Unconfirmed
 from taft_ray.serving.requests import Refused, check_access, pictures_in, read_body
 
-COMPOSED, LEDGER = "X-Taft-Composed", "X-Taft-Ledger"
+COMPOSED, LEDGER, HELD = "X-Taft-Composed", "X-Taft-Ledger", "X-Taft-Held"
 _FIRST_S = (
     120.0  # for which a replica's constructor waits for its models; what takes longer is answered with 503 until then
 )
@@ -163,7 +163,10 @@ class Gateway:
         answer = await self.ask(name, pictures)
         if "unreadable" in answer:
             return JSONResponse({"error": "these pictures cannot be read; nothing was predicted", **answer}, 422)
-        return JSONResponse(answer, headers={COMPOSED: answer["composed"], LEDGER: str(answer["ledger"])})
+        headers = {COMPOSED: answer["composed"], LEDGER: str(answer["ledger"])}
+        if "held" in answer:
+            headers[HELD] = answer["held"].replace("ε", "epsilon").encode("ascii", "replace").decode()
+        return JSONResponse(answer, headers=headers)
 
     async def ask(self, name: str, pictures: list[bytes]) -> dict[str, Any]:
         """The answer of a replica: what POST /predict answers, or {"unreadable"}. Refused (503) where there is none."""

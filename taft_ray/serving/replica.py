@@ -25,6 +25,7 @@ from taft_ray.run.replicas import ReplicaNote, remove_note, write_note
 from taft_ray.serving.following import Following, Wanted, wanted_of
 from taft_ray.serving.loading import Load, Model
 from taft_ray.serving.options import Source
+from taft_ray.serving.publishing import Publishing
 from taft_ray.storage import Store
 
 _log = logger_of(__name__)
@@ -39,12 +40,16 @@ class Unconfirmed(TaftError):
 
 @dataclass(eq=False)
 class Held:
-    """A loaded model in a replica. until: by the replica's clock, when its lease ends. reading: batches that are under way."""
+    """A loaded model in a replica. until: by the replica's clock, when its lease ends. reading: batches that are under way.
+
+    held_back: why it gives labels alone; None where it gives probabilities.
+    """
 
     wanted: Wanted
     model: Model
     number: int
     until: float
+    held_back: str | None = None
     reading: int = 0
 
 
@@ -56,6 +61,7 @@ class Reference:
     model: Model
     digest: str
     number: int
+    held_back: str | None = None
 
 
 @dataclass(eq=False)
@@ -96,13 +102,13 @@ class Slot:
             self.why = why
             return None
 
-    def activate(self, wanted: Wanted, model: Model, number: int) -> None:
+    def activate(self, wanted: Wanted, model: Model, number: int, held_back: str | None) -> None:
         """Answer with this model from now on; never with one of an earlier ledger number than before."""
         if self.active is not None and number < self.active.number:
             return
         if self.active is not None:
             self.before.append(self.active)
-        self.active = Held(wanted, model, number, until=float("-inf"))
+        self.active = Held(wanted, model, number, float("-inf"), held_back)
 
     def held(self) -> list[Held]:
         """The models that answers may still come from."""
@@ -119,6 +125,7 @@ class OfRun:
     ) -> None:  # fmt: skip
         self.run, self.serving, self.replica, self.lease = run, serving, replica, lease
         self.following = Following(run)
+        self._publishing = Publishing(self.following)
         self.slots = [Slot(source) for source in sources]
         self.problem = ""
         self._clock, self._load, self._submit, self._lock = clock, load, submit, lock
@@ -149,7 +156,7 @@ class OfRun:
         number = self.following.read()
         state = self.following.state
         serving = state.servings.get(self.serving)
-        if serving is None or serving.ended:
+        if serving is None or serving.fact.ended:
             self._stop("its run's ledger does not have this serving, or has it as ended")
             return
         head = self.following.head
@@ -169,6 +176,13 @@ class OfRun:
             for slot, _ in wanted:
                 if slot.active is not None:
                     slot.active.until, slot.active.number = began + self.lease, number
+        self._publish()  # last: it may read on in the ledger, of which nothing was acknowledged yet
+
+    def _publish(self) -> None:
+        """Give the probabilities of each model, or keep them back, as the run's release gate says."""
+        for slot in self.slots:
+            if (active := slot.active) is not None:
+                active.held_back = self._publishing.held_back(slot.source, active.wanted, active.model.digest)
 
     def _may_answer_stale(self, slot: Slot, want: Wanted | None, number: int, now: float) -> bool:
         """Whether answers may still come from a model of the slot that has to go; one whose lease has ended goes here."""
@@ -191,7 +205,7 @@ class OfRun:
         if loaded is not None and want.is_of(loaded[0]):
             with self._lock:
                 self._note_left(slot, number)
-                slot.activate(*loaded, number)
+                slot.activate(*loaded, number, self._publishing.at_first())
             _log.info("answers with model %s from ledger entry %d on", loaded[1].digest[:16], number)
         if slot.active is not None and want.is_of(slot.active.wanted):
             return
@@ -306,7 +320,7 @@ class Replica:
                 why = of_run.problem or "its ledger could not be read in time"
                 raise Unconfirmed(f"{name} cannot be answered: {why}")
             held.reading += 1
-            return Reference(held, held.model, held.model.digest, held.number)
+            return Reference(held, held.model, held.model.digest, held.number, held.held_back)
 
     def released(self, reference: Reference) -> bool:
         """The batch is done: whether its answers may be let go. They may not where the lease has run out meanwhile."""
@@ -323,7 +337,7 @@ class Replica:
         return list(self._places)
 
     def told(self, name: str) -> dict[str, Any]:
-        """The answer to GET /model: {"name", "composed", "classes", "ledger", "confirmed", "requests_open", "why"?}."""
+        """The answer to GET /model: {"name", "composed", "classes", "ledger", "confirmed", "requests_open", "held"?, "why"?}."""
         of_run, slot = self._places[name]
         with self._lock:
             held = slot.active
@@ -334,6 +348,7 @@ class Replica:
                 "classes": [] if held is None else list(held.model.classes),
                 "ledger": None if held is None else held.number,
                 "confirmed": fine,
+                **({} if held is None or held.held_back is None else {"held": held.held_back}),
             }
         if of_run.following.is_read:
             told["requests_open"] = sum(one.forgotten is None for one in of_run.following.state.requests.values())

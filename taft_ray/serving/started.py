@@ -39,6 +39,8 @@ class Serving:
         """The answer to POST /predict of encoded pictures; TaftError where it is an error.
 
         {"composed": digest, "ledger": number, "classes", "predictions": [{"label", "probability", "probabilities"}]}.
+
+        With "held", the reason why, predictions have labels alone: a release gate holds the model back.
         """
         several = [pictures] if isinstance(pictures, bytes) else list(pictures)
         answer = self._asked("ask", self._named(model), several)
@@ -93,15 +95,17 @@ def application_name(serving: str) -> str:
 
 
 def start(
-    sources: Sequence[Source], options: ServingOptions, *, host: str = _OWN, port: int = 8000, route: str = "/"
-) -> Serving:
+    sources: Sequence[Source], options: ServingOptions, *, host: str = _OWN, port: int = 8000, route: str = "/",
+    now: bool = False,
+) -> Serving:  # fmt: skip
     """Serve these models on the Ray of this process; returns when every replica has its models.
 
-    UsageError for a host that others reach without tokens. StorageError where the port is taken.
+    UsageError for a host that others reach without tokens. StorageError where the port is taken. PublicationHeld where a
+    release gate holds a model back, unless ``now``.
     """
     if host not in (_OWN, "localhost", "::1") and not options.tokens:
         raise UsageError(f"--host {host} is reached from elsewhere; give --token-file, or leave --host out")
-    name = register(sources, options)
+    name = register(sources, options, now=now)
     quiet = {"log_level": "WARNING"}
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:

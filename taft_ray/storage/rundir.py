@@ -28,6 +28,7 @@ EVAL_FOLDER = "eval"
 CERTIFICATES_FOLDER = "certificates"
 REPORTS_FOLDER = "reports"
 SERVING_FOLDER = "serving"
+OUTCOMES_FOLDER = "outcomes"
 WAITING_FOLDER = f"{REPORTS_FOLDER}/waiting"
 TURN_KEY = f"{REPORTS_FOLDER}/turn.json"
 REJECTED_LISTS = f"{REPORTS_FOLDER}/rejected"
@@ -126,6 +127,17 @@ def signature_key(request: str) -> str:
 def report_key(name: str) -> str:
     """The key of a report's file."""
     return f"{REPORTS_FOLDER}/{name}"
+
+
+def outcome_key(verb: str, number: int, digest: str) -> str:
+    """The key of a verb's outcome, of the ledger entry of this number and digest: ``outcomes/verify-000042-1f0c9a77.json``."""
+    return f"{OUTCOMES_FOLDER}/{verb}-{number:06d}-{digest[:8]}.json"
+
+
+def outcome_of(key: str) -> tuple[str, int, str] | None:
+    """The verb, the entry's number and the beginning of its digest of an outcome; None for what is not named like one."""
+    found = re.fullmatch(rf"{OUTCOMES_FOLDER}/([a-z]+(?:-[a-z]+)*)-(\d{{6,}})-([0-9a-f]{{8}})\.json", key)
+    return (found[1], int(found[2]), found[3]) if found else None
 
 
 def read_spec(store: Store) -> dict[str, Any] | None:

@@ -16,7 +16,8 @@ from taft_ray.storage.beside import SUFFIX
 
 _FOLDERS = (  # the ledger late: what is interrupted says until then what the run was
     names.COMPOSED_FOLDER, names.DELTAS_FOLDER, names.CHECKPOINTS_FOLDER, names.CACHE_FOLDER, names.EVAL_FOLDER,
-    names.BASE_FOLDER, names.REPORTS_FOLDER, names.SERVING_FOLDER, names.CERTIFICATES_FOLDER, names.MANIFEST_FOLDER, "keys", names.LEDGER_FOLDER,
+    names.BASE_FOLDER, names.REPORTS_FOLDER, names.SERVING_FOLDER, names.OUTCOMES_FOLDER, names.CERTIFICATES_FOLDER,
+    names.MANIFEST_FOLDER, "keys", names.LEDGER_FOLDER,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from taft_ray.plans.spec import RunSpec
 from taft_ray.prefix.rejections import rejected
 from taft_ray.privacy import PublicKey
 from taft_ray.proof.verify_run import verify
+from taft_ray.run.outcomes import VERIFY
 from taft_ray.run.owned import count_owners
 from taft_ray.run.record import Record
 from taft_ray.storage import MALFORMED, Store, canonical_json, digest_bytes, json_object
@@ -25,7 +26,7 @@ from taft_ray.verbs.privacy import statement
 from taft_ray.verbs.recalls import recalls
 from taft_ray.verbs.report import Made, measured
 from taft_ray.verbs.retention import retention
-from taft_ray.verbs.status import status
+from taft_ray.verbs.status import outcomes_of, status
 from taft_ray.version import VERSION
 
 SCHEMA = "taft_ray.dossier/1"
@@ -64,6 +65,7 @@ def gather(run: str, spec: RunSpec) -> Gathered:
     checked = found.tried("verify", lambda: verify(run))
     made = found.tried("report and certificates", lambda: measured(store))
     kept = found.tried("retention", lambda: retention(run))
+    left = found.tried("recalls", lambda: recalls(run))
     certificates = {} if made is None else _certificates(found, store, made)
     asked = {} if made is None else {one.request: one.time for one in made.state.requests.values()}
     found.facts = {
@@ -79,9 +81,11 @@ def gather(run: str, spec: RunSpec) -> Gathered:
             for one in (stands or _NO)["requests"]
         ],
         "not_covered": _not_covered(certificates),
-        "audits": _audits(found, store),
+        "audits": [*_recorded_audits(found, run), *_audits(found, store)],
+        "outcomes": (stands or {}).get("outcomes", []),
         "privacy": found.tried("privacy", lambda: statement(run)) if spec.privacy is not None else None,
-        "releases": _releases(found, run),
+        "releases": _releases(left),
+        "servings": (left or {}).get("servings", []),
         "retention": kept and {name: value for name, value in kept.items() if name != "run"},
         "quarantined": (stands or _NO)["quarantined"],
     }
@@ -211,6 +215,23 @@ def _not_covered(certificates: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(text for one in certificates.values() for text in one["does_not_cover"]))
 
 
+def _recorded_audits(found: Gathered, run: str) -> list[dict[str, Any]]:
+    """The latest audit of each kind that was recorded in the run, with the ledger entry that it is of."""
+    recorded = found.tried("recorded outcomes", lambda: outcomes_of(Record(run))) or []
+    audits = []
+    for one in recorded:
+        if one.problem is not None:
+            found.unread.append(f"recorded outcome: {one.problem}")
+        if one.verb == VERIFY or one.outcome is None:
+            continue
+        sealed, answer = one.outcome.sealed, canonical_json({"run": run, **one.outcome.answer})
+        told = found.tried(f"recorded outcome of {one.verb}", lambda answer=answer: _audit(answer))
+        if told is not None:
+            of = {"made": one.outcome.made, "entry": one.number, "since": one.since}
+            audits.append({**told, "sha256": hashlib.sha256(sealed).hexdigest(), **of})
+    return audits
+
+
 def _audits(found: Gathered, store: Store) -> list[dict[str, Any]]:
     """The audits' answers that somebody kept as reports/audit*.json. Their file names are left out; they may name a person."""
     listed = found.tried("reports", lambda: [info.key for info in store.list(names.report_key("audit"))]) or []
@@ -235,9 +256,8 @@ def _audit(data: bytes) -> dict[str, Any]:
     raise TaftError("it is not the answer of an audit; keep that of taft-ray audit --json")
 
 
-def _releases(found: Gathered, run: str) -> list[dict[str, Any]]:
+def _releases(told: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The register of what left the house, without the people at the places where it went."""
-    told = found.tried("recalls", lambda: recalls(run))
     return [
         {
             **{name: value for name, value in one.items() if name not in ("contact", "notified")},

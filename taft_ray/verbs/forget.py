@@ -25,6 +25,7 @@ from taft_ray.run.spec import run_spec
 from taft_ray.run.state import damage_of
 from taft_ray.run.turn import Held, Turn, Turns
 from taft_ray.storage import Store, sweep_copies
+from taft_ray.verbs import retention
 from taft_ray.verbs.composer import composer_of, in_cluster
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
     """Carry out every request whose time has come or that was interrupted: for a timer to call.
 
     {"certificates": [...]}, and where deadlines passed before they were met {"ok": False, "late": [{"request", "deadline",
-    "carried_out"}]}.
+    "carried_out"}]}. Where the date for the key of the id hashes has passed, {"to_do": [sentence]}; nothing is destroyed.
     """
     run = run_address(run)
     spec = run_spec(Store(run))
@@ -121,7 +122,12 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
         for request, deadline in promised.items()
         if deadline < (time.time() if request in carried_out else began)
     ]
-    return {"certificates": list(done.values()), **({"ok": False, "late": late} if late else {})}
+    overdue = retention.told(before, time.time())["passed"]
+    return {
+        "certificates": list(done.values()),
+        **({"ok": False, "late": late} if late else {}),
+        **({"to_do": [retention.way_out(run)]} if overdue else {}),
+    }
 
 
 @contextmanager

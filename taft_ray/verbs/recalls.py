@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from taft_ray.errors import UsageError
 from taft_ray.log import operation
-from taft_ray.plans.recalls import RECALLED, Standing, standing, standings, unplaced
+from taft_ray.plans.recalls import RECALLED, Standing, answered_with, standing, standings, unplaced
 from taft_ray.plans.releases import RecallNotified
 from taft_ray.plans.state import RunState
 from taft_ray.privacy import SigningKey
 from taft_ray.proof.notice import idempotency_key, notice, signed
 from taft_ray.run.address import run_address
 from taft_ray.run.record import Record
+from taft_ray.run.replicas import notes_in
 from taft_ray.run.spec import run_spec
 from taft_ray.run.state import check_newest, read_state
 from taft_ray.storage import Store
@@ -29,18 +31,18 @@ _STATEMENT = "taft_ray.privacy-statement/1"
 
 @operation("recalls")
 def recalls(run: str) -> dict[str, Any]:
-    """Every release and how it stands: {"run", "ok", "releases", "undecided"}, in the order of the ledger.
+    """Every release and how it stands: {"run", "ok", "releases", "undecided", "servings"}, in the order of the ledger.
 
-    undecided: forgets of which nobody can tell yet whether a release holds their samples.
+    undecided: forgets of which nobody can tell yet whether a release holds their samples. servings: of a run that was served.
     """
     run = run_address(run)
     store = Store(run)
     run_spec(store)
-    return recalls_of(run, read_state(store))
+    return recalls_of(store, run, read_state(store))
 
 
-def recalls_of(run: str, state: RunState) -> dict[str, Any]:
-    """The answer of `recalls` from a state that was read."""
+def recalls_of(store: Store, run: str, state: RunState) -> dict[str, Any]:
+    """The answer of `recalls` from a state that was read; of ``store`` the notes of replicas alone."""
     now = time.time()
     waiting = unplaced(state) if state.releases else []
     return {
@@ -48,7 +50,28 @@ def recalls_of(run: str, state: RunState) -> dict[str, Any]:
         "ok": True,
         "releases": [release_told(one) for one in standings(state, now)],
         **({"undecided": waiting} if waiting else {}),
+        **({"servings": servings_told(store, state)} if state.servings else {}),
     }
+
+
+def servings_told(store: Store, state: RunState) -> list[dict[str, Any]]:
+    """The servings for an answer, and the models that they may have answered with."""
+    notes = notes_in(store) if state.open_servings else {}
+    return [
+        {
+            "serving": one.fact.serving,
+            "modes": list(one.fact.modes),
+            "replicas": one.fact.replicas,
+            "began": one.began,
+            "ended": one.ended,
+            "models": [
+                {**asdict(model), "withdrawn_by": list(model.withdrawn_by)}
+                for model in answered_with(state, one, {d for note in notes.get(name, ()) for d in note.digests})
+            ],
+            **({"overrode": one.fact.overrode} if one.fact.overrode else {}),
+        }
+        for name, one in state.servings.items()
+    ]
 
 
 def release_told(one: Standing) -> dict[str, Any]:
@@ -116,7 +139,7 @@ def notify(
             }
         )
     record.refresh()
-    return {**recalls_of(run, record.state), "ok": all(one["ok"] for one in notices), "notices": notices}
+    return {**recalls_of(record.store, run, record.state), "ok": all(one["ok"] for one in notices), "notices": notices}
 
 
 def _commit(

@@ -14,6 +14,7 @@ from taft_ray.log import operation
 from taft_ray.pages import certificate_page, report_page
 from taft_ray.plans.additions import counts_of
 from taft_ray.plans.facts import Composed
+from taft_ray.plans.fold import Replayed
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spending import spent_by
 from taft_ray.plans.state import RequestState, RunState
@@ -92,6 +93,7 @@ def _certificates(store: Store, state: RunState) -> tuple[list[tuple[dict[str, A
     held = set() if manifest is None else set(manifest.table["id_hash"].to_pylist())
     found: list[tuple[dict[str, Any], str, str, list[str]]] = []
     damaged: list[str] = []
+    replayed = Replayed(entries)
     for request, forgotten in finished:
         key = forgotten.certificate.key
         try:
@@ -99,7 +101,7 @@ def _certificates(store: Store, state: RunState) -> tuple[list[tuple[dict[str, A
         except (IntegrityError, ObjectMissing) as error:
             damaged.append(str(error))
             continue
-        wrong = [*inconsistencies(certificate), *contradictions(certificate, entries, state)]
+        wrong = [*inconsistencies(certificate), *contradictions(certificate, entries, state, replayed)]
         if back := held & set(certificate["id_hashes"]):
             wrong.append(f"{plural(len(back), 'of its samples is', 'of its samples are')} in the manifest again")
         damaged += [f"{key}: {one}" for one in wrong]

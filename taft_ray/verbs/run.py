@@ -262,6 +262,7 @@ class Run:
         host: str = "127.0.0.1",
         port: int = 8000,
         token_file: str | os.PathLike[str] | None = None,
+        now: bool = False,
         **options: Any,
     ) -> AbstractContextManager[Serving]:
         """Answer requests with the composed model, over HTTP and here, until the block ends; needs taft_ray[serve].
@@ -275,6 +276,8 @@ class Run:
 
         host: another than 127.0.0.1 needs ``token_file``, which has a token per line.
 
+        now: although a run's release gate holds the model back.
+
         options: fields of `taft_ray.serving.options.ServingOptions`, such as replicas, lease, drain and max_bytes.
         """
         from taft_ray.verbs.serve import serving
@@ -282,8 +285,8 @@ class Run:
         runs = [self.uri, *(other.uri if isinstance(other, Run) else os.fspath(other) for other in others)]
         tokens = None if token_file is None else os.fspath(token_file)
         return serving(
-            runs, compose=compose, owners=tuple(owners), host=host, port=port, token_file=tokens, report=self._progress,
-            **options,
+            runs, compose=compose, owners=tuple(owners), host=host, port=port, token_file=tokens, now=now,
+            report=self._progress, **options,
         )  # fmt: skip
 
     def report(self) -> answers.Reported:
@@ -463,18 +466,26 @@ class Run:
     # --- showing it
 
     def verify(
-        self, *, head: str | None = None, retrain: bool = False, metrics: str | os.PathLike[str] | None = None
+        self,
+        *,
+        head: str | None = None,
+        retrain: bool = False,
+        metrics: str | os.PathLike[str] | None = None,
+        record: bool = False,
     ) -> answers.Verification:
         """Check the run from storage alone. head: a ledger entry of an earlier `verify`. retrain: fit forgotten shards again.
 
         metrics: a .prom file that gets the outcome, for Prometheus' textfile collector.
+
+        record: keep the outcome in the run, where `status`, the page and dossiers show it. Otherwise nothing is written.
         """
         from taft_ray.proof.verify_run import verify
         from taft_ray.verbs import metrics_file
 
         metrics_file.check_metrics_file(metrics)
         try:
-            answer = answers.Verification.from_json(verify(self.uri, head=head, retrain=retrain, report=self._progress))
+            told = verify(self.uri, head=head, retrain=retrain, record=record, report=self._progress)
+            answer = answers.Verification.from_json(told)
         except IntegrityError:  # any other error has found nothing out
             if metrics is not None:
                 metrics_file.write_verified(self.uri, False, metrics)
@@ -490,41 +501,55 @@ class Run:
         *,
         ids: Sequence[str] | None = None,
         level: float = 0.01,
+        record: bool = False,
     ) -> answers.Audit:
-        """Attack what was forgotten: ``data`` has the forgotten samples, ``never_seen`` some of their kind that were never in."""
+        """Attack what was forgotten: ``data`` has the forgotten samples, ``never_seen`` some of their kind that were never in.
+
+        record: keep the outcome in the run, as `verify` does.
+        """
         from taft_ray.verbs.audit import audit
 
         return answers.Audit.from_json(
-            audit(self.uri, os.fspath(data), os.fspath(never_seen), ids=ids, level=level, report=self._progress)
+            audit(
+                self.uri,
+                os.fspath(data),
+                os.fspath(never_seen),
+                ids=ids,
+                level=level,
+                record=record,
+                report=self._progress,
+            )
         )
 
     def audit_privacy(
-        self, *, level: float = 0.01, runs: int | None = None, canaries: int | None = None
+        self, *, level: float = 0.01, runs: int | None = None, canaries: int | None = None, record: bool = False
     ) -> answers.PrivacyAudit:
         """Lower bounds on the ε of a private run's fit, beside its claim, by fits on made-up canaries. It charges nothing.
 
         level: how likely a false conviction may be. runs: fits with a canary, and as many without. canaries: of one more fit.
+
+        record: keep the outcome in the run, as `verify` does.
         """
         from taft_ray.verbs.audit import audit_privacy
 
         return answers.PrivacyAudit.from_json(
-            audit_privacy(self.uri, level=level, runs=runs, canaries=canaries, report=self._progress)
+            audit_privacy(self.uri, level=level, runs=runs, canaries=canaries, record=record, report=self._progress)
         )
 
     def audit_reconstruction(
-        self, never_seen: str | os.PathLike[str] | None = None, *, picks: int = 20
+        self, never_seen: str | os.PathLike[str] | None = None, *, picks: int = 20, record: bool = False
     ) -> answers.Reconstruction:
         """Measure how near an attacker comes to a deleted sample by the models before and after. The run is unchanged.
 
         never_seen: pictures by which the attacker knows the data. None: only an attacker who knows the run's own is tried.
 
-        picks: samples that are forgotten one by one, in memory.
+        picks: samples that are forgotten one by one, in memory. record: keep the outcome in the run, as `verify` does.
         """
         from taft_ray.verbs.audit import audit_reconstruction
 
         known = None if never_seen is None else os.fspath(never_seen)
         return answers.Reconstruction.from_json(
-            audit_reconstruction(self.uri, never_seen=known, picks=picks, report=self._progress)
+            audit_reconstruction(self.uri, never_seen=known, picks=picks, record=record, report=self._progress)
         )
 
     # --- ending it

@@ -22,12 +22,15 @@ def serving(
     host: str = "127.0.0.1",
     port: int = 8000,
     token_file: str | None = None,
+    now: bool = False,
     report: Report = silent,
     **options: Any,
 ) -> Iterator[Serving]:
     """Models of these runs, served until the block ends, on the Ray of this process or of RAY_ADDRESS.
 
     runs: each as [NAME=]RUN[?owners=A,B&compose=MODE]. options: fields of `serving.options.ServingOptions`.
+
+    PublicationHeld where the release gate of a run holds its model back, unless ``now``.
     """
     from taft_ray.orchestration import session
     from taft_ray.serving.options import ServingOptions, sources_of
@@ -42,7 +45,7 @@ def serving(
         from taft_ray.serving.started import start
 
         report("serve", 0, asked.replicas)
-        with start(sources, asked, host=host, port=port) as started:
+        with start(sources, asked, host=host, port=port, now=now) as started:
             report("serve", asked.replicas, asked.replicas)
             yield started
 

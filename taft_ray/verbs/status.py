@@ -10,14 +10,14 @@ from taft_ray.counting import are, which
 from taft_ray.log import operation
 from taft_ray.plans.additions import counts_of
 from taft_ray.plans.gather import due, planned_start
-from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.spending import spent_by
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
 from taft_ray.run.address import run_address
+from taft_ray.run.outcomes import Recorded, latest_outcomes
 from taft_ray.run.quarantine import quarantines, way_out, way_out_of_unfitted
+from taft_ray.run.record import Record
 from taft_ray.run.waiting import waits
-from taft_ray.storage import Store
 from taft_ray.verbs import retention
 
 READ_BYTES = 256 << 20  # of deltas that `status` reads to compare their digests; of more it compares the sizes
@@ -31,17 +31,17 @@ def status(run: str) -> dict[str, Any]:
     in_the_way = composer.recover_what_can_be()
     composer.examine_deltas(READ_BYTES)
     composed = composer.composed_digest()
-    told = status_of(composer.record.store, composer.record.spec, composer.snapshot(), composed, in_the_way)
+    composer.snapshot()  # reads on
+    told = status_of(composer.record, composed, in_the_way)
     return {**told, "run": run}
 
 
-def status_of(
-    store: Store, spec: RunSpec, state: RunState, composed: str | None, in_the_way: str | None = None
-) -> dict[str, Any]:
-    """The answer of `status` from a state that was read, with nothing done on the way.
+def status_of(record: Record, composed: str | None, in_the_way: str | None = None) -> dict[str, Any]:
+    """The answer of `status` from a ledger that was read, with nothing done on the way.
 
     composed: the digest of the composed model. in_the_way: damage that kept a recovery from its end.
     """
+    store, spec, state = record.store, record.spec, record.state
     run, ill = store.uri, quarantines(state)
     waiting = [{"by": one.by, "what": one.what, "since": one.since} for one in waits(store, time.time())]
     settings = state.tuned.settings if state.tuned and state.tuned.of == composed else None
@@ -80,6 +80,7 @@ def status_of(
         "to_do": _to_do(run, state),
         **({"waiting": waiting} if waiting else {}),
         **({"servings": servings} if (servings := _servings(state)) else {}),
+        **({"outcomes": outcomes} if (outcomes := [one.told() for one in outcomes_of(record)]) else {}),
         "quarantined": ill,
         "damaged": in_the_way,
         "model": spec.model,
@@ -90,17 +91,21 @@ def status_of(
     }
 
 
+def outcomes_of(record: Record) -> list[Recorded]:
+    """The latest recorded outcome of each verb."""
+    return latest_outcomes(record.store, record.state.entries, lambda number: record.ledger.since(number)[0].digest)
+
+
 def _servings(state: RunState) -> list[dict[str, Any]]:
     return [
         {
-            "serving": one.serving,
-            "modes": list(one.modes),
-            "replicas": one.replicas,
-            "lease": one.lease,
-            "drain": one.drain,
+            "serving": one.fact.serving,
+            "modes": list(one.fact.modes),
+            "replicas": one.fact.replicas,
+            "lease": one.fact.lease,
+            "drain": one.fact.drain,
         }
-        for one in state.servings.values()
-        if not one.ended
+        for one in state.open_servings
     ]
 
 

@@ -20,6 +20,7 @@ from taft_ray.evaluation import summarise
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import FITTING, SUBTRACT, TRAINED, RequestState, RunState
 from taft_ray.proof.certificate import removed_by
+from taft_ray.run.outcomes import AUDIT, AUDIT_PRIVACY, AUDIT_RECONSTRUCT, VERIFY, Recorded
 from taft_ray.run.record import Record
 from taft_ray.run.secret import secret_of
 from taft_ray.run.state import check_newest
@@ -30,12 +31,18 @@ from taft_ray.verbs.privacy import privacy_of
 from taft_ray.verbs.recalls import recalls_of
 from taft_ray.verbs.release import release_of
 from taft_ray.verbs.report import gather
-from taft_ray.verbs.status import status_of
+from taft_ray.verbs.status import outcomes_of, status_of
 from taft_ray.web.reading import UNREADABLE, Reading, told
 
 FRESH_S = 2.0  # for so long a document is given again, where the ledger has not moved
-OUTCOMES = {"verify": answers.Verification, "audit": answers.Audit, "audit-privacy": answers.PrivacyAudit}
-"""Answers that are shown where somebody kept them among the run's reports, as NAME.json."""
+OUTCOMES = {
+    VERIFY: answers.Verification,
+    AUDIT: answers.Audit,
+    AUDIT_PRIVACY: answers.PrivacyAudit,
+    AUDIT_RECONSTRUCT: answers.Reconstruction,
+}
+"""Answers that are shown where they were recorded in the run, or somebody kept them among its reports, as NAME.json."""
+_WITH_RUN = (AUDIT_PRIVACY, AUDIT_RECONSTRUCT)  # answers that name the run, which an outcome leaves out
 _MOST_OUTCOME = 1 << 20  # bytes
 _OF_FITS = ("shard", "generation", "samples", "state", "seconds", "lane", "started", "ended")  # for `summarise`
 
@@ -63,13 +70,13 @@ def _made(reading: Reading, record: Record) -> dict[str, Any]:
         "name": reading.name,
         "problem": _part(lambda: check_newest(reading.store, state)).get("problem"),
         "head": None if newest is None else {"number": newest.number, "digest": newest.digest, "time": newest.time},
-        "status": _part(lambda: status_of(reading.store, spec, state, composed)),
+        "status": _part(lambda: status_of(record, composed)),
         "requests": _part(lambda: {"all": [request_told(spec, state, one) for one in state.requests.values()]}),
-        "recalls": _part(lambda: recalls_of(uri, state)),
+        "recalls": _part(lambda: recalls_of(reading.store, uri, state)),
         "release": _part(lambda: release_of(uri, spec, state)),
         "privacy": None if asked is None else _part(lambda: privacy_of(uri, asked, state, composed)),
         "report": reading.kept("report", entries, lambda: _part(lambda: _report(record))),
-        "outcomes": {name: _part(lambda name=name: _outcome(record, name)) for name in OUTCOMES},
+        "outcomes": _outcomes(record),
     }
 
 
@@ -140,6 +147,30 @@ def _report(record: Record) -> dict[str, Any]:
 
 def _slim(forget: Mapping[str, Any]) -> dict[str, Any]:
     return {name: forget[name] for name in ("samples", "seconds")}
+
+
+def _outcomes(record: Record) -> dict[str, dict[str, Any]]:
+    """The outcome of each verb: the one recorded last, else an answer among the reports; {} where there is none."""
+    recorded = _part(lambda: {one.verb: one for one in outcomes_of(record)})
+    return {
+        name: _part(lambda name=name: _recorded(record, recorded[name]))
+        if name in recorded
+        else _part(lambda name=name: _outcome(record, name))
+        for name in OUTCOMES
+    }
+
+
+def _recorded(record: Record, one: Recorded) -> dict[str, Any]:
+    """{"answer", "made", "entry", "since"}, as of `_outcome`."""
+    if one.outcome is None:
+        return {"problem": one.problem}
+    answer = {"run": record.store.uri, **one.outcome.answer} if one.verb in _WITH_RUN else one.outcome.answer
+    return {
+        "answer": OUTCOMES[one.verb].from_json(answer).to_json(),
+        "made": one.outcome.made,
+        "entry": None if one.since is None else one.number,
+        "since": one.since,
+    }
 
 
 def _outcome(record: Record, name: str) -> dict[str, Any]:

@@ -175,8 +175,13 @@ def test_audit(trained: Path, copy_of: Callable[..., Path], parquet: Path, test_
     shard = assign(sample_keys(names, 0), shards=SHARDS)
     asked = [name for name, number in zip(names, shard, strict=True) if number == 3]
     here("forget", run, *(f"--ids={name}" for name in asked), "--mode", "drop", "--json")
-    answer = here(*command)
+    answer = here(*command, "--record")
     assert answer.code == 0, answer.err
+    outcome = (run / answer.json["recorded"]).read_text()
+    assert not [name for name in names if name in outcome]
+    assert [(one["verb"], one["ok"], one["since"]) for one in here("status", run, "--json").json["outcomes"]] == [
+        ("audit", answer.json["ok"], 0)
+    ]
     assert {"ok", "verdict", "why", "shards", "auc", "auc_ci", "p_value", "power", "control"} <= answer.json.keys()
     assert (answer.json["forgotten"], answer.json["never_seen"]) == (len(asked), 48)
 

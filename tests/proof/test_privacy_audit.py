@@ -204,10 +204,13 @@ def test_recipe_with_too_little_noise_is_convicted_from_the_ledger(
 
 
 def test_number_of_runs_is_what_a_minute_allows(
-    trained: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    trained: Callable[[str], Path], copy_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(privacy_audit, "SECONDS", 0.0)
-    told = tr.Run(trained("rows")).audit_privacy(level=1e-4)
+    run = copy_of(trained("rows"))
+    told = tr.Run(run).audit_privacy(level=1e-4, record=True)
+    assert [(one.verb, one.ok) for one in tr.Run(run).status().outcomes] == [("audit-privacy", True)]
+    assert tr.Run(run).verify().problems == ()
     assert told.many_runs.runs == privacy_audit.LEAST_RUNS
     assert told.one_run.canaries == 3 * 49 // 4
     assert str(told).startswith("The audit does not refute ε = 8.")

@@ -80,11 +80,21 @@ def test_a_run_of_two_tiers_is_attacked_by_both(tmp_path: Path, parquet: Path, s
     assert {"subtract", "gathered", "drop", "noisy sums", "retrain", "retrain, gathered", "drop of Δw"} == ways
 
 
-def test_command_prints_a_table(additive: Path) -> None:
-    told = here("audit", additive, "--reconstruct", "--picks", "2")
+def test_command_prints_a_table_and_keeps_it_where_it_is_to(additive: Path, copy_of: Callable[..., Path]) -> None:
+    run = copy_of(additive)
+    told = here("audit", run, "--reconstruct", "--picks", "2", "--record")
     assert told.code == 0, told.err
-    for word in ("median rank", "noisy sums", "own sums", "the run is unchanged"):
+    for word in (
+        "median rank",
+        "noisy sums",
+        "own sums",
+        "the run is unchanged",
+        "Recorded as outcomes/audit-reconstruct-",
+    ):
         assert word in told.out
+    (outcome,) = tr.Run(run).status().outcomes
+    assert (outcome.verb, outcome.ok, outcome.since) == ("audit-reconstruct", None, 0)
+    assert tr.Run(run).verify().problems == ()
     here("audit", additive, "--reconstruct", "--data", "x").complains(2, "--data: --reconstruct forgets samples")
     here("audit", additive, "--picks", "2").complains(2, "--picks: it needs --reconstruct")
     here("audit", additive, "--reconstruct", "--picks", "0").complains(2, "expected 1 or more")

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 from folder import finish, kinds, plain_forget
 from plain import plain_add, plain_train
-from plain_replica import DRAIN, LEASE, Clock, PlainReplica, begin_serving, notes
+from plain_replica import DRAIN, LEASE, PlainReplica, begin_serving, notes, plain_forget_served
 from tiny import owner_of, picture, sample_id, write_parquet
 
 import taft_ray as tr
@@ -135,22 +135,6 @@ def test_two_runs_on_the_same_weights_share_the_tensors_of_their_frozen_part(
     assert [said(one) for one in together] == [predicted(one, PICTURES, tmp_path / "pictures") for one in runs], (
         "through the frozen part together"
     )
-
-
-def plain_forget_served(run: Path | str, ids: list[str], mode: str, *replicas: PlainReplica) -> dict[str, Any]:
-    """A forget of a run whose replicas look at the ledger meanwhile, by one clock."""
-    clock = replicas[0].clock if replicas else Clock()
-    composer = Composer(str(run))
-    composer.forgetting.withdrawing.clock = clock
-    asked = composer.request_forget(Selection(ids=tuple(ids)), mode)
-    composer.resume_forget(asked["request"])
-    for _ in range(200):
-        for one in replicas:
-            one.poll()
-        if composer.withdraw(asked["request"]) == 0:
-            break
-        clock.pass_by(0.1)
-    return finish(composer, composer.forgetting.answer(asked["request"]))
 
 
 def test_storage_that_cannot_be_reached_ends_the_lease_and_its_return_begins_another(

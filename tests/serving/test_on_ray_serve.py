@@ -142,7 +142,8 @@ def test_command_serves_until_it_is_asked_to_end(
     runs: tuple[Path, Path], copy_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     run, port, log = copy_of(runs[0]), free_port(), tmp_path / "log"
-    with started(log, "serve", run, "--port", port, "--json") as process:
+    tr.Run(run).release("2")
+    with started(log, "serve", run, "--port", port, "--lease", 2, "--drain", 2, "--json") as process:
         deadline = time.time() + 200
         while not log.read_text().count('"serving"') and process.poll() is None and time.time() < deadline:
             time.sleep(0.2)
@@ -151,6 +152,12 @@ def test_command_serves_until_it_is_asked_to_end(
         assert answer.models[0].composed == tr.Run(run).status().composed
         status, found = asked(f"{answer.url}/predict", PICTURES[0], token=None)
         assert (status, found["composed"]) == (200, answer.models[0].composed)
+        assert "probabilities" in found["predictions"][0]
+        certificate = _forgotten(tr.Run(run), 0)
+        status, found = asked(f"{answer.url}/predict", PICTURES[0], token=None)
+        assert (status, found["composed"]) == (200, certificate.composed_after)
+        assert found["held"] == "publication of a newer model is held until 1 more forget"
+        assert [one.keys() for one in found["predictions"]] == [{"label"}]
         process.terminate()
         assert process.wait(60) == 0, log.read_text()
     mine = [entry["body"] for entry in committed(run, "served") if entry["body"]["serving"] == answer.serving]

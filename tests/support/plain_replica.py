@@ -5,7 +5,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from folder import finish
+
 from taft_ray.composer.composer import Composer
+from taft_ray.composer.selection import Selection
 from taft_ray.plans.serving import Served
 from taft_ray.run.replicas import notes_in
 from taft_ray.serving.answering import Asked, answered, decoded
@@ -100,3 +103,19 @@ def notes(run: Path | str, serving: str = "s1") -> dict[str, int]:
 
 def source(run: Path | str) -> Source:
     return sources_of([str(run)])[0]
+
+
+def plain_forget_served(run: Path | str, ids: list[str], mode: str, *replicas: PlainReplica) -> dict[str, Any]:
+    """A forget of a run whose replicas look at the ledger meanwhile, by one clock."""
+    clock = replicas[0].clock if replicas else Clock()
+    composer = Composer(str(run))
+    composer.forgetting.withdrawing.clock = clock
+    asked = composer.request_forget(Selection(ids=tuple(ids)), mode)
+    composer.resume_forget(asked["request"])
+    for _ in range(200):
+        for one in replicas:
+            one.poll()
+        if composer.withdraw(asked["request"]) == 0:
+            break
+        clock.pass_by(0.1)
+    return finish(composer, composer.forgetting.answer(asked["request"]))

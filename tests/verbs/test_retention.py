@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from command import here
 from folder import kinds, state_of
+from pages_of_runs import get, site
 from released import copied, toy_forget, trained_toy
+from store_faults import DIE_AFTER, DIE_BEFORE, Fault, Killed, Stalled, fault, faults_possible
 from toy_run import EVERYONE
 
 import taft_ray as tr
@@ -17,6 +19,7 @@ from taft_ray.plans.facts import KINDS, read_fact
 from taft_ray.plans.retention import RetentionSet, key_is_overdue
 from taft_ray.run.record import Record
 from taft_ray.storage import canonical_json
+from taft_ray.web.reading import name_of
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,56 @@ def test_a_date_that_passed_is_named_until_the_key_is_gone(run: Path) -> None:
     assert findings(run)["retention"] == (True, "the key of the id hashes is destroyed")
     with pytest.raises(UsageError, match="destroyed already"):
         tr.Run(run).retention("2999-01-01")
+
+
+def test_due_requests_say_that_the_date_passed_and_destroy_nothing(run: Path) -> None:
+    assert "to_do" not in here("forget", run, "--due", "--json").json
+    passed(run)
+    answer = here("forget", run, "--due", "--json")
+    assert answer.code == 0, "no request is late"
+    assert any(f"taft-ray destroy-key {run} --yes" in one for one in answer.json["to_do"])
+    assert "to do: the key of the id hashes" in here("forget", run, "--due").out
+    assert not state_of(run).key_destroyed
+    tr.Run(run).destroy_key()
+    assert "to_do" not in here("forget", run, "--due", "--json").json
+
+
+def test_page_names_the_date(run: Path) -> None:
+    def page() -> str:
+        return get(site(run.parent), f"/runs/{name_of(str(run))}").body.decode()
+
+    assert "key of the id hashes" not in page()
+    tr.Run(run).retention("2999-06-30T12:00:00+00:00")
+    assert "is to be destroyed after" in page()
+    assert "30 June 2999" in page()
+    tr.Run(run).retention(clear=True)
+    record = Record(str(run))
+    record.commit(RetentionSet, "retention-set/2", lambda: RetentionSet(time.time() - 60, 2))
+    assert "and it is still there" in page()
+    tr.Run(run).destroy_key()
+    assert "The key of the id hashes is destroyed" in page()
+
+
+@pytest.mark.parametrize(("kind", "left"), [(DIE_BEFORE, 0), (DIE_AFTER, 1)])
+def test_date_whose_setter_died_is_set_whole_or_not_at_all(run: Path, kind: str, left: int) -> None:
+    with faults_possible(), fault(Fault(kind, 1)), pytest.raises(Killed):
+        tr.Run(run).retention("2999-06-30")
+    assert kinds(run).count(RetentionSet.KIND) == left
+    tr.Run(run).retention("2999-06-30")
+    assert kinds(run).count(RetentionSet.KIND) == 1
+    assert tr.Run(run).verify().problems == ()
+
+
+def test_two_who_set_dates_at_once_set_both_one_after_the_other(run: Path) -> None:
+    with faults_possible():
+        asleep = Stalled(lambda: tr.Run(run).retention("2998-01-01T00:00:00+00:00"), 1)
+        tr.Run(run).retention("2999-01-01T00:00:00+00:00")
+        asleep.wake()
+    assert asleep.error is None
+    years = [datetime.fromtimestamp(one.until or 0, UTC).year for one in state_of(run).retentions]
+    assert years == [2999, 2998], "the one that woke up late came second"
+    assert [one.number for one in state_of(run).retentions] == [0, 1]
+    assert tr.Run(run).verify().problems == ()
 
 
 @pytest.mark.parametrize("when", ["2001-01-01", "soon", "-3d"])

@@ -139,7 +139,7 @@ def test_a_request_is_told_by_how_far_it_is(tmp_path: Path) -> None:
 def test_outcomes_that_were_kept_are_shown_with_what_came_since(tmp_path: Path) -> None:
     run = trained_toy(tmp_path / "run")
     pages, target = site(tmp_path), f"/runs/{name_of(str(run))}"
-    assert "not kept" in get(pages, target).body.decode()
+    assert "not recorded" in get(pages, target).body.decode()
     (run / "reports").mkdir(exist_ok=True)
     (run / "reports" / "verify.json").write_text(json.dumps(tr.Run(run).verify().to_json()))
     assert "nothing was written since" in get(site(tmp_path), target).body.decode()

@@ -90,9 +90,11 @@ def run_page(
         legend=[(grid.swatch(kind), grid.name_of(kind), count) for kind, count in grid.kinds(shards)],
         accuracy=_accuracy(document),
         recalls_table=_recalls(document),
+        served_table=_served(document),
         spent_table=_spent(document),
         costs=_costs(document),
         audit_table=_audit(document),
+        reconstruction_table=_reconstruction(document),
         trouble=[
             (part, document[part]["problem"])
             for part in ("status", "requests", "recalls", "release", "privacy", "report")
@@ -274,6 +276,31 @@ def _recalls(document: dict[str, Any]) -> Table:
     return table("Files that left the house", head, rows, prose=(4, 5))
 
 
+def _served(document: dict[str, Any]) -> Table:
+    """A row per model that a serving may have answered with, the newest serving first."""
+    rows = []
+    servings = document["recalls"].get("servings", [])
+    for i in range(len(servings) - 1, -1, -1):
+        for j, model in enumerate(servings[i]["models"]):
+            at = f"/recalls/servings/{i}/models/{j}"
+            one, answers = Shown(model, at), model["status"] == "answering"
+            rows.append(
+                [
+                    code(servings[i]["serving"], f"/recalls/servings/{i}/serving"),
+                    one.text("mode", "not known"),
+                    digest(model["digest"], f"{at}/digest"),
+                    Markup('<strong class="good">{}</strong>').format(one.text("status"))
+                    if answers
+                    else one.text("status"),
+                    time_of(model["since"], f"{at}/since") if model["since"] else "not known",
+                    time_of(model["until"], f"{at}/until") if model["until"] else "–",
+                    Markup(", ").join(_request_link(document["name"], name) for name in model["withdrawn_by"]) or "–",
+                ]
+            )
+    head = ("Serving", "Composition", "Model", "Status", "Since", "Until", "Withdrawn by")
+    return table("Models that requests were answered with", head, rows[:SHARDS])
+
+
 def _spent(document: dict[str, Any]) -> Table | None:
     """The shards that have spent the most."""
     told = document["privacy"]
@@ -312,3 +339,15 @@ def _audit(document: dict[str, Any]) -> Table:
         rows.append([name, one.at("auc"), one.at("p_value"), one.at("power.detects", "percent"), one.text("remembers")])
     head = ("Attack on", "AUC", "p-value", "Members found (power)", "Remembers")
     return table("The attack on what was forgotten", head, rows, numeric=(1, 2, 3))
+
+
+def _reconstruction(document: dict[str, Any]) -> Table:
+    rows = []
+    answer = document["outcomes"]["audit-reconstruct"].get("answer") or {}
+    for i, attack in enumerate(answer.get("attacks", [])):
+        one = Shown(attack, f"/outcomes/audit-reconstruct/answer/attacks/{i}")
+        rows.append(
+            [one.text("way"), one.at("batch", "plain"), one.text("known"), one.at("cosine"), one.at("first", "percent")]
+        )
+    head = ("Way to forget", "At once", "Attacker knows", "Cosine", "Found")
+    return table("Deleted samples, recovered from the models before and after", head, rows, numeric=(1, 3, 4))
