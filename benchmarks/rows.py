@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 Row = dict[str, Any]
@@ -26,6 +27,38 @@ SERVING_TARGETS = {"last 1": 1.0, "last all": 3.3}
 
 def serving(rows: Any) -> list[Row]:
     return [{**row, "trained": way, "ratio": row[f"ratio of {way}"]} for row in rows for way in SERVING_TARGETS]
+
+
+def serving_latency(measured: Any) -> list[Row]:
+    """A row per quantile: medians over rounds of the run's milliseconds, of the plain network's, and of their ratio."""
+    found, rounds = measured["latency"], measured["latency"]["rounds"]
+    return [
+        {
+            "what": which,
+            "run_ms": statistics.median(one["run"][f"{which}_ms"] for one in rounds),
+            "plain_ms": statistics.median(one["plain"][f"{which}_ms"] for one in rounds),
+            "ratio": found[f"{which}_ratio"],
+            "target": {"p50": 1.0, "p99": 1.1}[which],
+            "failed": sum(one[name]["failed"] for one in rounds for name in one),
+            "load": measured["load"],
+        }
+        for which in ("p50", "p99")
+    ]
+
+
+def serving_swaps(measured: Any) -> list[Row]:
+    """Failures, which must not be, and how soon a forget is seen."""
+    found = measured["swaps"]
+    first, last, out = (found[f"drop_to_{name}_s"] for name in ("first_new_answer", "last_old_answer", "withdrawn"))
+    waited = 1.05 * measured["lease"] + measured["drain"]
+    return [
+        {"what": "requests that failed", "value": found["failed"], "of": f" of {found['n']:,}", "target": 0.0},
+        {"what": "answers with a model after it was withdrawn", "value": found["old_answers_after_withdrawal"], "target": 0.0},
+        {"what": "from the drop's entry to the first answer that knows it, median", "value": first["median"], "target": 1.0},
+        {"what": "the same, at most", "value": first["most"], "target": 1.0},
+        {"what": "to the last answer of the model before, at most", "value": last["most"], "target": 1.0},
+        {"what": "to `withdrawn`, at most", "value": out["most"], "of": f" (1.05 T + D: {waited:g})", "target": None},
+    ]  # fmt: skip
 
 
 def forget(rows: Any) -> list[Row]:
