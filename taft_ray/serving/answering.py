@@ -10,7 +10,8 @@ import numpy as np
 
 from taft_ray.data import Undecodable, decode_image
 from taft_ray.run.environment import settle
-from taft_ray.serving.replica import Reference, Replica, Unconfirmed
+from taft_ray.serving.replica import Replica, Unconfirmed
+from taft_ray.serving.slot import Reference
 from taft_ray.workers.predicting import labelled
 
 Pixels = Sequence[np.ndarray]  # uint8 (3, size, size) each
