@@ -1,4 +1,4 @@
-"""What lies in the cache, told by the parts themselves: for where the manifest, which names them, cannot be read."""
+"""The contents of the cache, told by the parts themselves. Needed where the manifest, which names them, cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Ray Data's tasks run before the prefix: indexing, reading, decoding. Imports no torch, so that tasks start quickly."""
+"""The steps that Ray Data's tasks run before the prefix: indexing, reading, decoding. Imports no torch, so that tasks start quickly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_parts(batch: Any) -> Iterator[pa.Table]:
 
 
 def decoded(images: Iterable[bytes], size: int, exif_orientation: str = "ignore") -> Iterator[np.ndarray | str]:
-    """Of each picture its pixels, uint8 (3, size, size), or the reason why it has none; decoded when asked for."""
+    """The pixels of each picture, uint8 (3, size, size), or the reason why it has none; decoded when asked for."""
     for image in images:
         try:
             yield decode_image(image, size, exif_orientation) if image else "no image"
@@ -71,7 +71,7 @@ class Decode:
 
 
 def pictures_of(batch: pa.Table, size: int, exif_orientation: str = "ignore") -> list[Iterator[np.ndarray | str]]:
-    """Of each part what `decoded` says of its pictures: decoded when asked for, or by `Decode` before."""
+    """Per part what `decoded` says of its pictures: decoded when asked for, or by `Decode` before."""
     if "images" in batch.column_names:
         return [decoded(images, size, exif_orientation) for images in batch["images"].to_pylist()]
     reasons = [json.loads(text) for text in batch["reasons"].to_pylist()]

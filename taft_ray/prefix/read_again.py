@@ -1,7 +1,7 @@
 """Reading the source again for cache parts that were damaged: from the manifest's rows to parts of the next generation.
 
-Guarantees: no forgotten sample is read; a picture is taken only where the source's row has the id and the label that the
-manifest has of it; where the source is unchanged a part has the bytes that it had.
+Guarantees: no forgotten sample is read. A picture is taken only where the source's row has the id and the label that the
+manifest has of it. Where the source is unchanged, a part has the bytes that it had.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def made_again(
     workers: int,
     report: Report,
 ) -> tuple[dict[str, Any], list[str]]:
-    """What `Mending.repaired` takes, of the shards that could be made again; and what is in the way of the others.
+    """The argument of `Mending.repaired` for the shards that could be made again; and what is in the way of the others.
 
     data: where the source lies now; where each shard was read from by default.
     """
@@ -134,13 +134,13 @@ def _check(
     if wrong:
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise DataError(
-            f"{plural(len(wrong), 'sample')} cannot be read again ({'; '.join(wrong[:_SHOWN])}{more}); put them back into "
+            f"{plural(len(wrong), 'sample')} cannot be read again ({'; '.join(wrong[:_SHOWN])}{more}). Put them back into "
             f"the data or give --data, forget them by id, or give the shard up: forget --shard {shard} --mode drop"
         )
 
 
 def _source_rows(file: SourceFile | None, seed: int) -> dict[int, dict[str, Any]]:
-    """What a source file has now, by row; nothing of a file that is gone."""
+    """The samples that a source file has now, by row; none for a file that is gone."""
     if file is None:
         return {}
     index = index_files([file])
@@ -174,7 +174,7 @@ def _differs(row: Mapping[str, Any], there: Mapping[str, Any] | None, classes: S
 
 
 def _stripes(rows: pa.Table, files: Mapping[str, SourceFile]) -> list[Stripe]:
-    """What to read, part by part as the manifest has them, at most `STRIPE_BYTES` at once."""
+    """The stripes to read, part by part as the manifest has them, at most `STRIPE_BYTES` at once."""
     ordered = sorted(rows.to_pylist(), key=lambda row: (row["shard"], row["part"], row["key"]))
     groups: list[list[dict[str, Any]]] = []
     held, last = 0, None

@@ -76,8 +76,8 @@ def prefix_columns(
 ) -> list[np.ndarray]:
     """`prefix_tokens`, and where the maker gives rows too, those behind: int16 (n, S).
 
-    at_most: no more than so many pictures come; needed where ``pixels`` has no length. They are taken as they are needed,
-    so that what decodes them lazily does it just before they are used, while the processor's cache has them.
+    at_most: no more than so many pictures come; needed where ``pixels`` has no length. They are taken as they are needed.
+    So a lazy decoder works just before they are used, while the processor's cache has them.
 
     together: pictures per pass, always padded to it. None: `PREFIX_BATCH`, by which the cache is made.
 

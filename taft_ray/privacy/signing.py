@@ -1,7 +1,9 @@
 """Ed25519 signatures (RFC 8032): who vouches for a certificate.
 
 A signature is made over the certificate's bytes as they are, so that it can be checked without this package:
+
     openssl pkeyutl -verify -pubin -inkey key.pub -rawin -in certificate.json -sigfile signature.bin
+
 A key's fingerprint is the SHA-256 of its public half as `openssl pkey -pubout -outform DER` writes it.
 """
 
@@ -103,7 +105,7 @@ class Signature:
 
     @classmethod
     def from_json(cls, fields: Any, where: str) -> Signature:
-        """What `to_json` wrote; IntegrityError naming ``where`` for anything else."""
+        """The signature that `to_json` wrote; IntegrityError naming ``where`` for anything else."""
         names = {"algorithm", "public_key", "signature"}
         if not isinstance(fields, Mapping) or set(fields) != names:
             got = sorted(fields) if isinstance(fields, Mapping) else type(fields).__name__

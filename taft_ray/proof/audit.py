@@ -227,7 +227,7 @@ def _homes(asked: _Source, state: RunState, spec: RunSpec) -> dict[bytes, int]:
         if len(found) > 1:
             raise UsageError(
                 f"a run with --assignment {spec.assignment} does not keep in which of the shards {sorted(found)} a "
-                "forgotten sample was; give --ids of requests that touched one of them"
+                "forgotten sample was. Give --ids of requests that touched one of them"
             )
         (homes[key],) = found
     return homes

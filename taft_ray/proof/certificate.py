@@ -185,7 +185,7 @@ def _environment(run: RunState, spec: RunSpec) -> dict[str, Any]:
 
 
 def _damage(run: RunState, state: RequestState) -> dict[str, Any]:
-    """What was done where storage was damaged: parts that went whole, and the request's shards that are in quarantine.
+    """The steps taken where storage was damaged: parts that went whole, and the request's shards that are in quarantine.
 
     Such a shard is out of the model, whatever the mode; it comes back, without the samples, by a repair.
     """
@@ -244,7 +244,7 @@ def _step(entry: Entry) -> dict[str, Any]:
 
 
 def removed_by(state: RequestState) -> list[dict[str, Any]]:
-    """What a request's purges listed, and the deltas that an interrupted purge of it had removed already."""
+    """The objects that a request's purges listed, and the deltas that an interrupted purge of it had removed already."""
     deltas: Sequence[DeltaRef] = () if state.dropped is None else state.dropped.deltas
     purges: list[Purge] = [one for one in (state.purged, state.start_purged) if one is not None]
     removed = {delta.key: Removed(delta.key, delta.digest) for delta in deltas}

@@ -336,7 +336,7 @@ def tombstones(run: Evidence) -> None:
         if missing := beside.missing(run.state.requests):
             raise IntegrityError(
                 f"{which('forget request', missing)} {are(len(missing))} kept beside {run.store.uri} and not in its "
-                "ledger: an older copy of the folder was put back; run taft-ray forget --due, which forgets them again"
+                "ledger: an older copy of the folder was put back. Run taft-ray forget --due, which forgets them again"
             )
 
 

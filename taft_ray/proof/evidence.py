@@ -1,4 +1,4 @@
-"""What `verify` has read of a run so far, and what it found wrong."""
+"""The parts of a run that `verify` has read so far, and what it found wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from taft_ray.storage import MALFORMED, Entry, Manifest, Store
 
 @dataclass(kw_only=True)
 class Findings:
-    """What checks found: how much each looked at, what is wrong, and what a reader should know although nothing is wrong."""
+    """The findings of checks: how much each looked at, what is wrong, and what a reader should know although nothing is wrong."""
 
     checks: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)

@@ -24,7 +24,7 @@ from taft_ray.storage import rundir as names
 def sign_certificate(run: str, request: str, key: SigningKey) -> dict[str, Any]:
     """Sign a finished request's certificate: the certificate with its `signature`. Needs no Ray.
 
-    Guarantees: idempotent; a certificate has one signature, and one of another key is refused (UsageError); a signature
+    Guarantees: idempotent. A certificate has one signature, and one of another key is refused (UsageError). A signature
     whose object was lost is written again from the ledger.
     """
     record = Record(run)

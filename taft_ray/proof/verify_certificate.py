@@ -34,9 +34,10 @@ def is_certificate(target: str) -> bool:
 def verify_certificate(target: str, *, public_key: PublicKey | None = None, run: str | None = None) -> dict[str, Any]:
     """Check a certificate: {"ok", "request", "digest", "signed_by", "run", "checks", "problems", "notes"}.
 
-    Its seal; its signature, in the file or in the file beside it (with ``public_key`` it must have been made by that key);
-    that it agrees with itself; and against ``run``, by default the run it names where that can be reached: that the run's
-    ledger has it at its place, and that nothing it removed has come back.
+    The check covers its seal, its signature, and that it agrees with itself. The signature is in the file or in the file
+    beside it; with ``public_key`` it must have been made by that key. The certificate is also checked against ``run``, by
+    default the run it names where that can be reached. The run's ledger must have it at its place, and nothing that it
+    removed may have come back.
     """
     findings = Findings()
     folder, data = _read(target)

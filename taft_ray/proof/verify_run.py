@@ -20,13 +20,19 @@ def verify(
 ) -> dict[str, Any]:
     """Check everything that can be checked from storage alone: {"ok", "checks": {name: count}, "problems", "notes", "head"}.
 
-    The chain is unbroken; every object has its recorded digest and every byte of it counts; the sums recomposed from the
-    deltas give the snapshots; the cache is what the deltas were fitted on; no forgotten sample is in the manifest, the cache,
-    an evaluation cache or the text of any other object; nothing lies about that no record names.
+    All of these must hold:
 
-    head: the digest of a ledger entry that must be in the chain, from an earlier `verify` kept elsewhere: without it, nobody
-        can tell whether the newest entries were cut off. retrain: also fit the retrained shards again (minutes for large ones).
-    record: keep the answer in the run; "recorded" is its key then. Otherwise nothing is written.
+    * The chain is unbroken.
+    * Every object has its recorded digest, and every byte of it counts.
+    * The sums recomposed from the deltas give the snapshots.
+    * The cache is what the deltas were fitted on.
+    * No forgotten sample is in the manifest, the cache, an evaluation cache or the text of any other object.
+    * Nothing lies about that no record names.
+
+    ``head``: the digest of a ledger entry that must be in the chain, from an earlier `verify` kept elsewhere. Without it,
+    nobody can tell whether the newest entries were cut off.
+    ``retrain``: also fit the retrained shards again (minutes for large ones).
+    ``record``: keep the answer in the run; "recorded" is its key then. Otherwise nothing is written.
 
     One cache part is in memory at a time, and two models.
     """

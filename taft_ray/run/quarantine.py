@@ -1,7 +1,7 @@
 """Quarantine: a shard one of whose objects is damaged or gone leaves the model at once, by a commit.
 
-Guarantees: only what was read twice and is wrong both times is called damaged; a storage that does not answer, or refuses
-access, is never taken for damage; what another writer replaced or purged meanwhile is none either.
+Guarantees: only what was read twice and is wrong both times is called damaged. A storage that does not answer, or refuses
+access, is never taken for damage. An object that another writer replaced or purged meanwhile is no damage either.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def set_monolith_aside(record: Record) -> bool:
 
 
 def _objects_of(record: Record, number: int, checkpoints: bool) -> list[Ref]:
-    """What the ledger and the manifest name of a shard: its delta, its record, the parts with its tokens, perhaps its checkpoints."""
+    """The objects that the ledger and the manifest name of a shard: its delta, its record, the parts with its tokens, perhaps its checkpoints."""
     shard = record.state.shards[number]
     refs: list[Ref] = [ref for ref in (shard.delta, shard.record) if ref is not None]
     if record.state.cached is not None:
@@ -128,7 +128,7 @@ def _objects_of(record: Record, number: int, checkpoints: bool) -> list[Ref]:
 
 
 def quarantines(state: RunState) -> list[dict[str, Any]]:
-    """What commands say of the shards in quarantine."""
+    """The shards in quarantine, as commands tell them."""
     return [
         {
             "shard": shard.shard,

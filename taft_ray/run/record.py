@@ -1,4 +1,4 @@
-"""What the composer knows of a run: the ledger, the state folded from it, the manifest; and commits that other writers may race.
+"""The composer's knowledge of a run: the ledger, the state folded from it, the manifest; and commits that other writers may race.
 
 Every decision is a function of the state, made again whenever another writer took the number it was to be committed under.
 So two composers, an old one that wakes up, or a method that Ray runs twice cannot commit on stale ground.
@@ -91,8 +91,8 @@ class Record:
     def commit(self, kind: type[F], op: str, decide: Callable[[], F | None]) -> F | None:
         """Commit what ``decide`` says, once: the fact of the entry of ``op`` when there is one already.
 
-        ``decide`` looks at the state as it is then, and is asked again after a lost race; None (nothing to commit) comes back
-        as None, and what it raises is raised.
+        ``decide`` looks at the state as it is then, and is asked again after a lost race. None (nothing to commit) comes back
+        as None. Errors that it raises are raised.
         """
         fault: TaftError | None = None
         attempt = 0

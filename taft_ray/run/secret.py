@@ -18,8 +18,8 @@ def secret_to_read_in(store: Store, state: RunState, *, reading: bool) -> bytes 
     except ObjectMissing:
         if reading:
             raise TaftError(
-                f"{names.ID_KEY} in {store.uri} is gone, and without it nobody can tell which samples were forgotten: "
-                "nothing may be read into this run any more; restore the key or make another run"
+                f"{names.ID_KEY} in {store.uri} is gone, and without it nobody can tell which samples were forgotten. "
+                "Nothing may be read into this run any more; restore the key or make another run"
             ) from None
         return None
 

@@ -33,7 +33,8 @@ def check_newest(store: Store, state: RunState) -> None:
     if missing := Tombstones(store, state.identity).missing(state.requests):
         raise IntegrityError(
             f"{which('forget request', missing)} {are(len(missing))} kept beside {store.uri} and not in its ledger: an "
-            "older copy of the folder was put back, or it could not be written when they were made; run taft-ray forget --due first"
+            "older copy of the folder was put back. Another possible cause: the folder could not be written when they were made. "
+            "Run taft-ray forget --due first"
         )
     if lost := KeptReleases(store, state.identity).names() - state.releases.keys():
         raise IntegrityError(

@@ -1,4 +1,4 @@
-"""What the deltas in storage compose to, summed from nothing: for `verify` and `gc`, which trust no running composer."""
+"""The composition of the deltas in storage, summed from nothing: for `verify` and `gc`, which trust no running composer."""
 
 from __future__ import annotations
 

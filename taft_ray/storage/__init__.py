@@ -1,4 +1,4 @@
-"""What is kept and how it is checked: objects, ledger, activation cache, deltas, checkpoints, manifest, run folder."""
+"""Everything that is kept, and how it is checked: objects, ledger, activation cache, deltas, checkpoints, manifest, run folder."""
 
 from taft_ray.storage.cache import CachePart, PartRef, read_part, read_several, rewrite_part, write_part
 from taft_ray.storage.checkpoints import CheckpointRef, read_checkpoint, write_checkpoint

@@ -85,8 +85,9 @@ def write_part(
 ) -> PartRef:
     """Write n samples as ``{prefix}/part-{part:03d}-{digest[:16]}.arrow``.
 
-    `keys` n of 16 bytes; `labels` (n,) int64; `tokens` (n, T, d), or a convolution's maps (n, c, h, w), float16, or uint16 holding bfloat16 bits; `dtype`
-    says which; `fingerprint` names the frozen prefix that made the tokens. `rows`, where there are some, are int16 (n, S).
+    `keys` are n of 16 bytes, `labels` (n,) int64. `tokens` are (n, T, d), or a convolution's maps (n, c, h, w). They are
+    float16, or uint16 holding bfloat16 bits; `dtype` says which. `fingerprint` names the frozen prefix that made the tokens.
+    `rows`, where there are some, are int16 (n, S).
 
     Guarantees: bits unchanged; equal content gives an equal key, so that writing again is harmless. Uses the part's
     size in memory once more (twice more on S3).
@@ -108,11 +109,11 @@ def read_part(
 ) -> CachePart:
     """The rows of a part; `tokens` is the mapped file, not a copy.
 
-    From a remote store the part is copied to `into` and found there by the next call; without `into` the copy is
+    From a remote store the part is copied to `into` and found there by the next call. Without `into` the copy is
     unlinked as soon as it is mapped, so that it disappears with the arrays.
 
-    Raises `IntegrityError` when the bytes do not have the digest of `ref` (with `verify=False` only their number is
-    checked), or when the part was made by another model than `fingerprint`. `ObjectMissing` when it is not there.
+    Raises `IntegrityError` when the bytes do not have the digest of `ref`; with `verify=False` only their number is
+    checked. Raises it also when the part was made by another model than `fingerprint`. `ObjectMissing` when it is not there.
     """
     where = f"{ref.key} in {store.uri}"
     path = _local_copy(store, ref, into)
@@ -139,9 +140,9 @@ def read_several(store: Store, refs: Sequence[PartRef], *, fingerprint: str) -> 
 def _mapped(path: Path) -> pa.Buffer:
     """The file, read-only, its huge pages asked for at once.
 
-    Where the file system keeps files in huge pages (ext4 since Linux 6.16, xfs) an entry of the page table maps 2 MiB instead of 4 KiB and the
-    disk is read in pieces of that size; elsewhere asking at once spares the disk the small pieces. The end of the file, less
-    than a huge page, comes as it is touched: asked for at once it would be mapped entry by entry.
+    Some file systems keep files in huge pages (ext4 since Linux 6.16, xfs). There an entry of the page table maps 2 MiB
+    instead of 4 KiB, and the disk is read in pieces of that size. Elsewhere asking at once spares the disk the small pieces.
+    The end of the file, less than a huge page, comes as it is touched. Asked for at once, it would be mapped entry by entry.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

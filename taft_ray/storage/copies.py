@@ -1,7 +1,7 @@
-"""Copies of remote objects on this machine: a folder a process, removed when it exits, swept when it was killed.
+"""Copies of remote objects on this machine: a folder per process, removed when it exits, swept when it was killed.
 
 A process holds a kernel lock (`flock`) on its folder as long as it lives, however it ends. The lock and not a process
-number decides who is dead: numbers are used again, and containers that share a temporary folder count on their own.
+number decides who is dead. Numbers are used again, and containers that share a temporary folder count on their own.
 """
 
 import atexit
@@ -33,7 +33,7 @@ def copies() -> Path:
 def sweep_copies() -> list[str]:
     """Remove the copies of dead processes from this machine; the folders that went, sorted.
 
-    Guarantees: a living process's copies stay, also in another container that shares the temporary folder; nothing of
+    Guarantees: a living process's copies stay, also in another container that shares the temporary folder. Nothing of
     another user, and nothing through a symbolic link, is touched. Looks into the temporary folder of this process's
     environment (TMPDIR) only. Safe to call in several processes at once.
     """

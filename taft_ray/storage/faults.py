@@ -1,4 +1,4 @@
-"""What a backend's error means: the cause, the fix, whether to try again, and whether a commit may have happened.
+"""The meaning of a backend's error: the cause, the fix, whether to try again, and whether a commit may have happened.
 
 Every backend (the operating system, fsspec, botocore) raises its own classes. Here they become
 `taft_ray.errors.StorageError` with one message form: what was done to which URI, the cause, the fix.

@@ -32,7 +32,7 @@ def json_object(data: bytes | str, where: str, way_out: str = "restore it from a
 
 
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a field written twice, one reader would take the first and another the last."""
+    """Fields by name. ValueError for one written twice: one reader would take the first and another the last."""
     fields: dict[str, Any] = {}
     for name, value in pairs:
         if name in fields:

@@ -44,7 +44,7 @@ class Entry:
 class Ledger:
     """The ledger of the run in `store`.
 
-    Guarantees: numbers are 0, 1, 2, ... without a gap; of writers racing for one number exactly one wins; a changed,
+    Guarantees: numbers are 0, 1, 2, ... without a gap. Exactly one of the writers racing for one number wins. A changed,
     truncated, missing or exchanged entry raises `IntegrityError` naming the object. (That the newest entries were
     removed cannot be seen from the chain; `entries` of a reader that had seen them does see it.) Safe for threads.
     """

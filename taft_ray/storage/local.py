@@ -24,8 +24,8 @@ _FEW, _ERASERS = 32, 16  # keys that are erased one after another, and threads f
 class LocalFolder:
     """Objects under `root`, one file each; `uri` is what messages call it.
 
-    Guarantees: a reader sees a whole object or none; what `write` or `create` returned from survives a power failure
-    (the file and its folder are synced). An unfinished file left by a killed process is never listed; `sweep` removes
+    Guarantees: a reader sees a whole object or none. An object survives a power failure once its `write` or `create`
+    has returned (the file and its folder are synced). An unfinished file left by a killed process is never listed; `sweep` removes
     it.
     """
 

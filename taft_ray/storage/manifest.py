@@ -4,9 +4,9 @@ A small manifest is one object. A large one is a head and segments. A segment ho
 their cache parts. The head holds the rejected rows and the digest of each segment. So the manifest's digest is the head's, and
 whoever needs a few shards reads and writes a few objects.
 
-Which manifest holds is said by whoever commits to its digest: for a run the ledger (`write_rows`, then a commit, then
-`point_manifest`, so that the JSON is a copy for readers without a ledger); for an evaluation cache the JSON itself
-(`write_manifest`).
+Whoever commits to a manifest's digest says that this manifest holds. For a run that is the ledger: `write_rows`, then a
+commit, then `point_manifest`. The run's JSON is a copy for readers without a ledger. For an evaluation cache it is the JSON
+itself (`write_manifest`).
 """
 
 from __future__ import annotations
@@ -219,8 +219,8 @@ def write_manifest(store: Store, rows: pa.Table, meta: Mapping[str, Any]) -> Man
     """Write the rows, then the JSON that makes them the manifest, then delete every other rows file.
 
     Guarantees: a reader, also after a crash at any instant, finds the old manifest or the new one. When this returns,
-    no rows of an earlier manifest are left, older versions included as far as they can be erased (a crash just before
-    leaves them until the next call).
+    no rows of an earlier manifest are left, older versions included as far as they can be erased. A crash just before
+    leaves them until the next call.
     """
     manifest = write_rows(store, rows, meta)
     point_manifest(store, manifest)

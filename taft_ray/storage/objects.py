@@ -32,7 +32,7 @@ class Store:
 
     Guarantees: a reader sees a whole object or none, also after a crash; `create` succeeds for one caller only;
     listings are fresh. Every error of a backend is a `StorageError` that names the URI, the cause and the fix, never a
-    credential; an endpoint that cannot be reached fails in about 20 s at most. Safe for threads and processes;
+    credential. An endpoint that cannot be reached fails in about 20 s at most. Safe for threads and processes;
     picklable, unless it was given credentials (they would travel in the pickle: it refuses).
     """
 
@@ -77,7 +77,7 @@ class Store:
         if self._given != self.uri or any(True for _ in secrets_in(self._options)):
             # a pickle is kept by Ray's object store, on disk when memory is short, and by whoever logs it
             raise UsageError(
-                f"expected a store without credentials in its URI or options, got {self!r} to pickle; put them into the "
+                f"expected a store without credentials in its URI or options, got {self!r} to pickle. Put them into the "
                 "environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role) of every process and leave them out here"
             )
         return _reopen, (self._given, self._options)
@@ -120,8 +120,8 @@ class Store:
     def erase(self, keys: Sequence[str]) -> Erasure:
         """Remove these objects, and every older version of exactly these keys where the bucket has (or had) versioning.
 
-        Guarantees: when it returns, no reader sees any of the objects. What could not be removed beyond that is said in
-        `Erasure.beyond` and raises nothing. Idempotent: after a crash call it with the same keys; a key whose object
+        Guarantees: when it returns, no reader sees any of the objects. `Erasure.beyond` says what could not be removed
+        beyond that; nothing is raised for it. Idempotent: after a crash call it with the same keys; a key whose object
         is gone already loses its older versions all the same.
         """
         return self._folder.erase(_checked_all(keys))
@@ -136,7 +136,7 @@ class Store:
     def traces(self, prefix: str = "") -> Sequence[str]:
         """Every key with this prefix that has an object or an older version with content, sorted.
 
-        What `list` shows, and what a plain `delete` left behind in a bucket with versioning.
+        These are the keys that `list` shows, and those that a plain `delete` left behind in a bucket with versioning.
         """
         if prefix:
             _checked(prefix.removesuffix("/"))

@@ -1,4 +1,4 @@
-"""Named tensors with text beside them, as safetensors named by content. What deltas and checkpoints are written with."""
+"""Named tensors with text beside them, as safetensors named by content. Deltas and checkpoints are written so."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -26,7 +26,7 @@ _Id = tuple[str, str]  # a key and a version
 
 @dataclass(frozen=True, kw_only=True)
 class Erasure:
-    """What `Store.erase` did beyond deleting the current objects.
+    """The work of `Store.erase` beyond deleting the current objects.
 
     `versions`: older versions and delete markers removed. `beyond`: a sentence on what could not be reached and why,
     None when a listing shows nothing left (or the storage keeps no versions).
@@ -103,7 +103,7 @@ class Versions:
     def erase(self, keys: Sequence[str]) -> Erasure:
         """Remove every version and delete marker of these keys. Raises only when a current object cannot be deleted.
 
-        A key's older versions go first, then what hides them: one that cannot be removed never becomes current again,
+        A key's older versions go first, then what hides them. So one that cannot be removed never becomes current again,
         and an erase that was killed leaves what a listing shows.
         """
         current: set[_Id] = set()
