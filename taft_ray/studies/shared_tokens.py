@@ -95,7 +95,7 @@ def shared_tokens(
 
 
 def token_set(arrays: Sequence[np.ndarray], stored_dtype: str) -> TokenSet:
-    """What a worker got of `Tokens.arrays`, its tokens without a copy. Read-only: nothing may be written into them."""
+    """The arrays of `Tokens.arrays` as a set, its tokens without a copy. Read-only: nothing may be written into them."""
     tokens, keys, labels = arrays
     return TokenSet(
         keys=[key.tobytes() for key in keys],

@@ -1,7 +1,7 @@
 """One trial of a sweep: fit on the training part, measure on the part that is held out. Nothing is written.
 
-The tokens are in Ray's object store once, and a trial maps them; what a linearisation makes of them (`Prepared`, the Gram
-matrices) stays in the worker's process for the trials that share it.
+The tokens are in Ray's object store once, and a trial maps them. The constants that a linearisation makes of them
+(`Prepared`, the Gram matrices) stay in the worker's process for the trials that share it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Heard = Callable[[float, Delta], None]  # (effort so far, the model so far)
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What the trials of a sweep share. Small: the tokens are references into the object store."""
+    """Everything that the trials of a sweep share. Small: the tokens are references into the object store."""
 
     name: str  # a sweep's own; two benches with one name are one
     spec: RunSpec = field(compare=False)
@@ -96,7 +96,7 @@ def signs_of(name: str) -> str:
 
 
 def trial_loop(config: Mapping[str, Any], bench: Bench) -> None:
-    """What a Tune trial runs. config: {"trial": {"number", "settings"}}. Reports accuracy by effort, or why there is none."""
+    """The function that a Tune trial runs. config: {"trial": {"number", "settings"}}. Reports accuracy by effort, or why there is none."""
     try:
         with beating(signs_of(bench.name)):
             _measure(config["trial"]["settings"], bench)

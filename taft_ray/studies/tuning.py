@@ -1,7 +1,7 @@
 """Trials through Ray Tune: who runs when, who is stopped early, and what is heard of them.
 
-Tune's own state lies in a temporary folder and is not kept: nothing from storage is unpickled. What lets a sweep go on where it
-was is each trial's result, handed over when it ends.
+Tune's own state lies in a temporary folder and is not kept: nothing from storage is unpickled. A sweep can go on where it was
+because each trial's result is handed over when it ends.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def run_trials(
 
 
 def scheduler_for(name: str) -> TrialScheduler:
-    """Of `Sweep.scheduler`; its time is the trial's effort, so that solvers and objectives can be compared."""
+    """The scheduler that `Sweep.scheduler` names; its time is the trial's effort, so that solvers and objectives can be compared."""
     if name == "asha":
         return ASHAScheduler(time_attr="effort", max_t=EFFORT, grace_period=GRACE, reduction_factor=KEEP_ONE_OF)  # type: ignore[arg-type]  # effort is a float
     if name == "median":

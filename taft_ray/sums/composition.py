@@ -5,7 +5,7 @@
     joint  all layers at once, as `joint` says                  (keys and norms: the mean)
 
 with e = ε · mean diag(Σ Aᵢ) / Σ wᵢ. Every sum is an integer sum on a fixed grid, so a shard can be added and subtracted
-exactly, and what is composed is a deterministic function of the sums.
+exactly. The composed model is a deterministic function of the sums.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DELTA, _GRAM, _CROSS, _JOINT = OF_DELTA, "gram/", "cross/", "joint/"
 def statistics_for(
     compose: str, tm: TangentModel, pictures: Pictures, delta: Mapping[str, Tensor]
 ) -> dict[str, Tensor] | None:
-    """What a shard keeps beside its delta for this composition, float64 on the CPU; None for the mean.
+    """The statistics that a shard keeps beside its delta for this composition, float64 on the CPU; None for the mean.
 
     Raises UnsupportedModel for "joint" where a trained layer sees more tokens than the class token's.
     """
@@ -55,7 +55,7 @@ def statistics_for(
 
 
 def shard_terms(delta: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """What a shard contributes to the sums, rounded once to the grids: int64 tensors by name.
+    """A shard's contribution to the sums, rounded once to the grids: int64 tensors by name.
 
     ``delta/<parameter>``; and with Gram statistics ``gram/<layer>`` (upper triangle, packed) and ``cross/<layer>`` = ΔW·A;
     with joint ones ``joint/…``. From here on this rounded delta *is* the shard's delta.
@@ -263,8 +263,9 @@ def compose(
 ) -> Delta:
     """Compose shards' deltas (TAFT eq. 13), or by Gram or joint statistics when given. Returns the first delta's types.
 
-    weights: numbers >= 0 in the shards' proportions (uniform when None); sample counts are exact.
-    statistics: ``[tm.gram(prepared_i), …]`` or what `statistics_for` gives, one a delta. epsilon is of Gram statistics, penalty of joint ones.
+    ``weights``: numbers >= 0 in the shards' proportions (uniform when None); sample counts are exact.
+    ``statistics``: ``[tm.gram(prepared_i), …]`` or what `statistics_for` gives, one per delta.
+    ``epsilon`` belongs to Gram statistics, ``penalty`` to joint ones.
 
     Guarantees: the result's bits do not depend on the order of the shards.
     """

@@ -1,9 +1,9 @@
 """Joint composition: every trained layer of the last block at once, by the Gram matrix of their joined inputs (ours).
 
 A trained layer l adds g_l(x)·ΔW_l a_l(x) to the outputs, (K, out)·(out, in)·(in,). In the last block behind a class token the
-derivative g_l depends little on the picture x: of DeiT-Tiny's on Sign-Digits the mean M_l is 96 to 100% (of its squares) for the
-values, both projections out of the block's branches and the head, 74% for fc1, 63% for the queries. With M_l in its place
-f_lin − f_w is linear in the joined inputs a = (a_1, a_2, …), and so few numbers are to be
+derivative g_l depends little on the picture x. DeiT-Tiny on Sign-Digits shows it by the mean M_l's share of g_l's squares. The
+share is 96 to 100% for the values, both projections out of the block's branches and the head. It is 74% for fc1 and 63% for the
+queries. With M_l in place of g_l, f_lin − f_w is linear in the joined inputs a = (a_1, a_2, …). So few numbers are then to be
 found that all shards' pictures can decide on them together:
 
     min over C of  Σ |C·a(x) − y(x)|² + λ n K |C|²,      ΔW_l = s_l M_l⁺ C_l,  a_l scaled by s_l = |M_l|/√K

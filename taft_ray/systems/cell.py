@@ -20,19 +20,21 @@ _LAST_BITS = ("constants_gib",)  # of its numbers no more than these are changed
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What a cell is. Cells of several tables that are alike are one: nothing here names a table.
+    """The definition of a cell. Cells of several tables that are alike are one: nothing here names a table.
 
-    spec: data, model, trained part, fit, shards, seed and the rest, as of a run. ``spec.data`` is the training data.
-    network: "tangent" (TAFT), "nonlinear" (NLFT of the same parameters, Adam only), or one that is not trained: "frozen" (ridge
-        and nearest neighbours on the head's inputs), "additive" and "head2toe" (both on the sites of the last blocks).
-    forget: this fraction of the samples is left out before anything is fitted, the same ones for every cell of a seed.
-    kept: also read out this many of the shards (all where fewer have samples), the first ones of each of ``orders`` random orders.
-    leaving: so many pictures leave after everything was fitted, and each way to forget them is measured.
-    merges: fine-tuned shards are merged by RegMean and RegMean++ as well.
-    epsilons, joint_penalties: of the Gram and of the joint composition, measured beside the spec's own.
-    timed: its seconds are read, so nothing else may run beside it, and a fit that does not count comes first.
-    private: the fit is differentially private: `measure_private` says how.
-    inputs: digests of the training data, the evaluation data and the weights.
+    ``spec``: data, model, trained part, fit, shards, seed and the rest, as of a run. ``spec.data`` is the training data.
+    ``network``: "tangent" (TAFT), "nonlinear" (NLFT of the same parameters, Adam only), or one that is not trained. The latter
+        are "frozen" (ridge and nearest neighbours on the head's inputs), "additive" and "head2toe" (both on the sites of the
+        last blocks).
+    ``forget``: this fraction of the samples is left out before anything is fitted, the same ones for every cell of a seed.
+    ``kept``: also read out this many of the shards (all where fewer have samples). They are the first ones of each of
+        ``orders`` random orders.
+    ``leaving``: so many pictures leave after everything was fitted, and each way to forget them is measured.
+    ``merges``: fine-tuned shards are merged by RegMean and RegMean++ as well.
+    ``epsilons``, ``joint_penalties``: of the Gram and of the joint composition, measured beside the spec's own.
+    ``timed``: its seconds are read, so nothing else may run beside it, and a fit that does not count comes first.
+    ``private``: the fit is differentially private: `measure_private` says how.
+    ``inputs``: digests of the training data, the evaluation data and the weights.
     """
 
     spec: RunSpec
@@ -99,7 +101,7 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """What decides its numbers, wherever data and weights lie."""
+        """The digest of everything that decides its numbers, wherever data and weights lie."""
         values, beside = self.to_json(), _PLACES if self.timed else _PLACES + _LAST_BITS
         return digest_json({**values, "spec": {k: v for k, v in values["spec"].items() if k not in beside}})
 

@@ -76,10 +76,10 @@ def _drawn(cell: Cell, train: TokenSet, count: int) -> list[int]:
 def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> dict[str, Any]:
     """Everything that tables read of a cell, JSON-able.
 
-    "accuracy": by readout, over all shards; "kept": the same for some of the shards, an entry an order; "gram_by_epsilon" and "joint_by_penalty".
+    "accuracy": by readout, over all shards; "kept": the same for some of the shards, an entry per order; "gram_by_epsilon" and "joint_by_penalty".
     "ensemble_difference": of the mean of the shards' outputs from the composed model's, relative to the largest output.
-    "fits": seconds and what the solver says, a list with an entry a shard; "recompose_seconds": of taking one shard out, another
-    in and composing; "absent_classes": how many shards lack at least one class.
+    "fits": seconds and what the solver says, a list with an entry per shard. "recompose_seconds": of taking one shard out,
+    another in and composing. "absent_classes": how many shards lack at least one class.
 
     Raises DataError when no shard has a sample.
     """
@@ -197,7 +197,7 @@ def _subsets(cell: Cell, shards: int) -> list[tuple[int, list[int]]]:
 
 
 def _recompose_seconds(members: Sequence[Member], spec: RunSpec) -> dict[str, float]:
-    """What a warm composer does after a retrain, by readout: one shard out, one in, compose. The median of three."""
+    """The seconds of a warm composer after a retrain, by readout: one shard out, one in, compose. The median of three."""
     out = {}
     for readout in members[0].statistics:
         sums, terms = Sums(), {}

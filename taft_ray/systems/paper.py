@@ -1,7 +1,7 @@
 """The paper's tables and figures as lists of points: the recipes, and which cells each table reads what from.
 
-Source: TAFT (Liu et al., ICLR 2024), its Tables 1, 2, 4 to 7 and Figures 1 and 2. A cell that several tables need is the same cell in
-all of them. Rows beside the paper's are in `baselines.py`.
+Source: Tables 1, 2, 4 to 7 and Figures 1 and 2 of TAFT (Liu et al., ICLR 2024). A cell that several tables need is the same
+cell in all of them. Rows beside the paper's are in `baselines.py`.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _rates(wanted: Wanted) -> Table:
 
 
 def _choices(wanted: Wanted) -> Table:
-    """What else can be chosen, one change at a time from the ridge fit of the other tables."""
+    """The other choices, one change at a time from the ridge fit of the other tables."""
     rows: dict[str, dict[str, Any]] = {
         "none of these": {},
         "λ = 0.001": {"penalty": 0.001},

@@ -1,4 +1,4 @@
-"""What a table is: points, each a number of one seed that is read from a cell's result. Nothing is measured here."""
+"""A table is points, each a number of one seed that is read from a cell's result. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -44,11 +44,14 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a table is made for. ``base``: data, model and the rest, whose fit and trained part each row changes.
+    """The inputs and sizes that a table is made for.
 
-    shards: the numbers of shards of table2; the figures use the largest. many_blocks: of table1's "-7" rows; 0 leaves them out.
-    joint: whether shards of this network can be composed jointly. site_width: the numbers that its sites have; None where it has none.
-    public: whether there are public pictures to whiten rows by.
+    ``base``: data, model and the rest, whose fit and trained part each row changes.
+    ``shards``: the numbers of shards of table2; the figures use the largest.
+    ``many_blocks``: of table1's "-7" rows; 0 leaves them out.
+    ``joint``: whether shards of this network can be composed jointly.
+    ``site_width``: the numbers that its sites have; None where it has none.
+    ``public``: whether there are public pictures to whiten rows by.
     """
 
     base: Cell
@@ -129,8 +132,11 @@ def forgotten(way: str, *path: str) -> Read:
 
 
 def refit_seconds(readout: str | None) -> Read:
-    """A warm retrain of one shard, the median over shards: constants, fit and, where a composed model is served, statistics
-    and the composition; ``readout`` None is of one model over everything, which needs neither."""
+    """The seconds of a warm retrain of one shard, the median over shards.
+
+    They count constants, fit and, where a composed model is served, statistics and the composition. ``readout`` None is of
+    one model over everything, which needs neither.
+    """
 
     def read(result: Mapping[str, Any]) -> float:
         fits = result["fits"]

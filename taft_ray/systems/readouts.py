@@ -1,4 +1,4 @@
-"""What is read out of the models of several shards: one composed model, or all of them side by side.
+"""Readouts of the models of several shards: one composed model, or all of them side by side.
 
 Legend: N shards, B pictures, K classes.
 """
@@ -25,7 +25,7 @@ _CHUNK = 256  # pictures a forward pass
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """What a shard became: its Δ, how much it weighs, and its statistics by composition: those that it can be composed by."""
+    """A fitted shard: its Δ, how much it weighs, and its statistics by composition: those that it can be composed by."""
 
     delta: Delta
     weight: int

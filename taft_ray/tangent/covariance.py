@@ -1,4 +1,4 @@
-"""What the class token's attention does to a direction, Cov_p[X̂]·z, a head: the one part of a last block's tangent that reads tokens.
+"""The class token's attention applied to a direction, Cov_p[X̂]·z per head: the one part of a last block's tangent that reads tokens.
 
     v = √(1/E) Σ_t p_t (s_t − Σ p s) X̂_t,   s_t = z·X̂_t
 
@@ -23,9 +23,10 @@ def covariance_product(
 ) -> Tensor:  # fmt: skip
     """``scale``·Cov_p[X̂]·z, (H, B·R, D) as z is; differentiable in z.
 
-    n (N, T, D): X̂. p (N, R, H, T): the attention's weights. x_bar (N, R, H, D): Σ_t p_t X̂_t. index (B,) int64: which of the N
-    pictures the batch is; None is all of them, in order. On a GPU, in half precision or where float32 products may be rounded to TF32,
-    one kernel that reads each picture's X̂ where it lies, once; else two products, of a copy of the batch.
+    ``n`` (N, T, D): X̂. ``p`` (N, R, H, T): the attention's weights. ``x_bar`` (N, R, H, D): Σ_t p_t X̂_t. ``index`` (B,) int64:
+    which of the N pictures the batch is; None is all of them, in order. One kernel computes it on a GPU, in half precision or
+    where float32 products may be rounded to TF32. The kernel reads each picture's X̂ where it lies, once. Else there are two
+    products, of a copy of the batch.
     """
     known: Tensor | None = x_bar
     if index is not None and not _has_kernel(z, n, p):

@@ -1,6 +1,6 @@
-"""`covariance_product` as one kernel for NVIDIA's GPUs, a program a picture: X̂ is read once, in blocks of tokens.
+"""`covariance_product` as one kernel for NVIDIA's GPUs, a program per picture: X̂ is read once, in blocks of tokens.
 
-With S = z·x̄, which is Σ p s, known before the first token, each block adds Σ_t p_t (s_t − S) X̂_t; rounding leaves a rest of
+S = z·x̄, which is Σ p s, is known before the first token. Each block adds Σ_t p_t (s_t − S) X̂_t. Rounding leaves a rest of
 Σ_t p_t (s_t − S), which is taken out at the end. Sums are float32. The width is cut into C parts that the program's warps share.
 Legend: as in `covariance`; M rows, R·H or more, of which the matrix units want 16.
 """
@@ -63,7 +63,7 @@ def _kernel(
 
 
 def sizes_of(heads: int, rows: int, width: int, *, by_index: bool, precision: str = "tf32") -> dict[str, Any]:
-    """What a kernel is compiled for, by the names of its constants."""
+    """The constants that a kernel is compiled for, by name."""
     return {
         "BY_INDEX": by_index, "H": heads, "R": rows, "D": width, "M": max(16, triton.next_power_of_2(rows * heads)),
         "C": triton.next_power_of_2(triton.cdiv(width, PART)), "W": PART, "BLOCK": BLOCK, "PRECISION": precision,

@@ -31,8 +31,10 @@ GPU_PASS, GPU_OUTPUTS = (
 
 
 class Factor(NamedTuple):
-    """Of one place where trained matrices enter: its ``inputs`` (B, R, H, in), and the ``outputs`` (B, K, R, H, out), each class's
-    derivative with respect to what the place puts out."""
+    """One place where trained matrices enter: its ``inputs`` (B, R, H, in) and its ``outputs`` (B, K, R, H, out).
+
+    The ``outputs`` are each class's derivative with respect to what the place puts out.
+    """
 
     entry: Entry
     inputs: Tensor
@@ -141,13 +143,16 @@ def pass_size(tm: TangentModel) -> int:
 
 
 def _cut(passes: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """What all passes gave, without the padding, a part each; in memory of its own, as the bits of a product may depend on where it starts."""
+    """The passes' results without the padding, cut into a tensor per part.
+
+    Each has memory of its own, as the bits of a product may depend on where it starts.
+    """
     whole = torch.cat(passes)[: sum(sizes)]
     return [part.clone() for part in whole.split(sizes)]
 
 
 def _pass(tm: TangentModel, pictures: Prepared, start: int, size: int) -> tuple[list[Factor], dict[str, Tensor]]:
-    """Of ``size`` pictures from ``start`` on, the last one repeated."""
+    """The factors and vectors of ``size`` pictures from ``start`` on, the last one repeated."""
     index = torch.arange(start, start + size, device=pictures.primal.device).clamp_(max=len(pictures) - 1)
     with torch.enable_grad():
         out, probes = _probed(tm, pictures[index])
@@ -170,7 +175,7 @@ def _probed(tm: TangentModel, pictures: Prepared) -> tuple[Tensor, Probes]:
 
 
 def _derivatives(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """Of each class's output with respect to each picture's own probe: (B, K, …) for each leaf (B, …)."""
+    """The derivatives of each class's output with respect to each picture's own probe: (B, K, …) for each leaf (B, …)."""
     columns = []
     for one in out.sum(0):  # batched gradients copy the tokens once a class, and are slower
         grads = torch.autograd.grad(one, leaves, retain_graph=True, allow_unused=True)

@@ -139,8 +139,8 @@ class TangentModel(nn.Module):
     def nonlinear(self, tokens: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
         """f_{w+Δ}(x), (B, K): the network itself at the weights w + Δ, on the tokens of `prefix`; differentiable in ``delta``.
 
-        The class-token short cut holds here too: the scores are linear in the keys' input, so that in a last block whose
-        input is frozen keys and values need not be formed whatever its weights are.
+        The class-token short cut holds here too, as the scores are linear in the keys' input. In a last block whose input is
+        frozen, keys and values need not be formed, whatever its weights are.
         """
         return self._at(tokens, delta)
 
@@ -254,7 +254,7 @@ def _initialise(module: nn.Module, name: str, seed: int, *, is_new: bool) -> Non
 
     is_new: timm has made the module just now, so that a batch norm in it has seen nothing yet.
 
-    The head's scale is what the block's tangent features are multiplied with: timm's N(0, 0.02²) head makes a ViT-Tiny's
+    The head's scale is what the block's tangent features are multiplied with. Timm's N(0, 0.02²) head makes a ViT-Tiny's
     model lose 3 points on Sign-Digits against this one (measured, ridge, one model).
     """
     for child_name, child in module.named_modules(prefix=name):
@@ -288,14 +288,14 @@ def linearize(
 ) -> TangentModel:
     """Linearise a timm model around its weights; the model that is passed in is left as it is.
 
-    model: a timm module, or its name (built as ``timm.create_model(name, pretrained=pretrained)``).
-    last_blocks: how many units are trained, from the end, with the final norm and the head: a block of a vision
-        transformer, a stage of ResNet and ConvNeXt (docs/reference/models.md); "all" is every one, not the embedding.
-    trainable: "full", "bitfit" (biases), "norm" (norms' scales and shifts), "head"; the head is always trained.
-    reset: re-initialise the trained units, final norm and head before linearising (the paper's PT=F).
-    cls_token: replace the class token at the suffix entrance by a new one, and train it too (the paper's CLS=T).
-    num_classes: None keeps the model's own head; a number makes a new one from ``seed``.
-    tangent_only: f_lin(x) = J·Δw alone, without f_w(x), as in private training (TAFT section 3.4).
+    ``model``: a timm module, or its name (built as ``timm.create_model(name, pretrained=pretrained)``).
+    ``last_blocks``: how many units are trained, from the end, with the final norm and the head. A unit is a block of a vision
+        transformer, or a stage of ResNet and ConvNeXt (docs/reference/models.md). "all" is every one, not the embedding.
+    ``trainable``: "full", "bitfit" (biases), "norm" (norms' scales and shifts), "head"; the head is always trained.
+    ``reset``: re-initialise the trained units, final norm and head before linearising (the paper's PT=F).
+    ``cls_token``: replace the class token at the suffix entrance by a new one, and train it too (the paper's CLS=T).
+    ``num_classes``: None keeps the model's own head; a number makes a new one from ``seed``.
+    ``tangent_only``: f_lin(x) = J·Δw alone, without f_w(x), as in private training (TAFT section 3.4).
 
     Raises UnsupportedModel for what cannot be linearised, UsageError for impossible options.
     """

@@ -114,7 +114,7 @@ FAMILIES: tuple[tuple[type[nn.Module], Callable[..., Units]], ...] = (
 
 
 def units_of(model: nn.Module) -> Units:
-    """What ``last_blocks`` counts in ``model``; UnsupportedModel, by name and with the reason, where it cannot be cut."""
+    """The units that ``last_blocks`` counts in ``model``; UnsupportedModel, by name and with the reason, where it cannot be cut."""
     for family, units in FAMILIES:
         if isinstance(model, family):
             return units(model)

@@ -1,7 +1,7 @@
 """The derivatives of layer normalisation and softmax with respect to their input.
 
-Both are symmetric matrices (up to the scale of a row), so that what PyTorch has for its backward pass, one kernel each, is the forward
-derivative too, and the adjoint of that. Legend: D width.
+Both are symmetric matrices (up to the scale of a row). So PyTorch's backward pass, one kernel each, is the forward derivative
+too, and the adjoint of that. Legend: D width.
 """
 
 from __future__ import annotations

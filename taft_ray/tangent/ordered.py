@@ -1,8 +1,8 @@
 """The general cut: any network whose forward pass runs through an ordered list of blocks or stages.
 
-The list is found in the network's trace (`trace.py`) and not by the network's class: numbered modules, such as
-``blocks.0``.. or ``layer1``.., each called once, in order, with one tensor and nothing else known beside it. A layer that lies
-between two units, or behind the last one, counts as after the entrance of the later one only if it is called after it.
+The list is found in the network's trace (`trace.py`) and not by the network's class. Its items are numbered modules,
+such as ``blocks.0``.. or ``layer1``.., each called once, in order, with one tensor and nothing else known beside it. A layer may
+lie between two units, or behind the last one. It counts as after the entrance of the later unit only if it is called after it.
 Each unit's tangent is taken by torch.func.jvp; the layers behind the last unit have their own rules, so that linear
 ones have Gram statistics.
 """
@@ -154,8 +154,8 @@ def _classifiers(network: nn.Module) -> tuple[str, ...]:
 def _lists(network: nn.Module, heads: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Numbered modules of one parent, at the top of the network or in a container there, in order: the likeliest list first.
 
-    Blocks come before single layers, a parent of numbered modules alone (``stages``) before one that has others too
-    (a stem), and then the list with more parameters. Nothing within a block of another list is one.
+    Blocks come before single layers. A parent of numbered modules alone (``stages``) comes before one that has others too
+    (a stem). Then the list with more parameters comes first. Nothing within a block of another list is one.
     """
     in_a_head = set().union(*(ancestors(head) | {head} for head in heads)) - {""}
     ranked: dict[tuple[str, ...], tuple[bool, bool, int]] = {}

@@ -91,7 +91,7 @@ class Part:
     def linear_input(
         self, inputs: Tensor, trained: frozenset[str], rows: tuple[int, int] | None = None
     ) -> Iterator[LinearInput]:
-        """What the map saw, for Gram statistics. ``rows`` restricts it to some of its rows."""
+        """The inputs that the map saw, for Gram statistics. ``rows`` restricts it to some of its rows."""
         first, last = rows or (0, self.size)
         if self.weight_name in trained:
             # a statistic has one range of rows: a bias whose rows lie elsewhere is left to the plain mean

@@ -22,8 +22,8 @@ from taft_ray.tangent.rules import LayerNorm, rule_for
 class PositionedAttention(Rule):
     """[P⊙Ṡ − diag(PṠᵀ)P]V + PV̇ with Ṡ = (Q̇Kᵀ + QK̇ᵀ)/√E + Ḃ  (eqs. 5-8).
 
-    Q and K are normalised and turned by their tokens' places, and B is what a position bias adds; each of these may be absent.
-    norm: the layer norm in front, whose γ and β then go into ΔW.
+    Q and K are normalised and turned by their tokens' places, and B is what a position bias adds. Each of these may be absent.
+    ``norm``: the layer norm in front, whose γ and β then go into ΔW.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What an epoch reads: the constants of each picture in the tangent suffix."""
+"""The data that an epoch reads: the constants of each picture in the tangent suffix."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _rows(values: Tensor, index: Tensor | slice) -> Tensor:
 
 
 class Pictures(Protocol):
-    """What a solver needs: `Prepared`, or something that prepares a batch when asked."""
+    """The pictures that a solver needs: `Prepared`, or something that prepares a batch when asked."""
 
     def __len__(self) -> int: ...
 
@@ -64,7 +64,7 @@ class Pictures(Protocol):
 
 
 class Preparing(Protocol):
-    """What makes a picture's constants: `TangentModel`, or another function of the same tokens."""
+    """The maker of pictures' constants: `TangentModel`, or another function of the same tokens."""
 
     def prepare(self, tokens: Tensor, known: Mapping[str, Tensor] | None = None) -> Prepared: ...
 
@@ -74,8 +74,8 @@ class Preparing(Protocol):
 class Recomputed:
     """Prepares each batch when it is asked for: for suffixes whose constants do not fit into memory.
 
-    tokens may be memory-mapped; only the batch is read. rows: which of them, in this order; all by default.
-    known: outputs of some of the layers for these rows, which are then not computed again.
+    ``tokens`` may be memory-mapped; only the batch is read. ``rows``: which of them, in this order; all by default.
+    ``known``: outputs of some of the layers for these rows, which are then not computed again.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Recomputed:
 
     @property
     def kept(self) -> int:
-        """Of how many layers the outputs are kept."""
+        """The number of layers whose outputs are kept."""
         return len(self._known)
 
     def __len__(self) -> int:
@@ -108,7 +108,7 @@ def _take(values: Tensor, index: Tensor | slice) -> Tensor:
 def batches(pictures: Pictures, size: int) -> Iterator[tuple[slice, Prepared]]:
     """Consecutive batches of at most ``size`` pictures, in order; the whole of it, uncopied, if it fits into one.
 
-    Of what is recomputed a batch has at most `RECOMPUTE_CHUNK`.
+    A batch of recomputed pictures has at most `RECOMPUTE_CHUNK`.
     """
     if not isinstance(pictures, Prepared):
         size = min(size, RECOMPUTE_CHUNK)
@@ -136,12 +136,13 @@ def prepare_pictures(
     sizes: Sequence[int] = (),
     budget: int | None = None,
 ) -> Pictures:
-    """Constants of all pictures in memory while they fit the budget; else they are recomputed batch by batch, around the outputs of as
-    many layers as fit, those first that save most for a byte.
+    """Constants of all pictures: in memory while they fit the budget, else recomputed batch by batch.
 
-    rows: which of the tokens, in this order; all by default. budget: bytes, `PREPARED_BUDGET` by default.
-    sizes: of consecutive groups (slices); no pass has pictures of two, so that the last bits of a group's constants
-        do not depend on the others. One group by default.
+    Where it is recomputed, the outputs of as many layers as fit are kept, those first that save most per byte.
+
+    ``rows``: which of the tokens, in this order; all by default. ``budget``: bytes, `PREPARED_BUDGET` by default.
+    ``sizes``: of consecutive groups (slices), one group by default. No pass has pictures of two groups, so that the last bits
+        of a group's constants do not depend on the others.
     """
     rows = torch.arange(len(tokens)) if rows is None else rows
     budget = PREPARED_BUDGET if budget is None else budget

@@ -14,7 +14,7 @@ from taft_ray.tangent.parts import Part
 
 
 class Three(NamedTuple):
-    """Of queries, keys and values."""
+    """A tensor each for queries, keys and values, or None."""
 
     query: Tensor | None
     key: Tensor | None

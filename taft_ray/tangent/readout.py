@@ -28,9 +28,9 @@ def folds(weight: Tensor) -> bool:
 class ReadoutAttention(Rule):
     """norm1 and attention of the last block for the R rows that are read out: keys and values are never formed.
 
-    The input may have a tangent: none (the block is the first that is trained), one of its first U = R rows (a linearised class
-    token in front of it), or one of all U = T rows (blocks before it are trained). With X̂ the normalised tokens and u what the input's
-    tangent becomes behind norm1, per head and read-out row:
+    The input may have no tangent (the block is the first that is trained). It may have one of its first U = R rows (a linearised
+    class token in front of it). It may have one of all U = T rows (blocks before it are trained). With X̂ the normalised tokens and
+    u what the input's tangent becomes behind norm1, per head and read-out row:
 
         q̇ = ΔW_q h₀ + Δb_q + W_q ḣ₀,   h₀ = γX̂₀ + β,   ḣ₀ = ΔγX̂₀ + Δβ + u₀
         z = γ(ΔW_kᵀ q + W_kᵀ q̇) + Δγ r,   r = W_kᵀ q

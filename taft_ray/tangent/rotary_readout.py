@@ -26,7 +26,7 @@ from taft_ray.tangent.trained import Probes
 class PlacedReadout(Rule):
     """norm1 and attention of the last block for its first R rows, which are not turned. Values are never formed.
 
-    X̂ are the normalised tokens. u is the input's tangent behind norm1, of its first U = R rows or of all U = T, as in
+    X̂ are the normalised tokens. The input's tangent behind norm1 is u, of its first U = R rows or of all U = T, as in
     `readout.ReadoutAttention`:
 
         ȯ = W_v (γ Σ a_t X̂_t + Δγ x̄ + Δβ + Σ p_t u_t) + ΔW_v (γx̄ + β) + Δb_v,   a_t = p_t (ṡ_t − Σ p ṡ),   x̄ = Σ p_t X̂_t

@@ -31,8 +31,8 @@ class Places(NamedTuple):
 class Rotation:
     """R_t for every token t of one block: R_t x = x·cos + J x·sin, with J a quarter turn in each pair.
 
-    table: timm's, (T − P, 2·E) or (H, T − P, 2·E), sines first. grid: rows and columns of patches.
-    half: pairs are (i, i + E/2) and not (2i, 2i + 1).
+    ``table``: timm's, (T − P, 2·E) or (H, T − P, 2·E), sines first. ``grid``: rows and columns of patches.
+    ``half``: pairs are (i, i + E/2) and not (2i, 2i + 1).
     """
 
     def __init__(self, table: Tensor, prefix: int, grid: tuple[int, int], *, half: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a rule is: a layer's pair of passes. The primal pass keeps constants, the tangent pass uses them (TAFT eqs. 5-12).
+"""A rule is a layer's pair of passes. The primal pass keeps constants, the tangent pass uses them (TAFT eqs. 5-12).
 
 Legend: B batch. A tangent of ``None`` means exactly zero and costs nothing.
 """
@@ -46,8 +46,8 @@ def where_it_lies(saved: Saved, name: str) -> tuple[Tensor, Tensor | None]:
 class Saving(dict[str, Tensor]):
     """Constants in the making.
 
-    known: outputs of layers, by name, of an earlier pass over the same pictures: these are not computed again.
-    wanted: the least worth of a layer whose output is noted in ``outputs``, (worth, output) by name; none by default.
+    ``known``: outputs of layers, by name, of an earlier pass over the same pictures: these are not computed again.
+    ``wanted``: the least worth of a layer whose output is noted in ``outputs``, (worth, output) by name; none by default.
     """
 
     def __init__(self, known: Mapping[str, Tensor] | None = None, *, wanted: float = math.inf) -> None:
@@ -62,7 +62,7 @@ class Saving(dict[str, Tensor]):
 
 
 class LinearInput(NamedTuple):
-    """What a trained linear layer saw: the inputs of rows ``start:stop`` of ``weight`` (and ``bias``)."""
+    """A trained linear layer's inputs: those of rows ``start:stop`` of ``weight`` (and ``bias``)."""
 
     weight: str
     bias: str | None

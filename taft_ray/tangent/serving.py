@@ -1,7 +1,7 @@
 """A composed model to serve: pictures in, logits out, and nothing to train.
 
-Behind the class token the last block needs one row of queries and no keys or values, so that the linearised model costs less
-than the network it was made from; with all blocks trained, each weight enters three products instead of one.
+Behind the class token the last block needs one row of queries and no keys or values. So the linearised model costs less
+than the network it was made from. With all blocks trained, each weight enters three products instead of one.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Trace:
         return [node for node in self.steps if node.op == "call_module" and module_name(str(node.target)) == module]
 
     def behind(self, node: fx.Node) -> list[fx.Node]:
-        """What is known once ``node`` is, and used later. A step free of pictures is taken again where it is used."""
+        """The nodes known once ``node`` is, and used later. A step free of pictures is taken again where it is used."""
         at = self._at[node]
         return [
             known
@@ -96,7 +96,7 @@ class Trace:
         ]
 
     def before(self, node: fx.Node) -> list[fx.Node]:
-        """What is known in front of ``node``, and used from there on."""
+        """The nodes known in front of ``node``, and used from there on."""
         return self.behind((self.picture, *self.steps)[self._at[node] - 1])
 
     def between(self, given: fx.Node, result: fx.Node) -> list[fx.Node]:

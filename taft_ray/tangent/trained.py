@@ -104,8 +104,8 @@ class Probes(Mapping[str, Tensor]):
 
     at: probes have the values that this Δw gives instead, so that the pass's output is J·Δw.
 
-    After ``tangent(prepared, probes)`` the derivative of picture b's outputs with respect to its own ``sites[i].probe[b]``
-    and ``vectors[name][b]`` is what its row of the Jacobian is made of: a matrix's row is Σ probe-derivative ⊗ input.
+    After ``tangent(prepared, probes)`` picture b's row of the Jacobian is made of derivatives of its outputs. They are those with
+    respect to its own ``sites[i].probe[b]`` and ``vectors[name][b]``. A matrix's row is Σ probe-derivative ⊗ input.
     """
 
     def __init__(self, like: Mapping[str, Tensor], batch: int, *, at: Mapping[str, Tensor] | None = None) -> None:

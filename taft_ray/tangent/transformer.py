@@ -1,4 +1,4 @@
-"""What the cuts of EVA and BEiT share: blocks with positions in their scores, pooling, and the head.
+"""The common parts of the cuts of EVA and BEiT: blocks with positions in their scores, pooling, and the head.
 
 Legend: R rows that are read out of the last block.
 """

@@ -1,4 +1,4 @@
-"""What a cut is made of: the units of a network, in order, and the two halves they are parted into."""
+"""The parts of a cut: the units of a network, in order, and the two halves they are parted into."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cut:
 
 
 class Units(Protocol):
-    """What ``last_blocks`` counts in one network."""
+    """The units that ``last_blocks`` counts in one network."""
 
     names: tuple[str, ...]  # the modules, in order
     noun: str

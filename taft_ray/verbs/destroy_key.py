@@ -15,7 +15,7 @@ from taft_ray.storage import rundir as names
 def destroy_key(run: str) -> dict[str, Any]:
     """Destroy the key of the id hashes, older versions too: {"destroyed": key, "older_versions", "beyond_reach"}.
 
-    From then on nobody can tell whom a tombstone names, and nothing can be read into the run any more; samples that are
+    From then on nobody can tell whom a tombstone names, and nothing can be read into the run any more. Samples that are
     still in it can be forgotten as before. Idempotent.
     """
     record = Record(run)

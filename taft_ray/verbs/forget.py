@@ -59,10 +59,11 @@ def forget(
 ) -> dict[str, Any]:
     """Forget samples: drop at once, purge, fit again if asked, and the certificate.
 
-    With a deadline (unix seconds) the request is kept and runs later, together with others that touch its shards; the answer
+    With a deadline (unix seconds) the request is kept and runs later, together with others that touch its shards. The answer
     says when: {"request", "waiting": True, "runs_at", "deadline", "runs_with": [requests]}.
-    Finishes what a crash interrupted, and what is due, on the way. Of ids that earlier requests answer for the answer names those:
-    "forgotten_before", and "repeated" where nothing else was asked: the certificate is that of an earlier request then.
+    Finishes what a crash interrupted, and what is due, on the way. The answer names the earlier requests that answer for some of
+    the ids: "forgotten_before", and "repeated" where nothing else was asked. With "repeated", the certificate is that of an
+    earlier request.
     """
     run = run_address(run)
     with ExitStack() as joined:
@@ -188,7 +189,7 @@ def _carry_out(
 ) -> dict[str, dict[str, Any]]:
     """Carry out the requests that are due: every shard is fitted once, whoever waits for it. Certificates by request.
 
-    Damage that is in the way of one does not hold up the others; it is raised at the end, where all are ``needed`` (None) or
+    Damage that is in the way of one does not hold up the others. It is raised at the end, where all are ``needed`` (None) or
     this one is.
     """
     # asked now: others may have carried some out; a folder may have been exchanged under a composer that stayed warm
@@ -221,8 +222,8 @@ def _carry_out(
     for request in requests:
         if request in stuck and (needed is None or request == needed):
             raise IntegrityError(
-                f"{stuck[request]}. Request {request} is recorded and stands, and its samples may not come back; "
-                f"taft-ray repair {run} mends what it can, and taft-ray forget {run} --due carries the request out then"
+                f"{stuck[request]}. Request {request} is recorded and stands, and its samples may not come back. "
+                f"Run taft-ray repair {run}, which mends what it can; then taft-ray forget {run} --due carries the request out"
             )
     return done
 

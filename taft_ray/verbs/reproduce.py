@@ -43,10 +43,10 @@ def reproduce(
 ) -> dict[str, Any]:
     """Measure what the table lacks and write it to OUT/tables/<name>-<label>.{json,csv,md,svg}. Safe to repeat after a kill.
 
-    spec: the data, the model and everything that rows do not change. test: the evaluation data.
-    cell: measure only the cells whose digest begins so, again, and say whether they are what they were.
-    label: of the data in titles and file names; the data's own name by default.
-    public: pictures that nobody need hide, by which more rows of table3 are whitened.
+    ``spec``: the data, the model and everything that rows do not change. ``test``: the evaluation data.
+    ``cell``: measure only the cells whose digest begins so, again, and say whether they are what they were.
+    ``label``: of the data in titles and file names; the data's own name by default.
+    ``public``: pictures that nobody need hide, by which more rows of table3 are whitened.
 
     Raises UsageError for a table, a cell or a choice that is not there; what `train` raises for data and models.
     """

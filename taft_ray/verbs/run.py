@@ -35,8 +35,8 @@ class Run:
         run.forget(ids=["cats/17.jpg"], mode="retrain")
         run.verify().ok
 
-    train, evaluate, audit, sweep, repair and a forget that fits again use Ray: the one that this process has joined, that of
-    RAY_ADDRESS, or one that ends with the verb (`ray_session` keeps it for several). All others start nothing.
+    train, evaluate, audit, sweep, repair and a forget that fits again use Ray. The cluster is the one that this process has
+    joined, that of RAY_ADDRESS, or one that ends with the verb (`ray_session` keeps it for several). All others start nothing.
 
     progress: called as progress(what, done, total) while a verb is at work.
 
@@ -76,15 +76,15 @@ class Run:
     ) -> answers.Trained:
         """Train every shard that has no delta yet, and compose.
 
-        data: a folder of class folders, Parquet or WebDataset, local or remote; the run's own where it exists already.
-        split: read this split of it, or of what is added.
-        add: more data for a run that exists; pictures that it knows or has forgotten stay as they are. add_shards: how many
-        shards it becomes, by default as many of the run's size.
-        monolithic: also train one model over everything, for comparison. lanes: workers at once.
-        fit_timeout: seconds without a sign of life after which a fit is given up, and tried again by another worker.
-        gpus: how many GPUs an autoscaler may start; as its configuration says by default.
-        per_lane: what each worker takes of the cluster, such as LaneResources(gpus=0.5); the run keeps it for later calls.
-        spec: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed; they are fixed by the
+        ``data``: a folder of class folders, Parquet or WebDataset, local or remote; the run's own where it exists already.
+        ``split``: read this split of it, or of what is added.
+        ``add``: more data for a run that exists; pictures that it knows or has forgotten stay as they are.
+        ``add_shards``: how many shards it becomes, by default as many of the run's size.
+        ``monolithic``: also train one model over everything, for comparison. ``lanes``: workers at once.
+        ``fit_timeout``: seconds without a sign of life after which a fit is given up, and tried again by another worker.
+        ``gpus``: how many GPUs an autoscaler may start; as its configuration says by default.
+        ``per_lane``: what each worker takes of the cluster, such as LaneResources(gpus=0.5); the run keeps it for later calls.
+        ``spec``: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed. They are fixed by the
         first call, and SpecMismatch names those that differ later.
         """
         from taft_ray.verbs.new_spec import continued, spec_of

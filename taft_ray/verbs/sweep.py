@@ -140,7 +140,7 @@ def _measured(
 def _summary(
     asked: Sweep, ordered: Sequence[dict[str, Any]], refused: Sequence[Any], entries: Sequence[Any]
 ) -> dict[str, Any]:
-    """What is written of a sweep: what was asked, every trial, and the best."""
+    """The record of a sweep: what was asked, every trial, and the best."""
     best = best_of(ordered)
     return {
         "objective": asked.objective,

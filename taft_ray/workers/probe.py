@@ -1,4 +1,4 @@
-"""What models say of single samples: pictures, or cached tokens and rows, to one value per sample and model.
+"""The answers of models on single samples: pictures, or cached tokens and rows, to one value per sample and model.
 
 Pictures are decoded, run through the prefix and forgotten again, a part at a time; nothing of them is written or logged.
 """

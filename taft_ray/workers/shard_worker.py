@@ -45,11 +45,12 @@ class ShardWorker(Measuring):
     def fit(self, task: dict[str, Any], progress: Progress | None = None, lane: str = "") -> dict[str, Any]:
         """Fit one shard (or everything, for the monolith) and write its delta.
 
-        task: {"shard": number or "monolith", "generation": n, "parts": [PartRef JSON]}; with "resolve": {"start": DeltaRef JSON
-        or None} the fit starts from that delta instead of zero and goes on as `FitConfig.to_resolve` says; with "resume": CheckpointRef
-        JSON it goes on from that checkpoint, and from zero, for the same bits, where that cannot be used.
-        Returns what the composer commits: {"shard", "generation", "samples", "delta": DeltaRef JSON, "facts": {…}}, and of a
-        shard in slices "checkpoints": [CheckpointRef JSON], those of the stages that this fit made.
+        ``task``: {"shard": number or "monolith", "generation": n, "parts": [PartRef JSON]}. With "resolve": {"start": DeltaRef JSON
+        or None} the fit starts from that delta instead of zero and goes on as `FitConfig.to_resolve` says. With "resume":
+        CheckpointRef JSON it goes on from that checkpoint. Where that cannot be used it begins at zero, for the same bits.
+
+        Returns what the composer commits: {"shard", "generation", "samples", "delta": DeltaRef JSON, "facts": {…}}. A shard in
+        slices adds "checkpoints": [CheckpointRef JSON], those of the stages that this fit made.
         """
         self.release()
         with self._context(task):

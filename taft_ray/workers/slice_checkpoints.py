@@ -15,9 +15,9 @@ from taft_ray.tangent import Delta
 
 
 class SliceCheckpoints:
-    """Of one fit of a shard.
+    """The slice checkpoints of one fit of a shard.
 
-    made_of: what decided the bits of a checkpoint beside the samples and the spec; it is written with each, and a fit does
+    ``made_of``: what decided the bits of a checkpoint beside the samples and the spec. It is written with each, and a fit does
         not go on from one that was made of something else.
     """
 

@@ -87,7 +87,7 @@ def p_values(shift: float, count: int, **sizes: int) -> np.ndarray:
 
 
 def most_likely(trials: int, level: float) -> float:
-    """What a share of rejections at ``level`` stays below but once in 10,000 times."""
+    """The limit that a share of rejections at ``level`` stays below but once in 10,000 times."""
     return level + 3.8 * math.sqrt(level * (1 - level) / trials)
 
 

@@ -1,4 +1,4 @@
-"""What is observed of a run's bits, through the command line alone: whatever moves inside the package, this stays as it is.
+"""A run's bits, observed through the command line alone: whatever moves inside the package, this stays as it is.
 
 python tests/bits/observe.py      records digests.json and runs.tar.xz anew, on purpose, where bits may change
 """
@@ -87,7 +87,7 @@ def _digest(content: Any) -> str:
 
 
 def made_on() -> dict[str, str]:
-    """What the last bits of a fit depend on beside its spec."""
+    """Everything that the last bits of a fit depend on beside its spec."""
     import platform
 
     import torch

@@ -204,7 +204,7 @@ def test_every_shard_may_go(ridge: Trained, copy_of: Copy) -> None:
 def test_forget_before_any_training_keeps_the_sample_out(
     ridge: Trained, ridge_never_seen: Trained, copy_of: Copy, forgotten_ids: list[str]
 ) -> None:
-    """What was forgotten before its shard was trained is not in the delta that is trained later."""
+    """A sample that was forgotten before its shard was trained is not in the delta that is trained later."""
     run = only_cached(copy_of(ridge[0]))
     plain_forget(run, forgotten_ids, "drop")
     composer, worker = Composer(str(run)), ShardWorker(str(run), 3)

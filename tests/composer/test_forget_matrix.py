@@ -1,7 +1,7 @@
 """Law 2, bit for bit: after forget(retrain) a run is the run whose data never had the samples.
 
-Of 1, 10 and 100 random samples, both solvers, one lane and two, on local files and on a real S3 server: every delta, Gram
-statistic, cached token, and the composed models of both compositions as they lie in storage.
+The cases are 1, 10 and 100 random samples, both solvers, one lane and two, on local files and on a real S3 server. Every delta,
+Gram statistic and cached token is compared, and the composed models of both compositions, as they lie in storage.
 """
 
 import random
@@ -93,7 +93,7 @@ class Runs:
         return self._trained[which]
 
     def never_seen(self, solver: str, size: int) -> Substance:
-        """What a run has whose data never had the chosen pictures."""
+        """The substance of a run whose data never had the chosen pictures."""
         if (solver, size) not in self._never:
             address = self.address(f"{solver}-without-{size}", "local")
             self.train(address, solver, 1, size)

@@ -1,4 +1,4 @@
-"""What one shard costs the composer does not depend on how many there are; and what a lane asks it in one call."""
+"""A shard's cost to the composer does not depend on how many there are. A lane hands in a fit and takes the next in one call."""
 
 import sys
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Whom a forget touches, and what it is estimated to take."""
+"""The samples and shards that a forget touches, and what it is estimated to take."""
 
 import pytest
 from history import Entry, cached, delta_ref, forget_entries, forgotten, requested, trained

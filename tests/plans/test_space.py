@@ -1,4 +1,4 @@
-"""What a sweep varies: read from text, drawn as trials; and the file of the best spec."""
+"""The space that a sweep varies: read from text, drawn as trials; and the file of the best spec."""
 
 from dataclasses import replace
 

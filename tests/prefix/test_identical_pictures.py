@@ -75,7 +75,7 @@ def test_a_forget_reaches_the_ids_it_names_unless_told_otherwise(run: Path) -> N
 
 
 def test_twins_go_along_with_nothing_left_of_them(run: Path) -> None:
-    """Of rows, tokens and the hash of the bytes; the model is the one without their shards."""
+    """Rows, tokens and the hash of the bytes are gone; the model is the one without their shards."""
     secret = id_key(Store(str(run)), create=False)
     content = content_hash(picture_digest(picture(5)), secret)
     keys = {sample_key(name, 0) for name in TWINS}

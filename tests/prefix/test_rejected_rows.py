@@ -1,4 +1,4 @@
-"""Who was rejected can be read after a training that ended for it, and after one that did not."""
+"""The rejected rows can be read after a training that ended for them, and after one that did not."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

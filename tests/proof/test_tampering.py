@@ -74,7 +74,7 @@ def objects_of(held: Held, kind: str) -> list[str]:
 
 
 def standing(evidence: Evidence, kind: str, key: str) -> Evidence:
-    """What a check stands on, read from the intact run; of the certificates, those of one request."""
+    """The evidence that a check stands on, read from the intact run; of the certificates, those of one request."""
     if kind == "cache part":
         checks.manifest(evidence)
     if kind == "snapshot":

@@ -1,8 +1,8 @@
 """The prose rules of CONTRIBUTING.md as a ratchet: offences.json has what each file still breaks, and only shrinks.
 
-python tests/prose/check_prose.py                 does every file have exactly the offences in the table?
-python tests/prose/check_prose.py FILE ...        print the offences of these files
-python tests/prose/check_prose.py --lower         write the table anew, unless a file got worse
+* python tests/prose/check_prose.py                 does every file have exactly the offences in the table?
+* python tests/prose/check_prose.py FILE ...        print the offences of these files
+* python tests/prose/check_prose.py --lower         write the table anew, unless a file got worse
 """
 
 from __future__ import annotations

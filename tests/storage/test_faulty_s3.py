@@ -55,7 +55,7 @@ def road(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Road]:
 
 
 def until_it_works(call: Callable[[], T]) -> T:
-    """What a user does: run it again."""
+    """Do what a user does: run it again."""
     for _ in range(20):
         try:
             return call()

@@ -43,7 +43,7 @@ def run(train_plainly: Callable[..., tuple[Path, dict[str, Any]]], parquet: Path
 
 
 def bench_of(run: Path, **asked: Any) -> Bench:
-    """What the trials share, read without Ray; its tokens are arrays and not references."""
+    """The bench that the trials share, read without Ray; its tokens are arrays and not references."""
     store, spec = Store(str(run)), run_spec(Store(str(run)))
     found = read_manifest(store)
     assert found is not None

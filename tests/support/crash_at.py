@@ -2,10 +2,10 @@
 
     python crash_at.py FOLDER PHASE…        phases: those of a chain, each on what the one before left
 
-For n = 0, 1, 2, … a forked child does the phase and kills itself (signal 9) before its n-th change of storage, and once more
-when the n-th is staged beside its place but not put there. Dying after a change leaves what dying before the next one
-leaves. n goes on until a child survives: so every durable write is met, whatever writes there are. A second child does the
-same phase again, undisturbed, and tells what the run is then.
+For n = 0, 1, 2, … a forked child does the phase and kills itself (signal 9) before its n-th change of storage. Another
+child dies when the n-th is staged beside its place but not put there. Dying after a change leaves what dying before the next one
+leaves. The count goes on until a child survives. So every durable write is met, whatever writes there are. Each time
+an undisturbed child then does the same phase again, and tells what the run is then.
 
 Nothing is run in the parent, so that every child forks from a clean one.
 """
@@ -64,7 +64,7 @@ BEFORE, STAGED = "before", "staged"
 
 
 def victims(mode: str) -> list[str]:
-    """Whom a phase forgets: two of one shard by retrain, one of another each by drop and by resolve."""
+    """The samples that a phase forgets: two of one shard by retrain, one of another each by drop and by resolve."""
     if mode == "add":
         return []
     known = {"retrain": (0, 2), "drop": (1, 1), "resolve": (2, 1), "subtract": (0, 2), "drop-rows": (1, 1)}
@@ -109,7 +109,7 @@ def do(phase: str, home: Path, run: Path) -> None:
 
 
 def facts(run: Path, phase: str) -> dict[str, Any]:
-    """What must not depend on where a process died."""
+    """The facts that must not depend on where a process died."""
     gc(str(run))
     chain = CHAIN[phase]
     forgotten = [name for mode in chain[1 : chain.index(phase) + 1] for name in victims(mode)]

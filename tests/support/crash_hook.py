@@ -1,8 +1,8 @@
 """Imported by `sitecustomize` in every process of a command under test: counts its changes of storage, and dies at one.
 
-TAFT_CRASH_LOG      a file that gets a line a change: the role of the process that makes it
-TAFT_CRASH_AT       "role:n:marker": the process of this role dies (signal 9) before its n-th change (from 1), once, which the
-                    marker file remembers
+* TAFT_CRASH_LOG      a file that gets a line per change: the role of the process that makes it
+* TAFT_CRASH_AT       "role:n:marker": the process of this role dies (signal 9) before its n-th change (from 1), once, which
+                      the marker file remembers
 """
 
 import importlib.abc

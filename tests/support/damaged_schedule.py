@@ -53,7 +53,7 @@ class DamagedSchedule(Schedule):
 
 
 def repair(composer: Composer) -> None:
-    """What the command does, without a source: the toy's tokens are all zeros."""
+    """Do what the command does, without a source: the toy's tokens are all zeros."""
     found, store = composer.examine_everything(), composer.record.store
     made: dict[str, Any] = {"base": found["base"], "shards": {}}
     forgotten = composer.snapshot().tombstones.keys()

@@ -6,7 +6,7 @@
         assert proxy.count(*FAULTS) > 0
 
 Requests and answers go on byte for byte, so that signatures hold (the client signs the proxy's address as Host).
-`environment` also shortens the read timeout in that process and in all it starts (Ray's workers too): else each request
+`environment` also shortens the read timeout in that process and in all it starts (Ray's workers too). Else each request
 without an answer costs 15 s.
 """
 
@@ -85,8 +85,8 @@ class _Message:
 class FaultyS3:
     """The proxy in front of `upstream`: each request meets a fault with probability `fraction`, drawn from `seed`.
 
-    `faults` limits the kinds. Each HTTP method has draws of its own: with several connections which request meets which is a
-    matter of time, but what the first n requests of a method meet in all is not.
+    `faults` limits the kinds. Each HTTP method has draws of its own. With several connections, which request meets which fault
+    is a matter of time. But the faults that the first n requests of a method meet in all are not.
     """
 
     def __init__(self, upstream: str, *, fraction: float, seed: int, faults: tuple[str, ...] = FAULTS) -> None:
@@ -109,7 +109,7 @@ class FaultyS3:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was done so far: requests in all, and each kind of fault."""
+        """Counts of what was done so far: requests in all, and each kind of fault."""
         with self._lock:
             return dict(self._counts)
 
@@ -119,7 +119,7 @@ class FaultyS3:
             return sum(n for (kind, of), n in self._methods.items() if kind in faults and method in (None, of))
 
     def environment(self, server: S3Server, site: Path, *, read_timeout_s: float) -> dict[str, str]:
-        """What a process needs in its environment to use the server through this proxy with a short read timeout.
+        """The variables that a process needs to use the server through this proxy with a short read timeout.
 
         Writes a ``sitecustomize.py`` into `site`. For processes started with it, not for the one that is running:
         there set the variables by `monkeypatch` and `taft_ray.storage.remote.READ_TIMEOUT_S` too.

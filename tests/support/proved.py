@@ -129,7 +129,7 @@ def evidence_of(store: Held) -> Evidence:
 
 
 def problems_of(evidence: Evidence, *checks: Callable[[Evidence], Any]) -> list[str]:
-    """What these checks find now."""
+    """The problems that these checks find now."""
     fresh = replace(evidence, problems=[], checks={}, notes=[])
     for check in checks:
         check(fresh)

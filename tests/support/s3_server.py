@@ -33,7 +33,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to use ``s3://<bucket>/...``."""
+        """The variables that a process needs in its environment to use ``s3://<bucket>/...``."""
         return {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,

@@ -1,7 +1,7 @@
 """One run in many hands: the rules and the laws of the random schedules in `test_schedules`.
 
-The rules do to one run what many processes may do to it at once, in any order. However a schedule goes, at its end what is
-left over is finished by one composer, and then the model is, to the bit, that of the samples that should be in it.
+The rules do to one run what many processes may do to it at once, in any order. However a schedule goes, one composer
+finishes at its end what is left over. The model is then, to the bit, that of the samples that should be in it.
 """
 
 import atexit
@@ -276,7 +276,7 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(which=composers, planned=faults)
     def forget_command(self, which: int, planned: Any) -> None:
-        """What is due is carried out, as a driver does."""
+        """Carry out what is due, as a driver does."""
         self.call(which, carry_out, planned)
 
     # --- storage
@@ -380,7 +380,7 @@ class Schedule(RuleBasedStateMachine):
 
 
 def fit_and_hand_in(composer: Composer, task: dict[str, Any]) -> bool:
-    """What a lane does with a task: whether it was committed. A shard that is damaged goes into quarantine."""
+    """Do what a lane does with a task: whether it was committed. A shard that is damaged goes into quarantine."""
     try:
         return composer.finished(fit(composer.record.store, task))
     except (ObjectMissing, IntegrityError) as error:

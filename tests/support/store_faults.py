@@ -17,7 +17,7 @@ class Killed(BaseException):
 
 
 class Fault:
-    """What happens at the n-th change (from 1) that a thread makes of storage."""
+    """A fault at the n-th change (from 1) that a thread makes of storage."""
 
     def __init__(self, kind: str, n: int) -> None:
         self.kind, self.left = kind, n

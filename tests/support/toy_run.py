@@ -1,4 +1,4 @@
-"""A run without a model: a shard's delta is the sum of its samples' hashes, so that a test can say what must be in it."""
+"""A run without a model: a shard's delta is the sum of its samples' hashes. So a test can say what must be in it."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -118,7 +118,7 @@ def term(held: Iterable[str]) -> np.ndarray:
 
 
 def fit(store: Store, task: Mapping[str, Any]) -> dict[str, Any]:
-    """What `ShardWorker.fit` does, for the toy model."""
+    """Do what `ShardWorker.fit` does, for the toy model."""
     held = []
     for ref in task["parts"]:
         held += [NAME_OF[key] for key in read_part(store, PartRef.from_json(ref), fingerprint=FINGERPRINT).keys]

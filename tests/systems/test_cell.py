@@ -1,4 +1,4 @@
-"""What a cell is called by: its content, wherever its inputs lie."""
+"""A cell is called by its content, wherever its inputs lie."""
 
 import json
 

@@ -58,7 +58,7 @@ def test_every_number_has_one_cell_a_seed(wanted, name):
 
 
 def test_tables_share_cells(wanted):
-    """What is dropped or voted is read from the very cells that table2 measures."""
+    """Dropped and voted values are read from the very cells that table2 measures."""
     cells = {name: {cell.digest for cell in table(name, wanted).cells} for name in TABLES}
     assert cells["fig1a"] | cells["fig1b"] | cells["epsilon"] <= cells["table2"]
     assert cells["table1"] & cells["table2"]

@@ -1,7 +1,7 @@
 """On a GPU nothing mixes devices, and no pass makes the host wait.
 
-Shown without a GPU: torch's fake tensors carry a device and a shape but no values, refuse an operation on two devices, and
-cannot answer a question that the host could only answer after waiting (``float(x)``, ``bool(x)``, ``x.tolist()``).
+The tests show it without a GPU. Torch's fake tensors carry a device and a shape but no values, and refuse an operation on two
+devices. They cannot answer a question that the host could only answer after waiting (``float(x)``, ``bool(x)``, ``x.tolist()``).
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a GPU computes of the last block, on a CPU: weights that take the norms in, and the kernel of the attention's tangent."""
+"""A GPU's way through the last block, on a CPU: weights that take the norms in, and the kernel of the attention's tangent."""
 
 import os
 import subprocess

@@ -171,7 +171,7 @@ def test_family_that_cannot_be_cut_is_refused(name: str, reason: str):
 
 
 def test_tokens_that_are_no_tensor_are_refused():
-    """What a unit returns is seen in its code where that can be followed, else in the first pictures."""
+    """A unit's return value is seen in its code where that can be followed, else in the first pictures."""
 
     class Two(nn.Sequential):
         def forward(self, x):  # type: ignore[override]

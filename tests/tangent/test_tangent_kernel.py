@@ -65,7 +65,7 @@ def test_rows_are_the_jacobian(case: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_bits_do_not_depend_on_which_shards_are_fitted_together(threads: int) -> None:
-    """Of sizes below, at and above a pass, and an empty one; in float32, where every other order of a sum shows."""
+    """Sizes below, at and above a pass, and an empty one; in float32, where every other order of a sum shows."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

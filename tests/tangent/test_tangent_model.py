@@ -162,7 +162,7 @@ def test_short_cut_keeps_no_keys_or_values(case: Case):
 
 
 def test_block_that_all_tokens_pass_keeps_nothing_that_follows_from_the_rest():
-    """Of a norm n and s and not γn + β, of an activation its input and neither its slope nor its output."""
+    """A norm keeps n and s and not γn + β; an activation keeps its input and neither its slope nor its output."""
     case = BY_ID["vit"]
     tm = linearize(build(case), last_blocks=2)
     tokens = tm.prefix(images(case))

@@ -126,7 +126,7 @@ def test_every_attention_pool_is_exact(options: dict, without: str) -> None:
 
 
 def seen_by(tm: TangentModel, case: Case, layer: str) -> torch.Tensor:
-    """What timm's own forward feeds into a layer."""
+    """The input that timm's own forward feeds into a layer."""
     seen = []
     handle = tm.network.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     tm.network(images(case))

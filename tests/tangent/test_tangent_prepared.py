@@ -1,4 +1,4 @@
-"""What of the constants is kept within a budget: every way gives the same ones, and what is kept is not computed again."""
+"""The part of the constants that is kept within a budget: every way gives the same ones, and what is kept is not computed again."""
 
 from collections import Counter
 from collections.abc import Iterator

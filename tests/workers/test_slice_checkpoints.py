@@ -1,4 +1,4 @@
-"""A worker on a shard in slices, without Ray: going on from a checkpoint in storage gives the delta of never having had
+"""A worker on a shard in slices, without Ray. Going on from a checkpoint in storage gives the delta of never having had
 the sample, by its digest."""
 
 from collections.abc import Callable, Collection, Sequence
