@@ -25,8 +25,8 @@ class LocalFolder:
     """Objects under `root`, one file each; `uri` is what messages call it.
 
     Guarantees: a reader sees a whole object or none. An object survives a power failure once its `write` or `create`
-    has returned (the file and its folder are synced). An unfinished file left by a killed process is never listed; `sweep` removes
-    it.
+    has returned (the file and its folder are synced). An unfinished file left by a killed process is never listed;
+    `sweep` removes it.
     """
 
     local = True

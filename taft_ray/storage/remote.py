@@ -64,8 +64,8 @@ def _open_file_system(protocol: str, options: dict[str, Any]) -> Any:
 class RemoteFolder:
     """Objects under `root` (a path of that file system); `uri` is what messages call it.
 
-    Guarantees: an object appears whole or not at all. Calls that may be repeated are, after an overload, a timeout or a
-    broken connection: up to 6 attempts with a growing pause. A create is repeated only if it certainly had no effect.
+    Guarantees: an object appears whole or not at all. Calls that may be repeated are repeated after an overload, a timeout
+    or a broken connection: up to 6 attempts with a growing pause. A create is repeated only if it certainly had no effect.
     """
 
     local = False

@@ -138,7 +138,7 @@ def prepare_pictures(
 ) -> Pictures:
     """Constants of all pictures: in memory while they fit the budget, else recomputed batch by batch.
 
-    Where it is recomputed, the outputs of as many layers as fit are kept, those first that save most per byte.
+    Where they are recomputed, the outputs of as many layers as fit are kept, those first that save most per byte.
 
     ``rows``: which of the tokens, in this order; all by default. ``budget``: bytes, `PREPARED_BUDGET` by default.
     ``sizes``: of consecutive groups (slices), one group by default. No pass has pictures of two groups, so that the last bits

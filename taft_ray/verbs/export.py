@@ -51,8 +51,9 @@ def export(
 ) -> dict[str, Any]:
     """Write the composed model of a run to a local file, its format by the file's ending; what was written.
 
-    The file takes float32 pictures (B, 3, size, size), scaled to 0..1 and normalised as its ``taft_ray`` entry says. The entry is JSON of
-    {"composed": digest, "classes", "size", "mean", "std", "shards", "version"}, in .pt2's extra files and .onnx's metadata.
+    The file takes float32 pictures (B, 3, size, size), scaled to 0..1 and normalised as its ``taft_ray`` entry says.
+    The entry is JSON of {"composed": digest, "classes", "size", "mean", "std", "shards", "version"}, in .pt2's extra files and
+    .onnx's metadata.
     With ``owners`` it is the model of their pictures alone (an additive run), and the entry names them. Where an additive run
     has a policy (`tune`), the entry has its "settings"; stale ones are chosen again, in memory alone.
 

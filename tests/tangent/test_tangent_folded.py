@@ -1,4 +1,4 @@
-"""A GPU's way through the last block, on a CPU: weights that take the norms in, and the kernel of the attention's tangent."""
+"""A GPU's computations of the last block, run on a CPU: weights that take the norms in, and the kernel of the attention's tangent."""
 
 import os
 import subprocess
