@@ -9,8 +9,8 @@ are made once. Then `ShardWorker`, the class that lanes and retrains run, fits t
 on the test set: the mean over single shards, and those composed. The shard whose size is nearest the mean then forgets at
 least one sample of each slice. It does so once from the checkpoint that survives and once from zero, on the same rewritten
 cache. The two deltas must have the same digest. A random sample is in slice j with probability n_j/n: the means weigh so.
-A fit's seconds hold reading, preparing,
-Gram statistics and writing, checkpoints too. CPU seconds come first: other programs on the machine disturb them less.
+A fit's seconds hold reading, preparing, Gram statistics and writing, checkpoints too. CPU seconds come first: other
+programs on the machine disturb them less.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ A run in storage:
 `Run` has a method per verb (help(taft_ray.Run)). `runs` finds the runs in a folder, and `compare` puts runs side by side.
 `taft_ray.answers` has the types of all answers. The commands of ``taft-ray`` do the same.
 
-The mathematics, which needs neither ray nor files: `linearize` makes a `TangentModel` of a timm network, `fit` fits a `Delta`
-on `Prepared` pictures as `FitConfig` says, `compose` composes several. Names are looked up when they are first used: a
+The mathematics needs neither ray nor files. `linearize` makes a `TangentModel` of a timm network. `fit` fits a `Delta`
+on `Prepared` pictures as `FitConfig` says, and `compose` composes several. Names are looked up when they are first used: a
 process that only reads pictures must not wait seconds for torch.
 """
 
