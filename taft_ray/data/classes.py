@@ -182,7 +182,7 @@ def _refuse_other_numbers(labels: Iterable[str], classes: Sequence[str]) -> None
         if name and position != int(label) and not _INTEGER.fullmatch(name):
             raise DataError(
                 f"the labels are numbers, such as {label!r}, and the classes have numbers in their names, {_short(classes)}. "
-                f"Are they positions among the classes, or the numbers in the names, {name!r}? Write the labels as names"
+                f"Are the labels positions among the classes, or the numbers in the names, {name!r}? Write the labels as names"
             )
 
 
