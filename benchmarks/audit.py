@@ -2,10 +2,10 @@
 
     python -m benchmarks.audit [--assets FOLDER] [--solver ridge] [--forget 60] [--run RUN] [--json]
 
-scikit-learn's digits and the embedded model; with --assets the Sign-Digits and DeiT-Tiny. A run is trained; a copy of it
-forgets samples of three shards by retrain, another copy says it did and keeps the old deltas under the next generation (its
-ledger, its certificate and `verify` are in order), and a third drops the three shards. Each is attacked against the test
-pictures. Starts a Ray of its own on this machine.
+scikit-learn's digits and the embedded model; with --assets the Sign-Digits and DeiT-Tiny. A run is trained and copied
+three times. The first copy forgets samples of three shards by retrain. The second says it did and keeps the old deltas
+under the next generation; its ledger, its certificate and `verify` are in order. The third drops the three shards. Each
+is attacked against the test pictures. Starts a Ray of its own on this machine.
 """
 
 from __future__ import annotations

@@ -2,17 +2,21 @@
 
     python -m benchmarks.cache --assets FOLDER [--only build memory read] [--rounds 5] [--pictures 4000] [--json]
 
-build: the prefix pass as `train` runs it (Ray Data: JPEG in Parquet, decoded, resized, through the frozen prefix in bfloat16, written
-as parts), against the same prefix on normalised pictures that lie in memory, in as many processes with as many threads, before
-and after it in the same Ray: with the attention that the pass takes, and with timm's fused one. Several times by turns, for the
-speed of a machine that others use too moves by more than is looked for: medians of the ratios. The pass is counted from its first
-answer on, so that the start of Ray's tasks and actors, given apart, is not in it, nor the last round, when one actor may have
-nothing left to do. On a machine that others use too, read ``cpu_ratio``: CPU time a picture, of the forward pass alone over that of the
-pass with all its processes and Ray's own. Also what decoding costs a picture, on one core.
+build: the prefix pass as `train` runs it, against the same prefix on normalised pictures that lie in memory. The pass is
+Ray Data's: JPEG in Parquet, decoded, resized, through the frozen prefix in bfloat16, written as parts. The plain prefix
+runs in as many processes with as many threads, before and after the pass in the same Ray. It is measured with the
+attention that the pass takes, and with timm's fused one. Both are measured several times by turns, and the medians of the
+ratios are given. The reason is the speed of a shared machine, which moves by more than the difference looked for. The
+pass is counted from its first answer on: the start of Ray's tasks and actors is not in it and is given apart. The last
+round is left out, for one actor may then have nothing left to do. On a shared machine, read ``cpu_ratio``. It is the CPU
+time per picture of the forward pass alone, over that of the pass with all its processes and Ray's own. The cost of
+decoding one picture on one core is given too.
+
 memory: passes with the embedded model over 5,000, 20,000 and 50,000 pictures; the most that driver, tasks, actors and object store held.
-read: the parts of that cache, and larger ones of random values in the shape of ViT-B/16's, memory-mapped, against a plain
-sequential read of the same files into one buffer, interleaved; from a warm page cache, copied out or turned into float32 (what a
-fit does first), and from the disk. With the digest check apart.
+
+read: the parts of that cache, memory-mapped, against a plain sequential read of the same files into one buffer,
+interleaved. Larger parts of random values in the shape of ViT-B/16's are read too. Reads are from a warm page cache,
+copied out or turned into float32 (what a fit does first), and from the disk. The digest check is given apart.
 
 Pictures are CIFAR-10's, the model DeiT-Tiny at 224 px (and the embedded model at 32 px for memory).
 """
@@ -107,8 +111,8 @@ class Timeline:
     def steady(self, workers: int) -> tuple[float, float, int]:
         """From when until when (of ``perf_counter``) all ``workers`` were at work, and how many pictures they made.
 
-        Between two answers of one worker each of the others has answered as often: so over a whole number of rounds, and
-        without the last, when some have nothing left to do.
+        Between two answers of one worker each of the others has answered as often, so a whole number of rounds is counted.
+        The last round is left out: some workers then have nothing left to do.
         """
         ends = self.points[1:]
         rounds = (len(ends) - 1) // workers - 1
@@ -224,7 +228,7 @@ def compared(facts: dict[str, Any], beside: dict[str, list[tuple[float, float]]]
 
 
 def plain_forward(spec: RunSpec, pictures: Sequence[bytes], workers: int) -> dict[str, tuple[float, float]]:
-    """Of ``workers`` processes at once, with the pass's own attention and with timm's: pictures a second, CPU seconds a picture."""
+    """Pictures per second and CPU seconds per picture of ``workers`` processes at once, by attention: the pass's own, timm's."""
     actor = ray.remote(RawForward).options(num_cpus=spec.threads)
     actors = [actor.remote(spec, pictures) for _ in range(workers)]
     found = {}

@@ -1,4 +1,4 @@
-"""What a training step cannot be faster than: the bytes it must move and the multiply-adds it must make, at the machine's own rates.
+"""The least time that a training step can take: the bytes it must move and the multiply-adds it must make, at the machine's own rates.
 
 Legend: B batch, T tokens, D width, H heads, P trained values.
 """
@@ -28,12 +28,16 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """Of one step of the last block behind the class token, cached tokens, float32.
+    """Bytes and multiply-adds of one step of the last block behind the class token, cached tokens, float32.
 
     token_bytes: X̂ is read once going forward and once going back; torch's own products read it twice each time.
+
     weight_bytes: W and ΔW are read going forward, W going back, ΔW's gradient is written.
+
     adam_bytes: Δ, its gradient and two moments are read, three of them written.
-    multiply_adds: 2·H·T·D a picture going forward for the attention, as many going back; and each of the P trained weights in four products.
+
+    multiply_adds: 2·H·T·D per picture going forward for the attention, and as many going back. Each of the P trained
+    weights is in four products.
     """
 
     token_bytes: int
@@ -60,7 +64,7 @@ def floor_of(tm: TangentModel, *, batch: int, tokens: int) -> Floor:
 
 
 def measure_rates(repetitions: int = 9) -> Rates:
-    """Of torch's own copy and product, on as many threads as it has."""
+    """The rates of torch's own copy and product, on as many threads as it has."""
     source = torch.ones(COPIED // 4)
     target = torch.empty_like(source)
     left, right = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)

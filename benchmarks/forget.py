@@ -3,14 +3,14 @@
     python -m benchmarks.forget [--json] [--repetitions 9]                    the drop; needs nothing from outside
     python -m benchmarks.forget --assets FOLDER [--shards 16] [--json]        and the retrain, on Sign-Digits with DeiT-Tiny
 
-Drop: a run of ViT-B/16 shards (last block, final norm, head: 7 M trained values) whose deltas are random and whose Gram statistics
-are those of random inputs, of the true shapes: the time of a sum, a solve and a commit does not depend on the values. A drop
-is measured as its caller waits for it, through Ray: from the request to the answer that the ledger has it and the model without the
-shard is composed in memory; the purge follows and is measured by itself. Beside it, what a composer without exact sums would do:
-read every remaining delta and compose anew.
+Drop: a run of ViT-B/16 shards (last block, final norm, head: 7 M trained values). Their deltas are random, and their Gram
+statistics are those of random inputs, of the true shapes. The time of a sum, a solve and a commit does not depend on the
+values. A drop is measured as its caller waits for it, through Ray, from the request to the answer. By the answer the ledger
+has the drop, and the model without the shard is composed in memory. The purge follows and is measured by itself. A composer
+without exact sums is measured beside it: it reads every remaining delta and composes anew.
 
-Retrain: from the call of `forget` to the certificate with a warm actor, and the fits in it; against the fit of the one model over
-everything that the same forget has spoiled, on the same worker in the same run.
+Retrain: from the call of `forget` to the certificate with a warm actor, and the fits in it. It is compared with the fit of
+the one model over everything that the same forget has spoiled. That fit runs on the same worker in the same run.
 """
 
 from __future__ import annotations

@@ -6,16 +6,21 @@
 Needs torch and timm: neither ray nor a network. Weights and pictures are random; no time depends on the values. Trained are the
 last block, the final norm and the head. One kind of times a part, by events on the device; nothing in a timed step waits for it.
 
-prefix: pictures a second of the frozen prefix under autocast (as runs do it), and with its weights and residuals in bfloat16; and of
-    `prefix_tokens`, which a run's pass calls: 8-bit pictures in, cached tokens out, both in the host's memory.
-plain: one step of fine-tuning as one would otherwise: the whole network forward, the same block backward, Adam; no cache. The frozen part is
-    bfloat16, without a graph, pictures lie on the device; the better of the batches counts.
-step: forward, backward and Adam on cached constants, eager and as a replayed CUDA graph. float32 is exact, tf32 rounds the products' inputs,
-    bfloat16 keeps constants and base weights in half the bytes; Δw and Adam are float32 in all. ``difference``: of tangent and gradient
-    from float32, relative to the norm. ``of_floor``: the floor of `benchmarks.floor` over the time, by the measured rates, and which of
-    bytes and products binds.
-fit: `fit` by the paper's recipe (also with constants and base weights in bfloat16), and by ridge to a relative residual of 1e-6, as a
-    shard's worker calls them: everything of a fit counts, from its first allocation to its report.
+prefix: pictures per second of the frozen prefix under autocast (as runs do it), and with its weights and residuals in
+bfloat16. `prefix_tokens`, which a run's pass calls, is timed too: 8-bit pictures in, cached tokens out, both in the host's
+memory.
+
+plain: one step of fine-tuning without a cache: the whole network forward, the same block backward, Adam. The frozen part
+is bfloat16, without a graph, and the pictures lie on the device. The better of the batches counts.
+
+step: forward, backward and Adam on cached constants, eager and as a replayed CUDA graph. Precision float32 is exact, tf32
+rounds the products' inputs, bfloat16 keeps constants and base weights in half the bytes. Δw and Adam are float32 in all.
+``difference``: of tangent and gradient from float32, relative to the norm. ``of_floor``: the floor of `benchmarks.floor`
+over the time, by the measured rates, and which of bytes and products binds.
+
+fit: `fit` by the paper's recipe (also with constants and base weights in bfloat16), and by ridge to a relative residual of
+1e-6. Both are called as a shard's worker calls them. Everything of a fit counts, from its first allocation to its report.
+
 serving: the composed model against the plain network in the same precision, its fused attention on.
 
 With --deterministic torch may only take kernels that repeat; ``repeats`` says in any case whether tokens and both fits gave the same bits twice.
@@ -168,7 +173,7 @@ class Bench:
     # --- steps and fits on cached constants
 
     def constants(self, count: int) -> tuple[Prepared, Tensor]:
-        """Of ``count`` random pictures, float32, and their labels."""
+        """The constants of ``count`` random pictures, float32, and their labels."""
         sizes = self.sizes
         parts = []
         for at in range(0, count, sizes.chunk):
@@ -310,7 +315,7 @@ def measure(model: str, clock: Clock, roofline: Roofline) -> dict[str, Any]:
 
 
 def facts(clock: Clock, deterministic: bool) -> dict[str, Any]:
-    """What was measured on."""
+    """The device and the versions that were measured."""
     found: dict[str, Any] = {"device": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     if clock.on_gpu:
         properties = torch.cuda.get_device_properties(clock.device)

@@ -5,8 +5,8 @@
 ("passive": on a machine busy with other things too, threads that spin at a barrier made a step twelve times slower.)
 
 The Parquet files have the columns ``image`` (encoded bytes of 32 px pictures) and ``label``, and the class names in the schema metadata.
-Every ``--checkpoint-every`` epochs the folder receives the averaged weights, rounded to fp16, and ``config.json`` with the accuracy of those
-rounded weights on all test pictures, so that a stopped training leaves a true record of what it did. Test accuracy is only reported: the
+Every ``--checkpoint-every`` epochs the folder receives the averaged weights, rounded to fp16, and ``config.json``. That file has
+the accuracy of those rounded weights on all test pictures. So a stopped training leaves a true record of what it did. Test accuracy is only reported: the
 schedule is fixed beforehand and the last checkpoint is the model, whatever its accuracy.
 
 Guarantees: on one machine, with the same versions, thread count and arguments, the same weights bit for bit.
@@ -124,8 +124,8 @@ def augmented(padded: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def initialise(model: VisionTransformer, generator: torch.Generator) -> None:
     """Start attention where pre-trained transformers are found to end (Trockman & Kolter 2023, "Mimetic Initialization").
 
-    W_q' W_k = 0.7 Z + 0.7 I a head (its leading singular part), and W_proj W_v = 0.4 Z - 0.4 I, with Z of variance 1/D;
-    positions start as sines. The paper reports gains of several points on CIFAR-10; here it was not compared.
+    Per head W_q' W_k = 0.7 Z + 0.7 I (its leading singular part), and W_proj W_v = 0.4 Z - 0.4 I.
+    Z has the variance 1/D, and positions start as sines. The paper reports gains of several points on CIFAR-10; here it was not compared.
     """
     D = model.embed_dim
     grid = model.patch_embed.grid_size

@@ -1,23 +1,26 @@
-"""What it costs to handle a shard, whatever is in it: tiny shards through the real verbs, the composer's memory, a long ledger.
+"""The cost of handling a shard, whatever is in it: tiny shards through the real verbs, the composer's memory, a long ledger.
 
     python -m benchmarks.orchestration [--json] [--shards 10 100 1000] [--samples 4] [--entries 10000] [--rows 1000000]
 
-A run: Parquet of noise (32 px), ``samples`` pictures a shard, timm's `test_vit` (0.4 M parameters, random weights), the last block
-by ridge with Gram statistics, through `train` on a local folder and a Ray of its own. Read off the run's own measurements:
+A run: Parquet of noise (32 px), ``samples`` pictures per shard, timm's `test_vit` (0.4 M parameters, random weights). The last
+block is fitted by ridge with Gram statistics, through `train` on a local folder and a Ray of its own. Read off the run's own
+measurements:
 
-* ``seconds``: of `train`, all of it, with Ray up; ``lanes_start_s``: from the start of the lanes until the last of them asked for its
-  first shard (they start beside the prefix pass); ``beyond_lanes_start_s``: the first less the second.
+* ``seconds``: of `train`, all of it, with Ray up.
+* ``lanes_start_s``: from the start of the lanes, beside the prefix pass, until the last of them asked for its first shard.
+* ``beyond_lanes_start_s``: the first less the second.
 * ``overhead_ms``: the wall clock of the fits times the lanes, less the seconds in which a lane computed (preparing, fitting,
-  statistics), over the shards. So it has in it all that is done for a shard and is not mathematics: asking, reading, writing,
-  committing, and waiting for a core that something else has. ``between_ms``: the median gap between what a lane fits in one go and the next.
+  statistics), over the shards. It holds all that is done for a shard and is not mathematics. That is asking, reading, writing,
+  committing, and waiting for a core that something else has.
+* ``between_ms``: the median gap between what a lane fits in one go and the next.
 * ``composer_rss_mb`` and ``composer_peak_mb``: of the composer's process after the composition, and its highest.
 * ``composer_again_s``: a composer made anew from the folder until it has the composed model.
 
-Manifest: what a forget does with one of ``rows`` samples beside the fit: finding the sample, and writing the manifest anew without it
-(rows, description and the pointer to them).
+Manifest: the work of a forget on one of ``rows`` samples beside the fit. It finds the sample, and writes the manifest anew
+without it (rows, description and the pointer to them).
 
-Ledger: as many `trained` facts as a run of ``entries`` shards has, appended by the project's own code, read by a new process whose
-files are out of the page cache (that much a user without privileges can drop).
+Ledger: as many `trained` facts as a run of ``entries`` shards has, appended by the project's own code. A new process reads
+them with the files out of the page cache (that much a user without privileges can drop).
 """
 
 from __future__ import annotations
@@ -90,7 +93,7 @@ def write_weights(path: Path) -> Path:
 
 
 def memory_mb(_: Any) -> dict[str, float]:
-    """What the kernel says of this process: {"rss", "peak"} in MiB."""
+    """This process's memory as the kernel has it: {"rss", "peak"} in MiB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {what: int(lines[name].split()[0]) / 1024 for what, name in (("rss", "VmRSS"), ("peak", "VmHWM"))}
 
@@ -155,7 +158,7 @@ def phases(state: RunState, seconds: float) -> dict[str, float]:
 
 
 def handling(state: RunState) -> dict[str, float]:
-    """What a lane did for its shards beside computing."""
+    """The work of a lane for its shards beside computing."""
     facts = [shard.facts for shard in state.in_model]
     lanes: dict[str, list[Any]] = {}
     for fact in sorted(facts, key=lambda fact: fact["started"]):

@@ -1,11 +1,13 @@
-"""What a bfloat16 prefix and a 16-bit cache cost in accuracy, against a float32 prefix and a float32 cache.
+"""The cost in accuracy of a bfloat16 prefix and a 16-bit cache, against a float32 prefix and a float32 cache.
 
     python -m benchmarks.precision --assets FOLDER [--data signs cifar] [--prefix float32 bfloat16] [--threads 2] [--json]
 
 DeiT-Tiny, last block, final norm and head, one model over everything (N = 1), ridge as runs fit it. Sign-Digits (1,650 / 412) and
-CIFAR-10 (5,000 / 2,000: the same random rows as `benchmarks.figures`). The prefix runs in float32, its tokens kept as float32 or float16, or
-in bfloat16 as a run's, its tokens kept as float16 or bfloat16; a model is fitted and tested on what was kept. One picture of Sign-Digits is 0.24 points: so
-``changed`` counts the test pictures whose class is another than the reference's, and ``better``/``worse`` those of them that became right or wrong.
+CIFAR-10 (5,000 / 2,000: the same random rows as `benchmarks.figures`). The prefix runs in float32, its
+tokens kept as float32 or float16. It also runs in bfloat16 as a run's, its tokens kept as float16 or bfloat16. A model is
+fitted and tested on what was kept. One picture of Sign-Digits is 0.24 points, so pictures are counted too. ``changed``
+counts the test pictures whose class is another than the reference's. ``better`` and ``worse`` count those of them that
+became right or wrong.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ ROLES: Mapping[str, str] = {"actors": "PartWriter", "tasks": "ray::MapBatches"}
 
 
 class Held(NamedTuple):
-    """Of one process, now."""
+    """The role, memory and CPU time of one process, now."""
 
     role: str
     private_mb: float
@@ -28,8 +28,8 @@ class Held(NamedTuple):
 class ProcessWatch:
     """``with ProcessWatch() as watch``: then ``peak_mb`` has the most memory that each role held at one time.
 
-    "driver" is this process, "ray" what else runs below it, "object store" the most of Ray's shared memory that one process had in use;
-    elsewhere memory that others share is not counted.
+    "driver" is this process, "ray" what else runs below it. "object store" is the most of Ray's shared memory that one
+    process had in use; elsewhere memory that others share is not counted.
     """
 
     every_s: float = 0.25

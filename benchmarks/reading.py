@@ -98,7 +98,7 @@ def copied(stored: np.ndarray, into: np.ndarray, values: torch.Tensor) -> None:
 
 
 def as_float32(stored: np.ndarray, into: np.ndarray, values: torch.Tensor) -> None:
-    """What a fit does first with the tokens."""
+    """The first thing that a fit does with the tokens: it turns them into float32."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, for an array that may not be written to
         values[: stored.size].copy_(torch.from_numpy(stored))

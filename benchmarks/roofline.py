@@ -1,4 +1,4 @@
-"""What a device can do at most, measured: bytes copied and multiply-adds a second; and how long a call takes on it."""
+"""The most that a device can do, measured: bytes copied and multiply-adds per second; and how long a call takes on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a composed model costs to serve, against the plain forward of the network it was made from, in one run.
+"""The cost of serving a composed model, against the plain forward of the network it was made from, in one run.
 
     python -m benchmarks.serving [--json] [--model NAME ...] [--batch 16] [--threads 2] [--repetitions 9]
 

@@ -5,8 +5,8 @@
 ``--parts`` is what `python -m benchmarks.orchestration --json` printed: its times of a commit, a lane, a manifest and a ledger take the
 place of the defaults. `Parts` has every input with where its default comes from; ``--set`` changes one.
 
-Training is simulated event by event: lanes take shards from the composer, which serves one call at a time in the order of arrival;
-a lane lost while it fits loses that fit only, and comes back; a lane that finds the queue empty goes home. Forgetting: requests
+Training is simulated event by event: lanes take shards from the composer, which serves one call at a time in the order of
+arrival. A lane lost while it fits loses that fit only, and comes back. A lane that finds the queue empty goes home. Forgetting: requests
 arrive at random (Poisson), each for one sample of a random shard; the composer drops, purges and certifies, one warm worker fits.
 The rest (storage, a composer that starts again) is arithmetic. Not in it: the prefix pass, network contention between lanes, a
 lane lost while it waits, two requests for one shard sharing a fit.
@@ -38,7 +38,7 @@ PUTS_A_SHARD = 3  # a cache part, a delta, a ledger entry
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the pieces take. Seconds and bytes; "measured" ones come from this folder's benchmarks, the others are assumptions."""
+    """The seconds and bytes that the pieces take; "measured" ones come from this folder's benchmarks, the others are assumptions."""
 
     shards: int = 10_000
     lanes: int = 500
@@ -129,7 +129,7 @@ class Server:
 
 
 def fit_seconds(parts: Parts, seed: int) -> list[float]:
-    """Of each shard, the longest first as the queue has them; a number of a shard does not depend on how many there are."""
+    """Seconds of each shard's fit, the longest first as in the queue. A shard's number does not depend on how many there are."""
     spread = parts.fit_spread
     drawn = [
         parts.fit_s * random.Random(f"{seed}/{shard}").lognormvariate(-spread * spread / 2, spread)
@@ -225,7 +225,7 @@ def forget(parts: Parts, a_minute: float, *, retrain: bool, hours: float = HOURS
 
 
 def storage(parts: Parts) -> dict[str, float]:
-    """What lies in the bucket, and what it costs."""
+    """The sizes of what lies in the bucket, and its price."""
     rows = parts.shards * parts.samples
     sizes = {
         "cache": rows * parts.token_bytes,
@@ -241,7 +241,7 @@ def storage(parts: Parts) -> dict[str, float]:
 
 
 def start_again(parts: Parts) -> dict[str, float]:
-    """What a composer does that was killed when all was trained: list and read the ledger, and sum every delta anew."""
+    """The seconds of a composer that was killed when all was trained: it lists and reads the ledger, and sums every delta anew."""
     listing = parts.page_s * -(-parts.shards // LISTED)
     reading = parts.shards * (parts.round_trip_s / PARALLEL_READS + parts.entry_s)
     read_s = (parts.round_trip_s + parts.delta_bytes / parts.bytes_s) / READ_AHEAD
@@ -250,7 +250,10 @@ def start_again(parts: Parts) -> dict[str, float]:
 
 
 def breaks_first(parts: Parts) -> list[dict[str, Any]]:
-    """What keeps N shards from being a matter of N GPUs, the heaviest first: its share of the time the lanes alone would take."""
+    """The demands that keep N shards from being a matter of N GPUs, the heaviest first.
+
+    Each has its share of the time that the lanes alone would take.
+    """
     alone = parts.shards * (parts.fit_s + parts.lane_s) / parts.lanes
     per_byte = 1 / parts.bytes_s + 1 / parts.add_bytes_s
     again = start_again(parts)

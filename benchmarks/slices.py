@@ -1,13 +1,16 @@
-"""What slices inside a shard cost in accuracy and save in a retrain: one run's worker with 1, 2, 4 and 8 slices.
+"""The cost in accuracy of slices inside a shard, and the time they save in a retrain.
+
+One run's worker is measured with 1, 2, 4 and 8 slices.
 
     python -m benchmarks.slices --assets FOLDER [--slices 1 2 4 8] [--shards 10] [--fitted 3] [--retrains 4] [--json]
 
 Sign-Digits, DeiT-Tiny, last block, Adam's recipe of 30 epochs. The shards are those that a run on the same file has. Tokens
-are made once; then `ShardWorker`, the class that lanes and retrains run, fits the first shards of them (accuracy on the test
-set: the mean over single shards, and those composed) and, of the one whose size is nearest the mean, forgets at least one sample
-of each slice: once from the checkpoint that survives and once from zero, on the same rewritten cache, and the two deltas must have the
-same digest. A random sample is in slice j with probability n_j/n: the means weigh so. A fit's seconds hold reading, preparing,
-Gram statistics and writing, checkpoints too. CPU seconds come first: other programs on the machine disturb them less.
+are made once. Then `ShardWorker`, the class that lanes and retrains run, fits the first shards of them. Accuracy is measured
+on the test set: the mean over single shards, and those composed. The shard whose size is nearest the mean then forgets at
+least one sample of each slice. It does so once from the checkpoint that survives and once from zero, on the same rewritten
+cache. The two deltas must have the same digest. A random sample is in slice j with probability n_j/n: the means weigh so.
+A fit's seconds hold reading, preparing, Gram statistics and writing, checkpoints too. CPU seconds come first: other
+programs on the machine disturb them less.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one number of slices gave. Seconds are of the worker's whole fit; ``cpu`` over all threads."""
+    """The measurements for one number of slices. Seconds are of the worker's whole fit; ``cpu`` over all threads."""
 
     slices: int
     shard_samples: int

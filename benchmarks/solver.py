@@ -2,9 +2,9 @@
 
     python -m benchmarks.solver --assets FOLDER [--json] [--threads 1] [--penalty 0.01] [--tolerance 1e-6]
 
-Sign-Digits with DeiT-Tiny, last block, final norm and head, split into N = 1, 10 and 50 shards by the keyed hash; the seconds
-are of `fit` on cached tokens whose constants are prepared, the iterations those until the relative residual of the normal equations is
-below the tolerance. Both ways are timed on the same shards, one after the other; of N = 10 and 50 on the first few.
+Sign-Digits with DeiT-Tiny, last block, final norm and head, split into N = 1, 10 and 50 shards by the keyed hash. The
+seconds are of `fit` on cached tokens whose constants are prepared. The iterations are those until the relative residual of
+the normal equations is below the tolerance. Both ways are timed on the same shards, one after the other; of N = 10 and 50 on the first few.
 """
 
 from __future__ import annotations

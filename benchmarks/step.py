@@ -2,12 +2,13 @@
 
     python -m benchmarks.step [--json] [--model vit_small_patch16_224] [--model ...] [--last-blocks 1] [--whole 3] [--memory] [--constants-gib 4]
 
-Trained are the last blocks, the final norm and the head. The ways start from the same cached tokens at the entrance of the first
-trained block, so that the frozen prefix counts for none of them; ``--whole N`` also makes N steps of the whole tangent model
-from the pictures, without a cache. The repetitions are interleaved, two steps of a way at a time of which the second counts (in
-training a step follows one of its own kind), and the median is taken: on a shared machine the times move a lot, their ratio less: the load
-average and the quartiles of the ratio are given with it. With more than one block our step is measured with what
-``--constants-gib`` keeps, with all constants kept (``kept``) and with those of the batch made anew (``recomputed``). ``--memory`` makes each way's
+Trained are the last blocks, the final norm and the head. The ways start from the same cached tokens at the entrance of the
+first trained block, so the frozen prefix counts for none of them. ``--whole N`` also makes N steps of the whole tangent model
+from the pictures, without a cache. The repetitions are interleaved, and their median is taken. A way makes two steps at a
+time, of which the second counts: in training a step follows one of its own kind. On a shared machine the times move a lot,
+their ratio less. The load average and the quartiles of the ratio are given with it. With more than one block our step is
+measured three ways. They are: the constants that ``--constants-gib`` keeps, all constants kept (``kept``), and those of the
+batch made anew (``recomputed``). ``--memory`` makes each way's
 step once more in a process of its own and gives how far its resident memory grew.
 
 Weights and pictures are random: nothing is downloaded, and the time of a step does not depend on the values.
@@ -40,7 +41,7 @@ DEFAULT_MODEL = "vit_small_patch16_224"
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What one model gave. Times are medians of ``repetitions``, in milliseconds a step; a ratio is another way's time over ours."""
+    """The measurements of one model. Times are medians of ``repetitions``, in milliseconds per step; a ratio is another way's time over ours."""
 
     model: str
     last_blocks: int
@@ -129,7 +130,10 @@ def measure(
 
 
 def second_of(step: Callable[[], tuple[float, float]]) -> tuple[float, float]:
-    """Of two steps: in training one follows another, and not another way's, which leaves neither caches nor the heap as it finds them."""
+    """The times of the second of two steps: in training one follows another of its own kind.
+
+    Another way's step would leave neither caches nor the heap as it finds them.
+    """
     step()
     return step()
 

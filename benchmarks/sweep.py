@@ -2,8 +2,8 @@
 
     python -m benchmarks.sweep --assets FOLDER [--trials 24] [--objective composed] [--scheduler asha] [--shards 10] [--keep FOLDER] [--json]
 
-Sign-Digits, DeiT-Tiny, last block, all through the command line: trains a run, sweeps it, trains another run with the best spec, and
-evaluates both on the test set, which the sweep has not read. ``wall_seconds`` is the sweep's whole command, with Ray's start.
+Sign-Digits, DeiT-Tiny, last block, all through the command line. Trains a run, sweeps it, and trains another run with the best
+spec. Evaluates both on the test set, which the sweep has not read. ``wall_seconds`` is the sweep's whole command, with Ray's start.
 """
 
 from __future__ import annotations

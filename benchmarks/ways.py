@@ -85,8 +85,10 @@ class FuncJvp:
 
 
 class Whole:
-    """The same from the pictures, without a cache: every layer of the network carries a pair, as in TAFT's public code, whose
-    frozen layers have Δ = 0."""
+    """The same from the pictures, without a cache. Every layer of the network carries a pair, as in TAFT's public code.
+
+    The frozen layers of that code have Δ = 0.
+    """
 
     def __init__(self, given: Problem) -> None:
         self.pictures = given.pictures

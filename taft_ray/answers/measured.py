@@ -23,8 +23,13 @@ _TRIALS = 10
 class Audit(Answer):
     """The membership-inference attack on what was forgotten. ok: the run does not remember.
 
-    verdict: in a word, and why in a sentence. auc, p_value, power: of the strongest target, and how well it sees members.
-    control: the same two sets on shards that saw neither. left_out: samples that were not examined, by reason.
+    verdict: in a word, and why in a sentence.
+
+    auc, p_value, power: of the strongest target, and how well it sees members.
+
+    control: the same two sets on shards that saw neither.
+
+    left_out: samples that were not examined, by reason.
 
     recorded: the key under which the answer was kept in the run.
     """

@@ -169,7 +169,10 @@ class Waiting(Answer):
 class Status(Answer, HasRows):
     """Where a run stands. ok: no shard is in quarantine, and nothing damaged is in the way.
 
-    composed: the digest of the composed model, None while no shard is in it. data: counts of the rows as they were read in.
+    composed: the digest of the composed model, None while no shard is in it.
+
+    data: counts of the rows as they were read in.
+
     to_do: what somebody has to run, a sentence each.
 
     accuracy: the latest that was measured of the composed model, on the data ``measured_on``; None where none was.

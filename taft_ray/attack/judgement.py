@@ -6,17 +6,17 @@ models that come for free (LiRA, Carlini et al. 2022, "Membership Inference Atta
     score(x) = φ_target(x) − mean_o φ_o(x),      o: shards other than x's home and the target;      φ = −log loss
 
 The loss alone is the attack of Yeom et al. (2018); the mean over shadow models takes out how hard x is. LiRA also divides
-by the shadows' deviation, one for all samples when there are fewer than dozens of them; that changes no rank, so it is left out.
+by the shadows' deviation, one for all samples when there are fewer than dozens of them. That changes no rank, so it is left out.
 
-Targets: the home's present model (after a retrain), and the composed model (for all forgotten samples, and the only one
-for those whose shard was dropped). Three kinds of samples: forgotten, never seen, and, to know what the attack can see on
-this run, members: kept samples of the touched shards. As a control for a difference between the two sets that is not
-membership, the same forgotten and never-seen samples are compared on shards that saw neither.
+Targets: the home's present model (after a retrain), and the composed model. The composed model is a target for all
+forgotten samples, and the only one for those whose shard was dropped. Three kinds of samples: forgotten, never seen, and,
+to know what the attack can see on this run, members: kept samples of the touched shards. The two sets may also differ in
+a way that is not membership. As a control, the same samples of both sets are compared on shards that saw neither.
 
-What it cannot see: power is measured on the present models. A shard that lost much of its data fits the rest more closely
-than its old model did, so that a fake of a large part of a shard is a little harder to find than the power says. And an AUC
-well below ½ is no sign of memory: samples of one kind (an owner's, say) were forgotten, and the shard that lost them knows
-that kind less well than the others do.
+Limits: power is measured on the present models. A shard that lost much of its data fits the rest more closely than its old
+model did. So a fake of a large part of a shard is a little harder to find than the power says. An AUC well below ½ is no
+sign of memory. It arises where samples of one kind (an owner's, say) were forgotten. The shard that lost them knows that
+kind less well than the others do.
 
 Legend: R samples, S shards in the model.
 """
@@ -52,7 +52,7 @@ CONTROLS = 16  # stand-ins tried at most
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """What the models say of samples: φ ``by_shard`` (R, S) and ``composed`` (R,), ``labels`` and ``home`` (R,).
+    """Samples as the models see them: φ ``by_shard`` (R, S) and ``composed`` (R,), ``labels`` and ``home`` (R,).
 
     ``home``: the column of the shard that a sample was in; ``NO_SHARD`` where that is not in the model, or there was none.
     """
@@ -74,10 +74,13 @@ def judge(
 ) -> dict[str, Any]:
     """The verdict, with the numbers it rests on.
 
-    "remembers": on one of the targets, which share the level, the forgotten samples look like members: the permutation test
-    rejects, and the AUC is farther from ½ than on any shard that saw neither set. "no power": they do not, but of as
-    many members fewer than ``POWER_NEEDED`` would have been found out; or the test rejects and the shards that saw neither
-    tell the sets apart as well. "at chance": neither.
+    "remembers": on one of the targets, which share the level, the forgotten samples look like members. There the permutation
+    test rejects, and the AUC is farther from ½ than on any shard that saw neither set.
+
+    "no power": they do not, but fewer than ``POWER_NEEDED`` of as many members would have been found out. The verdict is
+    the same where the test rejects and the shards that saw neither tell the sets apart as well.
+
+    "at chance": neither.
 
     Guarantees: an honest forget of samples that are exchangeable with the never-seen ones of their class "remembers" with
     probability at most ``level``.
@@ -220,7 +223,7 @@ def _check_size(given: int, asked: Rows, reference: Rows, level: float) -> None:
     if arrangements(asked, reference) * level < 1:
         raise UsageError(
             f"{len(asked)} of {given} forgotten samples against {len(reference)} never-seen ones of their classes cannot reach "
-            f"level {level:g} per target; give {reference_needed(len(asked), level)} never-seen samples a class, or more forgotten ones"
+            f"level {level:g} per target. Give {reference_needed(len(asked), level)} never-seen samples per class, or more forgotten ones"
         )
 
 

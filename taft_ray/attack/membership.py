@@ -1,16 +1,17 @@
 """Membership inference as a test: do the forgotten samples look more like members of a model than never-seen ones do?
 
 Two samples of rows, *asked* (the forgotten) and *reference* (the never-seen). A score is higher the more a row looks like
-a member. Rows are compared within a stratum (a class: a shard may be better at one class than at another, and the two sets
-may have other mixes of classes) and under one model (a column):
+a member. Rows are compared within a stratum, a class, and under one model (a column). Strata are needed: a shard may be
+better at one class than at another, and the two sets may have other mixes of classes. The statistic is
 
     AUC = mean over asked i of P_j( score_jg < score_ig ) + ½ P_j( score_jg = score_ig ),   j: reference rows of i's stratum
 
-with g the column that is i's target. This is the Mann–Whitney statistic, stratified (van Elteren 1960).
+with g the column that is i's target: the Mann–Whitney statistic, stratified (van Elteren 1960).
 
-Guarantees: under the hypothesis that rows of a stratum are exchangeable (an honest forget of samples that come from the
-distribution of the never-seen), `permutation_test` rejects at level a with probability at most a, for any number of rows
-and columns, any ties and any dependence of a row's scores on one another: whole rows are permuted.
+Guarantees: where rows of a stratum are exchangeable, `permutation_test` rejects at level a with probability at most a.
+Rows are exchangeable after an honest forget of samples that come from the distribution of the never-seen. The bound holds
+for any number of rows and columns and any ties. It holds for any dependence of a row's scores on one another, as whole rows
+are permuted.
 
 Legend: N asked rows, M reference rows, R rows, G columns (target models), B permutations.
 """
@@ -153,8 +154,8 @@ def arrangements(asked: Rows, reference: Rows) -> float:
 def auc_interval(auc: float, asked: int, reference: int, confidence: float = 0.95) -> tuple[float, float]:
     """A confidence interval of an AUC that stays inside 0..1 and has a width at 0 and 1, where Wald intervals have none.
 
-    Newcombe (2006, part 2, method 5): the θ with |AUC − θ| = z·sd(θ), where sd is Hanley and McNeil's (1982) with
-    (N + M)/2 in place of either count; at θ = ½ it is the exact null deviation of the Mann–Whitney statistic.
+    Newcombe (2006, part 2, method 5): the θ with |AUC − θ| = z·sd(θ). The deviation sd is Hanley and McNeil's (1982)
+    with (N + M)/2 in place of either count. At θ = ½ it is the exact null deviation of the Mann–Whitney statistic.
     """
     z = float(norm.ppf((1 + confidence) / 2))
     half = (asked + reference) / 2 - 1

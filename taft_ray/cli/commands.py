@@ -46,7 +46,7 @@ LINES = {
         "dossier",
         "Write FOLDER about RUN for a regulator or a customer; exits 1 when something is wrong or cannot be read.",
     ),
-    "estimate": Line("forgetting", "estimate", "What a forget would touch and take; nothing happens."),
+    "estimate": Line("forgetting", "estimate", "Estimate what a forget would touch and take; nothing happens."),
     "evaluate": Line("run", "evaluate", "Accuracy of RUN's composed model on DATA."),
     "export": Line("run", "export_command", "Write RUN's composed model as one file that runs without taft_ray."),
     "forget": Line("forgetting", "forget", "Forget samples of RUN; answers with the certificate."),

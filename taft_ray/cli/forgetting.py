@@ -39,7 +39,7 @@ def estimate(
     mode: str | None,
     report: ProgressReport,
 ) -> Any:
-    """What a forget would touch and take; nothing happens."""
+    """Estimate what a forget would touch and take; nothing happens."""
     return _estimated(run, selection_from(ids, owners, shards, with_identical), mode, gpu_hour_price)
 
 

@@ -59,7 +59,7 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 def _command() -> str:
-    """What was typed, as it is written under the table; without what is about how it answers."""
+    """The command as it was typed, for the line under the table; without the options about how it answers."""
     words = [word for word in sys.argv[1:] if word not in ("--json", "--debug")]
     program = Path(sys.argv[0])
     if program.suffix == ".py":

@@ -61,7 +61,7 @@ class Asking:
     def plan(
         self, selection: Selection, mode: str, deadline: float | None = None, refused: str = NOTHING_DONE
     ) -> ForgetPlan | str:
-        """What a request would touch, or the request that answers it already.
+        """The plan of what a request would touch, or the request that answers it already.
 
         refused: what an UnknownSample says of the consequence.
         """

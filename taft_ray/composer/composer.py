@@ -338,8 +338,10 @@ class Composer:
             self.record.current(lambda: self.forgetting.plan(selection, mode))
 
     def request_forget(self, selection: Selection, mode: str, deadline: float | None = None) -> dict[str, Any]:
-        """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`; and which
-        earlier requests answer for some of its ids, in "forgotten_before"."""
+        """Commit a request and, unless it has a deadline, drop its shards at once: see `Forgetting.answer`.
+
+        The answer has in "forgotten_before" the earlier requests that answer for some of its ids.
+        """
         with suppress(IntegrityError, ObjectMissing):  # what is stuck of others is told by whoever carries out
             self.recover_unless_in_hand()
         request = self.forgetting.request(selection, mode, deadline)

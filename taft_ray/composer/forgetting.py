@@ -1,6 +1,6 @@
 """Forgetting, step by step, each a commit: requested → dropped → purged → (fits, by others) → withdrawn → certificate → forgotten.
 
-Guarantees: every step is done once, whoever repeats it; a crash between any two is resumed; a request's samples are tombstones
+Guarantees: every step is done once, whoever repeats it. A crash between any two is resumed. A request's samples are tombstones
 from its first commit on, also where an older copy of the run's folder is put back.
 """
 
@@ -48,7 +48,7 @@ class Forgetting(Asking):
         self.withdrawing = Withdrawing(record)
 
     def estimate(self, selection: Selection, mode: str, gpu_hour_price: float | None = None) -> dict[str, Any]:
-        """What a forget would touch and cost; nothing happens."""
+        """Estimate what a forget would touch and cost; nothing happens."""
         plan = self.record.current(lambda: self.plan(selection, mode, refused="there is nothing to estimate"))
         if isinstance(plan, str):
             asked = set(hashes_of(self.store, selection.ids)) or set(self._request(plan).hashes)

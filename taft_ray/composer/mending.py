@@ -1,7 +1,7 @@
 """The composer's side of a repair: what is damaged, what must be read again, and the commit of what was made.
 
-Guarantees: a repair begins the next generation of its shards, as a purge does, so that of what nobody committed nothing stays;
-a repair that another writer overtakes commits nothing, and is made again.
+Guarantees: a repair begins the next generation of its shards, as a purge does, so nothing stays that nobody committed.
+A repair that another writer overtakes commits nothing, and is made again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from taft_ray.storage import Manifest, digest_json, read_rows, rewrite_rows, wri
 
 
 class Mending:
-    """What `repair` asks of the composer of one run."""
+    """The composer's side of `repair`, for one run."""
 
     def __init__(self, record: Record, composition: Composition) -> None:
         self.record, self.composition = record, composition
@@ -32,9 +32,10 @@ class Mending:
     def examine(self) -> dict[str, Any]:
         """Read every object that the run names and put aside what is damaged.
 
-        Returns {"base": key of the manifest, "shards": {shard: {"generation": of what is made again, "samples", "rows": the
-        manifest's rows whose tokens are to be read again, "digests": of the damaged parts, by number}}, "monolith": whether it
-        was lost, "linearisation_point": whether it is damaged}.
+        Returns {"base": key of the manifest, "shards", "monolith": whether it was lost, "linearisation_point": whether it is
+        damaged}. "shards" has {"generation", "samples", "rows", "digests"} of each shard in quarantine. "generation" is that of what
+        is made again. "rows" are the manifest's rows whose tokens are to be read again. "digests" are those of the damaged
+        parts, by number.
         """
         self.record.refresh()
         if not self.manifest_is_whole():

@@ -1,11 +1,14 @@
-"""Removing what saw a sample: its cache rows, the deltas of its shards, checkpoints from its slice on, the monolith, snapshots, evaluation caches that hold it.
+"""Removing all that saw a sample.
+
+Its cache rows, the deltas of its shards, and checkpoints from its slice on are removed. So are the monolith, snapshots, and
+evaluation caches that hold it.
 
 First the cache is written anew beside the old one (`rewrite`). A commit makes that the one that holds, and begins the touched
 shards' next generation. Then what is of the generations before is removed here.
 
-Guarantees: idempotent; what is removed is decided by listing (older versions too), so that the leftovers of an interrupted
-purge, or of a killed worker, in a touched shard go as well; at every instant the manifest that the ledger commits to names
-only parts that exist; two purges at once, or one that wakes up late, remove nothing that is or will be named.
+Guarantees: idempotent. Removals are decided by listing, older versions too. So the leftovers of an interrupted purge, or of a
+killed worker, in a touched shard go as well. At every instant the manifest that the ledger commits to names only parts that
+exist. Two purges at once, or one that wakes up late, remove nothing that is or will be named.
 """
 
 from __future__ import annotations
@@ -58,11 +61,11 @@ def dead(
     checkpoints: Set[str],
     ahead: int = 0,
 ) -> list[str]:
-    """What nobody names in the touched shards and beside them, of generations that are over.
+    """The keys that nobody names in the touched shards and beside them, of generations that are over.
 
-    Of an older generation nothing can be committed any more, so this stays true however late it is acted on; what is of the
-    current one (a delta) or of the next (a part) may be another process at work. With ``ahead`` = 1: as it will be once the
-    request's rewrite is committed.
+    Nothing of an older generation can be committed any more, so this stays true however late it is acted on. A delta of the
+    current generation, or a part of the next, may belong to another process at work. With ``ahead`` = 1: as it will be once
+    the request's rewrite is committed.
     """
     named: set[str] = set()
     if manifest is not None:

@@ -23,7 +23,7 @@ _FRUITLESS = 2  # workers lost in a row, after which the smallest shard shows wh
 
 
 class Queue:
-    """Tasks for workers. Who holds which shard is known in memory only: see `Leases`."""
+    """Tasks for workers. It is known in memory only who holds which shard: see `Leases`."""
 
     def __init__(
         self, record: Record, composition: Composition, clock: Clock, gone: Callable[[str], bool] = lambda node: False
@@ -208,7 +208,7 @@ class Queue:
     def finished(self, result: Mapping[str, Any]) -> bool:
         """Commit a fitted delta: its bytes are checked and it enters the sums. Idempotent by (shard, generation).
 
-        A purge begins a new generation, and a delta of another one is never committed: so whatever of an earlier generation
+        A purge begins a new generation, and a delta of another one is never committed. So whatever of an earlier generation
         lies in storage is dead, whoever finds it when.
 
         result: see `ShardWorker.fit`. A delta fitted on data of which something was forgotten meanwhile is deleted: False; ask

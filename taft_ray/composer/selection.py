@@ -1,4 +1,4 @@
-"""Whom a request means: from ids, owners and shards to the samples that the manifest has, and the hashes of all."""
+"""The samples that a request means: from ids, owners and shards to the samples that the manifest has, and the hashes of all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from taft_ray.run.secret import secret_of
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is to be forgotten: samples by id, everything of an owner, everything in a shard.
+    """A choice of what is to be forgotten: samples by id, everything of an owner, everything in a shard.
 
     with_identical: and every sample whose picture has the same bytes as one of those.
     """
@@ -49,8 +49,8 @@ def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str
     spec, secret = record.spec, secret_of(record.store)
     if record.state.cached is None:
         raise UsageError(
-            f"the activation cache of {record.store.uri} is not finished, so it has no samples to forget yet; "
-            "leave them out of the data, or ask again when `taft-ray status` shows its shards"
+            f"the activation cache of {record.store.uri} is not finished, so it has no samples to forget yet. "
+            "Leave them out of the data, or ask again when `taft-ray status` shows its shards"
         )
     by_key = {sample_key(name, spec.seed): name for name in selection.ids}
     by_owner = {sample_key(name, spec.seed): name for name in selection.owners}
@@ -98,7 +98,7 @@ def _name_the_rest(selection: Selection, secret: bytes | None, hashes: dict[str,
     missing = [name for name in selection.ids if name not in hashes]
     if missing and secret is None:
         raise UnknownSample(
-            f"{plural(len(missing), 'id is', 'ids are')} not in this run, such as {missing[0]!r}; whether they were forgotten "
+            f"{plural(len(missing), 'id is', 'ids are')} not in this run, such as {missing[0]!r}. Whether they were forgotten "
             "cannot be told: the key of the id hashes is damaged or was destroyed"
         )
     for name in missing:

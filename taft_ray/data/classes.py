@@ -31,6 +31,7 @@ def resolve_classes(
     """The classes' names in order: the user's, else the data's own, else 0..max of numbers, else the sorted labels.
 
     DataError where the data's labels can be read in two ways, and where there is one class only: name the classes then.
+
     two_readings: what is known of that already, see `Source`.
     """
     if given is not None:
@@ -56,7 +57,7 @@ def resolve_classes(
         if highest == LARGEST_UINT16 and below <= LARGEST_UINT16 // 2:
             raise DataError(
                 f"the label {highest} is -1 in 16 bits without a sign, which means that there is no label, or is a class far above "
-                f"{below}; leave its rows without a label, or name all classes with --classes"
+                f"{below}. Leave its rows without a label, or name all classes with --classes"
             )
         return tuple(str(number) for number in range(highest + 1))
     return tuple(sorted(found))
@@ -103,14 +104,14 @@ def _refuse_two_readings(found: set[str], named: bool) -> None:
     missing = sorted(found & (NO_NAME if named else MISSING))
     if missing:
         raise DataError(
-            f"the label {missing[0]!r} is a missing value written as text, or a class of this name; leave its rows without a "
+            f"the label {missing[0]!r} is a missing value written as text, or a class of this name. Leave its rows without a "
             "label, or name all classes with --classes"
         )
     integers = {label for label in found if _INTEGER.fullmatch(label)}
     below = sorted(filter(is_below_zero, found))
     if below:
         raise DataError(
-            f"the label {below[0]!r} means that there is no label, or is a class among {_short(sorted(found))}; leave its rows "
+            f"the label {below[0]!r} means that there is no label, or is a class among {_short(sorted(found))}. Leave its rows "
             "without a label, or name all classes with --classes"
         )
     by_value = Counter(map(int, integers))
@@ -180,8 +181,8 @@ def _refuse_other_numbers(labels: Iterable[str], classes: Sequence[str]) -> None
         position, name = in_names.get(int(label) if _is_number(label) else -1, (-1, ""))
         if name and position != int(label) and not _INTEGER.fullmatch(name):
             raise DataError(
-                f"the labels are numbers, such as {label!r}, and the classes have numbers in their names, {_short(classes)}: positions "
-                f"among the classes, or the numbers in the names, {name!r}? Write the labels as names"
+                f"the labels are numbers, such as {label!r}, and the classes have numbers in their names, {_short(classes)}. "
+                f"Are the labels positions among the classes, or the numbers in the names, {name!r}? Write the labels as names"
             )
 
 

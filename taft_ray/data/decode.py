@@ -1,8 +1,8 @@
 """Encoded bytes to the pixels a network takes.
 
-Choices (docs/reference/pictures.md): EXIF orientation is ignored by default and alpha is dropped, as torchvision's loader does; an
-animation is its first frame; grey and colour of more than 8 bits keep the high byte of the range that their file tells;
-32-bit pixels have no set range and are refused.
+Choices (docs/reference/pictures.md): EXIF orientation is ignored by default and alpha is dropped, as torchvision's loader does. An
+animation is its first frame. Grey and colour of more than 8 bits keep the high byte of the range that their file tells.
+Pixels of 32 bits have no set range and are refused.
 """
 
 import contextlib
@@ -55,8 +55,8 @@ def decode_image(data: bytes, size: int, exif_orientation: str = "ignore", most:
 
     most: pixels that a picture may have, up to ``MAX_PIXELS``.
 
-    Guarantees: the pixels of torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)`` on PIL's RGB; raises
-    nothing but ``Undecodable``; warns of nothing; a small file cannot take more than ``most`` pixels.
+    Guarantees: the pixels of torchvision's ``Resize(size, BICUBIC)`` and ``CenterCrop(size)`` on PIL's RGB. It raises
+    nothing but ``Undecodable`` and warns of nothing. A small file cannot take more than ``most`` pixels.
     """
     if not data:
         raise Undecodable("empty file")

@@ -53,7 +53,7 @@ def identical_counts(table: pa.Table) -> dict[str, Any]:
 
 
 def say(counts: Mapping[str, Any] | None) -> list[str]:
-    """What a person who may have to answer a request must know of it."""
+    """The note for a person who may have to answer a request; empty where no picture occurs twice."""
     found = (counts or {}).get("identical")
     if not found:
         return []

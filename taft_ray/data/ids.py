@@ -32,7 +32,7 @@ def texts(column: pa.ChunkedArray, name: str, where: str) -> pa.Array:
         return pa.array([None if v is None else v.hex() for v in flat.to_pylist()], pa.string())
     if not _names_things(kind):
         raise DataError(
-            f"the column {name!r} of {where} holds {kind}, such as {_first(flat)}, which names no sample exactly; it must hold "
+            f"the column {name!r} of {where} holds {kind}, such as {_first(flat)}, which names no sample exactly. It must hold "
             "strings, integers, UUIDs or binary: write it again as strings"
         )
     return flat.cast(pa.string())

@@ -1,4 +1,4 @@
-"""A folder with a folder a class: every file is one sample, its class is the first folder of its path, or what a list says.
+"""A folder with a folder per class. Every file is one sample; its class is the first folder of its path, or what a list says.
 
 The folder of a split is no class. A folder without pictures is none either.
 """

@@ -1,7 +1,7 @@
-"""The two names of a sample that are not its id, its slice, whether it is held out, and the order an epoch visits the samples in.
+"""The two names of a sample beside its id. Also its slice, whether it is held out, and the order in which an epoch visits samples.
 
-Formal guarantees: ``sample_key`` and ``id_hash`` depend on nothing but their arguments, on any machine; the order of
-two samples in an epoch depends on their keys, the seed and the epoch, and on no other sample; a sample's slice depends on
+Formal guarantees: ``sample_key`` and ``id_hash`` depend on nothing but their arguments, on any machine. The order of
+two samples in an epoch depends on their keys, the seed and the epoch, and on no other sample. A sample's slice depends on
 its key, the seed and the number of slices.
 """
 
@@ -30,14 +30,14 @@ def sample_keys(ids: Iterable[str], seed: int) -> list[bytes]:
 
 
 def id_hash(id: str, secret: bytes) -> str:
-    """What ledger and certificates call a sample; without the secret nobody can tell whether an id was meant."""
+    """The name of a sample in ledger and certificates; without the secret nobody can tell whether an id was meant."""
     if not KEY_BYTES <= len(secret) <= hashlib.blake2b.MAX_KEY_SIZE:
         raise UsageError(f"the secret of id_hash must have {KEY_BYTES} to 64 bytes, got {len(secret)}")
     return hashlib.blake2b(id.encode(), digest_size=KEY_BYTES, key=secret).hexdigest()
 
 
 def owner_hash(owner: str, secret: bytes) -> str:
-    """What the ledger calls an owner: never the hash of a sample's id, even of the same name."""
+    """The name of an owner in the ledger: never the hash of a sample's id, even of the same name."""
     return id_hash(f"owner {owner}", secret)
 
 
@@ -52,7 +52,7 @@ def picture_digest(image: bytes) -> bytes:
 
 
 def content_hash(digest: bytes, secret: bytes) -> bytes:
-    """What the manifest calls a picture's bytes: equal for equal ones; without the secret nobody can tell which."""
+    """The name of a picture's bytes in the manifest: equal for equal ones; without the secret nobody can tell which."""
     return hashlib.blake2b(digest, digest_size=KEY_BYTES, key=secret, person=_CONTENT).digest()
 
 

@@ -1,4 +1,4 @@
-"""What became of every source row: kept in a shard, or rejected with a reason. It holds keys, not ids."""
+"""The outcome of every source row: kept in a shard, or rejected with a reason. It holds keys, not ids."""
 
 # pyarrow.compute makes its functions when it is imported
 # pyright: reportAttributeAccessIssue=false
@@ -158,6 +158,7 @@ def check_rejected(
     """``max_rejected`` is a fraction of all rows; a manifest that keeps nothing is never accepted.
 
     Hidden pictures and those beside a sample's own are counted as rejected and limit nothing: that is how such data is meant.
+
     examples: some rows of each reason, which the error names.
     """
     beside = sum(counts["reasons"].get(reason, 0) for reason in (BESIDE, HIDDEN))
@@ -183,7 +184,7 @@ def _owner_keys(owners: list[str | None], seed: int) -> list[bytes | None]:
 
 
 def _reject_duplicates(index: pa.Table) -> pa.Table:
-    """Of usable rows with one id the first stays; one that is rejected already does not take the id from another."""
+    """Keep the first of the usable rows with one id; one that is rejected already does not take the id from another."""
     seen: set[str] = set()
     reasons: list[str | None] = []
     for id, reason in zip(index["id"].to_pylist(), index["reason"].to_pylist(), strict=True):

@@ -1,6 +1,6 @@
 """Class folders that have folders of their own, beside others that have none: which of them are the classes?
 
-A folder is flat where pictures lie in it, or in one chain of folders below it; it is nested where its pictures lie in two
+A folder is flat where pictures lie in it, or in one chain of folders below it. It is nested where its pictures lie in two
 or more folders side by side.
 """
 

@@ -64,7 +64,7 @@ def index(file: SourceFile) -> pa.Table:
 
 
 def _told(file: SourceFile, table: pa.Table) -> split_columns.Told | None:
-    """What the columns say about splits; DataError where a split was chosen and neither a column nor the name can tell."""
+    """The splits that the columns tell; DataError where a split was chosen and neither a column nor the name can tell."""
     columns: dict[str, pa.Array] = {}
     for name in table.column_names:
         values = split_columns.texts_of(table[name])

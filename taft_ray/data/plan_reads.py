@@ -32,7 +32,7 @@ Key = bytes  # of a sample
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stripe:
-    """What to read, one entry a sample, sorted by (shard, part, key). Small and picklable: it holds no picture."""
+    """The rows to read, one entry per sample, sorted by (shard, part, key). Small and picklable: it holds no picture."""
 
     files: tuple[SourceFile, ...]
     file: np.ndarray  # int64, position in files
@@ -93,8 +93,8 @@ def stripes(
 ) -> list[Stripe]:
     """Group consecutive shards while their encoded bytes fit the budget; only a shard above it is split, between parts.
 
-    Guarantees: every kept sample (of the ``wanted`` parts) is in exactly one stripe; a part is in one stripe whole, and
-    which samples it holds depends on its shard and ``part_rows`` only, neither on the budget nor on what is wanted.
+    Guarantees: every kept sample (of the ``wanted`` parts) is in exactly one stripe, and a part is in one stripe whole.
+    The samples that a part holds depend on its shard and ``part_rows`` only, neither on the budget nor on what is wanted.
     So plan from the manifest as it was built: rejecting undecodable samples first would number parts otherwise.
     """
     if part_rows < 1 or budget_bytes < 1:

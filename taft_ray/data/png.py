@@ -27,7 +27,7 @@ def without_comments(data: bytes) -> bytes | None:
 
 
 def significant_bits(data: bytes) -> int | None:
-    """What the chunk sBIT says of grey, or of the colour that has most; None where there is none."""
+    """The significant bits of grey, or of the colour that has most, as the chunk sBIT says; None where there is none."""
     if not data.startswith(_SIGNATURE):
         return None
     for name, at, _ in _chunks(data):

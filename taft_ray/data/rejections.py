@@ -46,7 +46,7 @@ def write_list(manifest: pa.Table) -> bytes:
 
 
 def read_list(content: bytes, where: str) -> list[dict[str, Any]]:
-    """What `write_list` wrote; DataError when it was changed."""
+    """Read what `write_list` wrote; DataError when it was changed."""
     try:
         rows = [json.loads(line) for line in content.decode().split("\n") if line]
         return [{name: row[name] for name in ("file", "row", "reason")} for row in rows]

@@ -29,7 +29,7 @@ def assign(
 ) -> np.ndarray:
     """The shard of each key, int64 in [0, shards).
 
-    Guarantees: independent of the order of ``keys`` (which must differ). Of ``hash`` and ``grouped``: a sample's shard
+    Guarantees: independent of the order of ``keys`` (which must differ). By ``hash`` and ``grouped`` a sample's shard
     depends on its own key (or its owner's) only. ``owners`` are keys like the samples'; a sample without an owner is
     its own. More shards than samples leave some empty.
     """

@@ -40,7 +40,8 @@ class SourceFile:
     """One file: a picture, a Parquet file or a tar. ``relative`` is its path relative to the data, and begins ids.
 
     label: of a picture whose class a list of the data set or the split's layout gives; the folder gives it otherwise.
-    split: of a Parquet file or tar: the one whose rows are asked for; None for all rows, as long as they say no two splits.
+
+    split: of a Parquet file or tar: the one whose rows are asked for. None takes all rows, as long as they say no two splits.
     """
 
     uri: str
@@ -56,6 +57,7 @@ class Source:
     """A data set: its files in the order of their relative paths, and the classes it names itself, if it does.
 
     notes: sentences that a person who reads the data in should see, such as how many files were passed over.
+
     two_readings: why the classes can be read in two ways, as `resolve_classes` takes it; "" where they cannot.
     """
 

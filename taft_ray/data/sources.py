@@ -40,7 +40,7 @@ def open_source(uri: str) -> Source:
     (`datasets`).
 
     Guarantees: every visible file of a class folder, and every Parquet or tar file, of the chosen split is in ``files``
-    exactly once; what is passed over is counted in ``notes``; files are sorted by relative path; the same data gives the
+    exactly once. Files passed over are counted in ``notes``. Files are sorted by relative path. The same data gives the
     same ``relative`` wherever it lies. Data that holds several splits is refused until one is chosen.
     """
     if datasets.is_named(uri):

@@ -1,6 +1,6 @@
 """Splits of a data set: told by the names of folders and files, never taken for classes, and chosen by ``?split=<name>``.
 
-A data set that holds several splits is refused, with both readings named, until one is chosen: classes by accident and
+A data set that holds several splits is refused, with both readings named, until one is chosen. Classes by accident and
 test rows among the training rows would both be silent.
 """
 
@@ -105,7 +105,7 @@ def is_split(name: str) -> bool:
 
 
 def canonical(name: str) -> str:
-    """What two spellings of a split have in common: ``Train``, ``train2017`` and ``train_images`` are ``train``."""
+    """The common form of the spellings of a split: ``Train``, ``train2017`` and ``train_images`` are ``train``."""
     found = _FOLDER.fullmatch(name)
     return found["split"].lower() if found else _of_partition(name) or word_of(name) or name.lower()
 
@@ -191,7 +191,7 @@ def check_rows(told: Iterable[str | None]) -> None:
         which = f"the column {' and '.join(columns)}" if columns else "a folder or column"
         raise DataError(
             f"{which} of the data says that its rows belong to the splits {', '.join(there)}, which would be read together: "
-            f"{choose('DATA', there)}; rename the column if it says something else"
+            f"{choose('DATA', there)}. Rename the column if it says something else"
         )
 
 

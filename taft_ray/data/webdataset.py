@@ -1,8 +1,8 @@
 """WebDataset tar: the members ``key.jpg`` and ``key.cls`` or ``key.json`` are one sample.
 
-A key ends at the first dot of the member's file name, except where the names say that keys have dots: a picture
-``n0144.7.jpg`` with a label ``n0144.7.cls``, or one of a key that has no picture ``n0144.jpg`` of its own. The samples are
-numbered in the order their first member appears. Pictures beside a sample's own follow behind them: counted, not read.
+A key ends at the first dot of the member's file name, except where the names say that keys have dots. They say so by a
+picture ``n0144.7.jpg`` with a label ``n0144.7.cls``, or by such a picture where there is no ``n0144.jpg``. The
+samples are numbered in the order their first member appears. Pictures beside a sample's own follow behind them: counted, not read.
 """
 
 # pyarrow.compute makes its functions when it is imported

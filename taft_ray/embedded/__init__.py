@@ -1,4 +1,4 @@
-"""What the package brings along so that it can be tried without a network: a small model and a small data set.
+"""A small model and a small data set, which the package brings along so that it can be tried without a network.
 
 Names are looked up when they are first used, as in `tangent`.
 """

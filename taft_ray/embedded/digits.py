@@ -27,11 +27,11 @@ def write_digits(folder: Path, *, test_fraction: float = 0.25, seed: int = 0) ->
     The 1,797 grey pictures of 8 x 8 pixels are enlarged (bicubic) to 32 x 32 RGB and stored as PNG. Columns: ``id`` ("digit-0042", the
     index in scikit-learn's order, whatever the split), ``image``, ``label``, ``owner``; class names in the schema metadata.
 
-    The owner is synthetic: the data set does not say who wrote a digit, so the pictures are dealt in order to 40 invented writers
+    The owner is synthetic: the data set does not say who wrote a digit. The pictures are dealt in order to 40 invented writers
     ("writer-00" to "writer-39", about 45 pictures each), for requests that forget everything of one person.
 
-    Guarantees: each picture is in exactly one file; every label has about ``test_fraction`` of its pictures in the test file, and at least
-    one in each; the same files for the same arguments.
+    Guarantees: each picture is in exactly one file. Every label has about ``test_fraction`` of its pictures in the test file,
+    and at least one in each. The same arguments give the same files.
     """
     if not 0 < test_fraction < 1:
         raise UsageError(f"expected 0 < test_fraction < 1, got {test_fraction}")

@@ -1,7 +1,7 @@
 """The model that the package carries with it: a small plain vision transformer, so that everything runs without a download.
 
-Guarantees: the same weights and the same head for the same arguments, no random number drawn from torch's global generator, and no model at
-all when the file's bytes are not the ones that ``config.json`` records.
+Guarantees: the same weights and the same head for the same arguments. No random number is drawn from torch's global generator.
+There is no model at all when the file's bytes are not the ones that ``config.json`` records.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ WEIGHTS: Traversable = files("taft_ray.embedded") / f"{EMBEDDED_NAME}.safetensor
 
 
 def embedded_config() -> dict[str, Any]:
-    """What ``benchmarks/make_embedded_vit.py`` wrote beside the weights: architecture, preprocessing, measured accuracy, digest."""
+    """The record that ``benchmarks/make_embedded_vit.py`` wrote beside the weights: architecture, preprocessing, measured accuracy, digest."""
     return json.loads((files("taft_ray.embedded") / "config.json").read_text(encoding="utf-8"))
 
 
 def create(num_classes: int | None = None) -> VisionTransformer:
     """The embedded model in eval mode and fp32.
 
-    ``num_classes=None`` keeps the head for the ten CIFAR-10 classes; a number, 10 too, makes a new, untrained head, the same one
+    ``num_classes=None`` keeps the head for the ten CIFAR-10 classes. A number, 10 too, makes a new, untrained head, the same one
     each time; 0 makes none.
     """
     if num_classes is not None and num_classes < 0:

@@ -1,4 +1,4 @@
-"""What measurements say: the numbers of a report, how well predictions agree with labels, the paper's tables. Pure functions."""
+"""Results drawn from measurements: the numbers of a report, how well predictions agree with labels, the paper's tables. Pure functions."""
 
 from taft_ray.evaluation.comparison import compared
 from taft_ray.evaluation.paper_table import as_csv, markdown

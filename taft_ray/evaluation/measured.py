@@ -1,7 +1,7 @@
 """The measurements a report is made of: the facts of a run made fit for JSON, read by path.
 
 Guarantees: what cannot be used as a number (not finite, a negative time) reads as not measured and is named in
-``problems``; everything else is kept as it came.
+``problems``. Everything else is kept as it came.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""What ``report.json`` says: numbers derived from a run's measurements, each with the measurements it comes from.
+"""The content of ``report.json``: numbers derived from a run's measurements, each with the measurements it comes from.
 
-Guarantees: pure (no clock, no files, no ray); every number under ``derived`` lists in ``from`` the paths and values it
-was computed of, and each path resolves in ``measurements``, which hold the facts as they came; a number whose
-measurement is missing, not finite, negative or a zero divisor is ``None`` with a ``reason``, never a guess.
+Guarantees: pure (no clock, no files, no ray). Every number under ``derived`` lists in ``from`` the paths and values it
+was computed from. Each path resolves in ``measurements``, which hold the facts as they came. A number whose measurement
+is missing, not finite, negative or a zero divisor is ``None`` with a ``reason``, never a guess.
 """
 
 from collections.abc import Mapping

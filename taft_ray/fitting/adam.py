@@ -42,7 +42,7 @@ class Recipe:
 
 
 class Trainable(Protocol):
-    """What Adam can train: the tangent model, or another function of the same Δw."""
+    """A function that Adam can train: the tangent model, or another function of the same Δw."""
 
     @property
     def num_classes(self) -> int: ...
@@ -67,8 +67,8 @@ class AdamStep:
     """Forward, backward and Adam on one batch, by its pictures' numbers; nothing in it waits for a GPU.
 
     Δw and Adam's state are float32 or wider, whatever the model's type.
-    On a GPU, with constants in memory, a step is recorded as a CUDA graph when batches of its size come back, and replayed; one that
-    cannot be recorded (a module that waits for the GPU, another thread's work) is taken as it is.
+    On a GPU, with constants in memory, a step is recorded as a CUDA graph when batches of its size come back, and replayed. A step
+    that cannot be recorded (a module that waits for the GPU, another thread's work) is taken as it is.
 
     leaves: Δw, written to by each step. total: the sum of all pictures' losses as they were seen, float64; the caller resets it.
     """
@@ -131,7 +131,7 @@ class AdamStep:
 
 
 class Graph:
-    """What ``step`` asks of a GPU, recorded once and replayed for other numbers (B,) int64."""
+    """The work that ``step`` asks of a GPU, recorded once and replayed for other numbers (B,) int64."""
 
     def __init__(self, step: Callable[[Tensor], None], numbers: Tensor) -> None:
         self._numbers = numbers.clone()

@@ -37,6 +37,7 @@ class FitConfig:
     """How a delta is fitted: minimise mean loss + penalty · ‖Δw‖².
 
     solver "ridge": preconditioned conjugate gradient to ``tolerance`` (relative residual), at most ``max_iterations``; loss rsl or mse.
+
     solver "adam": the paper's recipe (appendix A): ``epochs`` with ``batch_size``, ``learning_rate`` divided by ten at
     each of ``milestones``, no augmentation. ``slices`` > 1 trains in stages over parts of the shard (`fitting.slices`), so
     that a retrain can start in the middle; 1 is the paper's recipe. ``radius`` keeps ‖Δw‖ at most that large by projection

@@ -1,4 +1,4 @@
-"""What makes conjugate gradient on the ridge problem take few steps: the inverse of its matrix on some pictures, by their kernel.
+"""The preconditioner that makes conjugate gradient on the ridge problem take few steps: the inverse of its matrix on some pictures, by their kernel.
 
     A_S = BᵀB/(mK) + λI,   B = √D·J_S (m pictures),   A_S⁻¹ r = (r − Bᵀ(BBᵀ + mKλI)⁻¹ B r)/λ         (Woodbury)
 

@@ -5,7 +5,7 @@ Source: slicing in SISA training (Bourtoule et al., "Machine Unlearning", S&P 20
     Δw_r = Adam(pictures of slices 0..r−1, from Δw_{r−1}),   Δw_0 = 0
 
 and Δw_k, for 0 < k < R, is the checkpoint of stage k. It saw slices 0..k−1 and nothing else, so a picture of slice j is in
-none of Δw_1..Δw_j, and a fit that goes on from Δw_j is the fit that never had the picture.
+none of Δw_1..Δw_j. A fit that goes on from Δw_j is the fit that never had the picture.
 
 Epochs: with n/R pictures a slice and e epochs in each stage there are Σ_r e·r·n/R = e·n·(R+1)/2 visits to pictures. As many as
 the recipe's E·n, as in SISA, gives
@@ -14,8 +14,8 @@ the recipe's E·n, as in SISA, gives
 
 which depends on E and R alone: were it fitted to the slices' sizes, a picture that leaves would change the stages before it.
 
-What it costs. A retrain after losing one random picture makes (2R+1)/(3R) of the visits in the mean: never less than 2/3.
-The early slices are seen more often than the late ones, which get only the last e epochs; every stage begins with an Adam that
+The cost: a retrain after losing one random picture makes (2R+1)/(3R) of the visits in the mean: never less than 2/3.
+The early slices are seen more often than the late ones, which get only the last e epochs. Every stage begins with an Adam that
 has forgotten its moments and with the full learning rate. That is a choice: a checkpoint is a delta and nothing else, and
 there is no optimiser state to store, to check and to purge.
 """

@@ -29,12 +29,15 @@ Progress = Callable[[int, int], None]  # (steps done, steps at most)
 
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
-    """What a fit cost and how good it is.
+    """The cost of a fit and how good it is.
 
     residual: relative residual of the normal equations (ridge), recomputed at the end, not the recurrence's.
-    distance_bound: ‖Δw − Δw*‖ ≤ ‖∇L(Δw)‖ / (2·penalty), the certified distance to the one optimum; None where the
-        objective is not the ridge problem.
+
+    distance_bound: ‖Δw − Δw*‖ ≤ ‖∇L(Δw)‖ / (2·penalty), the certified distance to the one optimum. None where the
+    objective is not the ridge problem.
+
     objective: mean loss + penalty · ‖Δw‖² at the end; None of a private fit, which tells nothing of its samples.
+
     nonfinite: of a private fit, how many gradients were not finite and contributed zero.
     """
 
@@ -75,16 +78,26 @@ def fit(
 ) -> FittedDelta:
     """Fit Δw on the pictures; labels (B,) in 0..K-1. Zero pictures give Δw = 0.
 
-    tm: the tangent model; adam takes any function of Δw (`systems.NonLinear`), ridge only what is linear in it. Of a model in half
-        precision (and constants to match) Δw is float32 all the same; ridge refuses it (UsageError).
-    order: ``order(count, seed, epoch) -> permutation`` for adam; `data.epoch_order` of the sample keys makes it stable
-        under removal of samples. start: a warm start (zero otherwise). rows: the Jacobian's of these pictures, if known
-        (`fit_many`). watch: ``watch(epochs done, epochs at most, delta)`` is called after each epoch of adam. DataError for
-        labels outside the classes.
+    tm: the tangent model; adam takes any function of Δw (`systems.NonLinear`), ridge only what is linear in it. The Δw of a
+    model in half precision (and constants to match) is float32 all the same; ridge refuses such a model (UsageError).
 
-    With ``config.slices`` = R > 1, slice_of: the slice of each picture, (B,) int64 in 0..R-1, needed.
-        checkpoint: ``checkpoint(stage, delta)`` is called after each stage but the last; the delta is not written to later.
-        done: go on after this many stages, from ``start``, which must be their checkpoint.
+    order: ``order(count, seed, epoch) -> permutation`` for adam; `data.epoch_order` of the sample keys makes it stable
+    under removal of samples.
+
+    start: a warm start (zero otherwise).
+
+    rows: the Jacobian's of these pictures, if known (`fit_many`).
+
+    watch: ``watch(epochs done, epochs at most, delta)`` is called after each epoch of adam.
+
+    slice_of: the slice of each picture, (B,) int64 in 0..R-1. Needed with ``config.slices`` = R > 1.
+
+    checkpoint: with slices, ``checkpoint(stage, delta)`` is called after each stage but the last. The delta is not written
+    to later.
+
+    done: with slices, go on after this many stages, from ``start``, which must be their checkpoint.
+
+    Raises DataError for labels outside the classes.
     """
     config = config or FitConfig()
     if config.solver in PRIVATE_SOLVERS:

@@ -89,7 +89,7 @@ def build_pretrained(name: str, image_size: int | None, *, strict: bool = True) 
             ) from error
         build(name, image_size, strict=strict)  # when it is the network that cannot be built, it says so
         raise StorageError(
-            f"pre-trained weights of {name} could not be had from the hub ({type(error).__name__}: {_line(error)}); "
+            f"pre-trained weights of {name} could not be read from the hub ({type(error).__name__}: {_line(error)}); "
             "give them with --weights FILE.safetensors"
         ) from error
 
@@ -151,7 +151,7 @@ def _check_way_through(network: nn.Module, name: str, image_size: int, own_size:
 
 @torch.no_grad()
 def _no_way_through(network: nn.Module, size: int) -> str:
-    """What a pass with such pictures fails on, without computing it: all tensors are on torch's "meta" device."""
+    """The error of a pass with such pictures, without computing it: all tensors are on torch's "meta" device. "" for none."""
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     shapes = {key: torch.empty_like(value, device="meta") for key, value in tensors.items()}
     training = network.training
@@ -188,7 +188,7 @@ def _described(name: str, weights: str | None) -> Iterator[str]:
         timm.models.load_model_config_from_hf(rest)
     except Exception as error:  # the hub's client raises nearly anything
         raise StorageError(
-            f"what {name} is could not be had from the hub ({type(error).__name__}: {_line(error)}); put its "
+            f"the configuration of {name} could not be read from the hub ({type(error).__name__}: {_line(error)}). Put its "
             f"{_CONFIG} beside the file of --weights, or name its architecture by timm's name with --model"
         ) from error
     yield name

@@ -29,7 +29,7 @@ _ONE_SET = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """What becomes of a file's tensors. ``misfits``: why they do not fit, as phrases; empty where they do."""
+    """The outcome for a file's tensors. ``misfits``: why they do not fit, as phrases; empty where they do."""
 
     values: State
     name: str
@@ -41,7 +41,7 @@ class Fitted:
 
 
 class Network:
-    """What a network expects of weights: its keys, which of them a new head replaces, which it can make itself."""
+    """The expectations of a network on its weights: its keys, which of them a new head replaces, which it can make itself."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module, self.name = module, name
@@ -72,11 +72,12 @@ def fit_weights(
 ) -> tuple[str, ...]:
     """Load a file's tensors into the network; notes on what had to be done to them, none where the file fits as it is.
 
-    Prefixes of other trainers are taken off and what only training needs is left out; another grid of positions is
-    resampled; the names of a model's authors are brought to timm's by timm's own converter.
+    Prefixes of other trainers are taken off and what only training needs is left out. Another grid of positions is
+    resampled. The names of a model's authors are brought to timm's by timm's own converter.
+
     at_size: the network's shapes at a picture size, so that an error can tell the one that the weights are of.
 
-    Guarantees: nothing is guessed: two sets of keys that both fit are refused, and so is a key that is not known to be
+    Guarantees: nothing is guessed. Two sets of keys that both fit are refused, and so is a key that is not known to be
     of no use. Raises WeightsMismatch with the keys and both shapes; a missing, or another, classifier is fine.
     """
     network = Network(module, name)
@@ -250,7 +251,7 @@ def _misfit(network: Network, state: State, tried: list[Fitted], where: str, at_
 
 
 def _hints(network: Network, state: State, where: str) -> list[str]:
-    """What kind of file it may be, and the way out."""
+    """The kind of file that it may be, and the way out."""
     names = list(state)
     if any(".attention.attention.query" in name or ".layer.0.attention.q_proj" in name for name in names) or any(
         ".layers.0.self_attn.q_proj" in name for name in names

@@ -39,13 +39,16 @@ def load_model(
     """Build the network in evaluation mode with its pre-trained weights.
 
     name: ``taft_vit_cifar`` (embedded in the package), any name timm knows, ``hf-hub:OWNER/NAME``, or
-        ``local-dir:FOLDER`` with config.json and a safetensors file.
+    ``local-dir:FOLDER`` with config.json and a safetensors file.
+
     weights: a safetensors file, as a path or fsspec URI; None takes the embedded ones, the folder's, or asks the hub.
+
     image_size: pixels; None is the model's own. Position embeddings are resampled to it.
+
     strict: refuse a size at which the network does not see whole pictures; False for a run that exists already.
 
-    Raises UnsupportedModel for an unknown name or tag, UsageError for an impossible size, WeightsMismatch for weights
-    that do not fit (`fit_weights`) or are none, StorageError when the weights cannot be read.
+    Raises UnsupportedModel for an unknown name or tag, and UsageError for an impossible size. Raises WeightsMismatch for
+    weights that do not fit (`fit_weights`) or are none, and StorageError when the weights cannot be read.
     """
     if name == EMBEDDED_NAME:
         if weights is not None or image_size is not None:

@@ -1,4 +1,4 @@
-"""What a decoded picture goes through before the network: scale to 0..1, subtract the mean, divide by the deviation."""
+"""The steps of a decoded picture before the network: scale to 0..1, subtract the mean, divide by the deviation."""
 
 from __future__ import annotations
 

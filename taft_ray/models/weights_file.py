@@ -70,7 +70,7 @@ def parse_weights(content: bytes, uri: str) -> dict[str, Tensor]:
 
 
 def what_it_is(content: bytes) -> tuple[str, str]:
-    """What bytes that are no safetensors look like ("" when nobody can tell), and the way out."""
+    """The kind that bytes other than safetensors look like ("" when nobody can tell), and the way out."""
     if not content:
         return "empty", "download or write it again"
     if content.startswith(b"PK\x03\x04"):

@@ -202,8 +202,10 @@ def _write_from(actor: Any, wanted: int) -> None:
 
 
 def make_room(run: str, spec: RunSpec, per_lane: LaneResources, workers: int = 1) -> None:
-    """Where so many workers of this run do not find the GPU (or the CPUs) that each takes, ask the warm ones of other runs to leave as
-    soon as they have nothing to do."""
+    """Ask the warm workers of other runs to leave as soon as they have nothing to do.
+
+    They are asked where so many workers of this run do not find the GPU (or the CPUs) that each takes.
+    """
     what, each = ("GPU", per_lane.gpus) if spec.device == "cuda" else ("CPU", per_lane.cores(spec.threads))
     if ray.available_resources().get(what, 0) >= workers * each:
         return

@@ -25,8 +25,10 @@ _MOST_OF_A_STORE = 0.8  # of a node's object store may be tokens; Ray writes wha
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """References to the arrays of some samples: ``tokens`` (n, T, D), or (n, c, h, w), as stored; ``keys`` uint8 (n, 16); ``labels`` and
-    ``shards`` int64 (n,)."""
+    """References to the arrays of some samples.
+
+    ``tokens`` is (n, T, D), or (n, c, h, w), as stored. ``keys`` is uint8 (n, 16). ``labels`` and ``shards`` are int64 (n,).
+    """
 
     tokens: Any
     keys: Any
@@ -74,7 +76,7 @@ def _check_memory(needed: int) -> None:
     if needed > _MOST_OF_A_STORE * smallest:
         raise UsageError(
             f"the tokens are {needed / 2**30:.1f} GiB and a node's object store {smallest / 2**30:.1f} GiB, of which "
-            f"{_MOST_OF_A_STORE:.0%} may be tokens; start Ray with a larger --object-store-memory, or take fewer samples"
+            f"{_MOST_OF_A_STORE:.0%} may be tokens. Start Ray with a larger --object-store-memory, or take fewer samples"
         )
 
 

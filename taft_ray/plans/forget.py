@@ -1,4 +1,4 @@
-"""Whom a forget touches, what must be removed, and what it will cost."""
+"""The samples and shards that a forget touches, what must be removed, and what it will cost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ForgetPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What the manifest says of a sample."""
+    """The key and the shard of a sample, as the manifest has them."""
 
     key: bytes
     shard: int
@@ -59,8 +59,11 @@ def plan_forget(
 ) -> ForgetPlan | str:
     """The plan of a forget by ``deadline`` (None: at once), or the request that already answers it.
 
-    hashes: id -> id hash, for every sample asked (those asked by owner or shard may be named by their hash). found: what the
-    manifest has of each. owners, whole_shards: how they were asked for, to be kept with the request.
+    hashes: id -> id hash, for every sample asked (those asked by owner or shard may be named by their hash).
+
+    found: what the manifest has of each.
+
+    owners, whole_shards: how they were asked for, to be kept with the request.
 
     UnknownSample names ids that are neither in the manifest nor forgotten. A retrain of ids that were forgotten by drop
     brings their shards back without them. Samples that wait for another request are taken into this one when it is sooner.
@@ -161,10 +164,12 @@ def request_id(mode: str, hashes: Sequence[str]) -> str:
 def estimate(
     state: RunState, plan: ForgetPlan, *, bytes_to_purge: int, gpu_hour_price: float | None = None
 ) -> dict[str, Any]:
-    """What a forget will take, from this run's own measurements. Seconds are None where nothing was measured yet.
+    """An estimate of what a forget will take, from this run's own measurements. Seconds are None where nothing was measured yet.
 
     seconds: drop and purge as earlier forgets of this run took (nothing before the first), and a fit at the rate of this
-    run's fits (of a shard in slices a whole one: it may be less). cost: the fits' seconds at ``gpu_hour_price``, in its currency; None without a price.
+    run's fits. The fit of a shard in slices is taken as a whole one; it may be less.
+
+    cost: the fits' seconds at ``gpu_hour_price``, in its currency; None without a price.
 
     seconds_besides: what earlier forgets with a fit took besides, in the middle; only where some was measured and this one fits.
     """
@@ -204,7 +209,7 @@ def _seconds_a_sample(state: RunState) -> float | None:
 
 
 def _samples_worth(facts: Mapping[str, Any]) -> float:
-    """Of how many samples a whole fit would have taken as long; a fit that went on from a slice checkpoint saw fewer."""
+    """Number of samples of a whole fit that takes as long; fewer than the shard's where the fit went on from a slice checkpoint."""
     if not facts.get("resumed_stage"):
         return facts["samples"]
     return facts["samples"] * float(visits_left(facts["slice_samples"], facts["resumed_stage"]))

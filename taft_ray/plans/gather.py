@@ -27,8 +27,8 @@ def runs_at(deadline: float, now: float, seconds: float | None) -> float:
 def due(state: RunState, now: float, first: Collection[str] = ()) -> list[str]:
     """The requests to carry out now, in the order they were made.
 
-    Those in ``first``, those that a crash interrupted, those whose time has come, and every waiting one that touches a shard
-    that is fitted anyway: several requests cost a shard one fit.
+    Those in ``first``, those that a crash interrupted, and those whose time has come. Also every waiting one that touches a
+    shard that is fitted anyway: several requests cost a shard one fit.
     """
     open_ones = [request for request in state.requests.values() if request.forgotten is None]
     taken = {r.request for r in open_ones if r.request in first or not r.waiting or _has_come(r, now)}

@@ -45,8 +45,9 @@ def orphans(
 def in_flight(key: str, state: RunState) -> bool:
     """Whether a process at work may have written this and be about to commit it.
 
-    A cache part of the next generation, or rows of the next version, while a request waits for its rewrite or a shard for
-    its repair; a delta or a checkpoint of the current generation while a fit is waited for; a certificate of a request that is not concluded.
+    This holds for a cache part of the next generation, or rows of the next version, while a rewrite or a repair is waited for.
+    It holds for a delta or a checkpoint of the current generation while a fit is waited for. It holds for a certificate of a
+    request that is not concluded.
     """
     open_ones = [request for request in state.requests.values() if request.forgotten is None]
     if key.startswith(names.MANIFEST_ROWS):

@@ -16,7 +16,7 @@ from taft_ray.storage import CheckpointRef
 
 @dataclass(frozen=True, kw_only=True)
 class Survival:
-    """What a loss of samples leaves of a shard's checkpoints; both by stage."""
+    """A shard's checkpoints after a loss of samples, those kept and those to purge; both by stage."""
 
     kept: tuple[CheckpointRef, ...]
     purged: tuple[CheckpointRef, ...]

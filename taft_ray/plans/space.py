@@ -1,6 +1,6 @@
-"""What a sweep varies, and the trials it draws from that.
+"""The fields that a sweep varies, and the trials it draws from them.
 
-A trial's values depend on (seed, trial number, name) alone, by BLAKE2b: asking for more trials keeps those that were
+A trial's values depend on (seed, trial number, name) alone, by BLAKE2b. Asking for more trials keeps those that were
 measured, and another machine draws the same.
 """
 
@@ -61,7 +61,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried: the fields of the run's spec that differ, those without a meaning here left out."""
+    """The settings that are tried: the fields of the run's spec that differ, those without a meaning here left out."""
 
     number: int
     settings: Settings

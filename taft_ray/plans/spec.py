@@ -62,18 +62,27 @@ def fastest_precision(device: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What a run is. Two runs with equal specs and equal data have equal deltas on equal hardware.
+    """The definition of a run. Two runs with equal specs and equal data have equal deltas on equal hardware.
 
-    threads: CPU threads of every lane and every prefix actor; the last bits of a sum depend on it, so it is fixed here
-        and not taken from the machine.
+    threads: CPU threads of every lane and every prefix actor. The last bits of a sum depend on it, so it is fixed here
+    and not taken from the machine.
+
     weighting: "uniform" is the paper's plain mean of shards; "samples" weighs a shard by its number of samples.
+
     slices: of adam; checkpoints are kept between this many parts of a shard, and a retrain starts at the part that lost a
-        sample. 1 is the paper's recipe; more is another recipe (`fitting.slices`).
+    sample. The paper's recipe is 1; more is another recipe (`fitting.slices`).
+
     radius: of adam; Δw is projected onto the ball of this radius (the paper's Table 7, where the penalty is 0).
+
     epsilon, joint_penalty: of the compositions by Gram and by joint statistics.
+
     max_rejected: the fraction of source rows that may be rejected before the run fails.
+
     exif_orientation: whether a picture is turned as its EXIF says, in training, evaluation and audit alike.
-    precision: of the frozen prefix's passes; see `fastest_precision`. fit_precision: of the fits' products.
+
+    precision: of the frozen prefix's passes; see `fastest_precision`.
+
+    fit_precision: of the fits' products.
 
     compose: "additive" with a solver that fits makes a run of two tiers: rows, whose sums are the model, and deltas beside it.
         Any other makes a run of deltas alone.

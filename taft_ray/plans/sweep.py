@@ -1,4 +1,4 @@
-"""What a sweep is, whether what it saw is still all there, and which of its trials is best."""
+"""The definition of a sweep, whether what it saw is still all there, and which of its trials is best."""
 
 from __future__ import annotations
 
@@ -33,12 +33,17 @@ class Committed(Entry, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What is asked of a sweep.
+    """The parameters of a sweep.
 
-    space: what is varied; () is the default space. trials: at most so many. held_out: the fraction of the samples that
-    trials are measured on and never fitted on.
+    space: what is varied; () is the default space.
+
+    trials: at most so many.
+
+    held_out: the fraction of the samples that trials are measured on and never fitted on.
+
     objective: "composed" fits the run's shards and measures the model that they compose to; "whole" fits one model over all.
-    scheduler: who is stopped early: successive halving, below the median of the others, or nobody.
+
+    scheduler: which trials are stopped early: by successive halving, below the median of the others, or none.
     """
 
     space: tuple[Dimension, ...] = ()
@@ -61,7 +66,7 @@ class Sweep:
             raise UsageError(f"expected 0 <= seed < 2^63, got {self.seed}; set --seed")
 
     def name(self, base: RunSpec) -> str:
-        """Of its folder. Trials of one name can be compared; how many are asked for does not matter to that."""
+        """The name of its folder. Trials of one name can be compared; how many are asked for does not matter to that."""
         asked = {"held_out": self.held_out, "objective": self.objective, "scheduler": self.scheduler}
         varied = sorted(str(dimension) for dimension in self.space)
         return digest_json({**asked, "space": varied, "seed": self.seed, "spec": base.to_json()})[:12]
@@ -87,7 +92,7 @@ def best_of(results: Iterable[Result]) -> Result:
 
 
 def standard_error(accuracy: float, count: int) -> float:
-    """Of a proportion that was measured on ``count`` samples."""
+    """The standard error of a proportion that was measured on ``count`` samples."""
     return math.sqrt(accuracy * (1 - accuracy) / count)
 
 

@@ -1,4 +1,4 @@
-"""What still needs a delta, and who should fit it next."""
+"""The shards that still need a delta, and how many lanes fit them at once."""
 
 from __future__ import annotations
 

@@ -162,7 +162,9 @@ def test_two_shards_are_enough_and_have_no_control() -> None:
 
 
 def test_bad_input_says_what_is_needed() -> None:
-    with pytest.raises(UsageError, match=r"cannot reach level 0\.005 per target; give 199 never-seen samples a class"):
+    with pytest.raises(
+        UsageError, match=r"cannot reach level 0\.005 per target\. Give 199 never-seen samples per class"
+    ):
         audit(forgotten={"count": 1}, never_seen={"count": 20})
     one: dict[str, Any] = {name: {"shards": 1, "homes": (0,)} for name in ("forgotten", "members")}
     with pytest.raises(UsageError, match="1 in the model, expected 2 or more"):

@@ -67,7 +67,7 @@ def test_the_splits_of_a_column_are_read_one_at_a_time(
     tmp_path: Path, write: Write, columns: dict[str, list[Any]], chosen: dict[str, list[int]]
 ) -> None:
     path = write(tmp_path / "a", columns)
-    with pytest.raises(DataError, match=r"which would be read together: .*--split .*rename the column") as error:
+    with pytest.raises(DataError, match=r"which would be read together: .*--split .*Rename the column") as error:
         _rows(path)
     assert all(repr(name) in str(error.value) for name in columns)
     for name, rows in chosen.items():

@@ -1,7 +1,7 @@
 """Caltech-256 (Griffin, Holub, Perona 2007): ``<number>.<class>/<number>_<picture>.jpg``.
 
-It has no published split: the customary one takes 60 pictures of each class to train on, here the first 60. The 257th folder, clutter,
-is no category and is left out.
+It has no published split. The customary one takes 60 pictures of each class to train on, here the first 60 of them. The 257th
+folder, clutter, is no category and is left out.
 """
 
 import re

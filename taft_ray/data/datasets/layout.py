@@ -1,4 +1,4 @@
-"""What the layouts have in common: a root's listing, its text and MATLAB lists, and the checks on what they say."""
+"""The common part of the layouts: a root's listing, its text and MATLAB lists, and the checks on what they say."""
 
 from __future__ import annotations
 
