@@ -1,22 +1,19 @@
-"""The prose rules of CONTRIBUTING.md as a ratchet: offences.json has what each file still breaks, and only shrinks.
+"""The prose rules of CONTRIBUTING.md that a program can check.
 
-* python tests/prose/check_prose.py                 does every file have exactly the offences in the table?
-* python tests/prose/check_prose.py FILE ...        print the offences of these files
-* python tests/prose/check_prose.py --lower         write the table anew, unless a file got worse
+* python tests/prose/check_prose.py                 every page, docstring and error text of the project
+* python tests/prose/check_prose.py FILE ...        those of these files
 """
 
 from __future__ import annotations
 
 import ast
-import json
+import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TABLE = Path(__file__).with_name("offences.json")
 FILES = ["*.md", "docs/**/*.md", "benchmarks/*.md", "cluster/*.md", "taft_ray/**/*.md"]
 FILES += [f"{folder}/**/*.py" for folder in ("taft_ray", "jobs", "benchmarks", "tests")]
 
@@ -33,7 +30,6 @@ _MARKUP = [
 ]
 
 Offence = tuple[int, str, str]  # line, rule, text
-Counts = Mapping[str, Mapping[str, int]]  # file → rule → how many
 
 
 def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -112,39 +108,20 @@ def offences_of(file: Path) -> list[Offence]:
     return list(offences_in_markdown(unreleased(text) if file.name == "CHANGELOG.md" else text))
 
 
-def present(root: Path) -> dict[str, dict[str, int]]:
-    files = sorted({file for pattern in FILES for file in root.glob(pattern)})
-    counts = {file: Counter(rule for _, rule, _ in offences_of(file)) for file in files}
-    return {file.relative_to(root).as_posix(): dict(sorted(count.items())) for file, count in counts.items() if count}
-
-
-def differences(now: Counts, allowed: Counts) -> tuple[list[str], list[str]]:
-    """Lines on what got worse, and on what got better without the table being lowered."""
-    worse, better = [], []
-    keys = {(file, broken) for counts in (now, allowed) for file, rules in counts.items() for broken in rules}
-    for name, rule in sorted(keys):
-        have, may = now.get(name, {}).get(rule, 0), allowed.get(name, {}).get(rule, 0)
-        if have != may:
-            (worse if have > may else better).append(f"{name}: {have} {rule}, the table has {may}")
-    return worse, better
+def files_of(root: Path) -> list[Path]:
+    return sorted({file for pattern in FILES for file in root.glob(pattern)})
 
 
 def main(arguments: Sequence[str]) -> int:
-    if arguments and arguments != ["--lower"]:
-        for name in arguments:
-            print(*(f"{name}:{line}: {rule}: {text}" for line, rule, text in offences_of(ROOT / name)), sep="\n")
-        return 0
-    now = present(ROOT)
-    worse, better = differences(now, json.loads(TABLE.read_text(encoding="utf-8")))
-    if arguments and not worse:
-        lines, better = ",\n".join(f"  {json.dumps(name)}: {json.dumps(rules)}" for name, rules in now.items()), []
-        TABLE.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-    print(*worse, *better, sep="\n", end="\n" if worse or better else "")
-    if worse:
-        print("mend the new ones; `python tests/prose/check_prose.py FILE` shows them")
-    if better:
-        print("better than the table: `python tests/prose/check_prose.py --lower` lowers it")
-    return bool(worse or better)
+    """Print the offences; 1 where there are any."""
+    files = [Path(name).absolute() for name in arguments] or files_of(ROOT)
+    found = [
+        f"{os.path.relpath(file, ROOT)}:{line}: {rule}: {text}"
+        for file in files
+        for line, rule, text in offences_of(file)
+    ]
+    print(*found, sep="\n", end="\n" if found else "")
+    return bool(found)
 
 
 if __name__ == "__main__":

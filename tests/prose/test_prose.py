@@ -1,11 +1,10 @@
 """The prose check finds a bad sentence, takes no table, list or code for prose, and its table only goes down."""
 
-import json
 from pathlib import Path
 
 import check_prose
 import pytest
-from check_prose import LONG, OPENER, WRAP, differences, offences_in_markdown, offences_in_python, unreleased
+from check_prose import LONG, OPENER, WRAP, offences_in_markdown, offences_in_python, unreleased
 
 WORDS = " ".join(["Word"] * 25)
 
@@ -67,26 +66,16 @@ def test_released_versions_stay_as_they_are() -> None:
     assert rules(unreleased(changelog)) == [OPENER]
 
 
-def test_the_table_only_goes_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page, table = tmp_path / "README.md", tmp_path / "offences.json"
+def test_an_offence_fails_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(check_prose, "ROOT", tmp_path)
-    monkeypatch.setattr(check_prose, "TABLE", table)
-    table.write_text(json.dumps({"README.md": {OPENER: 2}}))
-    for text, check, lower, left in (
-        ("Of a. Of b. Of c.", 1, 1, {"README.md": {OPENER: 2}}),
-        ("Of a. Of b.", 0, 0, {"README.md": {OPENER: 2}}),
-        ("Of a.", 1, 0, {"README.md": {OPENER: 1}}),
-        ("None.", 1, 0, {}),
-        ("Of a.", 1, 1, {}),
-    ):
+    page = tmp_path / "README.md"
+    for text, files in (("Plain.", []), ("Plain.", [str(page)])):
         page.write_text(text)
-        assert check_prose.main([]) == check, text
-        assert check_prose.main(["--lower"]) == lower, text
-        assert json.loads(table.read_text()) == left
-
-
-def test_differences_name_file_and_rule() -> None:
-    assert differences({"a.md": {OPENER: 2}}, {"a.md": {OPENER: 1, LONG: 3}}) == (
-        [f"a.md: 2 {OPENER}, the table has 1"],
-        [f"a.md: 0 {LONG}, the table has 3"],
-    )
+        assert check_prose.main(files) == 0
+        assert capsys.readouterr().out == ""
+    for files in ([], [str(page)]):
+        page.write_text("Plain.\n\nOf this.")
+        assert check_prose.main(files) == 1
+        assert capsys.readouterr().out == f"README.md:3: {OPENER}: Of this.\n"
