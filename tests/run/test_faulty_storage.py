@@ -49,8 +49,9 @@ def whole_life(run: str, spec: Any, worker: ShardWorker | None, user: Patient) -
     """Train, then forget in every way: deltas and composed digest after each step."""
     bits: Bits = []
     composer = user.does(lambda: plain_train(run, spec, worker and [worker]))
-    worker = worker or ShardWorker(run, composer.class_count())
-    bits.append((delta_digests(run), composer.composed_digest()))
+    if worker is None:
+        worker = ShardWorker(run, user.does(composer.class_count))
+    bits.append(user.does(lambda: (delta_digests(run), composer.composed_digest())))
     for mode, ids in STEPS:
         certificate = user.does(lambda mode=mode, ids=ids: plain_forget(run, ids, mode, worker=worker))
         digests = user.does(lambda: delta_digests(run))
