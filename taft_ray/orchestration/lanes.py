@@ -17,10 +17,11 @@ from typing import Any
 from uuid import uuid4
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError  # there is no public name
-from ray.train.v2.api.exceptions import ControllerError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from taft_ray.composer.leases import Worker
 from taft_ray.counting import which
@@ -42,6 +43,9 @@ from taft_ray.workers.kinds import new_worker
 MAX_FAILURES = 3  # restarts of one lane, without a step of the training between them, before the lane fails
 TOGETHER = 64  # pictures of small shards that a lane fits in one go
 _POLL_S = 0.5
+# Ray misses a machine after 15 s where its calls are refused, and after 65 s where it says nothing. A lane is started four times
+# meanwhile, and so waits for longer than that
+_NOTICED_S = 20.0
 _WAIT_S = 0.2
 _PROGRESS_S = 1.0
 
@@ -204,7 +208,7 @@ def start_lanes(run: str, spec: RunSpec, composer: RemoteComposer, count: int, p
 
 
 def _run_lane(run: str, spec: RunSpec, per_lane: LaneResources, lane: str, lanes: Lanes) -> None:
-    began = time.time()
+    began, failures = time.time(), 0
     try:
         while True:
             steps, nodes = lanes.composer.steps(), alive()
@@ -212,23 +216,47 @@ def _run_lane(run: str, spec: RunSpec, per_lane: LaneResources, lane: str, lanes
                 if _run_once(run, spec, per_lane, lane):
                     return
                 _log.info("%s leaves a machine that is to go", _name_of(lane))
-                began = time.time()
-            except ControllerError as error:
-                if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-                    raise
-                if not lanes.composer.training_status()["open"]:
-                    return
-                lanes.waits[lane] = began, time.time()
-                _log.warning("%s has waited for %s for %d s", _name_of(lane), lanes.what, time.time() - began)
-            except Exception:
+                began, failures = time.time(), 0
+                continue
+            except Exception as error:
+                if _is_without_a_place(error):
+                    lanes.waits[lane] = began, time.time()
+                    _log.warning("%s has waited for %s for %d s", _name_of(lane), lanes.what, time.time() - began)
                 # shards that took their workers with them, and machines that went, are no failures of the lane
-                if lanes.composer.steps() == steps and nodes <= alive():
-                    raise
-                began = time.time()
+                elif lanes.composer.steps() != steps or _has_gone(nodes, _NOTICED_S if _is_of_ray(error) else 0.0):
+                    began, failures = time.time(), 0
+                else:
+                    failures += 1
+                    if not isinstance(error, ControllerError) or failures > MAX_FAILURES:
+                        raise
+                    _log.warning("%s could not be started, and is tried again: %s", _name_of(lane), error)
+            if not lanes.composer.training_status()["open"]:
+                return
     except Exception as error:
         # handed to the driver's thread, which raises it when no other lane finishes the work
         lanes.errors.append(error)
         lanes.composer.tell("give_up", lane)
+
+
+def _is_without_a_place(error: Exception) -> bool:
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+
+
+def _is_of_ray(error: Exception) -> bool:
+    """Whether it may come of a machine that has gone: calls to its workers fail before Ray misses the machine."""
+    if isinstance(error, WorkerGroupError):
+        return any(isinstance(one, RayActorError) for one in error.worker_failures.values())
+    return isinstance(error, ControllerError)
+
+
+def _has_gone(nodes: set[str], seconds: float) -> bool:
+    """Whether one of these machines has gone, or goes within so many seconds."""
+    until = time.monotonic() + seconds
+    while nodes <= alive():
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _run_once(run: str, spec: RunSpec, per_lane: LaneResources, lane: str) -> bool:

@@ -319,6 +319,43 @@ def test_a_loss_changes_no_bit(
     check(stage, run, runs, watch, held, loss is kill_driver)
 
 
+@pytest.mark.parametrize("stage", ["training", "retrain", "evaluation"])
+def test_a_machine_that_ray_misses_late_changes_no_bit(
+    stage: str, watched: tuple[Watch, dict[str, str]], watch: Watch, runs: Runs, tmp_path: Path
+) -> None:
+    """With Ray's own health checks: calls to the machine's workers fail many seconds before the machine is given up."""
+    run, log = runs.begun(stage, tmp_path / "run"), tmp_path / "log"
+    runs.undisturbed(stage)
+    watch.hold(STAGES[stage].kind, STAGES[stage].nth)
+    command = runs.command(stage, run)
+    with node_cluster(watched[1], soon=False) as cluster, started(log, *command, env=cluster.env()) as process:
+        held = in_hand(watch, stage, lambda: log.read_text() if process.poll() is not None else None)
+        os.kill(Case(cluster, watch, process, STAGES[stage].kind, held).raylet, signal.SIGKILL)
+        watch.go()
+        code = process.wait(400)
+    assert code == 0, log.read_text()
+    check(stage, run, runs, watch, held, repeated=False)
+
+
+def test_a_machine_that_goes_while_a_lane_starts_there_fails_no_lane(
+    watched: tuple[Watch, dict[str, str]], watch: Watch, runs: Runs, tmp_path: Path
+) -> None:
+    """Ray Train takes it for an error of its controller, which it does not try again, and Ray for a machine that is there."""
+    run, log = runs.begun("training", tmp_path / "run"), tmp_path / "log"
+    runs.undisturbed("training")
+    with (
+        node_cluster(watched[1], nodes=1, soon=False) as cluster,
+        started(log, *runs.command("training", run), env=cluster.env()) as process,
+    ):
+        wait_for(lambda: named(cluster.processes(), "RayTrainWorker") or process.poll() is not None)
+        [raylet] = cluster.raylets.values()
+        os.kill(raylet, signal.SIGKILL)
+        cluster.tell("add")
+        code = process.wait(400)
+    assert code == 0, log.read_text()
+    assert facts(run) == facts(runs.undisturbed("training"))
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_restart_of_the_head_changes_no_bit(
     stage: str, watched: tuple[Watch, dict[str, str]], watch: Watch, runs: Runs, tmp_path: Path

@@ -35,7 +35,7 @@ def free_port() -> int:
 
 
 class NodeCluster:
-    """The test's side of the cluster, which is another process."""
+    """The test's side of the cluster, which is another process. environment: of it, and of commands that join it."""
 
     def __init__(self, process: subprocess.Popen[str], environment: Mapping[str, str]) -> None:
         self.process, self.environment = process, environment
@@ -62,7 +62,7 @@ class NodeCluster:
 
     def env(self) -> dict[str, str]:
         """The environment of a command that joins it."""
-        return {**self.environment, **SOON, "RAY_ADDRESS": self.address}
+        return {**self.environment, "RAY_ADDRESS": self.address}
 
     def node_of(self, pid: int) -> str:
         """The worker node on which a process runs."""
@@ -82,14 +82,17 @@ class NodeCluster:
 
 
 @contextmanager
-def node_cluster(environment: Mapping[str, str], nodes: int = 2, *, dashboard: bool = False) -> Iterator[NodeCluster]:
-    """environment: of all its processes, and of commands that join it."""
+def node_cluster(
+    environment: Mapping[str, str], nodes: int = 2, *, dashboard: bool = False, soon: bool = True
+) -> Iterator[NodeCluster]:
+    """environment: of all its processes, and of commands that join it. soon: lost nodes are missed in seconds, not as by default."""
+    environment = {**environment, **(SOON if soon else {"RAY_worker_niceness": "0"})}
     scratch = tempfile.mkdtemp(prefix="tn", dir="/tmp")  # a socket's path must be short
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with subprocess.Popen(
         [sys.executable, __file__, scratch, str(nodes), str(int(dashboard))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, **environment, **SOON, "PATH": path},
+        env={**os.environ, **environment, "PATH": path},
     ) as process:  # fmt: skip
         cluster = None
         try:
