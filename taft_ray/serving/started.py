@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
+from ray.serve.context import _get_global_client  # there is no public way
 
 from taft_ray.errors import StorageError, TaftError, UsageError
 from taft_ray.serving.application import built, register, unregister
@@ -114,12 +115,25 @@ def start(
             proxy_location="HeadOnly",
             logging_config=quiet,
         )
+        _check_listens(host, port)
         application = built(name, sources, options)
         handle = serve.run(application, name=application_name(name), route_prefix=route, logging_config=quiet)
     except Exception as error:
         unregister(name, sources)
         if isinstance(error, TaftError):
             raise
-        raise StorageError(f"Ray Serve did not start: {str(error).strip().splitlines()[0]}") from error
+        cause = getattr(error, "cause", None) or error  # inside what a controller's call raised
+        raise StorageError(f"Ray Serve did not start: {str(cause).strip().splitlines()[0]}") from error
     shown = f"[{host}]" if ":" in host else host
     return Serving(name, f"http://{shown}:{port}{route.rstrip('/')}", sources, options, handle)
+
+
+def _check_listens(host: str, port: int) -> None:
+    """UsageError where Ray Serve listens elsewhere: it keeps to the address that it was first started with, and says so in its log."""
+    client = _get_global_client()
+    there = client.http_config if client is not None else None
+    if there is not None and (there.host, there.port) != (host, port):
+        raise UsageError(
+            f"Ray Serve of this cluster listens at {there.host}:{there.port} since something was served there first. Give "
+            f"--host {there.host} --port {there.port}, or end it by `serve shutdown` and run the same command again"
+        )
