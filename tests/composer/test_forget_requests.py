@@ -484,7 +484,7 @@ def test_without_the_key_nothing_is_read_in(run: Path, test_parquet: Path, ray_s
     (run / "keys/id.key").unlink()
     composer = Composer(str(run))
     before = contents(run)
-    with pytest.raises(TaftError, match="nothing may be read into this run any more"):
+    with pytest.raises(TaftError, match="Nothing may be read into this run any more"):
         _eval_cache(
             store, str(run), composer.record.spec, str(test_parquet), composer.snapshot(), composer.class_names(), print
         )

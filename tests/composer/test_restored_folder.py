@@ -235,7 +235,7 @@ def test_run_without_its_key_reads_nothing_in(
     for entry in sorted((run / "ledger").iterdir())[1:]:
         entry.unlink()
     before = {path: path.read_bytes() for path in files(run)}
-    with pytest.raises(TaftError, match="nothing may be read into this run any more"):
+    with pytest.raises(TaftError, match="Nothing may be read into this run any more"):
         train(str(run), spec_of(parquet))
     assert {path: path.read_bytes() for path in files(run)} == before
 

@@ -257,7 +257,7 @@ def test_bad_input_is_told(
         audited(retrained, test_parquet, others)
     with pytest.raises(UsageError, match=r"not in .*; give the data that has them"):
         audited(retrained, test_parquet, others, GONE[:2])
-    with pytest.raises(UsageError, match=r"1 of 1 forgotten .* give 199 never-seen samples a class"):
+    with pytest.raises(UsageError, match=r"1 of 1 forgotten .* Give 199 never-seen samples per class"):
         audited(retrained, parquet, others, GONE[:1])
     with pytest.raises(DataError, match="outside the 3 classes"):
         audited(retrained, parquet, write_strangers(tmp_path))
