@@ -27,7 +27,9 @@ def main(folder: Path) -> None:
         best = tr.Run(folder / "best")
         best.train(train, **settings | swept.best["settings"])
         for name, one in (("before", run), ("after", best)):
-            print(f"{name} the sweep: accuracy {one.evaluate(test).accuracy:.3f}")
+            print(
+                f"{name} the sweep: accuracy {one.evaluate(test).by_composition['gram'].accuracy:.3f}"
+            )  # of the tangent models
 
 
 if __name__ == "__main__":
