@@ -37,6 +37,7 @@ from taft_ray.answers.released import (
     TakenNotice,
 )
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
+from taft_ray.answers.samples import RejectedRow, RejectedRows, Sample, Samples
 from taft_ray.answers.serving import ServedModel, Serving
 from taft_ray.answers.spent import PrivacyStatement, Spent, SpentShard
 from taft_ray.answers.state import (
@@ -44,12 +45,8 @@ from taft_ray.answers.state import (
     DamagedObject,
     Quarantined,
     RecordedOutcome,
-    RejectedRow,
-    RejectedRows,
     Repaired,
     RequestStatus,
-    Sample,
-    Samples,
     ServedBy,
     ShardStatus,
     Status,

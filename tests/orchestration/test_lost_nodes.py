@@ -274,6 +274,14 @@ def in_hand(watch: Watch, stage: str, ended: Callable[[], str | None]) -> Held:
     return held
 
 
+def held_in(stage: str, watch: Watch, runs: Runs, to: Path) -> tuple[Path, Path, tuple[object, ...]]:
+    """A run where a stage begins, a file for the log, and the command of the stage, which will be held in the middle."""
+    run = runs.begun(stage, to / "run")
+    runs.undisturbed(stage)
+    watch.hold(STAGES[stage].kind, STAGES[stage].nth)
+    return run, to / "log", runs.command(stage, run)
+
+
 def check(stage: str, run: Path, runs: Runs, watch: Watch, held: Held, repeated: bool) -> None:
     """The run is one that nothing happened to, and nothing was done twice but what was in hand."""
     assert facts(run) == facts(runs.undisturbed(stage))
@@ -299,10 +307,7 @@ def check(stage: str, run: Path, runs: Runs, watch: Watch, held: Held, repeated:
 def test_a_loss_changes_no_bit(
     stage: str, loss: Callable[[Case], None], cluster: NodeCluster, watch: Watch, runs: Runs, tmp_path: Path
 ) -> None:
-    run, log = runs.begun(stage, tmp_path / "run"), tmp_path / "log"
-    runs.undisturbed(stage)
-    watch.hold(STAGES[stage].kind, STAGES[stage].nth)
-    command = runs.command(stage, run)
+    run, log, command = held_in(stage, watch, runs, tmp_path)
     options = ("--fit-timeout", 5) if loss is stop_worker and stage == "training" else ()
     with started(log, *command, *options, env=cluster.env()) as process:
         held = in_hand(watch, stage, lambda: log.read_text() if process.poll() is not None else None)
@@ -324,10 +329,7 @@ def test_a_machine_that_ray_misses_late_changes_no_bit(
     stage: str, watched: tuple[Watch, dict[str, str]], watch: Watch, runs: Runs, tmp_path: Path
 ) -> None:
     """With Ray's own health checks: calls to the machine's workers fail many seconds before the machine is given up."""
-    run, log = runs.begun(stage, tmp_path / "run"), tmp_path / "log"
-    runs.undisturbed(stage)
-    watch.hold(STAGES[stage].kind, STAGES[stage].nth)
-    command = runs.command(stage, run)
+    run, log, command = held_in(stage, watch, runs, tmp_path)
     with node_cluster(watched[1], soon=False) as cluster, started(log, *command, env=cluster.env()) as process:
         held = in_hand(watch, stage, lambda: log.read_text() if process.poll() is not None else None)
         os.kill(Case(cluster, watch, process, STAGES[stage].kind, held).raylet, signal.SIGKILL)
@@ -360,10 +362,7 @@ def test_a_machine_that_goes_while_a_lane_starts_there_fails_no_lane(
 def test_a_restart_of_the_head_changes_no_bit(
     stage: str, watched: tuple[Watch, dict[str, str]], watch: Watch, runs: Runs, tmp_path: Path
 ) -> None:
-    run, log = runs.begun(stage, tmp_path / "run"), tmp_path / "log"
-    runs.undisturbed(stage)
-    watch.hold(STAGES[stage].kind, STAGES[stage].nth)
-    command = runs.command(stage, run)
+    run, log, command = held_in(stage, watch, runs, tmp_path)
     with node_cluster(watched[1], nodes=1) as cluster, started(log, *command, env=cluster.env()) as process:
         held = in_hand(watch, stage, lambda: log.read_text() if process.poll() is not None else None)
         cluster.end()

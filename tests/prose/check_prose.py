@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FILES = ["*.md", "docs/**/*.md", "benchmarks/*.md", "cluster/*.md", "taft_ray/**/*.md"]
+FILES = ["*.md", "docs/**/*.md", "docs/**/*.ipynb", "benchmarks/*.md", "cluster/*.md", "taft_ray/**/*.md"]
 FILES += [f"{folder}/**/*.py" for folder in ("taft_ray", "jobs", "benchmarks", "tests")]
 
 MOST_WORDS, MOST_COLUMNS, CODE_INDENT = 25, 100, 4
@@ -101,10 +102,20 @@ def unreleased(changelog: str) -> str:
     return first + heading + rest.partition("\n## ")[0]
 
 
+def offences_in_notebook(text: str) -> Iterator[Offence]:
+    """Those of its pages; a line is the number of a cell."""
+    for number, cell in enumerate(json.loads(text)["cells"], 1):
+        if cell["cell_type"] == "markdown":
+            for _, rule, sentence in offences_in_text("".join(cell["source"])):
+                yield number, rule, sentence
+
+
 def offences_of(file: Path) -> list[Offence]:
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
         return list(offences_in_python(text))
+    if file.suffix == ".ipynb":
+        return list(offences_in_notebook(text))
     return list(offences_in_markdown(unreleased(text) if file.name == "CHANGELOG.md" else text))
 
 

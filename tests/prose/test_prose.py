@@ -1,10 +1,11 @@
 """The prose check finds a bad sentence, takes no table, list or code for prose, and its table only goes down."""
 
+import json
 from pathlib import Path
 
 import check_prose
 import pytest
-from check_prose import LONG, OPENER, WRAP, offences_in_markdown, offences_in_python, unreleased
+from check_prose import LONG, OPENER, WRAP, offences_in_markdown, offences_in_notebook, offences_in_python, unreleased
 
 WORDS = " ".join(["Word"] * 25)
 
@@ -64,6 +65,12 @@ def f(x):
 def test_released_versions_stay_as_they_are() -> None:
     changelog = "# Changelog\n\n## [Unreleased]\n\n- Of this.\n\n## [0.1.0]\n\n- Of that.\n"
     assert rules(unreleased(changelog)) == [OPENER]
+
+
+def test_pages_of_a_notebook_are_read_and_its_code_is_not() -> None:
+    cells = [("code", "# Of a."), ("markdown", "Plain."), ("markdown", "Of this.")]
+    text = json.dumps({"cells": [{"cell_type": kind, "source": [source]} for kind, source in cells]})
+    assert list(offences_in_notebook(text)) == [(3, OPENER, "Of this.")]
 
 
 def test_an_offence_fails_and_is_named(

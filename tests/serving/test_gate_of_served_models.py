@@ -1,7 +1,7 @@
 """A release gate keeps probabilities back, and never a forget; and `recalls` tells which models requests were answered with."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,27 +30,6 @@ OF_SHARD = {
     shard: [sample_id(n) for n in range(SAMPLES) if shard_of(sample_id(n), SHARDS) == shard] for shard in range(SHARDS)
 }
 ONE_MORE = "publication of a newer model is held until 1 more forget"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Callable[..., Any]) -> Path:
-    run = tmp_path_factory.mktemp("gated") / "run"
-    plain_train(run, spec_of(parquet, trainable="head"))
-    return run
-
-
-@pytest.fixture
-def run(trained: Path, copy_of: Callable[..., Path]) -> Path:
-    copied = copy_of(trained)
-    begin_serving(copied)
-    return copied
-
-
-@pytest.fixture
-def served(run: Path) -> Iterator[PlainReplica]:
-    replica = PlainReplica(str(run)).poll()
-    yield replica
-    replica.replica.close()
 
 
 def probabilities(answer: dict[str, Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,31 +28,10 @@ PICTURES = [picture(number) for number in range(1000, 1006)]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Callable[..., Any]) -> Path:
-    run = tmp_path_factory.mktemp("served") / "run"
-    plain_train(run, spec_of(parquet, trainable="head"))
-    return run
-
-
-@pytest.fixture(scope="module")
 def additive(tmp_path_factory: pytest.TempPathFactory, parquet: Path, spec_of: Callable[..., Any]) -> Path:
     run = tmp_path_factory.mktemp("served-additive") / "run"
     plain_train(run, spec_of(parquet, solver="additive", features=48))
     return run
-
-
-@pytest.fixture
-def run(trained: Path, copy_of: Callable[..., Path]) -> Path:
-    copied = copy_of(trained)
-    begin_serving(copied)
-    return copied
-
-
-@pytest.fixture
-def served(run: Path) -> Iterator[PlainReplica]:
-    replica = PlainReplica(str(run)).poll()
-    yield replica
-    replica.replica.close()
 
 
 def predicted(run: Path, pictures: list[bytes], folder: Path) -> list[tuple[str, tuple[float, ...]]]:

@@ -17,7 +17,8 @@ from taft_ray.evaluation.notation import value_of
 from taft_ray.pages.document import page
 from taft_ray.pages.live import grid
 from taft_ray.pages.live.curve import accuracy_curve
-from taft_ray.pages.shown import Shown, Table, code, digest, marked, table, time_of, title
+from taft_ray.pages.live.left_the_house import recalls, request_link, served
+from taft_ray.pages.shown import Shown, Table, digest, marked, table, time_of, title
 
 REQUESTS, SHARDS, OWNERS = 20, 100, 100  # rows of one page of a table
 _COSTS = (
@@ -89,8 +90,8 @@ def run_page(
         grid=grid.shard_grid(shards) if shards else None,
         legend=[(grid.swatch(kind), grid.name_of(kind), count) for kind, count in grid.kinds(shards)],
         accuracy=_accuracy(document),
-        recalls_table=_recalls(document),
-        served_table=_served(document),
+        recalls_table=recalls(document),
+        served_table=served(document),
         spent_table=_spent(document),
         costs=_costs(document),
         audit_table=_audit(document),
@@ -136,7 +137,7 @@ def owners_page(document: dict[str, Any], owners: dict[str, Any], asked: Mapping
         for at, one in some.items
     ]
     gone = [
-        [digest(owner, f"/forgotten/{i}"), _request_link(document["name"], request)]
+        [digest(owner, f"/forgotten/{i}"), request_link(document["name"], request)]
         for i, (owner, request) in enumerate(owners["forgotten"].items())
     ]
     return page(
@@ -157,10 +158,6 @@ def last_part(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2] or uri
 
 
-def _request_link(run: str, request: Any) -> Markup:
-    return Markup('<a href="/runs/{}/requests/{}"><code>{}</code></a>').format(run, request, request)
-
-
 def _requests(document: dict[str, Any], some: Piece) -> Table:
     planned = {one["request"]: one for one in document["status"].get("requests", [])}
     rows = []
@@ -169,7 +166,7 @@ def _requests(document: dict[str, Any], some: Piece) -> Table:
         runs_at = planned.get(request["request"], {}).get("runs_at")
         rows.append(
             [
-                _request_link(document["name"], request["request"]),
+                request_link(document["name"], request["request"]),
                 one.text("mode"),
                 one.at("samples", "whole"),
                 one.count("shards"),
@@ -231,7 +228,7 @@ def _accuracy(document: dict[str, Any]) -> dict[str, Any]:
         at = Shown(one, f"/report/forgets/{i}")
         rows.append(
             [
-                _request_link(document["name"], one["request"]),
+                request_link(document["name"], one["request"]),
                 f"{gone:,}",
                 at.at("accuracy_before", "percent", "–"),
                 at.at("accuracy_after", "percent"),
@@ -240,65 +237,6 @@ def _accuracy(document: dict[str, Any]) -> dict[str, Any]:
     head = ("After request", "Samples forgotten", "Before", "After")
     made = table("Accuracy of the latest requests that were measured", head, rows[-REQUESTS:][::-1], numeric=(1, 2, 3))
     return {"drawn": accuracy_curve(points), "table": made, "on": latest}
-
-
-def _recalls(document: dict[str, Any]) -> Table:
-    rows = []
-    for i, release in enumerate(document["recalls"].get("releases", [])):
-        one, at = Shown(release, f"/recalls/releases/{i}"), f"/recalls/releases/{i}"
-        bad = release["status"] in ("recalled", "expired")
-        rows.append(
-            [
-                code(release["release"], f"{at}/release"),
-                one.text("what"),
-                Markup('<strong class="{}">{}</strong>').format("bad" if bad else "good", one.text("status")),
-                time_of(release["released"], f"{at}/released"),
-                one.text("to", "not said"),
-                one.text("contact", "not said"),
-                time_of(release["until"], f"{at}/until") if release["until"] else "no date",
-                Markup(", ").join(_request_link(document["name"], name) for name in release["recalled_by"]) or "–",
-                one.count("notified") if release["notified"] else "no",
-                digest(release["digest"], f"{at}/digest"),
-            ]
-        )
-    head = (
-        "Release",
-        "What",
-        "Status",
-        "Released",
-        "To",
-        "Contact",
-        "Until",
-        "Recalled by",
-        "Notices taken",
-        "SHA-256",
-    )
-    return table("Files that left the house", head, rows, prose=(4, 5))
-
-
-def _served(document: dict[str, Any]) -> Table:
-    """A row per model that a serving may have answered with, the newest serving first."""
-    rows = []
-    servings = document["recalls"].get("servings", [])
-    for i in range(len(servings) - 1, -1, -1):
-        for j, model in enumerate(servings[i]["models"]):
-            at = f"/recalls/servings/{i}/models/{j}"
-            one, answers = Shown(model, at), model["status"] == "answering"
-            rows.append(
-                [
-                    code(servings[i]["serving"], f"/recalls/servings/{i}/serving"),
-                    one.text("mode", "not known"),
-                    digest(model["digest"], f"{at}/digest"),
-                    Markup('<strong class="good">{}</strong>').format(one.text("status"))
-                    if answers
-                    else one.text("status"),
-                    time_of(model["since"], f"{at}/since") if model["since"] else "not known",
-                    time_of(model["until"], f"{at}/until") if model["until"] else "–",
-                    Markup(", ").join(_request_link(document["name"], name) for name in model["withdrawn_by"]) or "–",
-                ]
-            )
-    head = ("Serving", "Composition", "Model", "Status", "Since", "Until", "Withdrawn by")
-    return table("Models that requests were answered with", head, rows[:SHARDS])
 
 
 def _spent(document: dict[str, Any]) -> Table | None:
