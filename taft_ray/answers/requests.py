@@ -33,7 +33,7 @@ class Waiting(Answer):
 class Estimate(Answer):
     """The reach and cost of a forget; or, with ``already_forgotten``, the request that answers it.
 
-    seconds: of the fits, and of removing as earlier forgets took for it; None where no fit was measured yet.
+    seconds: of the fits, and of removing as ``earlier_forgets`` took for it (median); None where no fit was measured yet.
 
     seconds_besides: what earlier forgets with a fit took besides (median), such as the start of Ray.
 
@@ -54,6 +54,7 @@ class Estimate(Answer):
     bytes_to_purge: int | None = optional()
     gpu_hour_price: float | None = None
     cost: float | None = None
+    earlier_forgets: int = optional(0)
     identical_that_stay: int | None = optional()
     already_forgotten: bool | None = optional()
     request: str | None = optional()
@@ -143,10 +144,12 @@ class Estimate(Answer):
             return "unknown: no fit of this run was measured yet"
         if not self.seconds:
             return "unknown: no forget of this run has measured how long removing takes"
-        removing = "removing and rewriting the cache as earlier forgets did (nothing before the first)"
+        if not self.earlier_forgets:
+            return f"about {duration(self.seconds)} for the fits; no forget of this run has measured how long removing takes"
+        removing = f"removing, as {plural(self.earlier_forgets, 'earlier forget')} of this run did"
         if not self.samples_to_retrain:
             return f"about {duration(self.seconds)} for {removing}"
-        return f"about {duration(self.seconds)} for the fits alone, and for {removing}"
+        return f"about {duration(self.seconds)} for the fits, and for {removing}"
 
     def _besides(self) -> str | None:
         """The part of a forget that the seconds leave out."""

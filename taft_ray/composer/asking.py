@@ -228,7 +228,13 @@ class Asking:
             # at once, whatever its deadline: it may have been carried out already, and a certificate given; from now on, for
             # what is timed is this time's work
             asked = self._asked(request, facts["mode"], facts["hashes"], sorted(shards), self.clock())
-            return replace(asked, owners=tuple(facts["owners"]), unplaced=unplaced, restored=True)
+            return replace(
+                asked,
+                owners=tuple(facts["owners"]),
+                unplaced=unplaced,
+                restored=True,
+                first_requested=float(facts["requested"]),
+            )
 
         self.record.commit(ForgetRequested, f"{request}/requested", decide)
 
@@ -252,7 +258,7 @@ class Asking:
         times = {} if request.deadline is None else {"deadline": request.deadline, "runs_at": request.runs_at}
         facts = {"mode": request.mode, "hashes": list(request.hashes), "owners": list(request.owners)}
         write = self.tombstones().rewrite if again else self.tombstones().write
-        write(request.request, {**facts, "requested": request.started, **times})
+        write(request.request, {**facts, "requested": request.asked, **times})
 
     def mend_tombstones(self) -> None:
         """Write damaged tombstones again, of requests that the ledger has."""

@@ -28,6 +28,7 @@ _STEPS = {
     "rewritten": "The list of samples was committed without them",
     "purged": "Everything stored that had seen the samples was deleted, and looked for again",
     "start purged": "The state that solving again had started from was deleted, and looked for again",
+    "withdrawn": "Replicas answered with a model from before it no more",
 }
 _SUBTRACTION = {
     "dropped": "The subtraction began; no shard left the model",

@@ -144,7 +144,10 @@ class TrainingFinished(Fact):
 
 @dataclass(frozen=True)
 class ForgetRequested(Fact):
-    """A forget: tombstones from here on. hashes, owners: of ids and owners. deadline, runs_at, started: unix seconds."""
+    """A forget: tombstones from here on. hashes, owners: of ids and owners. deadline, runs_at, started: unix seconds.
+
+    first_requested: of a restored one, when it was asked for (unix seconds); ``started`` is when it was found again.
+    """
 
     KIND = "forget-requested"
     request: str
@@ -160,6 +163,7 @@ class ForgetRequested(Fact):
     unplaced: bool = optional(False)  # nobody could tell which shards it touches
     composed_before_unknown: str | None = optional()  # why it is
     restored: bool = optional(False)  # from what was kept beside the run
+    first_requested: float | None = optional()
 
 
 @dataclass(frozen=True)

@@ -291,6 +291,7 @@ def _request(state: RunState, fact: facts.ForgetRequested, time: str) -> None:
         runs_at=fact.runs_at,
         unplaced=fact.unplaced,
         composed_before_unknown=fact.composed_before_unknown,
+        first_requested=fact.first_requested,
     )
     for digest in request.hashes:
         first = state.tombstones.get(digest)

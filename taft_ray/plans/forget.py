@@ -166,8 +166,8 @@ def estimate(
 ) -> dict[str, Any]:
     """An estimate of what a forget will take, from this run's own measurements. Seconds are None where nothing was measured yet.
 
-    seconds: drop and purge as earlier forgets of this run took (nothing before the first), and a fit at the rate of this
-    run's fits. The fit of a shard in slices is taken as a whole one; it may be less.
+    seconds: a fit at the rate of this run's fits, and removing as the median of its ``earlier_forgets`` (nothing before the
+    first). The fit of a shard in slices is taken as a whole one; it may be less.
 
     cost: the fits' seconds at ``gpu_hour_price``, in its currency; None without a price.
 
@@ -185,6 +185,7 @@ def estimate(
         "shards": list(plan.shards),
         "samples_to_retrain": left,
         "seconds": None if fit_seconds is None else fit_seconds + (median(purges) if purges else 0.0),
+        "earlier_forgets": len(purges),
         "bytes_to_purge": bytes_to_purge,
         "gpu_hour_price": gpu_hour_price,
         "cost": None if gpu_hour_price is None or fit_seconds is None else fit_seconds / 3600 * gpu_hour_price,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from taft_ray.plans.state import DROPPED, EMPTY, PENDING, QUARANTINED, SUBTRACTED, TRAINED, RequestState, RunState
 
@@ -71,20 +70,17 @@ def _gauges(state: RunState, entries: int, now: float) -> Iterator[Sample]:
     counted = {"waiting": waiting, "open": len(unfinished) - waiting, "done": len(state.requests) - len(unfinished)}
     for name, count in counted.items():
         yield Sample("taft_requests", count, {"state": name})
-    yield Sample("taft_oldest_open_request_timestamp_seconds", min(map(_made, unfinished), default=0.0))
+    yield Sample(
+        "taft_oldest_open_request_timestamp_seconds", min((request.asked for request in unfinished), default=0.0)
+    )
     deadlines = [request.deadline for request in unfinished if request.deadline is not None]
     yield Sample("taft_next_deadline_timestamp_seconds", min(deadlines, default=0.0))
-    unpurged = [_made(request) for request in unfinished if request.purged is None and not _waits(request, now)]
+    unpurged = [request.asked for request in unfinished if request.purged is None and not _waits(request, now)]
     yield Sample("taft_oldest_unpurged_timestamp_seconds", min(unpurged, default=0.0))
 
 
 def _waits(request: RequestState, now: float) -> bool:
     return request.waiting and request.runs_at is not None and request.runs_at > now
-
-
-def _made(request: RequestState) -> float:
-    """When a request was made."""
-    return request.started or datetime.fromisoformat(request.time).timestamp()
 
 
 def exposition(samples: list[Sample], helps: Mapping[str, str], run: str) -> str:

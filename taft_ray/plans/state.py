@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from taft_ray.plans.additions import Added, AdditionBegun
@@ -140,11 +141,31 @@ class RequestState:
     left_at: int | None = None  # the ledger entry by which its samples left the sums
     lost_from: tuple[int, ...] | None = None  # the shards that had samples of it; None: not known yet
     withdrawn: list[Withdrawn] = field(default_factory=list)  # models that are served no more
+    first_requested: float | None = None  # of one that was found beside the run (unix seconds)
+
+    @property
+    def asked(self) -> float:
+        """When it was asked for (unix seconds), which is before it began where it was found beside the run."""
+        if self.first_requested is not None:
+            return self.first_requested
+        return self.started or datetime.fromisoformat(self.time).timestamp()
+
+    @property
+    def requested(self) -> str:
+        """When it was asked for (ISO 8601): the time of its entry, unless it was found beside the run."""
+        return requested_at(self.time, self.first_requested)
 
     @property
     def waiting(self) -> bool:
         """Whether it is gathered with others until its time comes: so far it is a promise and a tombstone."""
         return self.deadline is not None and self.dropped is None
+
+
+def requested_at(time: str, first_requested: float | None) -> str:
+    """When a request was asked for (ISO 8601): the time of its entry, unless it was found beside the run."""
+    if first_requested is None:
+        return time
+    return datetime.fromtimestamp(first_requested, UTC).isoformat(timespec="microseconds")
 
 
 @dataclass

@@ -31,6 +31,7 @@ _STEPS = {
     "rewritten": "rewritten",
     "purged": "purged",
     "start-purged": "start purged",
+    "withdrawn": "withdrawn",
 }
 _DOES_NOT_COVER = (
     "the source data, which belongs to its owner and is not touched",
@@ -94,7 +95,7 @@ def _asked(state: RequestState) -> dict[str, Any]:
     return {
         "request": state.request,
         "mode": state.mode,
-        "requested": state.time,
+        "requested": state.requested,
         "deadline": state.deadline,
         "samples": len(state.hashes),
         "id_hashes": list(state.hashes),

@@ -6,6 +6,7 @@ from collections import Counter
 
 from taft_ray.counting import plural, which
 from taft_ray.errors import IntegrityError, ObjectMissing
+from taft_ray.plans.facts import fact_of
 from taft_ray.plans.privacy import Privacy
 from taft_ray.plans.spending import DpReserved
 from taft_ray.privacy import commitment, epsilon_of_sampled, mu_of
@@ -135,9 +136,16 @@ def _beside(run: Evidence) -> None:
     if not run.state.identity:
         return
     known = {one.digest for several in run.state.reservations.values() for one in several}
-    missing = KeptReservations(run.store, run.state.identity).names() - known
+    beside = KeptReservations(run.store, run.state.identity)
+    kept = beside.names()
+    missing = kept - known
     if missing:
         raise IntegrityError(
             f"{plural(len(missing), 'reservation is', 'reservations are')} kept beside {run.store.uri} and not in its ledger: an "
             "older copy of the folder was put back; taft-ray train charges them again"
         )
+    for name in sorted(kept):
+        if any(fact_of(DpReserved, facts).digest != name for facts in beside.read({name})):
+            raise IntegrityError(
+                f"reservation {name[:16]} is kept beside {run.store.uri} with other facts than its name says"
+            )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from taft_ray.counting import plural
 from taft_ray.errors import IntegrityError
+from taft_ray.plans.facts import fact_of
 from taft_ray.plans.fold import apply
 from taft_ray.plans.gate import hold
 from taft_ray.plans.recalls import holds
@@ -22,12 +24,16 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def releases(run: Evidence) -> None:
     """The facts of the register agree with the ledger around them; a notice is of a release that was recalled then."""
     known = run.state.releases
+    beside = KeptReleases(run.store, run.state.identity)
     with run.examining("releases"):
-        if lost := KeptReleases(run.store, run.state.identity).names() - known.keys():
+        if lost := beside.names() - known.keys():
             raise IntegrityError(
                 f"{plural(len(lost), 'release is', 'releases are')} kept beside {run.store.uri} and not in its ledger: an older copy "
                 "of the folder was put back. Run taft-ray forget --due, which registers them again"
             )
+    for name in sorted(beside.names() & known.keys()):
+        with run.examining("releases"):
+            _kept(beside, known[name].fact)
     if not known:
         return
     at = {one.number: one for one in known.values()}
@@ -61,6 +67,15 @@ def releases(run: Evidence) -> None:
         for one in several
     ]
     run.checks["releases"] = len(known)
+
+
+def _kept(beside: KeptReleases, fact: Released) -> None:
+    """A release beside the run is whole, and the one of the ledger."""
+    for facts in beside.read({fact.release}):
+        if replace(fact_of(Released, facts), restored=False, left=()) != replace(fact, restored=False, left=()):
+            raise IntegrityError(
+                f"release {fact.release} is kept beside the run with other facts than the ledger has; restore it from a copy"
+            )
 
 
 def _check_entry(run: Evidence, one: ReleaseState, digest: str) -> None:

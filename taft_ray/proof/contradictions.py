@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from taft_ray.plans.fold import Replayed
-from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, SUBTRACT, RunState
+from taft_ray.plans.state import EMPTY, FITTING, QUARANTINED, SUBTRACT, RunState, requested_at
 from taft_ray.proof.certificate import brought_back
 from taft_ray.proof.outside import outside_contradictions
 from taft_ray.proof.privacy import privacy_contradictions
@@ -55,7 +55,7 @@ def inconsistencies(certificate: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _disorder(certificate: Mapping[str, Any]) -> Iterator[str]:
-    steps = [step["step"] for step in certificate["steps"]]
+    steps = [step["step"] for step in certificate["steps"] if step["step"] != "withdrawn"]
     numbers = [step["number"] for step in certificate["steps"]]
     purge = [step for step in steps if not step.startswith("trained shard ")][:4]
     if purge != ["requested", "dropped", "rewritten", "purged"]:
@@ -87,6 +87,10 @@ def contradictions(
         elif what != "rests on" and (what != "purged" or number == last_purge):
             says = _says(certificate, what)
             wrong = [name for name, value in says.items() if entry.body.get(name) != value]
+            if what == "requested" and certificate["requested"] != requested_at(
+                entry.time, entry.body.get("first_requested")
+            ):
+                wrong.append("requested")
             if wrong:
                 yield f"{what}: the certificate and entry {number} of the ledger differ in {wrong}"
     yield from _other_drops(certificate, entries)
@@ -126,4 +130,5 @@ def _says(certificate: Mapping[str, Any], step: str) -> dict[str, Any]:
         "rewritten": {"manifest": certificate["manifest_after"]},
         "purged": {"manifest": certificate["manifest_after"]},
         "start purged": {},
+        "withdrawn": {},  # each is a field of the certificate
     }[step]

@@ -39,7 +39,7 @@ def notice(state: RunState, spec: RunSpec, recalled: Standing) -> dict[str, Any]
         "to": fact.to,
         "contact": fact.contact,
         "until": fact.until,
-        "recalled_by": [{"request": one.request, "mode": one.mode, "requested": one.time} for one in forgets],
+        "recalled_by": [{"request": one.request, "mode": one.mode, "requested": one.requested} for one in forgets],
         "asks": _ASKS,
     }
 

@@ -67,7 +67,7 @@ def gather(run: str, spec: RunSpec) -> Gathered:
     kept = found.tried("retention", lambda: retention(run))
     left = found.tried("recalls", lambda: recalls(run))
     certificates = {} if made is None else _certificates(found, store, made)
-    asked = {} if made is None else {one.request: one.time for one in made.state.requests.values()}
+    asked = {} if made is None else {one.request: one.requested for one in made.state.requests.values()}
     found.facts = {
         "schema": SCHEMA,
         "run": run,

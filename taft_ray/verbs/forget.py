@@ -214,10 +214,14 @@ def _carry_out(
         "carried_out_with": [asked["request"] for asked in standing],
     }
     for asked in standing:  # all are waited for at the same time: each began when its cache was rewritten
+        waited = False
         while (seconds := composer.withdraw(asked["request"])) > 0:
             turn.waits()
             report("withdraw", 0, 1)
+            waited = True
             time.sleep(min(seconds, _LOOK_S))
+        if waited:
+            report("withdraw", 1, 1)
     done = {asked["request"]: composer.conclude_forget(asked["request"], told) for asked in standing}
     for request in requests:
         if request in stuck and (needed is None or request == needed):

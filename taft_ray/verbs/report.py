@@ -174,7 +174,7 @@ def gather(store: Store, spec: RunSpec, state: RunState) -> dict[str, Any]:
             "request": request.request,
             "mode": request.mode,
             "samples": len(request.hashes),
-            "asked": request.time,
+            "asked": request.requested,
             "deadline": request.deadline,
         }
         for request in state.requests.values()
@@ -233,5 +233,5 @@ def _forget(request: RequestState, measured: Mapping[str, tuple[float, dict[str,
         "shards": list(request.shards),
         "seconds": dict(finished.seconds),
         **told,
-        "time": request.time,
+        "time": request.requested,
     }

@@ -111,7 +111,7 @@ def request_told(spec: RunSpec, state: RunState, request: RequestState) -> dict[
         "samples": len(request.hashes),
         "owners": len(request.owners),
         "shards": list(request.shards),
-        "asked": request.time,
+        "asked": request.requested,
         "deadline": request.deadline,
         "waiting": request.waiting,
         "steps": steps,

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,8 @@ def test_waiting_request_of_an_older_copy_is_carried_out_at_once(
     again = carry_out(Composer(str(run)), worker=worker)
     assert again[asked["request"]]["composed_after"] == certified["composed_after"]
     assert again[asked["request"]]["seconds"]["total"] <= time.time() - began, "of this time, not since the first"
+    requested = datetime.fromisoformat(again[asked["request"]]["requested"]).timestamp()
+    assert requested < began, "the month of an erasure runs from the first time"
     stay_forgotten(run, GONE)
     assert verify(str(run))["problems"] == []
 

@@ -13,6 +13,7 @@ from toy_run import EVERYONE
 from taft_ray.plans.releases import RecallNotified
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.record import Record
+from taft_ray.storage import KeptReleases, Store
 from taft_ray.verbs.release import release as set_gate
 
 
@@ -74,6 +75,24 @@ def test_override_that_is_not_told_is_found(released: Path, tmp_path: Path) -> N
     run = copied(released, tmp_path / "run")
     reseal(run, "released", lambda body: {name: value for name, value in body.items() if name != "overrode"})
     assert any("held it back, and does not say so" in problem for problem in verify(str(run))["problems"])
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_release_that_was_changed_beside_the_run_is_found(released: Path, tmp_path: Path, sealed: bool) -> None:
+    """An older copy of the folder would register it again as it lies there."""
+    run = copied(released, tmp_path / "run")
+    kept = KeptReleases(Store(str(run)), state_of(run).identity)
+    name = sorted(kept.names())[0]
+    (facts,) = kept.read({name})
+    path = next(tmp_path.glob(f"run.tombstones/released/*/{name}.json"))
+    if sealed:
+        path.unlink()
+        kept.write(name, {**facts, "digest": "0" * 64})
+    else:
+        path.write_bytes(path.read_bytes().replace(facts["digest"].encode(), b"0" * 64))
+    (problem,) = verify(str(run))["problems"]
+    assert problem.startswith("releases: ")
+    assert name in problem
 
 
 def test_two_releases_of_one_name_and_a_notice_of_none_are_found(released: Path, tmp_path: Path) -> None:

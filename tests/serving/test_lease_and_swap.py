@@ -154,6 +154,7 @@ def test_forgotten_is_in_no_answer_after_the_next_look(served: PlainReplica, run
     told = str(tr.answers.Certificate.from_json(certificate))
     assert "served no more" in told
     assert "1 replica acknowledged" in told
+    assert [step["step"] for step in certificate["steps"]][-1] == "withdrawn"
     assert withdrawn["digest"] == before["composed"]
     assert withdrawn["acknowledged"] == ["r-1"]
     assert withdrawn["lapsed"] == []
