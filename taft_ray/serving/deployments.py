@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,8 @@ class ModelReplica:
         while self.replica.waits() and time.monotonic() < until:
             time.sleep(_SOON_S)
             self.replica.poll()
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking through it again would hold answers up
         # a thread per run: storage that does not answer holds up its own alone
         self._threads = [threading.Thread(target=self._follow, args=one, daemon=True) for one in self._wakes.items()]
         for thread in self._threads:
