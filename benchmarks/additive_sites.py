@@ -1,10 +1,12 @@
 """Which sites, how many blocks and how many numbers per picture the additive model wants; accuracy on four data sets.
 
-    python -m benchmarks.additive_sites --assets FOLDER --cache FOLDER [--data signs,cifar,dino,digits] [--seeds 3] [--all] [--json]
+    python -m benchmarks.additive_sites --assets FOLDER --cache FOLDER [--data signs,cifar,dino,digits] [--seeds 3] [--all] [--views]
+        [--json]
 
 The networks' site vectors are made once, in bfloat16, and kept in the cache folder (some GB). All else is the package's own:
 projections by seed, rows, sums, and λ by generalised cross-validation. Leave-one-out accuracy is of the training pictures.
-Test pictures choose nothing. ``--all`` tries every recipe, otherwise the default one alone.
+Test pictures choose nothing. ``--all`` tries every recipe, otherwise the default one alone. ``--views`` tries site vectors that
+are the mean over fixed views of a picture: as it is, mirrored, and its middle seven eighths.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,20 @@ from taft_ray.models import load_model
 
 BATCH = 32
 KEPT = tuple(f"output.{pool}" for pool in ("class", "mean", "quarters", "deviation"))
+
+
+def _middle(images: Tensor) -> Tensor:
+    edge = images.shape[-1] // 16
+    size = images.shape[-2:]
+    return nn.functional.interpolate(images[..., edge:-edge, edge:-edge], size, mode="bilinear", antialias=True)
+
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "same": lambda images: images,
+    "mirrored": lambda images: images.flip(-1),
+    "middle": _middle,
+}
+TOGETHER = (("same", "mirrored"), ("same", "middle"), ("same", "mirrored", "middle"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +162,22 @@ class Vectors:
         return found
 
 
+def mean_of(several: Sequence[Vectors]) -> Vectors:
+    """The mean over views of the same pictures."""
+    parts = {
+        split: [np.mean(group, axis=0) for group in zip(*(one.parts[split] for one in several), strict=True)]
+        for split in several[0].parts
+    }
+    return Vectors(sites=several[0].sites, parts=parts, labels=several[0].labels)
+
+
 def _widths(members: tuple[str, ...], width: int) -> list[int]:
     """Numbers per member: the quarters are four vectors. One class token is supposed."""
     parts = [4 if member.endswith("quarters") else 1 for member in members]
     return [width // sum(parts) * part for part in parts]
 
 
-def vectors_of(name: str, assets: Path, cache: Path) -> tuple[nn.Module, int, Vectors]:
+def vectors_of(name: str, assets: Path, cache: Path, view: str = "same") -> tuple[nn.Module, int, Vectors]:
     """The network, its image size, and the vectors, from the cache where an earlier call left them."""
     data = DATA[name]
     loaded = load_model(data.model, None if data.weights is None else str(assets / data.weights), data.image_size)
@@ -165,7 +190,8 @@ def vectors_of(name: str, assets: Path, cache: Path) -> tuple[nn.Module, int, Ve
     parts: dict[str, list[np.ndarray]] = {}
     labels: dict[str, np.ndarray] = {}
     for split, rows in zip(("train", "test"), data.rows, strict=True):
-        kept = [cache / f"{name}-{split}-{group.name}.npy" for group in sites.groups]
+        of = name if view == "same" else f"{name}-{view}"
+        kept = [cache / f"{of}-{split}-{group.name}.npy" for group in sites.groups]
         table = pq.read_table(files[split], columns=["image", "label"])
         if rows is not None:
             table = table.take(_drawn(Path(files[split]).name, table.num_rows, rows))
@@ -175,7 +201,7 @@ def vectors_of(name: str, assets: Path, cache: Path) -> tuple[nn.Module, int, Ve
             pictures = table["image"].to_pylist()
             for at in range(0, len(pictures), BATCH):
                 pixels = [decode_image(content, size).copy() for content in pictures[at : at + BATCH]]
-                images = loaded.preprocess(torch.from_numpy(np.stack(pixels)))
+                images = VIEWS[view](loaded.preprocess(torch.from_numpy(np.stack(pixels))))
                 with torch.autocast("cpu", torch.bfloat16):
                     made.append(site_vectors(network, sites, images))
             for path, pieces in zip(kept, zip(*made, strict=True), strict=True):
@@ -228,6 +254,7 @@ def main() -> None:
     parser.add_argument("--data", default=",".join(DATA))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--views", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.cache.mkdir(parents=True, exist_ok=True)
@@ -236,6 +263,12 @@ def main() -> None:
         network, size, vectors = vectors_of(name, options.assets, options.cache)
         for recipe in recipes(options.all):
             row = measured(network, size, vectors, recipe, options.seeds)
+            results.append({"data": DATA[name].title, **row})
+            print(_line(results[-1]), file=sys.stderr, flush=True)
+        for views in TOGETHER if options.views else ():
+            several = mean_of([vectors_of(name, options.assets, options.cache, view)[2] for view in views])
+            row = measured(network, size, several, Recipe(), options.seeds)
+            row["recipe"] += f"; mean of {', '.join(views)}"
             results.append({"data": DATA[name].title, **row})
             print(_line(results[-1]), file=sys.stderr, flush=True)
     if options.json:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.reconstruction RUN --never-seen URI --label NAME [--picks 20]
 
-Writes benchmarks/results/reconstruction-NAME.json and prints its rows. The run must be there; it is unchanged. The page of findings
-shows the cosines.
+Writes benchmarks/results/reconstruction-NAME.json and prints its rows. The run must be there; it is unchanged. The page of results
+shows the cosines and how many were found.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import argparse
 import datetime
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import taft_ray as tr
 
 RESULTS = Path(__file__).parent / "results"
+KNOWN = ("own sums", "public data")
 
 
 def rows(attacks: Sequence[dict[str, Any]]) -> list[str]:
@@ -35,15 +36,27 @@ def rows(attacks: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def cosines(measured: dict[str, Any]) -> list[str]:
-    """A line of Markdown per way and batch: the mean cosine of recovered and true features, by what the attacker knows."""
-    lines = ["| way | at once | cosine, own sums known | cosine, public data known |", "|---|---|---|---|"]
-    found = {(one["way"], one["batch"], one["known"]): one["cosine"] for one in measured["attacks"]}
-    for way, batch in dict.fromkeys((one["way"], one["batch"]) for one in measured["attacks"]):
-        title = f"{way}, ε = {measured['epsilon']:g}" if way == "noisy sums" else way
-        cells = [f"{found[way, batch, known]:.3f}" for known in ("own sums", "public data")]
-        lines.append(f"| {' | '.join([title, f'{batch:,}', *cells])} |")
+def risk(by_label: Mapping[str, dict[str, Any]]) -> list[str]:
+    """A line of Markdown per way and batch: cosine and share found, by data and by what the attacker knows."""
+    heads = [f"{label}, {known} known" for label in by_label for known in KNOWN]
+    lines = [f"| way | at once | {' | '.join(heads)} |", "|" + "---|" * (2 + len(heads))]
+    found = {
+        (label, one["way"], _of_shard(one), one["known"]): one
+        for label, measured in by_label.items()
+        for one in measured["attacks"]
+    }
+    epsilon = next(iter(by_label.values()))["epsilon"]
+    for way, batch in dict.fromkeys((way, batch) for _, way, batch, _ in found):
+        title = f"{way}, ε = {epsilon:g}" if way == "noisy sums" else way
+        each = [found.get((label, way, batch, known)) for label in by_label for known in KNOWN]
+        told = ["–" if one is None else f"{one['cosine']:.2f}, {one['first']:.0%}" for one in each]
+        lines.append(f"| {' | '.join([title, batch, *told])} |")
     return lines
+
+
+def _of_shard(one: dict[str, Any]) -> str:
+    """The size of a batch; shards of two data sets have other sizes."""
+    return "a shard" if one["way"] == "drop" else f"{one['batch']:,}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

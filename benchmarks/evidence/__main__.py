@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.evidence import forgetting, index, others, privacy, sharding
 from benchmarks.evidence.results import FOLDER, Results
-from benchmarks.reconstruction import cosines
+from benchmarks.reconstruction import risk
 from benchmarks.template import filled
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -31,9 +31,10 @@ def page(name: str, results: Results) -> str:
             f"{question.NAME} commands": question.commands(results),
             f"{question.NAME} picture": f"![{question.NAME}]({folder}/{picture_file(question.NAME)})",
         }
-    reconstruction = results.table("reconstruction-digits")
-    if reconstruction:
-        parts["reconstruction table"] = "\n".join(cosines(reconstruction["measured"]))
+    attacked = {label: results.table(f"reconstruction-{label}") for label in ("Sign-Digits", "digits")}
+    measured = {label: told["measured"] for label, told in attacked.items() if told}
+    if measured:
+        parts["reconstruction table"] = "\n".join(risk(measured))
     return filled(PAGES[name].read_text(encoding="utf-8"), lambda mark: _said(mark, parts, results))
 
 

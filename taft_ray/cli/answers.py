@@ -10,6 +10,7 @@ import functools
 import inspect
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -47,6 +48,17 @@ def _left(run: Any) -> str:
 
     left = what_is_left(run)
     return f"{left}; run the same command again to go on" if left else again
+
+
+def _without_a_folder() -> str | None:
+    """The way out where the folder that a command was begun in is gone, as a job's is when its package is unpacked again."""
+    with contextlib.suppress(FileNotFoundError):
+        os.getcwd()
+        return None
+    return (
+        "the folder that this command was begun in was removed. Several nodes of Ray on one machine do that to a job's "
+        "checkout: submit it again, and start each node with a --temp-dir of its own"
+    )
 
 
 Verb = Callable[..., Any]  # a command's function; what it returns is an `answers.Answer`
@@ -97,7 +109,8 @@ def answers(function: Verb) -> Verb:
         except Exception as error:
             if debug:
                 raise
-            click.echo(f"taft-ray: {type(error).__name__}: {error} (--debug shows where)", err=True)
+            why = _without_a_folder() or f"{error} (--debug shows where)"
+            click.echo(f"taft-ray: {type(error).__name__}: {why}", err=True)
             sys.exit(1)
         finally:
             log.removeHandler(said)

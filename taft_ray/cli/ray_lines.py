@@ -18,7 +18,12 @@ _MATTERS = (
         re.compile(r"cannot be scheduled|insufficient resources|resource demands|no available node", re.IGNORECASE),
         "waiting for CPUs or GPUs: the cluster has none free for this run; ray status shows who holds them",
     ),
+    (
+        re.compile(r"has been marked dead|Raylet is terminated"),
+        "the cluster lost a machine; what it had in hand is done again elsewhere",
+    ),
 )
+_GOES_ON = re.compile(r"\s|$")  # a line of the same message
 _AGAIN_S = 60.0  # before the same is said again
 
 
@@ -28,6 +33,7 @@ class RayLines(io.TextIOBase):
     def __init__(self, to: TextIO) -> None:
         self._to, self._rest = to, ""
         self._said: dict[str, float] = {}
+        self._in_rays = False  # whether the last line was Ray's
 
     def writable(self) -> bool:
         return True
@@ -52,7 +58,8 @@ class RayLines(io.TextIOBase):
         self._rest = ""
 
     def _line(self, line: str) -> None:
-        if not _RAYS.match(line):
+        self._in_rays = bool(_RAYS.match(line) or (self._in_rays and _GOES_ON.match(line)))
+        if not self._in_rays:
             self._to.write(f"{line}\n")
             return
         for pattern, ours in _MATTERS:

@@ -311,3 +311,15 @@ def test_debug_shows_the_traceback(run: Path) -> None:
     assert answer.code == 1
     assert "Traceback" in answer.err
     assert os.fspath(run) in answer.err
+
+
+def test_command_whose_folder_was_removed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray unpacks a job's checkout again where two nodes share a machine, under the job that runs in it."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    answer = here("verify", "run")
+    assert answer.code == 1
+    assert "the folder that this command was begun in was removed" in answer.err
+    assert "--temp-dir" in answer.err
