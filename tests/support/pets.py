@@ -2,11 +2,13 @@
 
     pets/train, pets/test    a folder per class: cats, dogs, rabbits
     pets/new                 pictures without labels
-    runs/pets                an additive run without deltas, on pets/train when it had a torn file, too
+    runs/pets                an additive run without deltas, on pets/train
     runs/ridge               a run of deltas on the same pictures
     runs/clinic              a private one
     pets.pt2                 an export of runs/pets, which its register knows
     key.pem, public.pem      an Ed25519 key
+
+A torn file lay in pets/train when runs/pets was trained.
 """
 
 import io
