@@ -176,9 +176,9 @@ class Run:
         """Try settings on the cached tokens; the best becomes a spec. options: fields of `plans.sweep.Sweep`.
 
         Examples:
-            >>> best = tr.Run("runs/ridge").sweep(trials=2, held_out=0.25).best
-            >>> sorted(best["settings"]), best["accuracy"] > 0.5
-            ([], True)
+            >>> told = tr.Run("runs/ridge").sweep(trials=2, held_out=0.25)
+            >>> len(told.trials), told.held_out, told.best["accuracy"] > 0.5
+            (2, 16, True)
         """
         from taft_ray.plans.sweep import Sweep
         from taft_ray.verbs.sweep import sweep
@@ -626,9 +626,10 @@ class Run:
         record: keep the outcome in the run, as `verify` does.
 
         Examples:
-            >>> certificate = tr.Run("runs/pets").forget(ids=[f"cats/{number:02d}.jpg" for number in range(20)])
-            >>> tr.Run("runs/pets").audit("pets/train", "pets/test").verdict
-            'at chance'
+            >>> run = tr.Run("runs/pets")
+            >>> certificate = run.forget(ids=[one.id for one in run.samples().samples[::3]])
+            >>> run.audit("pets/train", "pets/test").ok
+            True
         """
         from taft_ray.verbs.audit import audit
 
