@@ -336,7 +336,7 @@ class Run:
         options: fields of `taft_ray.serving.options.ServingOptions`, such as replicas, lease, drain and max_bytes.
 
         Examples:
-            >>> with tr.Run("runs/pets").serve(replicas=1) as serving, open("pets/new/1.jpg", "rb") as picture:
+            >>> with tr.Run("runs/pets").serve(port=8400) as serving, open("pets/new/1.jpg", "rb") as picture:
             ...     answer = serving.predict(picture.read())
             >>> answer["predictions"][0]["label"]
             'cats'
