@@ -22,7 +22,7 @@ demo: $(RUN_STAMP) ## train on shards, forget a sample and verify it, on this ma
 
 # Folders with long tests on Ray come first, so that no long one is left to a single process at the end.
 TEST_FOLDERS := bits cli orchestration composer proof verbs web studies serving workers prefix run storage data tangent fitting sums models \
-  additive answers attack benchmarks cluster embedded evaluation examples pages plans privacy prose simulation systems
+  additive answers attack benchmarks cluster doctests embedded evaluation examples pages plans privacy prose simulation systems
 TESTS = $(TEST_FOLDERS:%=tests/%) $(wildcard tests/test_*.py)
 PYTEST := $(BIN)/python -m pytest --durations=25 $(PYTEST_ARGS)
 

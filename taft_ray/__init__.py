@@ -3,11 +3,17 @@
 A run in storage:
 
     >>> import taft_ray as tr
-    >>> run = tr.Run("runs/pets")                            # nothing starts, nothing is read yet
-    >>> run.train(data="pets/train", model="deit_tiny_patch16_224", weights="deit_tiny.safetensors", shards=50)
-    >>> run.evaluate("pets/test").accuracy
-    >>> run.forget(ids=["cats/17.jpg"], mode="retrain")      # -> a Certificate
+    >>> run = tr.Run("runs/pets")  # nothing starts, nothing is read yet
+    >>> trained = run.train(
+    ...     data="pets/train", model="deit_tiny_patch16_224", weights="deit_tiny.safetensors", shards=5
+    ... )
+    >>> run.evaluate("pets/test").n
+    24
+    >>> certificate = run.forget(ids=["cats/17.jpg"], mode="retrain")
+    >>> certificate.samples, certificate.mode
+    (1, 'retrain')
     >>> run.verify().ok
+    True
 
 `Run` has a method per verb (help(taft_ray.Run)). `runs` finds the runs in a folder, and `compare` puts runs side by side.
 `taft_ray.answers` has the types of all answers. The commands of ``taft-ray`` do the same.

@@ -46,6 +46,14 @@ class FitConfig:
     ``fit_precision``: of matrix products (`fitting.precision`); "bfloat16" on a CPU and "tf32" on a GPU are faster.
 
     solver "dp-gd" and "dp-additive": noisy gradient descent (`fitting.private`). `fit` refuses them, for it has no noise.
+
+    Examples:
+        >>> tr.FitConfig(solver="adam", epochs=50, milestones=(25, 40)).learning_rate
+        0.001
+        >>> tr.FitConfig(solver="ridge", loss="ce")
+        Traceback (most recent call last):
+            ...
+        taft_ray.errors.UsageError: loss='ce' is not least squares; ...
     """
 
     solver: str = "ridge"

@@ -98,6 +98,13 @@ def fit(
     done: with slices, go on after this many stages, from ``start``, which must be their checkpoint.
 
     Raises DataError for labels outside the classes.
+
+    Examples:
+        >>> tm = tr.linearize("test_vit", num_classes=3)
+        >>> prepared, labels = tm.prepare(tm.prefix(torch.randn(6, 3, 160, 160))), torch.arange(6) % 3
+        >>> delta = tr.fit(tm, prepared, labels, tr.FitConfig(solver="ridge", penalty=0.01))
+        >>> delta.report.converged, tm.logits(prepared, delta).argmax(1)
+        (True, tensor([0, 1, 2, 0, 1, 2]))
     """
     config = config or FitConfig()
     if config.solver in PRIVATE_SOLVERS:

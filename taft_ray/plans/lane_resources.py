@@ -35,6 +35,10 @@ class LaneResources(JsonObject):
     label_selector: labels of the nodes, by Ray's syntax: "value", "!value", "in(a,b)", "!in(a,b)".
 
     Raises UsageError for amounts that are none.
+
+    Examples:
+        >>> tr.LaneResources(gpus=0.5, accelerator_type="L4").per_gpu  # workers that share a GPU
+        2
     """
 
     cpus: float | None = None

@@ -96,6 +96,11 @@ class RunSpec:
 
     constants_gib: of memory, for the constants of a worker's shard. Beyond it some are computed again for every batch, whose
     last bits differ (`tangent.prepare_pictures`).
+
+    Examples:
+        >>> spec = tr.RunSpec(data="pets/train", model="deit_tiny_patch16_224", shards=50)
+        >>> spec.solver, spec.compose, spec.beside
+        ('ridge', 'additive', 'gram')
     """
 
     data: str

@@ -122,7 +122,12 @@ class Signature:
 
 
 def read_signing_key(path: str | Path) -> SigningKey:
-    """The private Ed25519 key of a PEM file (PKCS#8). UsageError says what is wrong with it, never what is in it."""
+    """The private Ed25519 key of a PEM file (PKCS#8). UsageError says what is wrong with it, never what is in it.
+
+    Examples:
+        >>> tr.read_signing_key("key.pem")
+        SigningKey(sha256:...)
+    """
     data = _read(path)
     if b"PRIVATE KEY" not in data and b"PUBLIC KEY" in data:
         raise UsageError(f"{path} is a public key; signing needs the private one: {_MAKE}")
@@ -140,7 +145,12 @@ def read_signing_key(path: str | Path) -> SigningKey:
 
 
 def read_public_key(path: str | Path) -> PublicKey:
-    """The public Ed25519 key of a PEM file. A private key is refused: it has no business with whoever checks."""
+    """The public Ed25519 key of a PEM file. A private key is refused: it has no business with whoever checks.
+
+    Examples:
+        >>> tr.read_public_key("public.pem")
+        PublicKey(sha256:...)
+    """
     data = _read(path)
     if b"PRIVATE KEY" in data:
         raise UsageError(f"{path} is a private key; checking needs the public one: {_PUBLISH}")

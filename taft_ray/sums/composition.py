@@ -268,6 +268,11 @@ def compose(
     ``epsilon`` belongs to Gram statistics, ``penalty`` to joint ones.
 
     Guarantees: the result's bits do not depend on the order of the shards.
+
+    Examples:
+        >>> first, second = tr.Delta({"head.bias": torch.tensor([1.0])}), tr.Delta({"head.bias": torch.tensor([5.0])})
+        >>> tr.compose([first, second], weights=[30, 10])["head.bias"]
+        tensor([2.])
     """
     deltas = list(deltas)
     if not deltas:

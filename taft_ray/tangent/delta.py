@@ -17,6 +17,13 @@ class Delta(Mapping[str, Tensor]):
 
     Guarantees: ``+``, ``-``, ``dot`` refuse deltas of other names or shapes (DeltaMismatch); the order of names never
     matters to a result.
+
+    Examples:
+        >>> delta = tr.Delta({"head.weight": torch.ones(2, 8), "head.bias": torch.zeros(2)})
+        >>> delta - 3 * delta
+        Delta(2 tensors, 18 values, norm 8)
+
+        The methods' examples go on with this delta.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -35,7 +42,14 @@ class Delta(Mapping[str, Tensor]):
         return f"Delta({len(self)} tensors, {self.numel():,} values, norm {float(self.norm()):.4g})"
 
     def check_like(self, other: Mapping[str, Tensor], *, what: str = "delta") -> None:
-        """Raise DeltaMismatch unless ``other`` has these names with these shapes."""
+        """Raise DeltaMismatch unless ``other`` has these names with these shapes.
+
+        Examples:
+            >>> delta.check_like({"head.weight": torch.ones(2, 8)})
+            Traceback (most recent call last):
+                ...
+            taft_ray.errors.DeltaMismatch: delta: missing ['head.bias'], unexpected []; ...
+        """
         missing, extra = sorted(self.keys() - other.keys()), sorted(other.keys() - self.keys())
         if missing or extra:
             raise DeltaMismatch(f"{what}: missing {missing}, unexpected {extra}; both must come from one linearisation")
@@ -44,6 +58,12 @@ class Delta(Mapping[str, Tensor]):
                 raise DeltaMismatch(f"{what}: {name} is {tuple(other[name].shape)}, expected {tuple(tensor.shape)}")
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Delta:
+        """The delta of the function's values, tensor by tensor.
+
+        Examples:
+            >>> delta.map(torch.zeros_like)
+            Delta(2 tensors, 18 values, norm 0)
+        """
         return Delta({name: function(tensor) for name, tensor in self.items()})
 
     def __add__(self, other: Mapping[str, Tensor]) -> Delta:
@@ -66,7 +86,12 @@ class Delta(Mapping[str, Tensor]):
         return self * -1.0
 
     def dot(self, other: Mapping[str, Tensor]) -> Tensor:
-        """Inner product over all values, accumulated in float64; a scalar tensor."""
+        """Inner product over all values, accumulated in float64; a scalar tensor.
+
+        Examples:
+            >>> delta.dot(2 * delta)
+            tensor(32., dtype=torch.float64)
+        """
         self.check_like(other)
         if not self._tensors:
             return torch.zeros((), dtype=torch.float64)
@@ -77,12 +102,30 @@ class Delta(Mapping[str, Tensor]):
         return torch.stack(products).sum()
 
     def norm(self) -> Tensor:
+        """‖Δw‖ over all values, in float64; a scalar tensor.
+
+        Examples:
+            >>> delta.norm()
+            tensor(4., dtype=torch.float64)
+        """
         return self.dot(self).sqrt()
 
     def numel(self) -> int:
+        """The number of values in all tensors together.
+
+        Examples:
+            >>> delta.numel()
+            18
+        """
         return sum(math.prod(tensor.shape) for tensor in self.values())
 
     def to(self, *args: Any, **kwargs: Any) -> Delta:
+        """The delta on another device or in another type, by the arguments of `torch.Tensor.to`.
+
+        Examples:
+            >>> delta.to(torch.float16)["head.bias"].dtype
+            torch.float16
+        """
         return self.map(lambda tensor: tensor.to(*args, **kwargs))
 
 

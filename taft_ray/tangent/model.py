@@ -34,6 +34,17 @@ class TangentModel(nn.Module):
     """A network linearised around its weights. Made by `linearize`; holds its own copy of the network, in evaluation mode.
 
     Guarantees: ``jvp`` and ``vjp`` are linear and each other's adjoint; nothing here changes the base weights.
+
+    Examples:
+        >>> tm = tr.linearize("test_vit", num_classes=3)
+        >>> images, labels = torch.randn(8, 3, 160, 160), torch.arange(8) % 3
+        >>> tokens = tm.prefix(images)
+        >>> prepared = tm.prepare(tokens)
+        >>> delta = tr.fit(tm, prepared, labels)
+        >>> tm(images, delta).argmax(1)
+        tensor([0, 1, 2, 0, 1, 2, 0, 1])
+
+        The methods' examples go on with these names.
     """
 
     def __init__(
@@ -53,7 +64,12 @@ class TangentModel(nn.Module):
 
     @property
     def base(self) -> Mapping[str, Tensor]:
-        """The linearisation point of the suffix: parameter name -> tensor (detached views)."""
+        """The linearisation point of the suffix: parameter name -> tensor (detached views).
+
+        Examples:
+            >>> tm.base["head.weight"].shape
+            torch.Size([3, 64])
+        """
         values = {
             name: value.detach() for name, value in self.network.named_parameters() if _is_under(name, self._cut.units)
         }
@@ -63,23 +79,51 @@ class TangentModel(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """K, the number of logits.
+
+        Examples:
+            >>> tm.num_classes
+            3
+        """
         return int(self.network.num_classes)  # type: ignore[arg-type]  # every timm model carries it
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type that the network computes in.
+
+        Examples:
+            >>> tm.dtype
+            torch.float32
+        """
         return next(self.network.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
+        """The device that the network's weights are on.
+
+        Examples:
+            >>> tm.device
+            device(type='cpu')
+        """
         return next(self.network.parameters()).device
 
     def zero_delta(self) -> Delta:
-        """Δw = 0: the trained names, each with its parameter's shape."""
+        """Δw = 0: the trained names, each with its parameter's shape.
+
+        Examples:
+            >>> tm.zero_delta()
+            Delta(16 tensors, 42,051 values, norm 0)
+        """
         return Delta({name: torch.zeros_like(value) for name, value in self.base.items() if name in self.trained})
 
     @torch.no_grad()
     def prefix(self, images: Tensor) -> Tensor:
-        """(B, 3, height, width) normalised pictures -> the tokens (B, T, D) at the entrance of the suffix."""
+        """(B, 3, height, width) normalised pictures -> the tokens (B, T, D) at the entrance of the suffix.
+
+        Examples:
+            >>> tm.prefix(images).shape
+            torch.Size([8, 101, 64])
+        """
         return self._cut.prefix(images)
 
     @torch.no_grad()
@@ -87,6 +131,10 @@ class TangentModel(nn.Module):
         """Per-picture constants of the suffix: every primal value, computed once. Tokens of any float type.
 
         known: some of the `layer_outputs` of the same pictures, which spare their products.
+
+        Examples:
+            >>> len(tm.prepare(tokens))
+            8
         """
         saved = Saving(known)
         primal = self._cut.suffix.primal(self._entrance(tokens), saved)
@@ -96,14 +144,25 @@ class TangentModel(nn.Module):
 
     @torch.no_grad()
     def layer_outputs(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Outputs of the suffix's layers, (B, …) each, by name: those that take most for a byte first. Cheap ones are left out."""
+        """Outputs of the suffix's layers, (B, …) each, by name: those that take most for a byte first. Cheap ones are left out.
+
+        Examples:
+            >>> known = tm.layer_outputs(tokens)
+            >>> known["blocks.5.attn.proj"].shape, len(tm.prepare(tokens, known))
+            (torch.Size([8, 1, 64]), 8)
+        """
         saved = Saving(wanted=_WORTH)
         self._cut.suffix.primal(self._entrance(tokens), saved)
         dearest = sorted(saved.outputs.items(), key=lambda entry: -entry[1][0])
         return {name: output for name, (_, output) in dearest}
 
     def tangent(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
-        """J(x)·Δ, (B, K); differentiable in ``delta``, which a model in half precision rounds to its own type."""
+        """J(x)·Δ, (B, K); differentiable in ``delta``, which a model in half precision rounds to its own type.
+
+        Examples:
+            >>> torch.allclose(tm.tangent(prepared, 2 * delta), 2 * tm.tangent(prepared, delta))
+            True
+        """
         delta = self._rounded(delta)
         batch = prepared.primal.shape[0]  # not len(): an exported graph takes any number
         x_dot = self._entrance_tangent(batch, prepared.token_count, delta)
@@ -133,7 +192,12 @@ class TangentModel(nn.Module):
         return torch.cat([row, row.new_zeros(batch, (rows or 1) - 1, row.shape[-1])], dim=1)
 
     def logits(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> Tensor:
-        """f_lin(x) = f_w(x) + J(x)·Δ, (B, K), float32 or wider; differentiable in ``delta``."""
+        """f_lin(x) = f_w(x) + J(x)·Δ, (B, K), float32 or wider; differentiable in ``delta``.
+
+        Examples:
+            >>> torch.equal(tm.logits(prepared, delta), prepared.primal + tm.tangent(prepared, delta))
+            True
+        """
         return at_least_float32(prepared.primal) + at_least_float32(self.tangent(prepared, delta))
 
     def nonlinear(self, tokens: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
@@ -141,12 +205,22 @@ class TangentModel(nn.Module):
 
         The class-token short cut holds here too, as the scores are linear in the keys' input. In a last block whose input is
         frozen, keys and values need not be formed, whatever its weights are.
+
+        Examples:
+            >>> torch.allclose(tm.nonlinear(tokens, tm.zero_delta()), prepared.primal, atol=1e-5)
+            True
         """
         return self._at(tokens, delta)
 
     @torch.no_grad()
     def layer_inputs(self, tokens: Tensor, delta: Mapping[str, Tensor]) -> list[LinearInput]:
-        """The inputs of each trained linear layer of the network at w + Δ for these pictures, the first layer first."""
+        """The inputs of each trained linear layer of the network at w + Δ for these pictures, the first layer first.
+
+        Examples:
+            >>> last = tm.layer_inputs(tokens, delta)[-1]
+            >>> last.weight, last.inputs.shape
+            ('head.weight', torch.Size([8, 1, 64]))
+        """
         return self._at(tokens, delta, self.trained)
 
     def _at(self, tokens: Tensor, delta: Mapping[str, Tensor], trained: frozenset[str] | None = None) -> Any:
@@ -159,18 +233,36 @@ class TangentModel(nn.Module):
         return torch.func.functional_call(suffix, named, (x, trained))
 
     def jvp(self, prepared: Prepared, delta: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(f_w(x), J_w f(x)·Δ), each (B, K); the tangent is differentiable in ``delta``. DeltaMismatch on other names."""
+        """(f_w(x), J_w f(x)·Δ), each (B, K); the tangent is differentiable in ``delta``. DeltaMismatch on other names.
+
+        Examples:
+            >>> primal, tangent = tm.jvp(prepared, delta)
+            >>> (primal + tangent).shape
+            torch.Size([8, 3])
+        """
         self.zero_delta().check_like(delta)
         return prepared.primal, self.tangent(prepared, delta)
 
     def vjp(self, prepared: Prepared, cotangent: Tensor) -> Delta:
-        """Σ over the batch of J(x)ᵀ·cotangent, with cotangent (B, K)."""
+        """Σ over the batch of J(x)ᵀ·cotangent, with cotangent (B, K).
+
+        Examples:
+            >>> cotangent = torch.randn(8, 3)
+            >>> pulled = float(tm.vjp(prepared, cotangent).dot(delta))
+            >>> abs(pulled - float((cotangent * tm.tangent(prepared, delta)).sum())) < 1e-3
+            True
+        """
         with torch.enable_grad():
             leaves = {name: value.requires_grad_() for name, value in self.zero_delta().items()}
             return pullback(self.tangent(prepared, leaves), leaves, cotangent)
 
     def forward(self, images: Tensor, delta: Mapping[str, Tensor]) -> Tensor:
-        """The serving path: logits (B, K) of the linearised model, layer by layer, with no constants kept."""
+        """The serving path: logits (B, K) of the linearised model, layer by layer, with no constants kept.
+
+        Examples:
+            >>> torch.allclose(tm(images, delta), tm.logits(prepared, delta), atol=1e-4)
+            True
+        """
         self.zero_delta().check_like(delta)
         delta = self._rounded(delta)
         tokens = self.prefix(images)
@@ -181,7 +273,12 @@ class TangentModel(nn.Module):
         return primal if tangent is None else primal + tangent
 
     def gram(self, pictures: Pictures) -> dict[str, Tensor]:
-        """Gram matrices of the primal inputs of every trained linear layer, for `compose(statistics=…)`; float64."""
+        """Gram matrices of the primal inputs of every trained linear layer, for `compose(statistics=…)`; float64.
+
+        Examples:
+            >>> {tuple(matrix.shape) for matrix in tm.gram(prepared).values()} == {(65, 65), (193, 193)}  # width + 1
+            True
+        """
         total: dict[str, Tensor] = {}
         for _, batch in batches(pictures, max(1, len(pictures))):
             for name, matrix in gram_matrices(self._cut.suffix.linear_inputs(batch.saved, self.trained)).items():
@@ -298,6 +395,11 @@ def linearize(
     ``tangent_only``: f_lin(x) = J·Δw alone, without f_w(x), as in private training (TAFT section 3.4).
 
     Raises UnsupportedModel for what cannot be linearised, UsageError for impossible options.
+
+    Examples:
+        >>> tm = tr.linearize("test_vit", last_blocks=2, num_classes=10)
+        >>> tm.num_classes, tm.zero_delta()
+        (10, Delta(28 tensors, 84,234 values, norm 0))
     """
     if trainable not in TRAINABLE:
         raise UsageError(f"trainable={trainable!r}: expected one of {', '.join(TRAINABLE)}")

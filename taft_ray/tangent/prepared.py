@@ -16,7 +16,16 @@ RECOMPUTE_CHUNK = 32  # the same where constants are too many to be kept: then t
 
 
 class Prepared:
-    """Per-picture constants, the batch first; ``prepared[index]`` with a LongTensor or a slice selects pictures."""
+    """Per-picture constants, the batch first; ``prepared[index]`` with a LongTensor or a slice selects pictures.
+
+    Examples:
+        >>> tm = tr.linearize("test_vit", num_classes=3)
+        >>> prepared = tm.prepare(tm.prefix(torch.randn(8, 3, 160, 160)))
+        >>> len(prepared), len(prepared[2:5]), len(prepared[torch.tensor([7, 0])])
+        (8, 3, 2)
+
+        The methods' examples go on with these pictures.
+    """
 
     def __init__(self, primal: Tensor, saved: Saved, token_count: int) -> None:
         self.primal = primal  # (B, K): f_w(x)
@@ -42,10 +51,21 @@ class Prepared:
         return Prepared(function(self.primal), saved, self.token_count)
 
     def to(self, *args: Any, **kwargs: Any) -> Prepared:
+        """The constants on another device or in another type, by the arguments of `torch.Tensor.to`.
+
+        Examples:
+            >>> prepared.to(torch.bfloat16).primal.dtype
+            torch.bfloat16
+        """
         return self._each(lambda value: value.to(*args, **kwargs))
 
     def nbytes(self) -> int:
-        """Bytes of the distinct tensors held."""
+        """Bytes of the distinct tensors held.
+
+        Examples:
+            >>> prepared.nbytes() < 2**20
+            True
+        """
         saved = self.saved.pool if isinstance(self.saved, Selected) else self.saved
         storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in saved.values()}
         return sum(storages.values())

@@ -28,12 +28,7 @@ T = TypeVar("T", str, int)
 
 
 class Run:
-    """A run at a path or URI: train on shards, evaluate, forget, show it.
-
-        run = Run("s3://bucket/pets")
-        run.train(data="s3://bucket/pictures", model="deit_tiny_patch16_224", shards=50)
-        run.forget(ids=["cats/17.jpg"], mode="retrain")
-        run.verify().ok
+    """A run at a path or URI, such as s3://bucket/pets: train on shards, evaluate, forget, show it.
 
     train, evaluate, audit, sweep, repair and a forget that fits again use Ray. The cluster is the one that this process has
     joined, that of RAY_ADDRESS, or one that ends with the verb (`ray_session` keeps it for several). All others start nothing.
@@ -43,6 +38,15 @@ class Run:
     A Run holds its address alone, so that threads and processes may share it. Every verb may be repeated: what is
     committed is not done twice. Errors are those of `taft_ray.errors`; `StorageError` where there is no run. They name
     options as the commands do: --max-rejected is max_rejected.
+
+    Examples:
+        >>> run = tr.Run("runs/pets")
+        >>> run.train(data="pets/train", shards=5).samples
+        60
+        >>> run.forget(ids=["cats/17.jpg"], mode="retrain").samples
+        1
+        >>> run.verify().ok
+        True
     """
 
     def __init__(self, uri: str | os.PathLike[str], *, progress: Report = silent) -> None:
@@ -86,6 +90,10 @@ class Run:
         ``per_lane``: what each worker takes of the cluster, such as LaneResources(gpus=0.5); the run keeps it for later calls.
         ``spec``: fields of `taft_ray.RunSpec`, such as model, weights, shards, solver, last_blocks, seed. They are fixed by the
         first call, and SpecMismatch names those that differ later.
+
+        Examples:
+            >>> tr.Run("runs/pets").train(data="pets/train", shards=5).samples  # with the embedded network
+            60
         """
         from taft_ray.verbs.new_spec import continued, spec_of
         from taft_ray.verbs.train import train
@@ -113,14 +121,25 @@ class Run:
         )
 
     def repair(self, data: str | os.PathLike[str] | None = None) -> answers.Repaired:
-        """Make again what is damaged or missing. data: where the source lies now; where it was read from by default."""
+        """Make again what is damaged or missing. data: where the source lies now; where it was read from by default.
+
+        Examples:
+            >>> tr.Run("runs/pets").repair().ok
+            True
+        """
         from taft_ray.verbs.repair import repair
 
         source = None if data is None else os.fspath(data)
         return answers.Repaired.from_json(repair(self.uri, data=source, report=self._progress))
 
     def privacy(self, picture: str | os.PathLike[str] | None = None) -> answers.Spent:
-        """The privacy that a private run has spent, by shard. picture: an SVG of it is written there."""
+        """The privacy that a private run has spent, by shard. picture: an SVG of it is written there.
+
+        Examples:
+            >>> told = tr.Run("runs/clinic").privacy()
+            >>> round(told.epsilon, 3), round(told.left, 3)  # spent, and left of the budget
+            (3.0, 2.0)
+        """
         from taft_ray.verbs.privacy import draw, privacy
 
         told = privacy(self.uri)
@@ -140,6 +159,10 @@ class Run:
         """The statement that may be published beside a private model; written to ``file``, as JSON, where one is given.
 
         A written one is registered as an export is: see `export`.
+
+        Examples:
+            >>> tr.Run("runs/clinic").privacy_statement("privacy.json", to="the press").epsilon
+            3.0
         """
         from taft_ray.verbs.privacy import statement, write_statement
 
@@ -150,7 +173,13 @@ class Run:
         return answers.PrivacyStatement.from_json({**told, "written": os.fspath(file)})
 
     def sweep(self, asked: Sweep | None = None, *, mlflow: str | None = None, **options: Any) -> answers.Swept:
-        """Try settings on the cached tokens; the best becomes a spec. options: fields of `plans.sweep.Sweep`."""
+        """Try settings on the cached tokens; the best becomes a spec. options: fields of `plans.sweep.Sweep`.
+
+        Examples:
+            >>> told = tr.Run("runs/ridge").sweep(trials=2, held_out=0.25)
+            >>> len(told.trials), told.held_out, told.best["accuracy"] > 0.5
+            (2, 16, True)
+        """
         from taft_ray.plans.sweep import Sweep
         from taft_ray.verbs.sweep import sweep
 
@@ -170,6 +199,10 @@ class Run:
         sizes: of a row's first numbers. weights: those that a group of sites may have beside 1. kappas: factors of the logits.
 
         left_out: pictures at most that are left out one by one. reset: have no policy any more.
+
+        Examples:
+            >>> tr.Run("runs/pets").tune(sizes=[12, 24, 48], left_out=20).settings["size"]
+            48
         """
         from taft_ray.verbs.tune import tune
 
@@ -179,7 +212,13 @@ class Run:
     # --- looking at it
 
     def status(self, metrics: str | os.PathLike[str] | None = None) -> answers.Status:
-        """Where the run stands. metrics: a .prom file that gets its numbers for Prometheus' textfile collector."""
+        """Where the run stands. metrics: a .prom file that gets its numbers for Prometheus' textfile collector.
+
+        Examples:
+            >>> told = tr.Run("runs/pets").status()
+            >>> told.samples, len(told.shards), told.to_do
+            (60, 5, ())
+        """
         from taft_ray.verbs import metrics_file
         from taft_ray.verbs.status import status
 
@@ -190,7 +229,12 @@ class Run:
         return answers.Status.from_json(answer)
 
     def rejected(self) -> answers.RejectedRows:
-        """The rows of the data that were not taken, each with its reason."""
+        """The rows of the data that were not taken, each with its reason.
+
+        Examples:
+            >>> [(row.file, row.reason) for row in tr.Run("runs/pets").rejected().rejected_rows]
+            [('dogs/torn.jpg', 'truncated picture')]
+        """
         from taft_ray.verbs.status import rejected
 
         return answers.RejectedRows.from_json(rejected(self.uri))
@@ -199,6 +243,11 @@ class Run:
         """The samples in its shards, by the ids that `forget` takes. `Samples.to_pandas` makes a table.
 
         data: where the source lies now, for ids that only it has; where it was read from by default.
+
+        Examples:
+            >>> first = tr.Run("runs/pets").samples().samples[0]
+            >>> first.id, first.label, first.shard
+            ('cats/00.jpg', 'cats', 4)
         """
         from taft_ray.verbs.samples import samples
 
@@ -220,6 +269,11 @@ class Run:
         owners: of an additive run, the model of these owners' pictures alone.
 
         against: another run, evaluated on the same data, or such a file; the answer's ``against`` compares picture by picture.
+
+        Examples:
+            >>> told = tr.Run("runs/pets").evaluate("pets/test")
+            >>> told.n, told.accuracy > 0.9
+            (24, True)
         """
         from taft_ray.verbs.evaluate import evaluate
 
@@ -245,6 +299,10 @@ class Run:
         why: also tell which shards and owners weigh most in each answer, under ``why`` of each prediction.
 
         owners: those to show by name. Others are shown by a hash.
+
+        Examples:
+            >>> [one.label for one in tr.Run("runs/pets").predict("pets/new").predictions]
+            ['rabbits', 'cats', 'dogs', 'rabbits']
         """
         from taft_ray.verbs.predict import predict
 
@@ -267,9 +325,6 @@ class Run:
     ) -> AbstractContextManager[Serving]:
         """Answer requests with the composed model, over HTTP and here, until the block ends; needs taft_ray[serve].
 
-            with Run("runs/pets").serve(replicas=2) as serving:
-                serving.predict(Path("cat.jpg").read_bytes())
-
         others: more runs in the same replicas. compose: the run's own by default.
 
         owners: of an additive run, the model of these owners' pictures alone.
@@ -279,6 +334,12 @@ class Run:
         now: although a run's release gate holds the model back.
 
         options: fields of `taft_ray.serving.options.ServingOptions`, such as replicas, lease, drain and max_bytes.
+
+        Examples:
+            >>> with tr.Run("runs/pets").serve(port=8400) as serving, open("pets/new/1.jpg", "rb") as picture:
+            ...     answer = serving.predict(picture.read())
+            >>> answer["predictions"][0]["label"]
+            'cats'
         """
         from taft_ray.verbs.serve import serving
 
@@ -290,7 +351,12 @@ class Run:
         )  # fmt: skip
 
     def report(self) -> answers.Reported:
-        """Write the run's report: one HTML page, and report.json."""
+        """Write the run's report: one HTML page, and report.json.
+
+        Examples:
+            >>> tr.Run("runs/pets").report().page
+            '.../runs/pets/reports/report.html'
+        """
         from taft_ray.verbs.report import report
 
         return answers.Reported.from_json(report(self.uri))
@@ -307,6 +373,10 @@ class Run:
         """Write a folder about the run for a regulator or a customer; it must not exist. docs/how-to/dossier.md has what is in it.
 
         It is registered as a published statement is: see `export` for the options. ok: False where something is wrong.
+
+        Examples:
+            >>> tr.Run("runs/pets").dossier("dossier", to="the authority").files
+            ('README.md', 'SHA256SUMS', 'VERIFY.md', 'dossier.json', 'dossier.pdf', 'index.html')
         """
         from taft_ray.verbs.dossier import dossier
 
@@ -331,6 +401,10 @@ class Run:
         to, contact, until: where the file goes, whom a recall is told there, and when it is over; kept in the run's ledger.
 
         now: although the run's release gate holds the model back. register: False for a run whose ledger cannot be written.
+
+        Examples:
+            >>> tr.Run("runs/pets").export("model.pt2", to="the shelter", until="365d").classes
+            ('cats', 'dogs', 'rabbits')
         """
         from taft_ray.verbs.export import export
 
@@ -354,6 +428,11 @@ class Run:
         notify: a URL that gets a signed notice of every recalled release, once. sign: an Ed25519 private key, or its PEM file.
 
         timeout: seconds that an answer may take; 10 by default. ok: False where a notice was not taken.
+
+        Examples:
+            >>> certificate = tr.Run("runs/pets").forget(ids=["cats/17.jpg"])
+            >>> [(one.to, one.status) for one in tr.Run("runs/pets").recalls().releases]
+            [('the shelter', 'recalled')]
         """
         from taft_ray.verbs.recalls import notify as send
         from taft_ray.verbs.recalls import recalls
@@ -366,13 +445,23 @@ class Run:
         return answers.Recalls.from_json(send(self.uri, notify, key, timeout=10.0 if timeout is None else timeout))
 
     def check(self, file: str | os.PathLike[str]) -> answers.Checked:
-        """How an exported file stands: current, superseded, recalled, expired, changed or unknown."""
+        """How an exported file stands: current, superseded, recalled, expired, changed or unknown.
+
+        Examples:
+            >>> tr.Run("runs/pets").check("pets.pt2").status
+            'current'
+        """
         from taft_ray.verbs.recalls import check
 
         return answers.Checked.from_json(check(self.uri, os.fspath(file)))
 
     def release(self, after: str | None = None) -> answers.Publication:
-        """When a newer model may be published. after: sets the gate, to "10" (forgets), "30d", "epsilon=0.5" or "none"."""
+        """When a newer model may be published. after: sets the gate, to "10" (forgets), "30d", "epsilon=0.5" or "none".
+
+        Examples:
+            >>> tr.Run("runs/pets").release(after="10").gate
+            '10 forgets'
+        """
         from taft_ray.verbs.release import release
 
         return answers.Publication.from_json(release(self.uri, after))
@@ -389,7 +478,13 @@ class Run:
         mode: str | None = None,
         gpu_hour_price: float | None = None,
     ) -> answers.Estimate:
-        """Tell what a forget would touch and take; nothing happens."""
+        """Tell what a forget would touch and take; nothing happens.
+
+        Examples:
+            >>> told = tr.Run("runs/pets").estimate(ids=["cats/17.jpg"])
+            >>> told.mode, told.samples_to_forget, told.shards
+            ('subtract', 1, (4,))
+        """
         from taft_ray.verbs.forget import estimate
 
         _check_price(gpu_hour_price)
@@ -414,6 +509,12 @@ class Run:
         where they were (ridge). "subtract" takes the samples alone out of an additive run. By default subtract where it can be,
         and retrain elsewhere. deadline: "30d", "12h", an ISO time, a datetime or timedelta; `forget_due` carries it out.
         UnknownSample where an id was never in the run. sign: an Ed25519 private key, or its PEM file.
+
+        Examples:
+            >>> run = tr.Run("runs/pets")
+            >>> certificate = run.forget(ids=["cats/17.jpg"], mode="subtract")
+            >>> certificate.samples, run.status().samples
+            (1, 59)
         """
         from taft_ray.verbs.deadline import unix_deadline
         from taft_ray.verbs.forget import forget
@@ -433,7 +534,13 @@ class Run:
     def forget_due(
         self, *, gpu_hour_price: float | None = None, sign: SigningKey | str | os.PathLike[str] | None = None
     ) -> answers.Due:
-        """Carry out the requests whose time has come, and those that were interrupted. ok: False where a deadline had passed."""
+        """Carry out the requests whose time has come, and those that were interrupted. ok: False where a deadline had passed.
+
+        Examples:
+            >>> promise = tr.Run("runs/pets").forget(ids=["cats/17.jpg"], deadline="30d")
+            >>> tr.Run("runs/pets").forget_due().certificates  # it is due on day 27
+            ()
+        """
         from taft_ray.verbs.forget import forget_due
 
         key = _signing_key(sign)
@@ -456,7 +563,13 @@ class Run:
         return {**signed, "signed_too": signed_too} if others else signed
 
     def sign(self, request: str, key: SigningKey | str | os.PathLike[str]) -> answers.Certificate:
-        """Sign the certificate of a finished request. key: an Ed25519 private key, or its PEM file."""
+        """Sign the certificate of a finished request. key: an Ed25519 private key, or its PEM file.
+
+        Examples:
+            >>> request = tr.Run("runs/pets").forget(ids=["cats/17.jpg"]).request
+            >>> tr.Run("runs/pets").sign(request, "key.pem").signature["algorithm"]
+            'ed25519'
+        """
         from taft_ray.proof.signature import sign_certificate
 
         signer = _signing_key(key)
@@ -478,6 +591,11 @@ class Run:
         metrics: a .prom file that gets the outcome, for Prometheus' textfile collector.
 
         record: keep the outcome in the run, where `status`, the page and dossiers show it. Otherwise nothing is written.
+
+        Examples:
+            >>> told = tr.Run("runs/pets").verify()
+            >>> told.ok, told.checks["deltas"]
+            (True, 5)
         """
         from taft_ray.proof.verify_run import verify
         from taft_ray.verbs import metrics_file
@@ -506,6 +624,12 @@ class Run:
         """Attack what was forgotten: ``data`` has the forgotten samples, ``never_seen`` some of their kind that were never in.
 
         record: keep the outcome in the run, as `verify` does.
+
+        Examples:
+            >>> run = tr.Run("runs/pets")
+            >>> certificate = run.forget(ids=[one.id for one in run.samples().samples[::3]])
+            >>> run.audit("pets/train", "pets/test").ok
+            True
         """
         from taft_ray.verbs.audit import audit
 
@@ -529,6 +653,10 @@ class Run:
         level: how likely a false conviction may be. runs: fits with a canary, and as many without. canaries: of one more fit.
 
         record: keep the outcome in the run, as `verify` does.
+
+        Examples:
+            >>> tr.Run("runs/clinic").audit_privacy(level=1e-6, runs=20, canaries=20).convicted_by
+            ()
         """
         from taft_ray.verbs.audit import audit_privacy
 
@@ -544,6 +672,11 @@ class Run:
         never_seen: pictures by which the attacker knows the data. None: only an attacker who knows the run's own is tried.
 
         picks: samples that are forgotten one by one, in memory. record: keep the outcome in the run, as `verify` does.
+
+        Examples:
+            >>> attack = tr.Run("runs/pets").audit_reconstruction(picks=3).attacks[0]
+            >>> attack.way, attack.known, round(attack.cosine, 2)  # the sample is given away
+            ('subtract', 'own sums', 1.0)
         """
         from taft_ray.verbs.audit import audit_reconstruction
 
@@ -555,13 +688,23 @@ class Run:
     # --- ending it
 
     def gc(self) -> answers.Collected:
-        """Remove what killed processes left and nothing refers to."""
+        """Remove what killed processes left and nothing refers to.
+
+        Examples:
+            >>> tr.Run("runs/pets").gc().removed
+            ()
+        """
         from taft_ray.verbs.gc import gc
 
         return answers.Collected.from_json(gc(self.uri))
 
     def destroy_key(self) -> answers.KeyDestroyed:
-        """Destroy the key of the id hashes. It cannot be undone, and nothing can be read into the run afterwards."""
+        """Destroy the key of the id hashes. It cannot be undone, and nothing can be read into the run afterwards.
+
+        Examples:
+            >>> tr.Run("runs/pets").destroy_key().destroyed
+            'keys/id.key'
+        """
         from taft_ray.verbs.destroy_key import destroy_key
 
         return answers.KeyDestroyed.from_json(destroy_key(self.uri))
@@ -571,6 +714,10 @@ class Run:
 
         A hash of an id is personal data while the key is there. `status` says when the date has passed; nothing is
         destroyed by itself.
+
+        Examples:
+            >>> tr.Run("runs/pets").retention("365d").passed
+            False
         """
         from taft_ray.verbs.deadline import unix_deadline
         from taft_ray.verbs.retention import retention
@@ -580,40 +727,72 @@ class Run:
         return answers.Retention.from_json(retention(self.uri, unix_deadline(until, "until"), clear=clear))
 
     def destroy(self) -> answers.Destroyed:
-        """Remove the run, older versions too. It cannot be undone."""
+        """Remove the run, older versions too. It cannot be undone.
+
+        Examples:
+            >>> tr.Run("runs/pets").destroy().left  # files that are none of the run's
+            ()
+        """
         from taft_ray.verbs.destroy import destroy
 
         return answers.Destroyed.from_json(destroy(self.uri))
 
 
 def ray_session() -> AbstractContextManager[None]:
-    """Keeps one Ray for several verbs: that of this process, of RAY_ADDRESS, or one that ends with the block."""
+    """Keeps one Ray for several verbs: that of this process, of RAY_ADDRESS, or one that ends with the block.
+
+    Examples:
+        >>> with tr.ray_session():
+        ...     told = [tr.Run(one.run).evaluate("pets/test").n for one in tr.runs("runs")]
+        >>> told
+        [24, 24, 24]
+    """
     from taft_ray.orchestration import session
 
     return session.connected()
 
 
 def runs(uri: str | os.PathLike[str]) -> answers.Runs:
-    """Every run at a place: that place itself, and the folders right under it."""
+    """Every run at a place: that place itself, and the folders right under it.
+
+    Examples:
+        >>> [(one.samples, one.shards) for one in tr.runs("runs")]
+        [(60, 2), (60, 5), (60, 4)]
+    """
     from taft_ray.verbs.list import runs
 
     return answers.Runs.from_json(runs(os.fspath(uri)))
 
 
 def doctor(run: str | os.PathLike[str] | None = None) -> answers.Diagnosis:
-    """Obstacles to runs here: packages, disk, Ray's nodes, and the storage of a run, which need not exist yet."""
+    """Obstacles to runs here: packages, disk, Ray's nodes, and the storage of a run, which need not exist yet.
+
+    Examples:
+        >>> [one.check for one in tr.doctor("runs/pets").findings]
+        ['software', 'disk', 'ray', 'run', 'storage', 'commits', 'older versions']
+    """
     from taft_ray.verbs.doctor import doctor
 
     return answers.Diagnosis.from_json(doctor(None if run is None else os.fspath(run)))
 
 
 def tune(run: str | os.PathLike[str] | Run, **options: Any) -> answers.Tuned:
-    """`Run.tune` of a run."""
+    """`Run.tune` of a run.
+
+    Examples:
+        >>> len(tr.tune("runs/pets", sizes=[24, 48], weights=[1.0]).candidates)
+        2
+    """
     return (run if isinstance(run, Run) else Run(run)).tune(**options)
 
 
 def compare(*runs: str | os.PathLike[str] | Run) -> answers.Compared:
-    """Several runs side by side: accuracy, forgets, cost. A page and its numbers are stored among the first run's reports."""
+    """Several runs side by side: accuracy, forgets, cost. A page and its numbers are stored among the first run's reports.
+
+    Examples:
+        >>> [(one.name, one.samples) for one in tr.compare("runs/pets", "runs/ridge").runs]
+        [('pets', 60), ('ridge', 60)]
+    """
     from taft_ray.verbs.compare import compare
 
     where = [run.uri if isinstance(run, Run) else run_address(os.fspath(run)) for run in runs]
@@ -626,6 +805,11 @@ def verify_certificate(
     """Check a certificate's JSON by itself and against its run. public_key: it must be signed by this one.
 
     run: the run to compare it with, by default the one that it names, where that is there.
+
+    Examples:
+        >>> certificate = tr.Run("runs/pets").forget(ids=["cats/17.jpg"], sign="key.pem")
+        >>> tr.verify_certificate(certificate.address, public_key=tr.read_public_key("public.pem")).ok
+        True
     """
     from taft_ray.proof.verify_certificate import verify_certificate
 

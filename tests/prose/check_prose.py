@@ -37,11 +37,12 @@ def blocks(text: str) -> Iterator[tuple[int, list[str]]]:
     """Paragraphs and list items, as first line number and lines; no code, table, heading or comment."""
     text = re.sub(r"<!--.*?-->", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
     held: list[str] = []
-    begun, fenced, after_blank, in_list = 0, False, True, False
+    begun, fenced, session, after_blank, in_list = 0, False, False, True, False
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         fence, indent = line.lstrip().startswith("```"), len(line) - len(line.lstrip())
         in_list = in_list and not line.startswith("#")  # a heading ends a list
-        code = fenced or fence or (after_blank and indent >= CODE_INDENT and not in_list)
+        session = line.lstrip().startswith(">>>") or (session and bool(line.strip()))  # Python's, up to a blank line
+        code = fenced or fence or session or (after_blank and indent >= CODE_INDENT and not in_list)
         prose = bool(line.strip()) and not code and not line.lstrip().startswith(("|", "#", "<"))
         item = bool(_ITEM.match(line)) and prose
         if held and (item or not prose):

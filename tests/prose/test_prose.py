@@ -37,6 +37,7 @@ def test_a_bad_sentence_is_found(text: str, found: list[str]) -> None:
         f"Lines:\n\n    {WORDS} {WORDS}\n\n    What is this.\n\nAfter.",
         f"```\n{WORDS} {WORDS}\nOf it.\n```\n",
         f"* A point.\n\n## Next\n\n    {WORDS} {WORDS} which is code\n",
+        f"Examples:\n    >>> f({WORDS!r})\n    What {WORDS}\n\nAfter.",
         "\n".join(f"- point {number} is one of many short ones" for number in range(9)),
         "What is promised? Nothing.",
         f"<!-- {WORDS} {WORDS} -->\nShort.",

@@ -30,6 +30,20 @@ def _torch_settings() -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
 
 
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has joined no Ray, and where starting one is an error."""
+    from taft_ray.orchestration import session
+    from taft_ray.verbs import composer, doctor, forget
+
+    def connect() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(session, "connect", connect)
+    for module in (composer, doctor, forget):
+        monkeypatch.setattr(module, "in_cluster", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def forgotten_ids() -> list[str]:
     return [sample_id(n) for n in FORGOTTEN]

@@ -36,20 +36,6 @@ def folder(whole: Path, copy_of: Callable[..., Path]) -> Path:
     return copy_of(whole)
 
 
-@pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process that has joined no Ray, and where starting one is an error."""
-    from taft_ray.orchestration import session
-    from taft_ray.verbs import composer, forget
-
-    def connect() -> None:
-        raise AssertionError("Ray was started")
-
-    monkeypatch.setattr(session, "connect", connect)
-    for module in (composer, forget):
-        monkeypatch.setattr(module, "in_cluster", lambda: False)
-
-
 def test_a_run_is_an_address_until_a_verb_is_called(tmp_path: Path) -> None:
     run = tr.Run(tmp_path / "not there")
     assert run.uri == str(tmp_path / "not there")
