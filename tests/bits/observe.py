@@ -21,7 +21,7 @@ FITS = {
     "joint": ("--solver", "ridge", "--compose", "joint"),
     "adam": ("--solver", "adam", "--compose", "mean", "--epochs", "4", "--slices", "2"),
 }
-# what lies in runs-VERSION.tar.xz, as that version left it
+# what lies in runs-VERSION.tar.xz: the kinds that are new in that version, as its last commit left them
 KEPT = {
     "0.1.0": ("ridge", "adam"),
     "0.2.0": ("additive", "tiers", "private", "released"),

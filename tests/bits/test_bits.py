@@ -113,6 +113,12 @@ def test_a_kept_private_run_forgets_by_new_noise(tmp_path: Path, ray_there: Mapp
     assert (checked["problems"], checked["checks"]["privacy reservations"]) == ([], 3)
 
 
+def test_a_certificate_of_a_kept_run_verifies_by_itself_and_against_its_run(kept: Path) -> None:
+    (certificate,) = (kept / "released/certificates").glob("*.json")
+    checked = answered("verify", certificate, "--run", kept / "released")
+    assert (checked["ok"], checked["checks"]) == (True, {"seal": 1, "consistency": 1, "run": 1})
+
+
 def test_a_release_of_a_kept_run_is_recalled_and_its_gate_holds(kept: Path) -> None:
     (one,) = answered("recalls", kept / "released")["releases"]
     assert (one["what"], one["to"], one["status"]) == ("export", "a clinic", "recalled")

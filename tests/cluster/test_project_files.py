@@ -117,7 +117,8 @@ def test_one_folder_has_a_target_and_ci_wants_no_skips():
 
 def test_pages_for_contributors_name_what_is_there():
     text = "".join(
-        (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/project/releasing.md")
+        (ROOT / name).read_text()
+        for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/project/releasing.md", "docs/project/compatibility.md")
     )
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) | {"test-composer"}
     assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= targets
