@@ -36,7 +36,7 @@ def build(kind: str, source: Path, into: Path) -> Path:
 
 
 def _left_out(folder: str, names: list[str]) -> list[str]:
-    """What no checkout has, and the environment."""
+    """Names that no checkout has, and the environment."""
     here = [name for name in names if fnmatch(name, "*.egg-info") or name in CACHES]
     return [*here, *(UNTRACKED if Path(folder) == ROOT else ())]
 

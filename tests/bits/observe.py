@@ -1,7 +1,8 @@
 """A run's bits, observed through the command line alone: whatever moves inside the package, this stays as it is.
 
-python tests/bits/observe.py new      records digests-new.json anew, on purpose, where bits may change
-python tests/bits/observe.py kept     records this version's kept runs, and their digests, before the version changes
+python tests/bits/observe.py new      digests-new.json anew, on purpose, where bits may change
+
+python tests/bits/observe.py kept     this version's kept runs and their digests, before the version changes
 """
 
 import hashlib
@@ -113,7 +114,7 @@ def made_on() -> dict[str, str]:
 
 
 def digests(version: str) -> dict[str, Any]:
-    """What was recorded of a version's kept runs: `kept`, as they lie there, and `forget`, after each request."""
+    """The record of a version's kept runs: `kept`, as they lie there, and `forget`, after each request."""
     return json.loads((HERE / f"digests-{version}.json").read_text())
 
 

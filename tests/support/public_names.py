@@ -20,7 +20,7 @@ _SAID = ("title", "description", "$schema", "default")  # of a schema: prose, an
 
 
 def public_names() -> dict[str, Any]:
-    """What is public now."""
+    """Everything that is public now."""
     return {
         "commands": {name: _options(command) for name, command in sorted(main.commands.items())},
         "taft_ray": sorted(taft_ray.__all__),
@@ -41,7 +41,7 @@ def public_names() -> dict[str, Any]:
 
 
 def gone(before: Any, now: Any, where: str = "") -> list[str]:
-    """What was public and is not any more, or is something else: each by its place. More of anything is no loss."""
+    """Places of everything that was public and is gone, or is something else. More of anything is no loss."""
     if isinstance(before, dict) and isinstance(now, dict):
         lost = [f"{where}/{name}" for name in before if name not in now]
         kept = [name for name in before if name in now]
