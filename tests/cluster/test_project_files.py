@@ -174,3 +174,14 @@ def test_submit_sends_the_code_and_no_secrets(tree, tmp_path):
     shutil.unpack_archive(package, tmp_path / "sent")
     sent = {str(path.relative_to(tmp_path / "sent")) for path in (tmp_path / "sent").rglob("*") if path.is_file()}
     assert sent == {*kept, ".gitignore"}
+
+
+def test_images_are_named_by_the_version_of_the_package():
+    named = [
+        tag
+        for path in [*(ROOT / "cluster").rglob("*"), *(ROOT / "docs").rglob("*.md")]
+        if path.is_file()
+        for tag in re.findall(r"taft-ray:(\d[\w.]*)", path.read_text())
+    ]
+    assert len(named) > 5
+    assert set(named) == {VERSION}
