@@ -12,7 +12,7 @@ DEV_EXTRAS := dev,docs
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format-check types imports prose docs bench format clean
+.PHONY: help demo test test-all check lint format-check types imports prose docs dist bench format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,10 @@ prose: $(DEV_STAMP) ## sentences of pages, docstrings and errors, by the rules o
 docs: $(DOCS_STAMP) ## the site of docs/, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
 	@echo "open site/index.html; with its search: $(BIN)/python -m http.server --directory site"
+
+dist: $(DEV_STAMP) ## the sdist, and the wheel that is built from it, into dist/
+	rm -rf dist
+	$(BIN)/python -m build
 
 bench: $(DEV_STAMP) ## the benchmarks, into benchmarks/README.md; with ASSETS=folder those on real pictures too
 	$(BIN)/python -m benchmarks $(if $(ASSETS),--assets $(ASSETS))

@@ -1,6 +1,6 @@
 """Serving a run on Ray Serve: against the plain network under the same settings, and forgets and killed replicas under load.
 
-    python -m benchmarks.serving_load [--json] [--model NAME] [--parts latency swaps] [--replicas 1] [--seconds 20]
+    python -m benchmarks.serving_load [--json] [--model NAME] [--parts latency swaps] [--replicas 1] [--seconds 8] [--rounds 9]
         [--rate R] [--of-capacity 0.8] [--minutes 10] [--forgets 20] [--kills 3]
 
 *latency*: the composed model and timm's own network answer the same pictures, behind the same gateway, with the same replicas,
@@ -283,8 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=120)
     parser.add_argument("--shards", type=int, default=24)
     parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each round of a latency")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each round of a latency")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--rate", type=float, help="requests per second")
     parser.add_argument("--of-capacity", type=float, default=0.8)
     parser.add_argument("--minutes", type=float, default=10.0)

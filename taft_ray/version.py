@@ -1,3 +1,3 @@
 """The version of the package; specs and exported models name it."""
 
-VERSION = "0.2.0"
+VERSION = "1.0.0rc1"

@@ -65,7 +65,7 @@ class OutsideRelease(Answer):
     def __str__(self) -> str:
         to = f" to {self.to}" if self.to else ""
         until = f", until {moment(self.until)}" if self.until else ""
-        told = "its recall was told" if self.notified else "its recall was not told"
+        told = "its recall had been told by then" if self.notified else "its recall had not been told by then"
         return f"{self.what} {self.release}{to}{until} (sha256 {short(self.digest)}); {told}"
 
 
@@ -308,6 +308,8 @@ def _after(shard: Mapping[str, Any], fit: Refitted | None) -> str:
     if bound is None:
         return f"{how} on {samples}"
     part = f" ({bound / norm:.2%} of its size)" if norm else ""
+    if not fit.facts.get("resolved"):  # how far the solver went: nothing of what left is in it
+        return f"{how} on {samples} from nothing; the solver stopped within {bound:.3g} of its optimum{part}"
     return f"{how} on {samples}, certified within {bound:.3g} of its optimum{part}"
 
 

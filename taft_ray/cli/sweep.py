@@ -40,7 +40,7 @@ from taft_ray.progress import ProgressReport
     help="Who is stopped early: successive halving, below the others' median, or nobody.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the trials drawn.")
-@click.option("--mlflow", metavar="URI", help="Log the trials to this MLflow server or folder, too.")
+@click.option("--mlflow", metavar="URI", help="Log the trials to this MLflow server, too.")
 @answers
 def sweep(run: str, vary: tuple[str, ...], mlflow: str | None, report: ProgressReport, **options: Any) -> Any:
     """Try settings of RUN's deltas on the tokens that it has cached; writes the best as a spec for train --spec."""

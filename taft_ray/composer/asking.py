@@ -261,9 +261,13 @@ class Asking:
         write(request.request, {**facts, "requested": request.asked, **times})
 
     def mend_tombstones(self) -> None:
-        """Write damaged tombstones again, of requests that the ledger has."""
-        for name in sorted(self.tombstones().damaged() & self.record.state.requests.keys()):
-            self.keep(self.record.state.requests[name], again=True)
+        """Write damaged or changed tombstones again, of requests that the ledger has."""
+        requests, tombstones = self.record.state.requests, self.tombstones()
+        damaged = tombstones.damaged()
+        kept = tombstones.read((tombstones.names() & requests.keys()) - damaged)
+        changed = {name for name, facts in kept.items() if not requests[name].is_kept_in(facts)}
+        for name in sorted(changed | (damaged & requests.keys())):
+            self.keep(requests[name], again=True)
 
     def _request(self, request: str) -> RequestState:
         return self.record.state.requests[request]

@@ -14,6 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from taft_ray.errors import DataError, StorageError, TaftError, UsageError
+from taft_ray.extras import unreadable
 
 _WILDCARDS = frozenset("*?[")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
@@ -52,9 +53,9 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         of_protocol = fsspec.get_filesystem_class(protocol)
         return of_protocol(**of_protocol._get_kwargs_from_urls(uri)), of_protocol._strip_protocol(uri)
-    except ImportError as error:
-        raise UsageError(f"reading {uri} needs a package that is not installed: {error}") from error
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
+        if (said := unreadable(protocol, f"reading {uri}", error)) is not None:
+            raise UsageError(said) from error
         raise UsageError(
             f"cannot understand the address {uri!r}: {error}; give a path or a URI such as s3://…"
         ) from error

@@ -155,6 +155,11 @@ class RequestState:
         """When it was asked for (ISO 8601): the time of its entry, unless it was found beside the run."""
         return requested_at(self.time, self.first_requested)
 
+    def is_kept_in(self, tombstone: Mapping[str, Any]) -> bool:
+        """Whether a tombstone asks for all that the request asked."""
+        asked = set(self.hashes) <= set(tombstone["hashes"]) and set(self.owners) <= set(tombstone["owners"])
+        return asked and self.mode == tombstone["mode"]
+
     @property
     def waiting(self) -> bool:
         """Whether it is gathered with others until its time comes: so far it is a promise and a tombstone."""

@@ -327,6 +327,12 @@ def tombstones(run: Evidence) -> None:
         beside = Tombstones(run.store, identity)
         kept = beside.read()
         run.checks["tombstones beside the run"] = len(kept)
+        changed = [name for name, one in run.state.requests.items() if name in kept and not one.is_kept_in(kept[name])]
+        if changed:
+            raise IntegrityError(
+                f"{which('forget request', changed)} {are(len(changed))} kept beside {run.store.uri} with less than the ledger has. "
+                "An older copy of the folder would not forget all of it; taft-ray repair writes it again"
+            )
         lost = len(run.state.requests.keys() - kept.keys())
         if lost and beside.store is not None:
             run.notes.append(

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from taft_ray.errors import CommitConflict, CommitUnknown, ObjectMissing, StorageError
+from taft_ray.errors import CommitConflict, CommitUnknown, ObjectMissing, StorageError, TaftError, UsageError
+from taft_ray.extras import unreadable
 from taft_ray.storage import faults
 from taft_ray.storage.versions import Erasure, Version, Versions, prefixes_of
 
@@ -46,6 +47,12 @@ def _file_system(protocol: str, options: dict[str, Any]) -> Any:
 
 
 def _open_file_system(protocol: str, options: dict[str, Any]) -> Any:
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except (ImportError, ValueError) as error:
+        if (said := unreadable(protocol, f"storage at {protocol}://", error)) is not None:
+            raise UsageError(said) from error
+        raise
     if protocol not in _S3:
         return fsspec.filesystem(protocol, **options)
     config = {
@@ -88,7 +95,7 @@ class RemoteFolder:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return call()
-            except StorageError:
+            except TaftError:
                 raise
             except Exception as error:  # every backend has its own classes; `storage_error` tells them apart
                 # one that was reached and did not answer in time gets its attempts, however long they take

@@ -13,6 +13,7 @@ import torch
 
 from taft_ray.additive.options import ADDITIVE
 from taft_ray.errors import StorageError, Unregistered, UsageError
+from taft_ray.extras import needed
 from taft_ray.log import operation
 from taft_ray.plans.facts import Tuned
 from taft_ray.plans.releases import EXPORT, Released
@@ -181,7 +182,7 @@ def _need_onnx() -> None:
         import onnx  # noqa: F401  # pyright: ignore[reportUnusedImport]
         import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
-        raise UsageError(f"an .onnx file needs {error.name}; pip install 'taft_ray[onnx]', or write .pt2") from error
+        raise UsageError(f"{needed('an .onnx file', error.name)}, or write .pt2") from error
 
 
 def _write(program: torch.export.ExportedProgram, path: Path, facts: str) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from taft_ray.errors import UsageError
+from taft_ray.extras import needed
 from taft_ray.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def serving(
 
 def _need_serve() -> None:
     try:
+        import fastapi  # noqa: F401  # pyright: ignore[reportUnusedImport]
         import starlette  # noqa: F401  # pyright: ignore[reportUnusedImport]
         import uvicorn  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
-        raise UsageError(f"serving needs {error.name}; pip install 'taft_ray[serve]'") from error
+        raise UsageError(needed("serving", error.name)) from error

@@ -117,7 +117,8 @@ def test_one_folder_has_a_target_and_ci_wants_no_skips():
 
 def test_pages_for_contributors_name_what_is_there():
     text = "".join(
-        (ROOT / name).read_text() for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/project/releasing.md")
+        (ROOT / name).read_text()
+        for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/project/releasing.md", "docs/project/compatibility.md")
     )
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) | {"test-composer"}
     assert set(re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.MULTILINE)) <= targets
@@ -173,3 +174,14 @@ def test_submit_sends_the_code_and_no_secrets(tree, tmp_path):
     shutil.unpack_archive(package, tmp_path / "sent")
     sent = {str(path.relative_to(tmp_path / "sent")) for path in (tmp_path / "sent").rglob("*") if path.is_file()}
     assert sent == {*kept, ".gitignore"}
+
+
+def test_images_are_named_by_the_version_of_the_package():
+    named = [
+        tag
+        for path in [*(ROOT / "cluster").rglob("*"), *(ROOT / "docs").rglob("*.md")]
+        if path.is_file()
+        for tag in re.findall(r"taft-ray:(\d[\w.]*)", path.read_text())
+    ]
+    assert len(named) > 5
+    assert set(named) == {VERSION}

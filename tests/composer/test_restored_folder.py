@@ -265,6 +265,24 @@ def test_changed_tombstone_is_named(whole: Path, copy_of: Callable[..., Path]) -
     assert any(kept[0].name in problem for problem in problems), problems
 
 
+@pytest.mark.parametrize("change", [{"hashes": lambda hashes: hashes[:1]}, {"mode": lambda _: "subtract"}])
+def test_tombstone_that_asks_for_less_is_found_although_it_is_sealed_and_repair_writes_it_again(
+    whole: Path, copy_of: Callable[..., Path], change: dict[str, Callable[[Any], Any]]
+) -> None:
+    """An older copy of the folder would forget as much as it says, and no more."""
+    run = copy_of(whole)
+    plain_forget(run, GONE, "drop")
+    beside = Tombstones(Store(str(run)), state_of(run).identity)
+    ((name, facts),) = beside.read().items()
+    beside.rewrite(name, {**facts, **{field: changed(facts[field]) for field, changed in change.items()}})
+    (problem,) = verify(str(run))["problems"]
+    assert name in problem
+    assert "with less than the ledger has" in problem
+    Composer(str(run)).forgetting.mend_tombstones()
+    assert beside.read() == {name: facts}
+    assert verify(str(run))["problems"] == []
+
+
 def test_tombstones_hold_no_id(whole: Path, copy_of: Callable[..., Path], worker: ShardWorker) -> None:
     run = copy_of(whole)
     forget_everything(run, worker)

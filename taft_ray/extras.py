@@ -1,0 +1,31 @@
+"""Optional packages, and the extra of taft_ray that installs each."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "adlfs": "azure",
+    "fastapi": "serve",
+    "gcsfs": "gcs",
+    "mlflow": "mlflow",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "starlette": "serve",
+    "uvicorn": "serve",
+}
+_READS = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}  # of fsspec, by protocol
+
+
+def needed(doing: str, package: str | None) -> str:
+    """The sentence of an error where a package is not installed: what needs it, and the way out."""
+    extra = EXTRAS.get((package or "").partition(".")[0])
+    if extra is None:
+        return f"{doing} needs {package or 'a package that is not installed'}; install it with pip"
+    return f"{doing} needs {package}; pip install 'taft_ray[{extra}]'"
+
+
+def unreadable(protocol: str, uri: str, error: Exception) -> str | None:
+    """Why fsspec has no file system for an address, where a missing package is the reason; else None."""
+    package = _READS.get(protocol)
+    if package is not None and isinstance(error, ImportError | ValueError):
+        return needed(uri, package)
+    return f"{uri} needs a package that is not installed: {error}" if isinstance(error, ImportError) else None
