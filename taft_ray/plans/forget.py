@@ -185,10 +185,10 @@ def estimate(
         "shards": list(plan.shards),
         "samples_to_retrain": left,
         "seconds": None if fit_seconds is None else fit_seconds + (median(purges) if purges else 0.0),
-        "earlier_forgets": len(purges),
         "bytes_to_purge": bytes_to_purge,
         "gpu_hour_price": gpu_hour_price,
         "cost": None if gpu_hour_price is None or fit_seconds is None else fit_seconds / 3600 * gpu_hour_price,
+        **({"earlier_forgets": len(purges)} if purges else {}),
         **({} if besides is None else {"seconds_besides": besides}),
     }
 

@@ -139,7 +139,6 @@ def test_estimate_is_the_measured_rate_times_what_is_left(two_shards: RunState) 
         "shards": [1],
         "samples_to_retrain": 3,
         "seconds": pytest.approx(3 * (4.0 / 10)),
-        "earlier_forgets": 0,
         "bytes_to_purge": 77,
         "gpu_hour_price": None,
         "cost": None,
