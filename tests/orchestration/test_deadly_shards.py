@@ -73,6 +73,7 @@ def check_the_others(run: Path, whole: Path) -> None:
     assert delta_digests(run) == others
 
 
+@pytest.mark.slow
 def test_shard_that_kills_its_workers_is_put_aside_and_tried_again(
     ridge: Trained, copy_of: Callable[..., Path], fault: Callable[[str], dict[str, str]]
 ) -> None:

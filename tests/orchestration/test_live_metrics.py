@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from socket import socket
 
+import pytest
 from command import started
 from own_cluster import own_cluster
 from processes import wait_for
@@ -40,6 +41,7 @@ def value(text: str, name: str, run: Path, state: str = "") -> float | None:
     return max(found, default=None)
 
 
+@pytest.mark.slow
 def test_a_scrape_shows_what_a_training_has_done(tmp_path: Path, parquet: Path, weights: Path) -> None:
     port, run = free_port(), tmp_path / "run"
     model = ("--model", MODEL, "--weights", weights, "--image-size", SIZE, "--shards", SHARDS, "--compose", "gram")

@@ -61,6 +61,7 @@ def test_device_and_lanes_are_those_that_the_cluster_has_or_can_start(
     assert environment["gpus_within_reach"] == why
 
 
+@pytest.mark.slow
 def test_lanes_without_a_place_hold_nothing_up(ridge: Trained, copy_of: Callable[..., Path], tmp_path: Path) -> None:
     """Lanes that do not fit on one CPU wait, say so, and go home when the others have done the work.
 

@@ -364,15 +364,15 @@ def test_an_address_is_no_name_of_a_hub(written: Path) -> None:
 def test_kept_audits_are_in_it_and_their_file_names_are_not(run: Path, tmp_path: Path) -> None:
     audit = {
         "ok": True, "verdict": "at chance", "why": "w", "auc": 0.5, "auc_ci": [0.4, 0.6], "p_value": 0.5, "power": {}, "level": 0.01,
-        "control": {}, "targets": {}, "forgotten": 1, "never_seen": 9, "shards": [0], "left_out": {}, "ids": ["ada"],
+        "control": {}, "targets": {}, "forgotten": 1, "never_seen": 9, "shards": [0], "left_out": {}, "ids": ["zora"],
     }  # fmt: skip
     (run / "reports").mkdir(exist_ok=True)
-    (run / "reports/audit-of-ada.json").write_text(json.dumps(audit))
+    (run / "reports/audit-of-zora.json").write_text(json.dumps(audit))
     told = tr.Run(run).dossier(tmp_path / "out")
     assert told.ok, told.not_read
     found = facts(tmp_path / "out")["audits"]
     assert [(one["kind"], one["answer"]["auc"]) for one in found] == [("Audit", 0.5)]
-    assert b"ada" not in (tmp_path / "out/dossier.json").read_bytes()
+    assert b"zora" not in (tmp_path / "out/dossier.json").read_bytes()
     (run / "reports/audit-2.json").write_text("{}")
     told = tr.Run(run).dossier(tmp_path / "out2")
     assert not told.ok
