@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 EXTRAS = {
     "adlfs": "azure",
     "fastapi": "serve",
@@ -23,9 +25,17 @@ def needed(doing: str, package: str | None) -> str:
     return f"{doing} needs {package}; pip install 'taft_ray[{extra}]'"
 
 
-def unreadable(protocol: str, uri: str, error: Exception) -> str | None:
+def unreadable(protocol: str, doing: str, error: Exception) -> str | None:
     """Why fsspec has no file system for an address, where a missing package is the reason; else None."""
     package = _READS.get(protocol)
-    if package is not None and isinstance(error, ImportError | ValueError):
-        return needed(uri, package)
-    return f"{uri} needs a package that is not installed: {error}" if isinstance(error, ImportError) else None
+    if package is not None and not _is_installed(package):  # fsspec does not know each protocol: then a ValueError
+        return needed(doing, package)
+    return f"{doing} needs a package that is not installed: {error}" if isinstance(error, ImportError) else None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        import_module(package)
+    except ImportError:
+        return False
+    return True

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import observe
@@ -15,7 +16,7 @@ import pytest
 from command import here
 from packaging.requirements import Requirement
 
-from taft_ray.extras import EXTRAS
+from taft_ray.extras import EXTRAS, unreadable
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -66,6 +67,15 @@ def test_the_error_names_the_package_and_its_extra(
     answer = here(*(word.format(run=tmp_path / "additive") for word in arguments))
     answer.complains(2, f"needs {package}")
     answer.complains(2, f"pip install 'taft_ray[{extra}]'")
+
+
+@pytest.mark.parametrize("protocol", ["gs", "abfss"])
+def test_an_address_that_an_installed_package_refuses_is_no_missing_package(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    assert unreadable(protocol, "reading it", ValueError("no bucket in this address")) is None
 
 
 def test_every_extra_that_is_named_exists() -> None:
