@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.evidence.drawing import plain_log, svg
 from benchmarks.evidence.results import DATA, Results
-from benchmarks.evidence.systems import MOST, SHARDS, SYSTEMS, OverShards, markdown, system
+from benchmarks.evidence.systems import ENDS, SHARDS, SYSTEMS, OverShards, markdown, system
 
 NAME = "sharding"
 DRAWN = ("additive", "ridge, joint Gram", "ridge, Gram", "RegMean++", "SISA", "Model Soup", "the paper's recipe")
@@ -31,7 +31,7 @@ def table(results: Results) -> str:
 
 
 def commands(results: Results) -> str:
-    names = [f"{name}-{one.label}{end}" for one in DATA for name in ("baselines", "table2") for end in ("", f"-{MOST}")]
+    names = [f"{name}-{one.label}{end}" for one in DATA for name in ("baselines", "table2") for end in ENDS]
     return results.commands(*names)
 
 

@@ -15,7 +15,7 @@ from benchmarks.evidence.drawing import AMBER, BLUE, GREEN, GREY, INK, ORANGE, P
 from benchmarks.evidence.results import DataSet, Entry, Results
 
 SHARDS = ("1", "10", "50", "500")
-MOST = SHARDS[-1]
+ENDS = ("", *(f"-{shards}" for shards in SHARDS[1:]))  # of files; one with a number has that number of shards alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,13 @@ class OverShards:
 
     def __init__(self, results: Results, data: DataSet) -> None:
         self.results, self.data = results, data
-        # the largest number of shards has files of its own, which may be of fewer seeds
-        self.files = [f"{name}-{data.label}{end}" for end in (f"-{MOST}", "") for name in ("table2", "baselines")]
+        # what was measured for one number of shards may be of fewer seeds
+        self.files = {f"{name}-{data.label}{end}": end for end in reversed(ENDS) for name in ("table2", "baselines")}
         self.found: dict[tuple[str, str], Entry] = {
             (entry["row"], entry["column"]): entry
-            for name in self.files
+            for name, end in self.files.items()
             for entry in results.table(name).get("values", ())
-            if entry["column"] == MOST or not name.endswith(MOST)
+            if end in ("", f"-{entry['column']}")
         }
 
     def at(self, system: System, shards: str) -> Entry | None:

@@ -104,6 +104,15 @@ def test_a_system_without_shards_has_its_number_everywhere(tmp_path: Path) -> No
     assert one.cell(system("SISA")) == "80.0 · – · 60.0 · –"
 
 
+def test_a_file_of_one_number_of_shards_has_that_number_alone(tmp_path: Path) -> None:
+    written(tmp_path)
+    row = "SISA (NLFT, mean of outputs)"
+    later = [entry(row, "50", 0.1, "l"), entry(row, "10", 0.7, "t")]
+    (tmp_path / "table2-toy-10.json").write_text(json.dumps({"command": "c", "cells": {}, "values": later}))
+    measured = OverShards(Results(tmp_path), ONE)
+    assert [(measured.at(system("SISA"), shards) or {}).get("mean") for shards in ("10", "50")] == [0.7, 0.6]
+
+
 def test_other_digests_at_other_numbers_of_shards_stop_it(tmp_path: Path) -> None:
     assert list(OverShards(written(tmp_path), ONE).check_digests()) == ["additive"]
     with pytest.raises(ValueError, match="additive has another digest"):
