@@ -12,7 +12,7 @@ DEV_EXTRAS := dev,docs
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check lint format-check types imports prose docs dist bench format clean
+.PHONY: help demo test test-all examples check lint format-check types imports prose docs dist bench format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -24,11 +24,15 @@ demo: $(RUN_STAMP) ## train on shards, forget a sample and verify it, on this ma
 TEST_FOLDERS := bits cli orchestration composer proof verbs web studies serving workers prefix run storage data tangent fitting sums models \
   additive answers attack benchmarks cluster doctests embedded evaluation examples pages plans privacy prose simulation systems
 TESTS = $(TEST_FOLDERS:%=tests/%) $(wildcard tests/test_*.py)
+SHOWN := tests/prose/test_notebook.py tests/examples tests/doctests/test_docstrings_on_ray.py
 PYTEST := $(BIN)/python -m pytest --durations=25 $(PYTEST_ARGS)
 
 # Two processes, a file of tests each at a time, in order: much of a test with Ray is waiting for its processes.
 test: $(DEV_STAMP) ## the tests that take minutes in all (pytest fails when it finds none)
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+examples: $(DEV_STAMP) ## run what the documents show: examples, the notebook, docstrings that need Ray (minutes)
+	$(PYTEST) -m "slow or not slow" -n 2 --dist load $(SHOWN)
 
 test-%: $(DEV_STAMP) ## the tests of one folder, as in make test-composer
 	$(PYTEST) tests/$*

@@ -112,7 +112,16 @@ def test_one_folder_has_a_target_and_ci_wants_no_skips():
     everything = make("--dry-run", "--assume-old=.venv/.stamp-dev", "test").stdout
     assert "tests/bits tests/cli tests/orchestration tests/composer" in everything
     assert "tests/test_readme.py" in everything
-    assert "--expected-skips-only" in (ROOT / ".ci/run").read_text()
+    ci = (ROOT / ".ci/run").read_text()
+    assert "make check test examples PYTEST_ARGS=--expected-skips-only" in ci
+
+
+def test_what_the_documents_show_is_run_in_ci():
+    shown = make("--dry-run", "--assume-old=.venv/.stamp-dev", "examples").stdout.split()
+    assert "slow or not slow" in " ".join(shown).replace('"', "")
+    for path in ("tests/prose/test_notebook.py", "tests/examples", "tests/doctests/test_docstrings_on_ray.py"):
+        assert path in shown
+        assert (ROOT / path).exists()
 
 
 def test_pages_for_contributors_name_what_is_there():
