@@ -6,7 +6,7 @@
 The networks' site vectors are made once, in bfloat16, and kept in the cache folder (some GB). All else is the package's own:
 projections by seed, rows, sums, and λ by generalised cross-validation. Leave-one-out accuracy is of the training pictures.
 Test pictures choose nothing. ``--all`` tries every recipe, otherwise the default one alone. ``--views`` tries site vectors that
-are the mean over fixed views of a picture: as it is, mirrored, and its middle seven eighths.
+are the mean over fixed views of a picture: as it is, mirrored, and its nested middles (`--views` of train).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from taft_ray.additive import (
     to_rows,
 )
 from taft_ray.additive.sites import MEMBERS, SIZE, default_blocks
+from taft_ray.additive.views import view
 from taft_ray.data import sample_keys
 from taft_ray.data.decode import decode_image
 from taft_ray.embedded import write_digits
@@ -48,18 +50,12 @@ BATCH = 32
 KEPT = tuple(f"output.{pool}" for pool in ("class", "mean", "quarters", "deviation"))
 
 
-def _middle(images: Tensor) -> Tensor:
-    edge = images.shape[-1] // 16
-    size = images.shape[-2:]
-    return nn.functional.interpolate(images[..., edge:-edge, edge:-edge], size, mode="bilinear", antialias=True)
-
-
+MIDDLES = ("same", "middle", "inner", "core")  # 16, 14, 12 and 10 sixteenths of each side
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
-    "same": lambda images: images,
+    **{name: partial(view, number=number) for number, name in enumerate(MIDDLES)},
     "mirrored": lambda images: images.flip(-1),
-    "middle": _middle,
 }
-TOGETHER = (("same", "mirrored"), ("same", "middle"), ("same", "mirrored", "middle"))
+TOGETHER = (("same", "mirrored"), *(MIDDLES[:count] for count in range(2, len(MIDDLES) + 1)))
 
 
 @dataclass(frozen=True, kw_only=True)

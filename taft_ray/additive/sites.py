@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taft_ray.additive.views import check_views, view
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.network import units_of
 from taft_ray.tangent.units import first_trained
@@ -50,12 +51,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Sites:
-    """The groups of a network, first block first.
+    """The groups of a network, first block first. ``views``: over how many views of a picture vectors are averaged (`views.py`).
 
     Guarantees: a function of the network's architecture, the picture's size and the options; no weight matters.
     """
 
     groups: tuple[Group, ...]
+    views: int = 1
 
     @property
     def size(self) -> int:
@@ -68,11 +70,14 @@ class Sites:
         return sum(group.width for group in self.groups)
 
     def to_json(self) -> list[dict[str, Any]]:
-        return [asdict(group) | {"members": list(group.members)} for group in self.groups]
+        """The groups, and the number of views where there are several."""
+        groups: list[dict[str, Any]] = [asdict(group) | {"members": list(group.members)} for group in self.groups]
+        return [*groups, {"views": self.views}] if self.views > 1 else groups
 
     @classmethod
-    def from_json(cls, groups: Sequence[Mapping[str, Any]]) -> Sites:
-        return cls(groups=tuple(_group(group) for group in groups))
+    def from_json(cls, said: Sequence[Mapping[str, Any]]) -> Sites:
+        views = next((one["views"] for one in said if "views" in one), 1)
+        return cls(groups=tuple(_group(one) for one in said if "views" not in one), views=views)
 
 
 def _group(said: Mapping[str, Any]) -> Group:
@@ -92,6 +97,7 @@ def sites_of(
     last_blocks: int | str | None = None,
     size: int | None = None,
     members: Sequence[str] = MEMBERS,
+    views: int = 1,
 ) -> Sites:
     """The sites of the last ``last_blocks`` units of ``network``, found in one forward pass of an empty picture.
 
@@ -99,6 +105,7 @@ def sites_of(
     size: S, the numbers per picture after the projection. None: `SIZE`, or all that the sites have where they are fewer.
     members: ``where.pool`` pairs. Those that a network does not have are left out: a class token or an MLP. The mean takes
     the place of quarters where patches have no grid.
+    views: of each picture, 1 to 4; every one costs a pass through the network.
     Raises UnsupportedModel where there are no blocks, UsageError for an impossible option or a ``size`` that exceeds the sites.
     """
     unknown = [member for member in members if member not in {f"{where}.{pool}" for where in WHERE for pool in POOLS}]
@@ -110,6 +117,7 @@ def sites_of(
     if not names:
         raise UsageError(f"last_blocks={last_blocks!r}: the additive model needs at least one of the {units.noun}")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    check_views(views, height, width)
     first = next(network.parameters())
     seen: dict[str, dict[str, int]] = {name: {} for name in names}
 
@@ -133,7 +141,8 @@ def sites_of(
         groups=tuple(
             Group(name=name, members=tuple(found), width=sum(found.values()), kept=share, weight=len(found) / every)
             for (name, found), share in zip(seen.items(), kept, strict=True)
-        )
+        ),
+        views=views,
     )
 
 
@@ -145,14 +154,26 @@ def default_blocks(units: int) -> int:
 def site_vectors(
     network: nn.Module, sites: Sites, images: Tensor, through: Callable[[Tensor], object] | None = None
 ) -> list[Tensor]:
-    """One forward pass: images (n, 3, H, W) -> (n, width) of each group, float32.
+    """Forward passes, one per view: images (n, 3, H, W) -> (n, width) of each group, float32, the mean over the views.
 
-    through: a pass through the blocks of ``network``, in the place of its own.
+    through: a pass through the blocks of ``network``, in the place of its own, for the picture as it is.
 
     The pass is the caller's own: its precision, its batch and its threads decide the last bits.
 
     Guarantees: each member's vectors have together a norm of at most 1 (float32 rounding apart).
     """
+    vectors = _vectors_of_one(network, sites, images, through)
+    if sites.views == 1:
+        return vectors
+    for number in range(1, sites.views):
+        more = _vectors_of_one(network, sites, view(images, number))
+        vectors = [total + one for total, one in zip(vectors, more, strict=True)]
+    return [total / sites.views for total in vectors]
+
+
+def _vectors_of_one(
+    network: nn.Module, sites: Sites, images: Tensor, through: Callable[[Tensor], object] | None = None
+) -> list[Tensor]:
     found: dict[str, dict[str, Tensor]] = {group.name: {} for group in sites.groups}
     members = {group.name: group.members for group in sites.groups}
 

@@ -16,7 +16,7 @@ from taft_ray.progress import ProgressReport
 
 NAMES = (
     "table1", "table2", "fig1a", "fig1b", "fig1c", "fig2a", "fig2b", "fig2c", "table7", "epsilon", "joint", "rates", "choices", "slices", "baselines",
-    "forgetting", "table3", "table3-rows", "table3-nonlinear",
+    "forgetting", "views", "table3", "table3-rows", "table3-nonlinear",
 )  # fmt: skip
 
 

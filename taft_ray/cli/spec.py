@@ -108,6 +108,11 @@ _FIELDS = (
         "Of additive: numbers per picture; 2,048 by default, or all that the sites have where they are fewer.",
     ),
     _Field("site_blocks", str, 'Of additive: how many last blocks are read, "all", or "default" (7/12 of them).', default=str(DEFAULT_BLOCKS)),
+    _Field(
+        "views", int,
+        "Of additive: a row is the mean over so many views of a picture, 1 to 4: as it is, and middles of 7/8, 3/4 and 5/8 of each "
+        "side. Each costs one more pass through the network, in training and in every prediction.",
+    ),
     _Field("loss", click.Choice(LOSSES)),
     _Field("kappa", float, "κ of the loss rsl; of additive the factor of the logits, which changes no prediction."),
     _Field("alpha", float, "α of the loss rsl."),
@@ -198,6 +203,7 @@ _VARIED = frozenset(
         "last_blocks",
         "features",
         "site_blocks",
+        "views",
         "trainable",
         "reset",
         "cls_token",

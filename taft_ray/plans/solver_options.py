@@ -22,9 +22,9 @@ OF_FITS = frozenset(
 OF_SOLVER = {
     "ridge": frozenset(["tolerance", "max_iterations"]),
     "adam": frozenset(["epochs", "batch_size", "learning_rate", "milestones", "slices", "radius"]),
-    ADDITIVE: frozenset(["features", "site_blocks"]),
+    ADDITIVE: frozenset(["features", "site_blocks", "views"]),
     PRIVATE: frozenset(["privacy"]),
-    PRIVATE_ROWS: frozenset(["privacy", "features", "site_blocks"]),
+    PRIVATE_ROWS: frozenset(["privacy", "features", "site_blocks", "views"]),
 }
 """Fields of one solver alone."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS
+from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS, MOST_VIEWS
 from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
 from taft_ray.fitting.config import FIT_PRECISIONS, PRIVATE_ROWS, FitConfig
@@ -32,6 +32,7 @@ _ADDED = (
     "joint_penalty",
     "features",
     "site_blocks",
+    "views",
     "beside",
     "privacy",
     "fit_precision",
@@ -88,7 +89,8 @@ class RunSpec:
         Any other makes a run of deltas alone.
 
     features: of an additive run, S of `additive`. None: 2,048, or all that the sites have where they are fewer; a new run keeps
-        the number. site_blocks: how many last blocks have sites. Also "all", or "default" (7/12).
+        the number. site_blocks: how many last blocks have sites. Also "all", or "default" (7/12). views: of each picture, over which
+        its row is averaged: 1 to 4, and as many passes.
 
     beside: how deltas are composed beside rows; "gram" by default.
 
@@ -143,6 +145,7 @@ class RunSpec:
     constants_gib: float = PREPARED_BUDGET / 2**30
     features: int | None = None
     site_blocks: int | str = DEFAULT_BLOCKS
+    views: int = 1
     beside: str | None = None
     privacy: Privacy | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=lambda: _versions())
@@ -196,6 +199,8 @@ class RunSpec:
             raise UsageError(
                 f"site_blocks={self.site_blocks!r}: expected a number >= 1, all or {DEFAULT_BLOCKS}; set --site-blocks"
             )
+        if isinstance(self.views, bool) or not isinstance(self.views, int) or not 1 <= self.views <= MOST_VIEWS:
+            raise UsageError(f"views={self.views!r}: expected a number 1..{MOST_VIEWS}; set --views")
         if self.additive and self.weighting != "uniform":
             other = "" if self.lean else f", or choose --compose {DEFAULT_COMPOSITION}"
             raise UsageError(

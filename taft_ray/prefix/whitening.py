@@ -59,8 +59,11 @@ class _Recipe:
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
         values = spec.to_json()
-        about = ("model", "weights", "image_size", "features", "site_blocks", "precision", "device", "threads", "seed")
-        self._key = repr([values.get(name) for name in (*about, "exif_orientation")])
+        about = (
+            "model", "weights", "image_size", "features", "site_blocks", "views", "precision", "device", "threads", "seed",
+            "exif_orientation",
+        )  # fmt: skip
+        self._key = repr([values.get(name) for name in about])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Recipe) and other._key == self._key

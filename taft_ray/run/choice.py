@@ -118,7 +118,9 @@ def site_groups(spec: RunSpec) -> tuple[SiteGroup, ...]:
     from taft_ray.run.rows import blocks_of
 
     loaded = load_for(spec)
-    sites = sites_of(loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
+    sites = sites_of(
+        loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features, views=spec.views
+    )
     return tuple(SiteGroup(group.name, group.kept) for group in sites.groups)
 
 

@@ -78,7 +78,7 @@ def build_rows(spec: RunSpec) -> tuple[RowMaker, Preprocess, str]:
             f"expected {spec.weights_digest[:16]}; give the same weights"
         )
     preprocess = loaded.preprocess
-    sites = sites_of(loaded.network, preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
+    sites = sites_of(loaded.network, preprocess.size, last_blocks=blocks_of(spec), size=spec.features, views=spec.views)
     projection = Projection(sites, spec.seed)
     fingerprint = digest_json(
         {

@@ -34,7 +34,7 @@ _OF_THE_PREFIX = (
     "model", "weights", "weights_digest", "image_size", "classes", "last_blocks", "precision", "cache_dtype", "device",
     "threads", "max_rejected", "exif_orientation",
 )  # fmt: skip
-_OF_SITES = ("solver", "features", "site_blocks")  # the projection is by seed 0, whatever a cell's seed is
+_OF_SITES = ("solver", "features", "site_blocks", "views")  # the projection is by seed 0, whatever a cell's seed is
 
 
 @dataclass(frozen=True, kw_only=True)

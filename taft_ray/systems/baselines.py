@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from taft_ray.additive.options import MOST_VIEWS
 from taft_ray.systems.cell import Cell
 from taft_ray.systems.points import Point, Table, Wanted, accuracy, forgotten
 from taft_ray.systems.recipes import adam, frozen, merged, on_sites, ridge
@@ -65,6 +66,20 @@ def table(wanted: Wanted) -> Table:
     columns = [str(shards) for shards in (1, *sorted(wanted.shards))]
     made.sort(key=lambda point: columns.index(point.column))  # a stable sort: rows keep their order
     return Table(name="baselines", title=title, row="system", column="shards", picture="lines", points=tuple(made))
+
+
+def views(wanted: Wanted) -> Table:
+    """The additive model of rows over one view of a picture, and over several (`additive.views`)."""
+    made = tuple(
+        Point(
+            row=row, column=str(count), cell=make(wanted.base, shards=1, seed=seed, views=count), read=accuracy(readout)
+        )
+        for row, (make, readout) in _of_sites(wanted, "additive", "additive").items()
+        for count in range(1, MOST_VIEWS + 1)
+        for seed in wanted.seeds
+    )
+    title = "Rows over several views of a picture: as it is, and middles of 7/8, 3/4 and 5/8 of each side"
+    return Table(name="views", title=title, row="system", column="views", picture="lines", points=made)
 
 
 def forgetting(wanted: Wanted) -> Table:

@@ -41,11 +41,12 @@ def measure_sites(
 ) -> dict[str, Any]:
     """`measure` of a cell on sites. The tokens are rows of a projection by seed 0 that keeps all numbers, int16 (n, 1, S)."""
     began = time.perf_counter()
-    sites = sites_of(network, image_size, size=cell.spec.features)
+    views = cell.spec.views
+    sites = sites_of(network, image_size, size=cell.spec.features, views=views)
     size = min(SIZE, sites.width)
     make, systems = {
         "additive": (
-            lambda rows: _projected(sites, sites_of(network, image_size, size=size), cell.spec.seed, rows),
+            lambda rows: _projected(sites, sites_of(network, image_size, size=size, views=views), cell.spec.seed, rows),
             {"additive": RidgeOfSums()},
         ),
         "head2toe": (lambda rows: _turned_back(sites, rows), {"head2toe": Head2Toe(size)}),

@@ -311,6 +311,7 @@ TABLES: dict[str, Callable[[Wanted], Table]] = {
     "slices": _slices,
     "baselines": baselines.table,
     "forgetting": baselines.forgetting,
+    "views": baselines.views,
     "table3": table3,
     "table3-rows": of_rows,
     "table3-nonlinear": nonlinear,

@@ -91,7 +91,9 @@ def _features(spec: RunSpec, loaded: LoadedModel) -> int:
     from taft_ray.run.rows import blocks_of
 
     try:
-        sites = sites_of(loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features)
+        sites = sites_of(
+            loaded.network, loaded.preprocess.size, last_blocks=blocks_of(spec), size=spec.features, views=spec.views
+        )
     except UnsupportedModel as error:
         if spec.rows_alone:
             raise

@@ -321,6 +321,10 @@ def test_modes_that_a_run_cannot_do_are_refused(
     [
         ({"features": 0}, "features >= 1"),
         ({"site_blocks": 0}, "site_blocks"),
+        ({"views": 0}, "set --views"),
+        ({"views": 5}, "set --views"),
+        ({"views": True}, "set --views"),
+        ({"views": 1.5}, "set --views"),
         ({"weighting": "samples"}, "leave --weighting out"),
         ({"compose": "mean"}, "compose"),
         ({"beside": "gram"}, "--compose additive"),
@@ -346,11 +350,12 @@ def test_more_features_than_the_sites_have_are_refused_before_a_run_is_made(
 
 
 def test_spec_of_an_earlier_run_is_unchanged(spec_of: Callable[..., Any], parquet: Path) -> None:
-    assert not {"features", "site_blocks"} & spec_of(parquet).to_json().keys()
+    assert not {"features", "site_blocks", "views"} & spec_of(parquet).to_json().keys()
 
 
 def test_spec_of_an_additive_run_always_has_its_sites(parquet: Path, additive: Callable[..., Any]) -> None:
     spec = additive(parquet)
     assert {"features", "site_blocks"} <= spec.to_json().keys()
+    assert "views" not in spec.to_json()  # as before there were views
     assert type(spec).from_json(spec.to_json()) == spec
     assert spec.compose == "additive"

@@ -45,8 +45,11 @@ def test_additive_run_refuses_what_fits_alone_have(name: str) -> None:
 
 @pytest.mark.parametrize("solver", ["ridge", "adam"])
 def test_runs_of_fits_refuse_what_additive_ones_alone_have(solver: str) -> None:
-    with pytest.raises(UsageError, match="--features, --site-blocks mean nothing to --compose gram"):
-        check_idle({"solver": solver, "compose": "gram", "features": 16, "site_blocks": 3}, ["features", "site_blocks"])
+    with pytest.raises(UsageError, match="--features, --site-blocks, --views mean nothing to --compose gram"):
+        check_idle(
+            {"solver": solver, "compose": "gram", "features": 16, "site_blocks": 3, "views": 2},
+            ["features", "site_blocks", "views"],
+        )
 
 
 def test_run_of_both_takes_options_of_both() -> None:

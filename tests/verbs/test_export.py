@@ -204,12 +204,12 @@ def test_changed_delta_is_not_exported(run: Path, tmp_path: Path) -> None:
         export(str(run), str(tmp_path / "model.pt2"))
 
 
-@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+@pytest.mark.parametrize(("kind", "views"), [("pt2", 1), ("onnx", 1), ("pt2", 3), ("onnx", 3)])
 def test_additive_model_is_exported_without_what_was_forgotten(
-    kind: str, parquet: Path, spec_of: Callable[..., Any], tmp_path: Path
+    kind: str, views: int, parquet: Path, spec_of: Callable[..., Any], tmp_path: Path
 ) -> None:
     run, file = tmp_path / "run", tmp_path / f"model.{kind}"
-    plain_train(run, spec_of(parquet, solver="additive", features=48))
+    plain_train(run, spec_of(parquet, solver="additive", features=48, views=views))
     before = additive_logits(run)
     plain_forget(run, [sample_id(3)], "subtract")
     told = export(str(run), str(file))
