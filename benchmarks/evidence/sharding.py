@@ -32,7 +32,7 @@ def table(results: Results) -> str:
 
 def commands(results: Results) -> str:
     names = [f"{name}-{one.label}{end}" for one in DATA for name in ("baselines", "table2") for end in ENDS]
-    return results.commands(*names)
+    return results.commands(*names, *(f"views-{one.label}" for one in DATA))
 
 
 def picture(results: Results) -> bytes:

@@ -15,6 +15,7 @@ from benchmarks.evidence.drawing import AMBER, BLUE, GREEN, GREY, INK, ORANGE, P
 from benchmarks.evidence.results import DataSet, Entry, Results
 
 SHARDS = ("1", "10", "50", "500")
+VIEWS = "3"  # of a picture, in the row beside the default's
 ENDS = ("", *(f"-{shards}" for shards in SHARDS[1:]))  # of files; one with a number has that number of shards alone
 
 
@@ -37,6 +38,7 @@ class System:
 SOUP = "Model Soup (NLFT, mean of weights)"
 SYSTEMS = (
     System(title="additive", row="additive", way="additive: subtract", parted=False, colour=ORANGE, marker="o"),
+    System(title="additive, 3 views", row="additive, 3 views", way=None, parted=False, colour=ORANGE, marker="h"),
     System(title="head alone", row="head alone, ridge from exact sums",
            way="head alone, ridge from exact sums: subtract", parted=False, colour=GREY, marker="s"),
     System(title="kNN, k = 20", row="kNN, k = 20", way="kNN, k = 20: remove the row", parted=False, colour=SKY, marker="^"),
@@ -74,6 +76,8 @@ class OverShards:
             for entry in results.table(name).get("values", ())
             if end in ("", f"-{entry['column']}")
         }
+        if (seen := results.entry(f"views-{data.label}", "additive", VIEWS)) is not None:
+            self.found[f"additive, {VIEWS} views", "1"] = seen
 
     def at(self, system: System, shards: str) -> Entry | None:
         """The number; a system that knows no shards has that of one shard everywhere."""

@@ -16,9 +16,9 @@ from taft_ray.orchestration.pulse import looked_after, new_group, with_pulse
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.train import lanes_for
 from taft_ray.progress import Report
-from taft_ray.storage import Store, json_object
+from taft_ray.storage import Store, digest_json, json_object
 from taft_ray.studies.cell_worker import CellWorker, cell_key
-from taft_ray.studies.shared_tokens import Tokens, shared_tokens
+from taft_ray.studies.shared_tokens import Tokens, prefix_of, shared_tokens
 from taft_ray.systems import ON_SITES, Cell, Table
 
 
@@ -50,7 +50,7 @@ class TokenSource:
     def of(self, cell: Cell) -> tuple[Tokens, ...]:
         """The pair for this cell, in Ray; the last one is kept, for cells come depth by depth. Public tokens are beside it."""
         places.check_device(cell.spec.device)
-        depth = _of_tokens(cell)
+        depth = tokens_in_common(cell)
         if self._held is None or self._held[0] != depth:
             self._held = None
             train = shared_tokens(
@@ -70,10 +70,9 @@ class TokenSource:
         return self._held[1]
 
 
-def _of_tokens(cell: Cell) -> tuple[bool, str, bool]:
+def tokens_in_common(cell: Cell) -> tuple[str, bool]:
     """Cells that read the same tokens have this in common; the last says whether public ones are among them."""
-    on_sites = cell.network in ON_SITES
-    return on_sites, str(cell.spec.last_blocks), on_sites and cell.private is not None
+    return digest_json(prefix_of(cell.spec).to_json()), cell.network in ON_SITES and cell.private is not None
 
 
 def _workers(spec: RunSpec) -> int:
@@ -102,7 +101,7 @@ def measured(store: Store, asked: Table, source: TokenSource, workers: int | Non
     total, found = len(asked.cells), len(results)
     report("cells", found, total)
     # seed by seed, so that what was interrupted can be drawn with --seeds of those that are whole; long cells do not start last
-    missing.sort(key=lambda c: (*_of_tokens(c), c.timed, c.spec.seed, -c.spec.shards))
+    missing.sort(key=lambda c: (*tokens_in_common(c), c.timed, c.spec.seed, -c.spec.shards))
     with session.connected() if missing else nullcontext():
         for group in _alike(missing):
             tokens = source.of(group[0])
@@ -125,7 +124,7 @@ def _alike(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Consecutive cells that share tokens, and whether they may run side by side."""
     group: list[Cell] = []
     for cell in cells:
-        if group and (_of_tokens(cell), cell.timed) != (_of_tokens(group[0]), group[0].timed):
+        if group and (tokens_in_common(cell), cell.timed) != (tokens_in_common(group[0]), group[0].timed):
             yield group
             group = []
         group.append(cell)

@@ -52,6 +52,15 @@ class Tokens:
         return self.gathered.tokens, self.gathered.keys, self.gathered.labels
 
 
+def prefix_of(spec: RunSpec) -> RunSpec:
+    """What decides the tokens, and nothing else: specs that share tokens have the same."""
+    of_sites = {name: getattr(spec, name) for name in _OF_SITES} if spec.additive else {}
+    return RunSpec(
+        data="shared", shards=1, compose=ADDITIVE if spec.additive else DEFAULT_COMPOSITION,
+        **{name: getattr(spec, name) for name in _OF_THE_PREFIX}, **of_sites,
+    )  # fmt: skip
+
+
 def shared_tokens(
     root: str, spec: RunSpec, data: str, *, rows: int | None, classes: Sequence[str] | None, report: Report
 ) -> Tokens:
@@ -59,11 +68,7 @@ def shared_tokens(
 
     They come from ``root`` where an earlier call left them there.
     """
-    of_sites = {name: getattr(spec, name) for name in _OF_SITES} if spec.additive else {}
-    prefix = RunSpec(
-        data="shared", shards=1, compose=ADDITIVE if spec.additive else DEFAULT_COMPOSITION,
-        **{name: getattr(spec, name) for name in _OF_THE_PREFIX}, **of_sites,
-    )  # fmt: skip
+    prefix = prefix_of(spec)
     folder = f"{root.rstrip('/')}/tokens/{digest_json(prefix.to_json())[:16]}"
     store = Store(folder)
     write_spec(store, prefix.to_json())
