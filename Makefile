@@ -54,7 +54,7 @@ types: $(DEV_STAMP) ## pyright
 imports: $(DEV_STAMP) ## the rooms of ARCHITECTURE.md
 	$(BIN)/lint-imports
 
-prose: $(DEV_STAMP) ## sentences of pages, docstrings and errors, by the rules of CONTRIBUTING.md
+prose: $(DEV_STAMP) ## sentences of pages, docstrings, errors and comments, by the rules of CONTRIBUTING.md
 	$(BIN)/python tests/prose/check_prose.py
 
 docs: $(DOCS_STAMP) ## the site of docs/, into site/

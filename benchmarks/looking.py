@@ -66,7 +66,7 @@ class Version:
                     raise
 
 
-# what a person waits for: the words of a round's command of a version, and its exit code
+# commands that a person waits for: a version's words for it in a round, and its exit code
 COMMANDS: dict[str, tuple[Callable[[Version, int], list[str]], int]] = {
     "--help": (lambda of, turn: ["--help"], 0),
     "a wrong option": (lambda of, turn: ["status", of.run, "--wrong"], 2),

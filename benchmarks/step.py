@@ -25,8 +25,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-# On a machine busy with other things a thread that spins at a barrier waits for one that is not scheduled, and the way with
-# the smaller matrices suffers most. To be set before torch is loaded; it holds for all ways. OMP_WAIT_POLICY=active undoes it.
+# On a busy machine a thread that spins at a barrier waits for one that is not scheduled. The way with the smaller matrices
+# suffers most. To be set before torch is loaded; it holds for all ways. OMP_WAIT_POLICY=active undoes it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import timm

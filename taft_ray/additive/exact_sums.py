@@ -34,8 +34,8 @@ class Sums:
 
     recipe: names the rows, such as `Projection.digest`; sums of rows of another recipe are refused. "" when there is none.
 
-    Guarantees: independent of order, blocks, threads and BLAS; ``subtract`` after ``add`` restores every bit; an error
-    changes nothing; equal sums have equal `to_arrays`.
+    Guarantees: independent of order, blocks, threads and BLAS; ``subtract`` after ``add`` restores every bit. An error
+    changes nothing. Equal sums have equal `to_arrays`.
     """
 
     def __init__(self, size: int, classes: int, recipe: str = "") -> None:
@@ -210,7 +210,7 @@ class Sums:
                     strip += np.multiply.outer(sign * row[start:stop], row[start:])
             else:
                 strip += ((sign * whole[:, start:stop]).T @ whole[:, start:]).astype(np.int64)
-            # what fell below the diagonal, in the strip's square at the front
+            # values fell below the diagonal, too, in the strip's square at the front
             square = self._upper[start:stop, start:stop]
             square[np.tril_indices(stop - start, -1)] = 0
 

@@ -35,7 +35,7 @@ class Whitened:
 
     @classmethod
     def about(cls, pictures: Pictures, centre: Centre | None, matrix: Tensor | None = None) -> Whitened | None:
-        """s·M·(a − m) of a `Centre` m, s; None where neither is given. matrix: M, float64; by default the identity."""
+        """s·M·(a − m) of a `Centre` m, s. None where neither is given. matrix: M, float64; by default the identity."""
         if centre is None:
             return None if matrix is None else cls(pictures, matrix)
         scaled = centre.scale * (torch.eye(len(centre.mean), dtype=torch.float64) if matrix is None else matrix)

@@ -195,7 +195,7 @@ def spec_options(function: Verb) -> Verb:
     return function
 
 
-# what the rows of the paper's tables differ in, and so no option of `reproduce`
+# the rows of the paper's tables differ in these, so that they are no options of `reproduce`
 _VARIED = frozenset(
     [
         "split",

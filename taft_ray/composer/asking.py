@@ -225,8 +225,8 @@ class Asking:
                     shards = {shard for shard in held.values() if shard >= 0}
                 except (IntegrityError, ObjectMissing):
                     unplaced = True
-            # at once, whatever its deadline: it may have been carried out already, and a certificate given; from now on, for
-            # what is timed is this time's work
+            # at once, whatever its deadline: it may have been carried out already, and a certificate given. It counts from
+            # now on, because this time's work is timed
             asked = self._asked(request, facts["mode"], facts["hashes"], sorted(shards), self.clock())
             return replace(
                 asked,

@@ -75,8 +75,8 @@ class Composition:
         while True:
             composed = self.record.current(lambda: self._snapshot(mode))
             self.remove_old_snapshots(mode)
-            # while it was written another writer may have taken a shard out, and purged, before it could be seen there
-            # computed, not as the ledger has it: a machine with other instructions may have committed other last bits
+            # Another writer may have taken a shard out, and purged, before the snapshot could be seen there. The digest is
+            # computed, not the ledger's: a machine with other instructions may have committed other last bits
             if self.record.known(lambda: self.computed_digest(mode)) == composed["digest"]:
                 break
         if composed["seconds"]:

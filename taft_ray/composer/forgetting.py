@@ -179,7 +179,7 @@ class Forgetting(Asking):
                     slices = slices_lost(self.record.manifest(), state.requests[request], self.record.spec)
             return Dropped(request, gone, starts, slices)
 
-        # of what is in the model until now: a drop is a subtraction, not a sum anew
+        # the sums of the model until now: a drop is a subtraction from them, not a sum anew
         self.record.current(self.composition.follow)
         self.record.commit(Dropped, f"{request}/dropped", decide)
         self.record.current(self.composition.follow)

@@ -42,7 +42,7 @@ class Selection:
 
 
 def find(record: Record, selection: Selection) -> tuple[dict[str, str], dict[str, Known], list[str]]:
-    """name -> id hash of everything asked; what the manifest has of it; the hashes of the owners.
+    """The id hash of everything asked, by name, what the manifest has of it, and the hashes of the owners.
 
     Samples asked by owner or shard are named by their hash. UsageError for owners and shards that are not in this run.
     """

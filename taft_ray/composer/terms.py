@@ -11,8 +11,8 @@ import numpy as np
 from taft_ray.run.rows import read_terms
 from taft_ray.storage import DeltaRef, Store
 
-# Of shards' terms kept in memory, so that a drop of a shard that was fitted lately need not read them: how many shards', so that
-# memory does not grow with the shards of a run, and how many bytes
+# Cache of the terms of shards that were fitted lately, so that dropping one needs no read. It is bounded in shards and in bytes,
+# so that memory does not grow with the shards of a run
 TERMS_KEPT = 8
 TERMS_BUDGET = 1 << 30
 _READERS = 8  # deltas read side by side, where many enter the sums: by a composer that starts again

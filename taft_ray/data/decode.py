@@ -19,7 +19,7 @@ from taft_ray.errors import DataError
 MAX_PIXELS = 89_478_485  # PIL's own limit, 256 MiB of RGB
 ORIENTATIONS = ("ignore", "apply")
 _ORIENTATION = 0x0112  # the tag, in EXIF and in TIFF
-# what turns a picture upright, by the value of the tag; 1 is upright
+# the turn that makes a picture upright, by the value of the tag; 1 is upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -25,7 +25,7 @@ from taft_ray.errors import DataError, UsageError
 
 _FORMATS = "a folder with a folder a class, Parquet (image, label) or WebDataset .tar"
 _PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
-# what people put beside data; anything else beside Parquet or tar files may be data that would be lost
+# files that people put beside data; any other beside Parquet or tar files may be data that would be lost
 _NOTES = frozenset({".md", ".txt", ".rst", ".json", ".jsonl", ".yaml", ".yml", ".csv", ".idx", ".sha256", ".crc"})
 _NOTE_NAMES = frozenset(
     {"readme", "license", "licence", "copying", "notice", "changelog", "authors", "citation", "sha256sums", "md5sums"}

@@ -17,7 +17,7 @@ from taft_ray.fitting.config import check_loss
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """L(x, y) = 1/K · (α (f_y − κ)² + Σ_{i≠y} f_i²) for "rsl"; "mse" is α = κ = 1; "ce" is cross-entropy."""
+    """L(x, y) = 1/K · (α (f_y − κ)² + Σ_{i≠y} f_i²) for "rsl". "mse" is α = κ = 1; "ce" is cross-entropy."""
 
     kind: str = "rsl"
     kappa: float = 15.0

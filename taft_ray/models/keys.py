@@ -24,7 +24,7 @@ _VERSIONS = frozenset(
         "momentum_encoder", "target_encoder", "base_encoder", "online_encoder",
     }
 )  # fmt: skip
-# what training leaves in a file and no prediction reads: at the top, or as the last part of a key
+# keys that training leaves in a file and no prediction reads: at the top, or as the last part of a key
 _UNUSED_TOP = re.compile(
     r"(optimi[sz]er|opt_state|lr_scheduler|scheduler|scaler|amp_scaler|loss|criterion|decoder\w*|(dino|ibot|mim|proj\w*)"
     r"_?head|(dino|ibot)_?(patch_)?loss|projector|projection_head|predictor|prototypes|mask_token|n_averaged|epoch|"

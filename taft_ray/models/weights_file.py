@@ -17,7 +17,7 @@ _UNPICKLE = (
 )
 _OWN_FILE = "take the .safetensors file of the model instead"
 _UNPACK = "unpack it and give the .safetensors file in it"
-# what a file's first bytes say, and the way out
+# a file's first bytes, its kind, and the way out
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"),
     (b"GGUF", "a GGUF file", _OWN_FILE),

@@ -11,7 +11,7 @@ from taft_ray.errors import TaftError
 from taft_ray.models.architecture import build
 from taft_ray.models.preprocess import Preprocess
 
-# what people train at, likely ones first; then every multiple of 16 that is left
+# sizes that people train at, likely ones first; then every multiple of 16 that is left
 _COMMON = (224, 256, 384, 288, 240, 336, 448, 512, 192, 160, 128, 320, 518, 32, 64)
 SIZES = _COMMON + tuple(size for size in range(48, 1041, 16) if size not in _COMMON)
 

@@ -32,8 +32,8 @@ from taft_ray.run.model import load_for
 
 PARTS_A_CALL = 6  # parts whose pictures share forward passes, so that little is padded
 FILES_A_TASK = 256
-# A pass must never wait for what waits for it. Its actors hold their cores while reading tasks come and go, so that the actors of
-# any number of runs must leave room for reading: PREFIX_SHARE, more than a third, lets 3 c - 1 of them on c cores, and leaves 0.33.
+# A pass must never wait for what waits for it. Its actors hold their cores while reading tasks come and go. So the actors of any
+# number of runs must leave room for reading. PREFIX_SHARE, more than a third, lets 3 c - 1 of them on c cores, and leaves 0.33.
 # Lanes that start beside the pass (LANE_SHARE each) idle until it ends, so that the shares of one core add up to less than 1.
 # Reading's and decoding's differ, for Ray Data makes one task of two that want the same: a stripe would have one decoder.
 READ_SHARE = 0.1

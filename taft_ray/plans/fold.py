@@ -260,7 +260,7 @@ def _rewrite(state: RunState, fact: facts.Rewritten) -> None:
                 state.moves.append(shard.shard)
             shard.state, shard.record, shard.quarantine, shard.returning = EMPTY, None, None, False
         elif shard.quarantine is not None and int(number) in fact.whole:
-            # what is left of it was read whole, and its delta goes with the purge
+            # its samples that are left were read whole, and its delta goes with the purge
             was, stays = shard.quarantine.was, request.mode == SUBTRACT
             shard.state = PENDING if was == PENDING or (stays and was == TRAINED) else DROPPED
             shard.returning = stays and was == TRAINED

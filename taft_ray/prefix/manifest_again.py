@@ -91,7 +91,7 @@ def _not_the_same(store: Store, key: str, why: str) -> IntegrityError:
 
 @dataclass(frozen=True)
 class _Read:
-    """Rows as a prefix pass made them, without what was purged since; how their pictures are read; the keys of all."""
+    """Rows as a prefix pass made them, without those purged since, how their pictures are read, and the keys of all."""
 
     table: pa.Table
     pieces: list[Stripe]

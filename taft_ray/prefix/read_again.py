@@ -85,7 +85,7 @@ def made_again(
     for number, text in _other_pictures(spec, state, found, whole):
         whole.pop(number)
         problems.append(text)
-    # what was made of shards that stay in quarantine is named by nobody
+    # parts written for shards that stay in quarantine are named by nobody
     store.erase([ref["key"] for ref in written if ref["shard"] not in whole])
     return {"base": found["base"], "shards": whole}, problems
 

@@ -17,8 +17,8 @@ from taft_ray.plans.spec import RunSpec
 
 # Pictures a forward pass, always padded to it: a picture's tokens must not depend on its neighbours
 PREFIX_BATCH = {"cpu": 16, "cuda": 128}
-# On CPUs torch's fused attention multiplies bfloat16 in small blocks: written out it is 1.3 to 2.7 times as fast for so few
-# patches, equal at 600, and in float32 slower (measured; DeiT-Tiny's prefix takes 8.6 ms a picture instead of 11.2)
+# On CPUs torch's fused attention multiplies bfloat16 in small blocks. Written out it is 1.3 to 2.7 times as fast for so few
+# patches, and equal at 600. In float32 it is slower. All is measured: DeiT-Tiny's prefix takes 8.6 ms per picture, not 11.2
 WRITTEN_OUT_PATCHES = 256
 
 

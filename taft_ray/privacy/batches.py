@@ -22,7 +22,7 @@ _CALL = b"taft_ray batch call 1"
 class BatchStream:
     """Batches as a function of (step, units, rate).
 
-    Guarantees: equal arguments give equal batches; any other argument gives others, independent of them; calls in any order.
+    Guarantees: equal arguments give equal batches; any other argument gives others, independent of them. Calls may come in any order.
     """
 
     def __init__(self, seed: bytes) -> None:

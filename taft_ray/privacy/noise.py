@@ -49,7 +49,7 @@ _CALL = b"taft_ray noise call 1"
 class GaussianStream:
     """Gaussian noise on the whole numbers, as a function of (step, count, scale).
 
-    Guarantees: equal arguments give equal bits; any other argument gives other, independent noise; calls in any order.
+    Guarantees: equal arguments give equal bits; any other argument gives other, independent noise. Calls may come in any order.
     A step is for one release: the same call for two sums would use noise twice.
     """
 

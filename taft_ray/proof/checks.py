@@ -353,7 +353,7 @@ def unknown_objects(run: Evidence) -> None:
         unread = ()
     if run.snapshots is None:
         unread = (*unread, f"{names.COMPOSED_FOLDER}/")
-    # what could not be read is a problem already; and a snapshot was named as one
+    # objects that could not be read are problems already, and `snapshots` names those that should not be there
     keys = [key for key in run.sizes if not key.startswith((*unread, f"{names.COMPOSED_FOLDER}/"))]
     about = (run.state, run.parts, {*(run.snapshots or ())}, () if run.manifest is None else run.manifest.keys)
     left, strange = orphans(keys, *about), strangers(keys, *about)

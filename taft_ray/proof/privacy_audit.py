@@ -175,7 +175,7 @@ def one_run(
 ) -> dict[str, Any]:
     """One fit with about half of the canaries: those that seem most in it, and least, are guessed, a number fixed beforehand.
 
-    coins: (M,) bool, which of them are in; drawn by default. batches: of a sampled fit; of a fresh key by default.
+    coins: (M,) bool, which of them are in, by default drawn. batches: those of a sampled fit, by default of a fresh key.
     """
     if coins is None:
         coins = np.array([secrets.randbits(1) for _ in range(len(canaries))], bool)

@@ -18,14 +18,14 @@ from taft_ray.workers.kinds import new_worker
 from taft_ray.workers.row_worker import RowWorker
 from taft_ray.workers.shard_worker import ShardWorker
 
-# Rounding a delta to its grid and another machine's float32 sums move a distance: relative to itself where it is large, and
-# to the distance of no delta at all where it is so small that float32 no longer resolves it.
+# Rounding a delta to its grid and another machine's float32 sums move a distance. The move is relative to the distance itself
+# where that is large. Where it is so small that float32 no longer resolves it, the move is relative to that of no delta at all.
 RELATIVE, ABSOLUTE = 0.05, 1e-5
 
 
 def retrained_again(run: Evidence) -> None:
     """Every retrained shard in the model is, bit for bit, what its cache gives; or as near its optimum as certified."""
-    # of a private run every one: its bits prove that the noise is that of the key
+    # every shard of a private run: its bits prove that the noise is that of the key
     shards = [shard for shard in run.state.in_model if shard.generation > 1 or run.spec.privacy is not None]
     run.checks["shards trained again"] = 0
     if not shards or run.manifest is None:

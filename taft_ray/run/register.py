@@ -41,7 +41,9 @@ _MOST = 200  # characters of a recipient or a contact
 
 @dataclass(frozen=True, kw_only=True)
 class Recipient:
-    """Where a release goes: to, a name or a URL; contact, whom a recall is told; until, unix seconds, when it is over.
+    """Where a release goes.
+
+    to: a name or a URL. contact: whom a recall is told. until: unix seconds, when it is over.
 
     Raises UsageError for an empty or long text, and for a time that has passed.
     """

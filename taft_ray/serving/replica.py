@@ -60,7 +60,7 @@ class OfRun:
         self._wanted: list[Wanted | None] = []
 
     def poll(self) -> None:
-        """Read the head; prepare, activate and acknowledge what follows from it; lengthen the lease where all of that is done."""
+        """Read the head, and prepare, activate and acknowledge what follows. Lengthen the lease where all of that is done."""
         try:
             self._poll()
             self.problem = ""

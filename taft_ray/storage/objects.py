@@ -30,8 +30,8 @@ class Store:
     `storage_options` go to the fsspec file system. Credentials and AWS_ENDPOINT_URL come from the usual AWS places.
     A key is a relative path with "/" between its parts.
 
-    Guarantees: a reader sees a whole object or none, also after a crash; `create` succeeds for one caller only;
-    listings are fresh. Every error of a backend is a `StorageError` that names the URI, the cause and the fix, never a
+    Guarantees: a reader sees a whole object or none, also after a crash. `create` succeeds for one caller only,
+    and listings are fresh. Every error of a backend is a `StorageError` that names the URI, the cause and the fix, never a
     credential. An endpoint that cannot be reached fails in about 20 s at most. Safe for threads and processes;
     picklable, unless it was given credentials (they would travel in the pickle: it refuses).
     """

@@ -184,7 +184,7 @@ def write_spec(store: Store, spec: Mapping[str, Any]) -> None:
             advice = "nothing was read in yet: remove the folder, or choose another"
             if any(store.list(CACHE_FOLDER)):
                 advice = "run it again with the options it was begun with, or choose another folder"
-        raise SpecMismatch(f"{store.uri} is a run with another spec; it differs in {differ}; {advice}")
+        raise SpecMismatch(f"{store.uri} is a run with another spec. It differs in {differ}; {advice}")
 
 
 def id_key(store: Store, create: bool) -> bytes:

@@ -29,7 +29,7 @@ from taft_ray.storage import PartRef, Store, digest_json, read_manifest, write_m
 from taft_ray.sums.options import DEFAULT_COMPOSITION
 from taft_ray.systems import TokenSet
 
-# what decides a token, and the class indices beside it; a folder of tokens is named by these
+# fields that decide a token, and the class indices beside it; a folder of tokens is named by these
 _OF_THE_PREFIX = (
     "model", "weights", "weights_digest", "image_size", "classes", "last_blocks", "precision", "cache_dtype", "device",
     "threads", "max_rejected", "exif_orientation",

@@ -57,8 +57,8 @@ def statistics_for(
 def shard_terms(delta: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """A shard's contribution to the sums, rounded once to the grids: int64 tensors by name.
 
-    ``delta/<parameter>``; and with Gram statistics ``gram/<layer>`` (upper triangle, packed) and ``cross/<layer>`` = ΔW·A;
-    with joint ones ``joint/…``. From here on this rounded delta *is* the shard's delta.
+    ``delta/<parameter>``. With Gram statistics also ``gram/<layer>`` (upper triangle, packed) and ``cross/<layer>`` = ΔW·A,
+    and with joint ones ``joint/…``. From here on this rounded delta *is* the shard's delta.
     """
     terms = {_DELTA + name: to_grid(value, DELTA_BITS, what=name) for name, value in sorted(delta.items())}
     for key, matrix in sorted((statistics or {}).items()):

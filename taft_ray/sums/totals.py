@@ -15,7 +15,7 @@ OF_DELTA = "delta/"  # what the names of a delta's terms begin with
 class Totals:
     """The exact sums over the shards that are in the model, as numpy arrays; `Sums` has them as tensors.
 
-    Guarantees: independent of the order of additions; ``subtract`` after ``add`` restores every bit; an overflow raises
+    Guarantees: independent of the order of additions; ``subtract`` after ``add`` restores every bit. An overflow raises
     FixedPointOverflow and changes nothing.
     """
 

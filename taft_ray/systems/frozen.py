@@ -53,7 +53,7 @@ def joined(shards: Sequence[Rows]) -> Rows:
 
 
 class System(Protocol):
-    """Pictures in shards -> a state; a state without some of its pictures; a state's answers."""
+    """From pictures in shards to a state, from it to one without some of its pictures, and to its answers."""
 
     way: str  # how pictures leave
 

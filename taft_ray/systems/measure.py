@@ -76,7 +76,8 @@ def _drawn(cell: Cell, train: TokenSet, count: int) -> list[int]:
 def measure(cell: Cell, tm: TangentModel, train: TokenSet, test: TokenSet) -> dict[str, Any]:
     """Everything that tables read of a cell, JSON-able.
 
-    "accuracy": by readout, over all shards; "kept": the same for some of the shards, an entry per order; "gram_by_epsilon" and "joint_by_penalty".
+    "accuracy": by readout, over all shards. "kept": the same for some of the shards, an entry per order. Beside them are
+    "gram_by_epsilon" and "joint_by_penalty".
     "ensemble_difference": of the mean of the shards' outputs from the composed model's, relative to the largest output.
     "fits": seconds and what the solver says, a list with an entry per shard. "recompose_seconds": of taking one shard out,
     another in and composing. "absent_classes": how many shards lack at least one class.

@@ -91,7 +91,7 @@ def _table2(wanted: Wanted) -> Table:
         for row, (make, readout) in _rows(wanted).items()
         for shards in (1, *sorted(wanted.shards))
         for seed in wanted.seeds
-        # of one shard there is nothing to compose: every readout is that model
+        # one shard leaves nothing to compose: every readout is that model
         if shards > 1 or readout == "mean"
     ]
     points += baselines.points(wanted)

@@ -323,7 +323,7 @@ class Fallback(OfItsInput):
     def __init__(self, name: str, module: nn.Module) -> None:
         super().__init__(name)
         self.module = module
-        # of a linear layer this is about its width
+        # about the width, for a linear layer
         self.worth = math.sqrt(sum(value.numel() for value in module.parameters()))
 
     def output(self, x: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ def read_token(file: str) -> str:
         raise UsageError(f"--token-file {file} cannot be read: {error}") from error
     if len(token) < LEAST or not token.isprintable() or " " in token:
         raise UsageError(
-            f"--token-file {file}: expected at least {LEAST} characters without spaces; "
-            "make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+            f"--token-file {file}: expected at least {LEAST} characters without spaces. "
+            "Make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
         )
     return token
 

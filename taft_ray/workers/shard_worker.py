@@ -67,7 +67,7 @@ class ShardWorker(Measuring):
             start = self._start(resolve["start"])
         checkpoints = None
         if config.slices > 1:
-            # what is recomputed differs in its last bits from what is kept, and of a shard that shrinks more may be kept
+            # recomputed constants differ from kept ones in their last bits, and a shard that shrinks may keep more of them
             constants = f"around {pictures.kept} layers" if isinstance(pictures, Recomputed) else "kept"
             made_of = {"fingerprint": self.fingerprint, "slices": str(config.slices), "constants": constants}
             checkpoints = SliceCheckpoints(

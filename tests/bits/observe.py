@@ -22,7 +22,7 @@ FITS = {
     "joint": ("--solver", "ridge", "--compose", "joint"),
     "adam": ("--solver", "adam", "--compose", "mean", "--epochs", "4", "--slices", "2"),
 }
-# what lies in runs-VERSION.tar.xz: the kinds that are new in that version, as its last commit left them
+# the runs in runs-VERSION.tar.xz: the kinds that are new in that version, as its last commit left them
 KEPT = {
     "0.1.0": ("ridge", "adam"),
     "0.2.0": ("additive", "tiers", "private", "released"),
@@ -39,7 +39,7 @@ REQUESTS: dict[str, tuple[tuple[str, str | None], ...]] = {
     "released": (("person-013", None),),
 }
 NOISY = ("private",)  # the noise of a new fit is drawn from a secret, so that its digest is never the same
-# what a certificate says that is no time, no place and no position in the ledger
+# fields of a certificate that are no time, no place and no position in the ledger
 _LASTING = (
     "schema", "request", "mode", "samples", "id_hashes", "owners", "whole_shards", "shards", "composed_before",
     "composed_after", "composition", "manifest_before", "manifest_after", "deltas_removed", "objects_removed",

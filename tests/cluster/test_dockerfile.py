@@ -16,7 +16,7 @@ from taft_ray.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 
-# What pip asks of a package, in a process that does not find this checkout.
+# pip's questions to a package, in a process that does not find this checkout.
 ASK = """
 import os, sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in f"{finder} {type(finder)}"]

@@ -247,7 +247,7 @@ def ec2(monkeypatch, tmp_path):
 def test_aws_nodes_start_on_a_mock(ec2, in_root):
     config = _bootstrap_config(prepare_config(load("aws")), no_config_cache=True)
     types = config["available_node_types"]
-    # what Ray asked EC2 about the instance type is what the autoscaler will plan with
+    # the autoscaler will plan with what Ray asked EC2 about the instance type
     assert types["gpu"]["resources"].items() >= {"CPU": 8, "GPU": 1}.items()
     assert types["head"]["resources"]["CPU"] == 0
 

@@ -33,7 +33,7 @@ from taft_ray.storage.probe import check_creates_once, check_use
 
 ROOT = Path(__file__).parents[2]
 
-# What AWS asks for, by its "Actions, resources, and condition keys": the right, and whether it is the bucket's.
+# Rights that AWS asks for, by its "Actions, resources, and condition keys": the right, and whether it is the bucket's.
 BUCKETS = {
     "GetBucketVersioning": "s3:GetBucketVersioning",
     "HeadBucket": "s3:ListBucket",
@@ -200,7 +200,7 @@ def test_the_heads_policy_is_what_rays_autoscaler_calls(cluster: dict[str, Any])
         provider.terminate_node(made)
     operations = {operation for operation, _ in calls}
     rights = granted(policy("head"))
-    # what a launch asks for beyond its own right: the worker's role, and the image by a name of AWS's
+    # a launch asks for two more beyond its own right: the worker's role, and the image by a name of AWS's
     assert operations | {"iam:PassRole", "ssm:GetParameters"} == rights.keys()
     (launch,) = [arguments for operation, arguments in calls if operation == "ec2:RunInstances"]
     assert launch["ImageId"].startswith("resolve:ssm:/aws/service/deeplearning/")

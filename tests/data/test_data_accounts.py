@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from taft_ray import data
 from taft_ray.errors import DataError
 
-# what people, cameras and other programs put into names; no separator of paths, no control character
+# characters that people, cameras and other programs put into names; no separator of paths, no control character
 _ODD = st.text(st.sampled_from("aZ9 .:_-#?*[]@',\"{}%é\u0301\u2028\u0085🐈=~+"), min_size=1, max_size=9)
 NAMES = st.lists(_ODD.filter(lambda name: name[0] not in "._"), min_size=2, max_size=8, unique=True)
 

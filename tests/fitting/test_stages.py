@@ -78,7 +78,7 @@ def test_going_on_before_the_lost_slice_equals_never_having_had_the_picture(gone
     assert all(same(rest[stage], checkpoints[stage]) for stage in rest)
     assert again.report.history == never.report.history[-len(again.report.history) :]
     assert again.report.objective == never.report.objective
-    # what saw the picture is another Δw, what did not is the same: nothing here holds because nothing was learnt
+    # a stage that saw the picture is another Δw, one that did not is the same: nothing holds because nothing was learnt
     assert [same(before[stage], checkpoints[stage]) for stage in (1, 2, 3)] == [stage <= lost for stage in (1, 2, 3)]
 
 

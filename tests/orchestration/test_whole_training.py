@@ -118,7 +118,7 @@ def test_evaluate_reports_classes_compositions_shards_and_monolith(
 def test_additive_run_on_ray(
     ray_session: None, spec_of: Callable[..., Any], parquet: Path, test_parquet: Path, tmp_path: Path
 ) -> None:
-    """Rows by Ray Data, sums by lanes; the same digest as in one process; a forget that starts nothing."""
+    """Rows by Ray Data and sums by lanes give the same digest as one process. A forget starts nothing."""
     spec = spec_of(parquet, solver="additive", features=48)
     train(str(tmp_path / "run"), spec, lanes=2)
     run = tr.Run(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A release is recalled by exactly the forgets whose samples it holds; what the gate holds back; both from the ledger alone."""
+"""A release is recalled by exactly the forgets whose samples it holds. The gate, too, reads the ledger alone."""
 
 import random
 import time

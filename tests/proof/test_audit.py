@@ -25,7 +25,7 @@ from taft_ray.workers.shard_worker import ShardWorker
 
 Copy = Callable[..., Path]
 OF_SHARD = {shard: [n for n in range(SAMPLES) if shard_of(sample_id(n), SHARDS) == shard] for shard in range(SHARDS)}
-# of two shards, of which each keeps more than it loses
+# samples of two shards, each of which keeps more than it loses
 GONE = [sample_id(n) for shard in (0, 1) for n in OF_SHARD[shard][:12]]
 WHOLE_SHARD = [sample_id(n) for n in OF_SHARD[2]]
 # Adam's few epochs in `spec_of` hardly fit anything: an audit of such a run says that it has no power

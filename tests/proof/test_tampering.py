@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[str, Callable[[Evidence], Any]]] = {
 
 
 def objects_of(held: Held, kind: str) -> list[str]:
-    """Two objects of a kind, or as many as there are; of certificates, one and its signature; one part, which is long to read."""
+    """Two objects of a kind, or as many as there are. For certificates one and its signature; one part, as it is long to read."""
     found = [key for key in held.objects if key.startswith(KINDS[kind][0])]
     if kind == "certificate":
         signature = next(key for key in found if ".signature." in key)

@@ -1,25 +1,28 @@
 """The prose rules of CONTRIBUTING.md that a program can check.
 
-* python tests/prose/check_prose.py                 every page, docstring and error text of the project
+* python tests/prose/check_prose.py                 every page, docstring, error and comment of the project
 * python tests/prose/check_prose.py FILE ...        those of these files
 """
 
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import re
 import sys
+import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FILES = ["*.md", "docs/**/*.md", "docs/**/*.ipynb", "benchmarks/*.md", "cluster/*.md", "taft_ray/**/*.md"]
-FILES += [f"{folder}/**/*.py" for folder in ("taft_ray", "jobs", "benchmarks", "tests")]
+FILES += [f"{folder}/**/*.py" for folder in ("taft_ray", "jobs", "benchmarks", "tests", "docs")]
 
-MOST_WORDS, MOST_COLUMNS, CODE_INDENT = 25, 100, 4
+MOST_WORDS, MOST_COLUMNS, MOST_SEMICOLONS, CODE_INDENT = 25, 100, 1, 4
 LONG, OPENER, WRAP = f"over {MOST_WORDS} words", "bare opener", f"over {MOST_COLUMNS} columns"
+CHAIN = "chain of semicolons"
 _OPENER = re.compile(r"(Of|Who|Whom|What)\s")
 _ITEM = re.compile(r"\s*([*+-]|\d+\.)\s+")
 _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[^\sa-z])")
@@ -29,6 +32,13 @@ _MARKUP = [
     (re.compile(r"\*"), ""),
     (re.compile(r"\b(e\.g|i\.e|cf|vs|eqs?|resp|et al|Fig)\.", re.IGNORECASE), r"\1"),
 ]
+_ASIDE = re.compile(r"\([^()]*\)|\"[^\"]*\"")  # a semicolon in brackets or in a quotation links no claims
+_PRAGMA = re.compile(
+    r"#(!|\s*((fmt|type|pyright|ruff|pragma):|noqa\b))[^#]*"
+)  # ends where the next "#" gives its reason
+_LICENCE = re.compile(r"\s*(SPDX-|Copyright\b|Licensed under\b)", re.IGNORECASE)
+_PHRASE = re.compile(r"[A-Za-z]{2,}'?,?\s+[a-z]+")  # two words; formulas and legends of shapes have none
+_RULER = re.compile(r"\s*---")
 
 Offence = tuple[int, str, str]  # line, rule, text
 
@@ -64,6 +74,8 @@ def offences_in_text(text: str, first_line: int = 1) -> Iterator[Offence]:
         for sentence in _END.split(block):
             if sum(bool(re.search(r"\w", word)) for word in sentence.split()) > MOST_WORDS:
                 yield first_line + number - 1, LONG, sentence
+            if _ASIDE.sub("", sentence).count(";") > MOST_SEMICOLONS:
+                yield first_line + number - 1, CHAIN, sentence
             if _OPENER.match(sentence) and not sentence.endswith("?"):
                 yield first_line + number - 1, OPENER, sentence
 
@@ -85,8 +97,44 @@ def _said(node: ast.expr) -> str | None:
     return None
 
 
+def comments(text: str) -> Iterator[tuple[int, bool, str]]:
+    """Comments as first line, whether they are behind code, and text; consecutive full lines are one."""
+    held: list[str] = []
+    begun = (0, 0)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        (line, column), said = token.start, _PRAGMA.sub("", token.string).removeprefix("#").removeprefix(" ")
+        trailing = bool(token.line[:column].strip())
+        ruler = bool(_RULER.match(said))
+        if held and (trailing or ruler or (line, column) != (begun[0] + len(held), begun[1])):
+            yield begun[0], False, "\n".join(held)
+            held = []
+        if trailing:
+            yield line, True, said
+        elif not ruler:
+            begun = begun if held else (line, column)
+            held.append(said)
+    if held:
+        yield begun[0], False, "\n".join(held)
+
+
+def offences_in_comments(text: str) -> Iterator[Offence]:
+    """Those of the prose in comments; a phrase behind code has the limit of words alone.
+
+    A full-line comment may begin with a small letter, and its opening is read as if it did not.
+    """
+    for line, trailing, said in comments(text):
+        if not _PHRASE.search(said) or _LICENCE.match(said):
+            continue
+        for number, rule, sentence in offences_in_text(said if trailing else said[:1].upper() + said[1:], line):
+            if rule == LONG or not trailing:
+                yield number, rule, sentence
+
+
 def offences_in_python(text: str) -> Iterator[Offence]:
-    """Those of docstrings and of what is raised."""
+    """Those of docstrings, of comments and of what is raised."""
+    yield from offences_in_comments(text)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if docstring := ast.get_docstring(node, clean=False):

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import check_prose
 import pytest
-from check_prose import LONG, OPENER, WRAP, offences_in_markdown, offences_in_notebook, offences_in_python, unreleased
+from check_prose import (
+    CHAIN,
+    LONG,
+    OPENER,
+    WRAP,
+    offences_in_comments,
+    offences_in_markdown,
+    offences_in_notebook,
+    offences_in_python,
+    unreleased,
+)
 
 WORDS = " ".join(["Word"] * 25)
 
@@ -22,6 +32,7 @@ def rules(text: str) -> list[str]:
         ("It is good. Of the rest nothing is known.", [OPENER]),
         ("What holds is tested.", [OPENER]),
         ("Who signs it?\nWhat holds is tested.", [OPENER]),
+        ("One holds; two holds; three holds.", [CHAIN]),
         ("x" * 60 + " " + "y" * 40, [WRAP]),
     ],
 )
@@ -44,6 +55,7 @@ def test_a_bad_sentence_is_found(text: str, found: list[str]) -> None:
         f"# {WORDS} {WORDS}",
         f"A link is [its text](https://example.org/{'long' * 30}).".replace(" [", "\n["),
         "Call `one. Of two. What three` first.",
+        'It holds; see (one; two) and "three; four", too.',
     ],
 )
 def test_what_is_no_offence(text: str) -> None:
@@ -61,6 +73,46 @@ def f(x):
     raise ValueError(f"expected {{x}}, got {{y}} {WORDS}")
 '''
     assert [(line, rule) for line, rule, _ in offences_in_python(code)] == [(3, OPENER), (8, LONG)]
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        (f"# {WORDS[:60]}\n# {WORDS[60:]} more\nx = 1", [(1, LONG)]),
+        (f"def f():\n    # Short.\n    # {WORDS} more\n    return 1", [(2, LONG)]),
+        ("x = 1\n# what is kept", [(2, OPENER)]),
+        ("# Plain.\n#\n# Of a list", [(3, OPENER)]),
+        ("# one holds; two holds;\n# three holds", [(1, CHAIN)]),
+        (f"x = 1  # {WORDS} more", [(1, LONG)]),
+        (f"x = 1  # type: ignore[misc]  # {WORDS} more", [(1, LONG)]),
+        (f"# --- {WORDS} more\n# of what comes\nx = 1", [(2, OPENER)]),
+        (f"# type of a part: {WORDS}", [(1, LONG)]),
+    ],
+)
+def test_a_bad_comment_is_found(code: str, found: list[tuple[int, str]]) -> None:
+    assert [(line, rule) for line, rule, _ in offences_in_comments(code)] == found
+    assert [(line, rule) for line, rule, _ in offences_in_python(code)] == found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = 1  # what is kept; so; on",
+        f"# {WORDS[:60]}\n# {WORDS[60:]}\nx = 1\n# {WORDS}",
+        f"if x:\n    # {WORDS}\n    y = 1\n# {WORDS}\nz = 1",
+        f"x = 1  # {WORDS}\n# {WORDS}\ny = 1",
+        f'x = \'# of it {WORDS} more\'\ny = """\n# of it {WORDS} more\n"""',
+        f"#!/usr/bin/env {WORDS} more python\n# fmt: off\nx = 1  # noqa: {WORDS} more\n# pyright: {WORDS} more",
+        f"# Copyright {WORDS}\n# {WORDS}",
+        "# Of (B, T, D), W x + ΔW x; Σ_i p_i; (B, D)",
+        f"# {', '.join(f'{letter} {letter}ize' for letter in 'ABCDEFGHIJKLMNOP')}",
+        f"# --- {WORDS} more",
+        f"# as in\n#\n#     {WORDS} more\n",
+        "# what is kept?",
+    ],
+)
+def test_a_comment_that_is_no_offence(code: str) -> None:
+    assert list(offences_in_comments(code)) == []
 
 
 def test_released_versions_stay_as_they_are() -> None:

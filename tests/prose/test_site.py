@@ -123,11 +123,15 @@ def test_every_page_is_in_its_sections_list() -> None:
 
 
 def test_terms_in_italics_are_in_the_glossary() -> None:
-    """*shard*: an explanation or a tutorial meets a term for the first time."""
+    """*shard*: a page meets a term for the first time."""
     glossary = set(
         re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs/glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
     )
-    pages = [*(ROOT / "docs/explanation").glob("*.md"), *(ROOT / "docs/tutorials").glob("*.md")]
+    pages = [
+        *(ROOT / "docs/explanation").glob("*.md"),
+        *(ROOT / "docs/tutorials").glob("*.md"),
+        ROOT / "ARCHITECTURE.md",
+    ]
     found = {
         term.lower().removesuffix("s")
         for page in pages
@@ -135,3 +139,12 @@ def test_terms_in_italics_are_in_the_glossary() -> None:
     }
     assert len(found) >= 8
     assert not found - {term.removesuffix("s") for term in glossary}
+
+
+def test_terms_are_defined_in_the_glossary_alone() -> None:
+    defining = [
+        page.relative_to(ROOT).as_posix()
+        for page in {*PAGES, *ROOT.glob("*.md")}
+        if re.search(r"^\| *term *\|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert defining == ["docs/glossary.md"]

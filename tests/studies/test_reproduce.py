@@ -42,8 +42,8 @@ def first(make: Any) -> dict[str, Any]:
 
 
 def test_table_is_written_in_every_form(make: Any, first: dict[str, Any]) -> None:
-    # four fits (NLFT, Adam at PT=T and PT=F, ridge), frozen systems and the additive one on one shard and on two; one
-    # selection; NLFT to be merged
+    # Four fits (NLFT, Adam at PT=T and PT=F, ridge), frozen systems and the additive one are on one shard and on two.
+    # Two more cells: one selection, and NLFT to be merged
     assert first["made"] == first["cells"] == 6 * 2 + 2
     for kind in ("json", "csv", "md", "svg"):
         assert (make.out / f"tables/table2-tiny.{kind}").is_file()

@@ -421,7 +421,7 @@ def test_gram_of_inputs_that_are_all_zero():
 @pytest.mark.parametrize("id", ["vit", "vit-no-qkv-bias", "deit-distilled", "vit-avg", "resnet-basic", "convnext"])
 @pytest.mark.parametrize("trainable", ["full", "bitfit"])
 def test_gram_composition_of_a_real_model(id: str, trainable: str):
-    """tm.gram's keys fit tm's deltas; identical shards compose to themselves; key rows are the mean."""
+    """tm.gram's keys fit tm's deltas. Identical shards compose to themselves, and key rows are the mean."""
     case = BY_ID[id]
     tm = linearize(build(case), trainable=trainable)
     prepared = tm.prepare(tm.prefix(images(case, count=6)))

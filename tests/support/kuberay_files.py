@@ -8,7 +8,8 @@ from jsonschema import Draft202012Validator
 ROOT = Path(__file__).parents[2]
 
 # KubeRay's own schema comes with its operator only, not with a Python package. This one has the documented fields of
-# ray.io/v1 in KubeRay 1.7 that the files use, and knows no others, so that a misspelt field fails here and is not dropped in silence by the API server.
+# ray.io/v1 in KubeRay 1.7 that the files use, and knows no others. So a misspelt field fails here, where the API server would
+# drop it in silence.
 NAME = {"type": "string", "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47}
 STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
 COUNT = {"type": "integer", "minimum": 0}

@@ -72,7 +72,7 @@ selections = st.one_of(
 
 
 class Schedule(RuleBasedStateMachine):
-    """One run; three composers of it, of which none knows of the others; workers' tasks and results in many hands."""
+    """One run with three composers, of which none knows of the others; workers' tasks and results are in many hands."""
 
     two_tiers = False
 

@@ -117,7 +117,7 @@ def test_every_budget_gives_the_same_fit(solver: str, share: float):
     pictures = prepare_pictures(tm, tokens, budget=budget)
     assert isinstance(pictures, Recomputed)
     prepared = tm.prepare(tokens)
-    # of outputs: a key's bias changes no output, so that Adam makes steps of whatever its gradient was rounded to
+    # outputs are compared: a key's bias changes none, so that Adam makes steps of whatever its gradient was rounded to
     expected, got = (tm.tangent(prepared, fit(tm, each, labels, config)) for each in (prepared, pictures))
     assert float((got - expected).norm() / expected.norm()) < 1e-7
 

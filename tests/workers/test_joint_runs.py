@@ -44,7 +44,7 @@ def test_drop_equals_composing_without_the_shard(joint: Trained, copy_of: Any, m
     plain_forget(run, [sample_id(0)], "drop")
     expected = composed_without(joint[0], {shard_of(sample_id(0), SHARDS)}, mode)
     assert Composer(str(run)).compose(mode)["digest"] == expected
-    # what `verify` composes from storage alone
+    # the model that `verify` composes from storage alone
     store = Store(str(run))
     assert names.composed_key(expected) in snapshots_of(run_spec(store), {False: sums_of(store, state_of(run))})
 

@@ -70,7 +70,7 @@ def _class(kind: tuple[str, int]) -> str:
 
 
 def _cell(state: str, x: int, y: int) -> str:
-    """A full square in the model; half of one while its delta is fitted again; a frame, a dot, a cross and a dash outside."""
+    """A full square in the model, half of one while its delta is fitted again. Outside: a frame, a dot, a cross and a dash."""
     left, top = x + 1, y + 1
     if state == "trained":
         return f"M{left} {top}h8v8h-8z"
