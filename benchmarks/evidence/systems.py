@@ -68,7 +68,7 @@ class OverShards:
 
     def __init__(self, results: Results, data: DataSet) -> None:
         self.results, self.data = results, data
-        # what was measured for one number of shards may be of fewer seeds
+        # files of one number of shards may be of fewer seeds
         self.files = {f"{name}-{data.label}{end}": end for end in reversed(ENDS) for name in ("table2", "baselines")}
         self.found: dict[tuple[str, str], Entry] = {
             (entry["row"], entry["column"]): entry

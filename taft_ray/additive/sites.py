@@ -105,7 +105,7 @@ def sites_of(
     size: S, the numbers per picture after the projection. None: `SIZE`, or all that the sites have where they are fewer.
     members: ``where.pool`` pairs. Those that a network does not have are left out: a class token or an MLP. The mean takes
     the place of quarters where patches have no grid.
-    views: of each picture, 1 to 4; every one costs a pass through the network.
+    views: of each picture, 1 to 4, and as many passes.
     Raises UnsupportedModel where there are no blocks, UsageError for an impossible option or a ``size`` that exceeds the sites.
     """
     unknown = [member for member in members if member not in {f"{where}.{pool}" for where in WHERE for pool in POOLS}]

@@ -53,7 +53,7 @@ class Tokens:
 
 
 def prefix_of(spec: RunSpec) -> RunSpec:
-    """What decides the tokens, and nothing else: specs that share tokens have the same."""
+    """The part of a spec that decides tokens: specs that share tokens have the same."""
     of_sites = {name: getattr(spec, name) for name in _OF_SITES} if spec.additive else {}
     return RunSpec(
         data="shared", shards=1, compose=ADDITIVE if spec.additive else DEFAULT_COMPOSITION,
