@@ -15,7 +15,7 @@ from benchmarks.evidence.drawing import AMBER, BLUE, GREEN, GREY, INK, ORANGE, P
 from benchmarks.evidence.results import DataSet, Entry, Results
 
 SHARDS = ("1", "10", "50", "500")
-VIEWS = "3"  # of a picture, in the row beside the default's
+VIEWS = "4"  # of a picture, in the row beside the default's
 ENDS = ("", *(f"-{shards}" for shards in SHARDS[1:]))  # of files; one with a number has that number of shards alone
 
 
@@ -38,7 +38,7 @@ class System:
 SOUP = "Model Soup (NLFT, mean of weights)"
 SYSTEMS = (
     System(title="additive", row="additive", way="additive: subtract", parted=False, colour=ORANGE, marker="o"),
-    System(title="additive, 3 views", row="additive, 3 views", way=None, parted=False, colour=ORANGE, marker="h"),
+    System(title="additive, 4 views", row="additive, 4 views", way=None, parted=False, colour=ORANGE, marker="h"),
     System(title="head alone", row="head alone, ridge from exact sums",
            way="head alone, ridge from exact sums: subtract", parted=False, colour=GREY, marker="s"),
     System(title="kNN, k = 20", row="kNN, k = 20", way="kNN, k = 20: remove the row", parted=False, colour=SKY, marker="^"),
