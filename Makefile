@@ -59,7 +59,7 @@ prose: $(DEV_STAMP) ## sentences of pages, docstrings, errors and comments, by t
 
 docs: $(DOCS_STAMP) ## the site of docs/, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file docs/site/mkdocs.yml
-	@echo "open site/index.html; with its search: $(BIN)/python -m http.server --directory site"
+	@echo "open site/index.html"
 
 dist: $(DEV_STAMP) ## the sdist, and the wheel that is built from it, into dist/
 	rm -rf dist

@@ -13,14 +13,16 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 OF_THE_PROJECT = ("README.md", "RESULTS.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")
+WORKER = "assets/iframe-worker.js"  # stands in for a worker of the search, where no server gives the pages
 _log = get_plugin_logger("taft_ray")
 _paths: dict[str, str] = {}  # place in the site: path in the repository
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the reference, README.md as the first page, and what pages link to outside of docs/."""
+    """Add the reference, README.md as the first page, what pages link to outside of docs/, and the search's script."""
     for name, content in generated().items():
         files.append(File.generated(config, name, content=content))
+    files.append(File.generated(config, WORKER, abs_src_path=str(Path(__file__).with_name(Path(WORKER).name))))
     pages = [
         *OF_THE_PROJECT,
         *(f"docs/{file.src_uri}" for file in files.documentation_pages() if file.generated_by is None),

@@ -1,5 +1,6 @@
 """The site of docs/: it builds without a warning, its links lead somewhere, and it loads nothing from elsewhere."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import links
 import pytest
+from chromium import needs_chromium, shown
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -77,6 +79,31 @@ def test_every_page_is_there_and_nothing_comes_from_elsewhere(site: dict[Path, P
         sheet.name for sheet in styles if re.search(r"url\([\"']?(https?:)?//", sheet.read_text(encoding="utf-8"))
     ]
     assert {load for page in site.values() for load in page.loads if load.endswith((".js", ".css"))}
+
+
+def home(site: dict[Path, Page]) -> Path:
+    return min(site, key=lambda file: (file.name != "index.html", len(file.parts)))
+
+
+def test_search_needs_no_server(site: dict[Path, Page]) -> None:
+    """A page opened from a folder can load scripts, and can neither fetch JSON nor start a worker from a file."""
+    folder = home(site).parent / "search"
+    begin, script = "var __index = ", (folder / "search_index.js").read_text(encoding="utf-8")
+    index = json.loads((folder / "search_index.json").read_text(encoding="utf-8"))
+    assert script.startswith(begin)
+    assert json.loads(script.removeprefix(begin)) == index
+    assert {"glossary.html", "reference/cli.html"} <= {entry["location"] for entry in index["docs"]}
+    for file, page in site.items():
+        (load,) = [load for load in page.loads if load.endswith("iframe-worker.js")]
+        assert file.name == "404.html" or (file.parent / load).is_file()
+
+
+@needs_chromium
+def test_a_page_opened_from_a_folder_finds_a_word(site: dict[Path, Page], tmp_path: Path) -> None:
+    results = r'<a href="([^"]+)" class="md-search-result__link"'
+    for word, page in (("tombstone", "glossary.html"), ("nonesuchword", None)):
+        found = re.findall(results, shown(home(site), f"q={word}", tmp_path))
+        assert any(urlsplit(target).path.endswith(page) for target in found) if page else not found
 
 
 def test_links_within_the_site_lead_somewhere(site: dict[Path, Page]) -> None:

@@ -78,7 +78,7 @@ def looked_at(page: str, folder: Path, widths: tuple[int, ...] = (400, 1200, 160
     frames = "\n".join(_frame(page, width, 2000) for width in widths)
     file = folder / "looked.html"
     file.write_text(f'<!doctype html><meta charset="utf-8"><body>{frames}<pre id="found"></pre>{_LOOK}')
-    dom = _run(file, "--dump-dom")
+    dom = _run(file.resolve().as_uri(), folder, "--dump-dom")
     answer = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
     assert answer is not None
     assert answer.group(1), "Chromium did not come to an end"
@@ -89,19 +89,25 @@ def screenshot(page: str, picture: Path, width: int, height: int) -> None:
     """A PNG of the page in a window of that size."""
     file = picture.with_suffix(".frame.html")
     file.write_text(f'<!doctype html><meta charset="utf-8"><body style="margin:0">{_frame(page, width, height)}')
-    _run(file, f"--screenshot={picture}", f"--window-size={max(width, 500)},{height}")
+    address, size = file.resolve().as_uri(), f"--window-size={max(width, 500)},{height}"
+    _run(address, file.parent, f"--screenshot={picture}", size)
     file.unlink()
+
+
+def shown(file: Path, query: str, folder: Path) -> str:
+    """The DOM of a page that is opened as a file with a query, once its scripts have run; the profile goes into the folder."""
+    return _run(f"{file.resolve().as_uri()}?{query}", folder, "--dump-dom")
 
 
 def _frame(page: str, width: int, height: int) -> str:
     return f'<iframe style="border:0;width:{width}px;height:{height}px" srcdoc="{html.escape(page)}"></iframe>'
 
 
-def _run(file: Path, *options: str) -> str:
+def _run(address: str, folder: Path, *options: str) -> str:
     assert BROWSER is not None
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-prefers-reduced-motion",
-        f"--user-data-dir={file.parent / 'profile'}", "--virtual-time-budget=20000", *options, file.resolve().as_uri(),
+        f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=20000", *options, address,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
