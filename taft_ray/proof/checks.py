@@ -19,6 +19,7 @@ from taft_ray.proof.check_outcomes import outcomes
 from taft_ray.proof.check_privacy import privacy
 from taft_ray.proof.check_quarantine import quarantine
 from taft_ray.proof.check_releases import releases
+from taft_ray.proof.check_signers import signers
 from taft_ray.proof.contradictions import contradictions, inconsistencies
 from taft_ray.proof.evidence import Evidence, Findings
 from taft_ray.proof.signature import check_signature
@@ -388,6 +389,7 @@ AFTER_THE_CHAIN: tuple[Check, ...] = (
     quarantine,
     snapshots,
     certificates,
+    signers,
     releases,
     evaluation_caches,
     outcomes,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from taft_ray import answers
 from taft_ray.additive.settings import LEFT_OUT
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from taft_ray.serving.started import Serving
 
 Deadline = str | float | datetime | timedelta
+KeyFile: TypeAlias = "PublicKey | str | os.PathLike[str]"
 T = TypeVar("T", str, int)
 
 
@@ -610,8 +611,11 @@ class Run:
         retrain: bool = False,
         metrics: str | os.PathLike[str] | None = None,
         record: bool = False,
+        public_key: KeyFile | Sequence[KeyFile] | None = None,
     ) -> answers.Verification:
         """Check the run from storage alone. head: a ledger entry of an earlier `verify`. retrain: fit forgotten shards again.
+
+        public_key: every certificate must be signed by this Ed25519 key, or by one of several; a key or its PEM file.
 
         metrics: a .prom file that gets the outcome, for Prometheus' textfile collector.
 
@@ -626,8 +630,9 @@ class Run:
         from taft_ray.verbs import metrics_file
 
         metrics_file.check_metrics_file(metrics)
+        keys = _public_keys(public_key)
         try:
-            told = verify(self.uri, head=head, retrain=retrain, record=record, report=self._progress)
+            told = verify(self.uri, head=head, public_keys=keys, retrain=retrain, record=record, report=self._progress)
             answer = answers.Verification.from_json(told)
         except IntegrityError:  # any other error has found nothing out
             if metrics is not None:
@@ -883,6 +888,14 @@ def _signing_key(given: SigningKey | str | os.PathLike[str] | None) -> SigningKe
     if isinstance(given, str | os.PathLike):
         return read_signing_key(os.fspath(given))
     raise UsageError(f"sign={given!r}: expected a PEM file, or what taft_ray.read_signing_key gives")
+
+
+def _public_keys(given: KeyFile | Sequence[KeyFile] | None) -> list[PublicKey]:
+    """The keys, each read from its file where that is given."""
+    from taft_ray.privacy import PublicKey, read_public_key
+
+    several = [] if given is None else [given] if isinstance(given, str | os.PathLike | PublicKey) else [*given]
+    return [one if isinstance(one, PublicKey) else read_public_key(os.fspath(one)) for one in several]
 
 
 def _check_price(price: float | None) -> None:
