@@ -25,6 +25,7 @@ STATUS = {
     "ok",
     "quarantined",
     "damaged",
+    "kind",
     "model",
     "classes",
     "accuracy",
