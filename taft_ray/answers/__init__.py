@@ -35,6 +35,8 @@ from taft_ray.answers.released import (
     SentNotice,
     ServingHistory,
     TakenNotice,
+    Telling,
+    WrittenNotice,
 )
 from taft_ray.answers.requests import EarlierRequest, Estimate, Promise, Waiting
 from taft_ray.answers.samples import RejectedRow, RejectedRows, Sample, Samples
@@ -155,6 +157,7 @@ __all__ = [
     "Step",
     "Swept",
     "TakenNotice",
+    "Telling",
     "Trained",
     "Trial",
     "Tuned",
@@ -167,4 +170,5 @@ __all__ = [
     "Why",
     "WhyGroup",
     "Withdrawal",
+    "WrittenNotice",
 ]

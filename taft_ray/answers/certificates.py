@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taft_ray.answers.answer import Answer
-from taft_ray.answers.requests import EarlierRequest
+from taft_ray.answers.requests import EarlierRequest, Waiting
 from taft_ray.answers.text import duration, facts, listed, moment, paragraphs, short, written_moment
 from taft_ray.counting import plural, which
 from taft_ray.evaluation.notation import timed_step
@@ -331,13 +331,25 @@ class Due(Answer):
     """The certificates of the requests that were carried out because their time had come. ok: none of them was late.
 
     to_do: what somebody has to run besides, such as once the date for the key of the id hashes has passed.
+
+    waiting: the requests whose time has not come, the next one first.
     """
 
     certificates: tuple[Certificate, ...]
     ok: bool = optional(True)
     late: tuple[Late, ...] = optional(())
     to_do: tuple[str, ...] = optional(())
+    waiting: tuple[Waiting, ...] = optional(())
 
     def __str__(self) -> str:
         done = [str(one) for one in self.certificates] or ["No request's time has come; nothing was to be done."]
-        return "\n\n".join([*done, *map(str, self.late), *(f"to do: {one}" for one in self.to_do)])
+        told = [*done, *map(str, self.late), *self._next(), *(f"to do: {one}" for one in self.to_do)]
+        return "\n\n".join(told)
+
+    def _next(self) -> list[str]:
+        """How many requests wait, and which begins first."""
+        if not self.waiting:
+            return []
+        count = len(self.waiting)
+        how = "request waits" if count == 1 else "requests wait. The next one"
+        return [f"{count:,} {how}: {self.waiting[0]}."]

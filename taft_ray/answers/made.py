@@ -59,6 +59,8 @@ class Exported(Answer):
 class Reported(Answer):
     """Where the report lies. derived: its numbers by name. not_measured: what no measurement was made for.
 
+    certificates: the pages of the certificates, in the order of the requests.
+
     ``shards[i]`` in names, and in report.json, is a fit and no shard: one that was fitted again has a row per generation.
     """
 
@@ -70,6 +72,7 @@ class Reported(Answer):
     quarantined: tuple[Quarantined, ...]
     damaged: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    certificates: tuple[str, ...] = optional(())
 
     def __str__(self) -> str:
         known = self.derived.get
@@ -92,6 +95,7 @@ class Reported(Answer):
         forgets = len({name.partition(".")[0] for name in self.derived if name.startswith("forgets[")})
         told = [
             f"page: {self.page}",
+            *self._certificates(),
             f"forgotten: {plural(forgets, 'request')}",
             f"accuracy: {', '.join(models) or 'not measured; taft-ray evaluate measures it'}",
             f"as fast as one model over everything: {', '.join(speeds) or self._no_speeds()}",
@@ -101,6 +105,13 @@ class Reported(Answer):
         return "\n".join(
             [*told, *(f"note: {one}" for one in self.notes), *ill, *(f"damaged: {one}" for one in self.damaged)]
         )
+
+    def _certificates(self) -> list[str]:
+        """A line per page of a certificate, the newest ones; of many, where the others lie."""
+        shown = [f"certificate: {one}" for one in self.certificates[-_SHOWN:]]
+        more = len(self.certificates) - len(shown)
+        folder = self.page.rpartition("/")[0]
+        return [*shown, *([f"and {plural(more, 'older certificate')}: {folder}/certificate-*.html"] if more else [])]
 
     def _no_speeds(self) -> str:
         why = str(dict(self.not_measured).get("speedup_wall", ""))

@@ -25,10 +25,23 @@ class TakenNotice(Answer):
 
 
 @dataclass(frozen=True)
+class Telling(Answer):
+    """A recall that was told by other means than a notice. by: who told it, and how. when: it was noted, ISO 8601."""
+
+    by: str
+    when: str
+
+    def __str__(self) -> str:
+        return f"told by {self.by}, noted {written_moment(self.when)}"
+
+
+@dataclass(frozen=True)
 class Release(Answer):
     """A file that left the house. what: export or statement. status: current, superseded, recalled or expired.
 
     digest: SHA-256 of the file. until: unix seconds. recalled_by: the forgets whose samples it holds, also where it has expired.
+
+    told: how its recall was told otherwise than by a notice.
 
     owners: of how many owners' pictures alone it is. overrode: the release gate that was overridden for it.
     """
@@ -48,6 +61,28 @@ class Release(Answer):
     notified: tuple[TakenNotice, ...]
     owners: int | None = optional()
     overrode: str | None = optional()
+    told: tuple[Telling, ...] = optional(())
+
+    def is_told(self) -> bool:
+        """Whether its recall was told, by a notice or otherwise."""
+        return bool(self.notified or self.told)
+
+
+@dataclass(frozen=True)
+class WrittenNotice(Answer):
+    """A notice that was written into a file, to be sent by whoever wrote it. to, contact: of its release."""
+
+    release: str
+    file: str
+    to: str | None
+    contact: str | None
+    sha256: str
+
+    def __str__(self) -> str:
+        whom = (
+            ", ".join(one for one in (self.to, self.contact) if one) or "whoever has it; the release does not say who"
+        )
+        return f"notice of release {self.release} for {whom}: {self.file}"
 
 
 @dataclass(frozen=True)
@@ -105,10 +140,12 @@ class Recalls(Answer, HasRows):
 
     undecided: forgets of which nobody can tell yet whether a release holds their samples. notices: those sent now.
 
+    written: the notices that were written into files now.
+
     servings: of a run that was served, with the models that replicas may have answered with.
     """
 
-    ROWS: ClassVar[tuple[str, ...]] = ("releases", "notices", "servings")
+    ROWS: ClassVar[tuple[str, ...]] = ("releases", "notices", "written", "servings")
 
     run: str
     ok: bool
@@ -116,6 +153,7 @@ class Recalls(Answer, HasRows):
     undecided: tuple[str, ...] = optional(())
     notices: tuple[SentNotice, ...] | None = optional()
     servings: tuple[ServingHistory, ...] = optional(())
+    written: tuple[WrittenNotice, ...] | None = optional()
 
     def __str__(self) -> str:
         if not self.releases and not self.servings:
@@ -146,12 +184,20 @@ class Recalls(Answer, HasRows):
         )
         return paragraphs(told, columns(head, rows) if rows else None)
 
+    def _written(self) -> str | None:
+        """A line per notice that was written now."""
+        if self.written is None:
+            return None
+        if not self.written:
+            return "No notice was written: every recall was told."
+        return "\n".join(map(str, self.written))
+
     def _released(self) -> str:
         """A line per file that left the house, and what is to be told of them."""
         if not self.releases:
             return f"no file of {self.run} has left the house"
         counts = Counter(one.status for one in self.releases)
-        head = ["release", "what", "status", "released", "to", "until", "recalled by", "told"]
+        head = ["release", "what", "status", "released", "to", "contact", "until", "recalled by", "told"]
         rows = [
             [
                 one.release,
@@ -159,13 +205,15 @@ class Recalls(Answer, HasRows):
                 one.status,
                 written_moment(one.released),
                 one.to,
+                one.contact,
                 moment(one.until),
                 some(one.recalled_by, 3) or None,
-                "yes" if one.notified else None,
+                "yes" if one.is_told() else None,
             ]
             for one in self.releases
         ]
-        untold = sum(one.status == "recalled" and not one.notified for one in self.releases)
+        untold = sum(one.status == "recalled" and not one.is_told() for one in self.releases)
+        key = "--sign key.pem"
         return paragraphs(
             ", ".join(f"{count} {status}" for status, count in counts.most_common()),
             columns(head, rows),
@@ -173,8 +221,12 @@ class Recalls(Answer, HasRows):
             f"taft-ray repair {self.run}"
             if self.undecided
             else None,
+            "\n".join(f"release {one.release}: {told}" for one in self.releases for told in one.told),
             "\n".join(map(str, self.notices or ())),
-            f"{plural(untold, 'recall')} {are(untold)} not told: taft-ray recalls {self.run} --notify URL --sign key.pem"
+            self._written(),
+            f"{plural(untold, 'recall')} {are(untold)} not told: taft-ray recalls {self.run} --notify URL {key}. "
+            f"Where no URL takes notices, --write FOLDER {key} makes files to send by mail. "
+            "Then --told RELEASE --by TEXT notes that it was sent."
             if untold
             else None,
         )

@@ -182,6 +182,8 @@ class Status(Answer, HasRows):
     outcomes: the latest outcome of each check that was recorded in the run.
 
     retention: where a date is set, until when the key of the id hashes is kept (unix seconds), and whether that has passed.
+
+    kind: which model the run has, what is kept of each shard, and how it forgets by default, in a sentence.
     """
 
     ROWS: ClassVar[tuple[str, ...]] = ("shards", "requests", "quarantined")
@@ -207,6 +209,7 @@ class Status(Answer, HasRows):
     retention: Mapping[str, Any] | None = optional()
     servings: tuple[ServedBy, ...] = optional(())
     outcomes: tuple[RecordedOutcome, ...] = optional(())
+    kind: str | None = optional()
 
     def pending(self) -> bool:
         """Whether shards wait for a fit, or the data was not read in yet."""
@@ -234,6 +237,7 @@ class Status(Answer, HasRows):
         counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items(), key=lambda one: -one[1]))
         facts = [
             ("run", self.run),
+            ("kind", self.kind),
             ("model", self.model),
             ("classes", f"{len(self.classes)}: {some(self.classes)}" if self.classes else None),
             (

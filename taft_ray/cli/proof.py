@@ -16,13 +16,16 @@ from taft_ray.progress import ProgressReport
 @click.argument("target")
 @click.option("--retrain", is_flag=True, help="Of a run: also train again every shard that a forget trained again.")
 @click.option("--head", metavar="DIGEST", help="Of a run: a ledger entry that must be there, from an earlier verify.")
-@click.option("--public-key", metavar="FILE", help="Of a certificate: it must be signed by this Ed25519 key (PEM).")
+@click.option(
+    "--public-key", metavar="FILE", multiple=True,
+    help="A certificate, or every one of a run, must be signed by this Ed25519 key (PEM); for a run it may be repeated.",
+)  # fmt: skip
 @click.option("--run", metavar="RUN", help="Of a certificate: the run to compare it with; the one it names by default.")
 @click.option("--metrics", metavar="FILE", help="Of a run: write the outcome there, for Prometheus' collector; .prom.")
 @click.option("--record", is_flag=True, help="Of a run: keep the outcome in it, for status, the page and dossiers.")
 @answers
 def verify(
-    target: str, retrain: bool, head: str | None, public_key: str | None, run: str | None, metrics: str | None,
+    target: str, retrain: bool, head: str | None, public_key: tuple[str, ...], run: str | None, metrics: str | None,
     record: bool, report: ProgressReport,
 ) -> Any:  # fmt: skip
     """Check TARGET, a run or a certificate's JSON, from storage alone; exits 1 when something is wrong."""
@@ -33,11 +36,15 @@ def verify(
     if is_certificate(target):
         if retrain or head or metrics or record:
             raise UsageError(f"{target} is a certificate; --retrain, --head, --metrics and --record are of a run")
-        signer = None if public_key is None else read_public_key(public_key)
+        if len(public_key) > 1:
+            raise UsageError(f"{target} is a certificate, which has one signature; give --public-key once")
+        signer = read_public_key(public_key[0]) if public_key else None
         return verify_certificate(target, public_key=signer, run=run)
-    if public_key or run:
-        raise UsageError(f"{target} is not a certificate's file; --public-key and --run are of a certificate")
-    return Run(target, progress=report).verify(head=head, retrain=retrain, metrics=metrics, record=record)
+    if run:
+        raise UsageError(f"{target} is not a certificate's file; --run is of a certificate")
+    return Run(target, progress=report).verify(
+        head=head, retrain=retrain, metrics=metrics, record=record, public_key=public_key
+    )
 
 
 @click.command()

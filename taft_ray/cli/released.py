@@ -31,16 +31,44 @@ def recipient_options(function: Verb) -> Verb:
 @click.command()
 @click.argument("run")
 @click.option("--notify", metavar="URL", help="Send a signed notice of each recalled release there, once; https.")
-@click.option("--sign", metavar="FILE", help="With --notify: the Ed25519 private key (PEM) that signs the notices.")
+@click.option(
+    "--write", metavar="FOLDER", help="Write a signed notice per recall that is not told there, to send by mail."
+)
+@click.option(
+    "--sign", metavar="FILE", help="With --notify or --write: the Ed25519 private key (PEM) that signs the notices."
+)
 @click.option("--timeout", type=float, help="With --notify: seconds that an answer may take; 10 by default.")
+@click.option(
+    "--release",
+    "releases",
+    metavar="RELEASE",
+    multiple=True,
+    help="With --notify or --write: the notices of this release alone; may be repeated.",
+)
+@click.option(
+    "--told", metavar="RELEASE", multiple=True, help="Note that its holder was told by other means; may be repeated."
+)
+@click.option("--by", metavar="TEXT", help="With --told: who told it, and how; the ledger keeps it, with the time.")
 @answers
-def recalls(run: str, notify: str | None, sign: str | None, timeout: float | None, report: ProgressReport) -> Any:
+def recalls(
+    run: str,
+    notify: str | None,
+    write: str | None,
+    sign: str | None,
+    timeout: float | None,
+    releases: tuple[str, ...],
+    told: tuple[str, ...],
+    by: str | None,
+    report: ProgressReport,
+) -> Any:
     """The files that left RUN's house, and which hold what was forgotten since; exits 1 when a notice was not taken."""
     from taft_ray.verbs.run import Run
 
-    if notify is None and (sign is not None or timeout is not None):
-        raise UsageError("--sign and --timeout are of notices; give --notify URL")
-    return Run(run).recalls(notify=notify, sign=sign, timeout=timeout)
+    if notify is None and timeout is not None:
+        raise UsageError("--timeout is of notices that are sent; give --notify URL")
+    if notify is None and write is None and sign is not None:
+        raise UsageError("--sign is of notices; give --notify URL or --write FOLDER")
+    return Run(run).recalls(notify=notify, sign=sign, timeout=timeout, write=write, releases=releases, told=told, by=by)
 
 
 @click.command()

@@ -61,6 +61,12 @@ def train(
     """Train every shard of RUN that has no delta yet, and compose.
 
     A RUN that exists needs none of the options of its spec.
+
+    By default (--solver ridge, --compose additive) a picture is a row of features, and sums over the rows are the model. A forget
+    without --mode subtracts a picture from the sums. Beside them ridge fits a tangent model per shard, which is a delta.
+
+    With --compose gram the deltas are the model: no rows are kept. A forget without --mode retrains a shard then. With --solver
+    additive there are rows and no deltas. The kind of a run is told by taft-ray status RUN.
     """
     if add is not None:
         add, options["split"] = with_split(add, options["split"]), None

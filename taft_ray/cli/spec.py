@@ -100,8 +100,9 @@ _FIELDS = (
     _Field("seed", int),
     _Field(
         "solver", click.Choice((*SOLVERS, ADDITIVE, *PRIVATE_SOLVERS)),
-        "ridge and adam fit a tangent model per shard; additive sums fixed features, and forgets a picture by a subtraction; "
-        "dp-gd and dp-additive are the solvers of --private, on tangent models and on rows.",
+        "ridge and adam fit a tangent model per shard; whether these are the model, or are kept beside it, is said by --compose. "
+        "additive fits none, and keeps rows and their sums alone. "
+        "dp-gd (the default of --private) and dp-additive fit privately, on tangent models and on rows.",
     ),
     _Field(
         "features", int,
@@ -131,8 +132,9 @@ _FIELDS = (
     _Field("radius", float, "Of adam: Δw stays in a ball of this radius; no bound by default."),
     _Field(
         "compose", click.Choice((*COMPOSITIONS, ADDITIVE)),
-        "additive keeps sums over rows, which are the model, and deltas beside them. The others keep deltas alone, and compose "
-        "them layer by layer by Gram matrices, by their mean, or all layers jointly (of the last block alone).",
+        "additive: sums over rows are the model, and deltas are kept beside them; forget subtracts by default. "
+        "gram, mean and joint: deltas alone are kept, and are the model; forget retrains by default. They are composed layer by "
+        "layer by Gram matrices, by their mean, or all layers jointly (of the last block alone). --private takes mean.",
     ),
     _Field("beside", click.Choice(COMPOSITIONS), "Of --compose additive: how the deltas beside it are composed."),
     _Field("epsilon", float, "ε of the Gram composition; with --private the ε of each fit."),

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from taft_ray.composer.asking import Asking, Clock
@@ -25,7 +24,7 @@ from taft_ray.data.identical import twins
 from taft_ray.errors import CommitConflict, IntegrityError, ObjectMissing, TaftError, UsageError
 from taft_ray.plans.facts import Dropped, Forgotten, ObjectRef, Purged, Rewritten, StartPurged
 from taft_ray.plans.forget import ForgetPlan, estimate
-from taft_ray.plans.gather import due, planned_start, together
+from taft_ray.plans.gather import due, planned_start, promise_of, together
 from taft_ray.plans.spending import cost_of_retrain, over_budget
 from taft_ray.plans.state import FITTING, QUARANTINED, SUBTRACT, TRAINED
 from taft_ray.proof.certificate import certificate_of
@@ -74,13 +73,7 @@ class Forgetting(Asking):
         """The waiting requests for these samples: {"request", "samples": how many of them, "runs_at", "deadline"}, ISO 8601."""
         state = self.record.state
         promised = Counter(state.tombstones[one] for one in state.promised().keys() & set(hashes))
-        told = []
-        for name, count in sorted(promised.items()):
-            request = self._request(name)
-            times = {"runs_at": planned_start(state, request), "deadline": request.deadline}
-            said = {what: datetime.fromtimestamp(at or 0.0, UTC).isoformat() for what, at in times.items()}
-            told.append({"request": name, "samples": count, **said})
-        return told
+        return [promise_of(state, self._request(name), count) for name, count in sorted(promised.items())]
 
     def _identical_that_stay(self, plan: ForgetPlan) -> int:
         """How many samples have the same bytes as one that the plan forgets, and are not among them."""

@@ -12,7 +12,7 @@ from taft_ray.jsonable import JsonObject, optional
 from taft_ray.plans.additions import Added, AdditionBegun
 from taft_ray.plans.fact import Damage, Fact, ObjectRef, Removed
 from taft_ray.plans.lane_resources import LaneResourcesSet
-from taft_ray.plans.releases import RecallNotified, Released, ReleaseGateSet
+from taft_ray.plans.releases import RecallNotified, RecallTold, Released, ReleaseGateSet
 from taft_ray.plans.retention import RetentionSet
 from taft_ray.plans.serving import Served, Withdrawn
 from taft_ray.plans.spending import DpReserved
@@ -354,7 +354,7 @@ KINDS: dict[str, type[Fact]] = {
     for kind in (
         Created, LaneResourcesSet, Cached, AdditionBegun, Added, DpReserved, Trained, MonolithTrained, Quarantined, TriedAgain, Repaired, TrainingFinished,
         ForgetRequested, Placed, Dropped, Rewritten, Purged, StartPurged, KeyDestroyed, Forgotten, Signed, Evaluated, Composed, Tuned,
-        Released, RecallNotified, ReleaseGateSet, RetentionSet,
+        Released, RecallNotified, RecallTold, ReleaseGateSet, RetentionSet,
         Served, Withdrawn,
     )
 }  # fmt: skip

@@ -106,6 +106,8 @@ def _fold(state: RunState, fact: facts.Fact, time: str) -> None:
             state.releases[fact.release] = ReleaseState(fact, state.entries, time, spent=spent)
         case facts.RecallNotified():
             state.releases[fact.release].notices.append((state.entries, fact))
+        case facts.RecallTold():
+            state.releases[fact.release].tellings.append((state.entries, time, fact))
         case facts.ReleaseGateSet():
             state.gates.append(fact)
         case facts.Served():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
 
 from taft_ray.errors import UsageError
 from taft_ray.plans.state import RequestState, RunState
@@ -59,6 +61,20 @@ def planned_start(state: RunState, request: RequestState) -> float | None:
         return None
     others = (state.requests[name].runs_at for name in together(state, request))
     return min([request.runs_at, *(time for time in others if time is not None)])
+
+
+def promise_of(state: RunState, request: RequestState, samples: int) -> dict[str, Any]:
+    """A waiting request for an answer: {"request", "samples": as many as given, "runs_at", "deadline"}, times in ISO 8601."""
+    times = {"runs_at": planned_start(state, request), "deadline": request.deadline}
+    said = {what: datetime.fromtimestamp(at or 0.0, UTC).isoformat() for what, at in times.items()}
+    return {"request": request.request, "samples": samples, **said}
+
+
+def promises(state: RunState) -> list[dict[str, Any]]:
+    """Every request that waits, as `promise_of` tells it, in the order in which they will begin."""
+    waiting = [request for request in state.requests.values() if request.waiting]
+    waiting.sort(key=lambda request: (planned_start(state, request) or 0.0, request.request))
+    return [promise_of(state, request, len(request.hashes)) for request in waiting]
 
 
 def _has_come(request: RequestState, now: float) -> bool:

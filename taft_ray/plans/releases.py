@@ -106,6 +106,19 @@ class RecallNotified(Fact):
 
 
 @dataclass(frozen=True)
+class RecallTold(Fact):
+    """A recall was told by other means than a notice: requests, the forgets that were named. by: who told it, and how.
+
+    When it was noted is the time of its entry.
+    """
+
+    KIND = "recall-told"
+    release: str
+    requests: tuple[str, ...]
+    by: str
+
+
+@dataclass(frozen=True)
 class Gate(JsonObject):
     """A newer model is published once so much has come since the last release: forgets, seconds, or ε of fits; one of the three.
 
@@ -159,17 +172,22 @@ class ReleaseGateSet(Fact):
 
 @dataclass
 class ReleaseState:
-    """A release, its place in the ledger, and the notices of its recall. spent: how many fits each shard had paid for then."""
+    """A release, its place in the ledger, and the notices of its recall. spent: how many fits each shard had paid for then.
+
+    tellings: by other means than a notice, each with its entry's number and time.
+    """
 
     fact: Released
     number: int
     time: str
     notices: list[tuple[int, RecallNotified]] = field(default_factory=list)
+    tellings: list[tuple[int, str, RecallTold]] = field(default_factory=list)
     spent: Mapping[int, int] = field(default_factory=dict)
 
     def notified(self, number: int | None = None) -> bool:
-        """Whether its recall was told, up to a ledger entry; up to now by default."""
-        return any(number is None or at <= number for at, _ in self.notices)
+        """Whether its recall was told, by a notice or otherwise, up to a ledger entry; up to now by default."""
+        told = [at for at, *_ in (*self.notices, *self.tellings)]
+        return any(number is None or at <= number for at in told)
 
     @property
     def line(self) -> Any:

@@ -22,7 +22,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def releases(run: Evidence) -> None:
-    """The facts of the register agree with the ledger around them; a notice is of a release that was recalled then."""
+    """The facts of the register agree with the ledger around them; a notice, or a telling, is of a release that was recalled then."""
     known = run.state.releases
     beside = KeptReleases(run.store, run.state.identity)
     with run.examining("releases"):
@@ -38,6 +38,7 @@ def releases(run: Evidence) -> None:
         return
     at = {one.number: one for one in known.values()}
     notices = {number: fact for one in known.values() for number, fact in one.notices}
+    tellings = {number: fact for one in known.values() for number, _, fact in one.tellings}
     rests: dict[int, list[ReleaseState]] = {}
     for one in known.values():
         if not one.fact.restored:  # the ledger that it rests on is gone
@@ -48,7 +49,7 @@ def releases(run: Evidence) -> None:
             wrong: list[str] = []
             if (one := at.get(entry.number)) is not None:
                 wrong += _at_its_commit(run, state, one)
-            if (told := notices.get(entry.number)) is not None:
+            if (told := notices.get(entry.number) or tellings.get(entry.number)) is not None:
                 held = holds(state, state.releases[told.release].fact)
                 if not set(told.requests) <= set(held):
                     wrong.append(

@@ -14,11 +14,13 @@ from taft_ray.plans.fold import Replayed, replay
 from taft_ray.plans.orphans import orphans, strangers
 from taft_ray.plans.state import RunState
 from taft_ray.proof.certificate import open_certificate
+from taft_ray.proof.check_beside import strangers_beside_it, tombstones
 from taft_ray.proof.check_choice import choice
 from taft_ray.proof.check_outcomes import outcomes
 from taft_ray.proof.check_privacy import privacy
 from taft_ray.proof.check_quarantine import quarantine
 from taft_ray.proof.check_releases import releases
+from taft_ray.proof.check_signers import signers
 from taft_ray.proof.contradictions import contradictions, inconsistencies
 from taft_ray.proof.evidence import Evidence, Findings
 from taft_ray.proof.signature import check_signature
@@ -27,7 +29,6 @@ from taft_ray.storage import (
     Ledger,
     Manifest,
     PartRef,
-    Tombstones,
     digest_bytes,
     digest_json,
     id_key,
@@ -318,34 +319,6 @@ def _windows(text: bytes) -> Iterator[bytes]:
             yield text[start : start + _HASH]
 
 
-def tombstones(run: Evidence) -> None:
-    """Every request kept beside the run is in its ledger: else an older copy of the folder was put back."""
-    identity = run.state.identity
-    if not identity:
-        return
-    with run.examining("tombstones beside the run"):
-        beside = Tombstones(run.store, identity)
-        kept = beside.read()
-        run.checks["tombstones beside the run"] = len(kept)
-        changed = [name for name, one in run.state.requests.items() if name in kept and not one.is_kept_in(kept[name])]
-        if changed:
-            raise IntegrityError(
-                f"{which('forget request', changed)} {are(len(changed))} kept beside {run.store.uri} with less than the ledger has. "
-                "An older copy of the folder would not forget all of it; taft-ray repair writes it again"
-            )
-        lost = len(run.state.requests.keys() - kept.keys())
-        if lost and beside.store is not None:
-            run.notes.append(
-                f"{plural(lost, 'forget request is', 'forget requests are')} not kept in {beside.store.uri} (was the folder moved "
-                "without it?): putting back an older copy would not be noticed; the next train, forget, evaluate or status writes them again"
-            )
-        if missing := beside.missing(run.state.requests):
-            raise IntegrityError(
-                f"{which('forget request', missing)} {are(len(missing))} kept beside {run.store.uri} and not in its "
-                "ledger: an older copy of the folder was put back. Run taft-ray forget --due, which forgets them again"
-            )
-
-
 def unknown_objects(run: Evidence) -> None:
     """Nothing lies about that no record names."""
     unread = () if run.manifest is not None else (f"{names.CACHE_FOLDER}/", f"{names.MANIFEST_FOLDER}/")
@@ -388,10 +361,12 @@ AFTER_THE_CHAIN: tuple[Check, ...] = (
     quarantine,
     snapshots,
     certificates,
+    signers,
     releases,
     evaluation_caches,
     outcomes,
     forgotten_hashes,
     tombstones,
+    strangers_beside_it,
     unknown_objects,
 )

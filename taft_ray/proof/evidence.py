@@ -12,6 +12,7 @@ import numpy as np
 from taft_ray.errors import IntegrityError, ObjectMissing, TaftError
 from taft_ray.plans.spec import RunSpec
 from taft_ray.plans.state import RunState
+from taft_ray.privacy import PublicKey
 from taft_ray.progress import Report, silent
 from taft_ray.storage import MALFORMED, Entry, Manifest, Store
 
@@ -51,6 +52,7 @@ class Evidence(Findings):
     store: Store
     spec: RunSpec
     report: Report = silent
+    public_keys: Sequence[PublicKey] = ()  # of which one must have signed each certificate; none: not asked
     entries: Sequence[Entry] = ()
     state: RunState = field(default_factory=RunState)
     sizes: Mapping[str, int] = field(default_factory=dict)  # every object listed: key -> bytes

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from taft_ray.counting import plural
+from taft_ray.counting import plural, which
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError, UsageError
 from taft_ray.log import operation
 from taft_ray.plans.fold import replay
@@ -18,7 +19,7 @@ from taft_ray.proof.evidence import Findings
 from taft_ray.proof.signature import read_signature
 from taft_ray.run.spec import run_spec
 from taft_ray.run.sums import snapshots_of, sums_of_tiers
-from taft_ray.storage import Ledger, PartRef, Store, digest_bytes, digest_json, read_manifest
+from taft_ray.storage import Entry, Ledger, PartRef, Store, Tombstones, digest_bytes, digest_json, read_manifest
 from taft_ray.storage import rundir as names
 from taft_ray.storage.manifest import MANIFEST_KEY
 
@@ -132,11 +133,14 @@ def _against_run(
     state = replay(entries := ledger.entries())
     request = state.requests.get(certificate["request"])
     if request is None or request.forgotten is None:
-        raise IntegrityError(f"the ledger of {store.uri} knows no finished request {certificate['request']!r}")
+        raise IntegrityError(
+            f"the ledger of {store.uri} knows no finished request {certificate['request']!r}{_since(store, state, certificate)}"
+        )
     committed = request.forgotten.certificate.digest
     if digest_bytes(certificate_bytes(certificate)) != committed:
         raise IntegrityError(
             f"the ledger of {store.uri} has another certificate of this request: digest {committed[:16]}"
+            f"{_replaced(request, entries, certificate)}"
         )
     before = len(findings.problems)
     findings.problems += [f"run: {wrong}" for wrong in contradictions(certificate, entries, state)]
@@ -145,6 +149,42 @@ def _against_run(
     findings.problems += [f"run: {text}" for text in came_back]
     findings.checks["run"] = int(len(findings.problems) == before)
     return store.uri
+
+
+def _replaced(request: RequestState, entries: Sequence[Entry], certificate: dict[str, Any]) -> str:
+    """A sentence on a certificate of a ledger that an older copy of the folder has replaced; nothing where that is not so."""
+    if request.first_requested is None or request.forgotten is None or _stands_in(entries, certificate):
+        return ""
+    return (
+        f". This one is of a ledger that was replaced: an older copy of the folder was put back. Its request {request.request} was "
+        f"registered again at {request.time}, and its certificate is {request.forgotten.certificate.key} now"
+    )
+
+
+def _stands_in(entries: Sequence[Entry], certificate: dict[str, Any]) -> bool:
+    """Whether a certificate rests on an entry of this ledger."""
+    return certificate["rests_on"]["digest"] in {entry.digest for entry in entries}
+
+
+def _since(store: Store, state: RunState, certificate: dict[str, Any]) -> str:
+    """A sentence on what became of a request that the ledger has not, or not finished, as far as it can be known."""
+    name, hashes = certificate["request"], set(certificate["id_hashes"])
+    known = state.requests.get(name)
+    if known is None and state.identity and name in Tombstones(store, state.identity).names():
+        return (
+            ". It is kept beside the run: an older copy of the folder was put back, and this certificate is of the ledger that was "
+            f"replaced. Run taft-ray forget {store.uri} --due, which registers it again and makes a new certificate"
+        )
+    if known is not None:
+        again = known.first_requested is not None
+        why = (
+            "was registered again, because an older copy of the folder was put back, and" if again else "is there, and"
+        )
+        return f". The request {why} is not carried out yet: run taft-ray forget {store.uri} --due"
+    others = sorted({state.tombstones[one] for one in hashes & state.tombstones.keys()})
+    if not others or hashes - state.tombstones.keys():
+        return ""
+    return f". All of its samples are in {which('request', others)} of this ledger: see taft-ray status {store.uri}"
 
 
 def _compare_signatures(findings: Findings, request: RequestState, signature: Signature | None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from taft_ray.errors import IntegrityError, SpecMismatch
 from taft_ray.log import operation
+from taft_ray.privacy import PublicKey
 from taft_ray.progress import Report, silent
 from taft_ray.proof.checks import AFTER_THE_CHAIN, chain
 from taft_ray.proof.evidence import Evidence, Findings
@@ -16,7 +18,13 @@ from taft_ray.storage import Store
 
 @operation("verify")
 def verify(
-    run: str, *, head: str | None = None, retrain: bool = False, record: bool = False, report: Report = silent
+    run: str,
+    *,
+    head: str | None = None,
+    public_keys: Sequence[PublicKey] = (),
+    retrain: bool = False,
+    record: bool = False,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Check everything that can be checked from storage alone: {"ok", "checks": {name: count}, "problems", "notes", "head"}.
 
@@ -31,6 +39,8 @@ def verify(
 
     ``head``: the digest of a ledger entry that must be in the chain, from an earlier `verify` kept elsewhere. Without it,
     nobody can tell whether the newest entries were cut off.
+    ``public_keys``: every certificate must be signed by one of these. Without them, nobody can tell whether the newest signature
+    was taken away.
     ``retrain``: also fit the retrained shards again (minutes for large ones).
     ``record``: keep the answer in the run; "recorded" is its key then. Otherwise nothing is written.
 
@@ -38,7 +48,7 @@ def verify(
     """
     store = Store(run)
     try:
-        evidence = Evidence(address=run, store=store, spec=run_spec(store), report=report)
+        evidence = Evidence(address=run, store=store, spec=run_spec(store), report=report, public_keys=public_keys)
     except (IntegrityError, SpecMismatch) as error:  # without its spec nothing in a run has a meaning
         answer = {**Findings(problems=[f"spec: {error}"]).answer(), "forgotten_samples": None, "head": None}
         if record:

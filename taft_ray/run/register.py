@@ -54,13 +54,19 @@ class Recipient:
 
     def __post_init__(self) -> None:
         for name, text in (("to", self.to), ("contact", self.contact)):
-            if text is not None and (not text.strip() or len(text) > _MOST or not text.isprintable()):
-                raise UsageError(f"--{name} {text[:40]!r}: expected a line of text with at most {_MOST} characters")
+            if text is not None:
+                check_line(name, text)
         if self.until is not None and not self.until > time.time():
             raise UsageError("--until has passed; give a later time, or leave it out")
 
 
 NOBODY = Recipient()
+
+
+def check_line(option: str, text: str) -> None:
+    """UsageError for a text that the ledger would not keep: an empty one, a long one, or more than a line."""
+    if not text.strip() or len(text) > _MOST or not text.isprintable():
+        raise UsageError(f"--{option} {text[:40]!r}: expected a line of text with at most {_MOST} characters")
 
 
 def new_name() -> str:

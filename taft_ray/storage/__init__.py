@@ -1,5 +1,6 @@
 """Everything that is kept, and how it is checked: objects, ledger, activation cache, deltas, checkpoints, manifest, run folder."""
 
+from taft_ray.storage.beside import strangers_beside
 from taft_ray.storage.cache import CachePart, PartRef, read_part, read_several, rewrite_part, write_part
 from taft_ray.storage.checkpoints import CheckpointRef, read_checkpoint, write_checkpoint
 from taft_ray.storage.copies import sweep_copies
@@ -62,6 +63,7 @@ __all__ = [
     "read_spec",
     "rewrite_part",
     "rewrite_rows",
+    "strangers_beside",
     "sweep_copies",
     "write_again",
     "write_checkpoint",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taft_ray.errors import CommitConflict, CommitUnknown
@@ -10,7 +11,15 @@ from taft_ray.storage.digest import seal, unseal
 from taft_ray.storage.objects import Store
 
 SUFFIX = ".tombstones"
+KINDS = ("", "spent/", "released/")  # folders: of tombstones, reservations of privacy, and releases
 _SEAL = "self"
+_KEPT = re.compile(rf"(?:{'|'.join(KINDS)})[0-9a-f]{{32}}/[^/]+\.json")
+
+
+def strangers_beside(store: Store) -> Sequence[str]:
+    """The keys in ``<run>.tombstones/`` that nothing of a taft_ray has; objects of another run at this address are known."""
+    beside = store.beside(SUFFIX)
+    return () if beside is None else [info.key for info in beside.list() if not _KEPT.fullmatch(info.key)]
 
 
 class BesideRun:
@@ -43,10 +52,11 @@ class BesideRun:
             self.store.write(self._key(name), self._sealed(body))
 
     def names(self) -> set[str]:
-        """The names of all that are kept, from a listing."""
+        """The names of all that are kept, from a listing. A stranger's file among them has none: see `strangers_beside`."""
         if self.store is None or not self.run:
             return set()
-        return {info.key.rpartition("/")[2].removesuffix(".json") for info in self.store.list(self._folder)}
+        keys = (info.key.removeprefix(self._folder) for info in self.store.list(self._folder))
+        return {key.removesuffix(".json") for key in keys if key.endswith(".json") and "/" not in key}
 
     def read(self, name: str) -> tuple[dict[str, Any], str]:
         """An object's fields, and its place for errors. IntegrityError for one that was changed."""

@@ -261,7 +261,7 @@ def _releases(told: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [
         {
             **{name: value for name, value in one.items() if name not in ("contact", "notified")},
-            "told": bool(one["notified"]),
+            "told": bool(one["notified"] or one.get("told")),
         }
         for one in (told or {"releases": []})["releases"]
     ]

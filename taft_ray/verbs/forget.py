@@ -18,6 +18,7 @@ from taft_ray.composer.selection import Selection
 from taft_ray.errors import IntegrityError, ObjectMissing, StorageError, TaftError
 from taft_ray.log import operation
 from taft_ray.plans.forget import DEFAULT_MODE, default_mode
+from taft_ray.plans.gather import promises
 from taft_ray.plans.spec import RunSpec
 from taft_ray.progress import Report, silent
 from taft_ray.run.address import run_address
@@ -100,7 +101,8 @@ def forget(
 def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report = silent) -> dict[str, Any]:
     """Carry out every request whose time has come or that was interrupted: for a timer to call.
 
-    {"certificates": [...]}, and where deadlines passed before they were met {"ok": False, "late": [{"request", "deadline",
+    {"certificates": [...]}, and where requests wait on {"waiting": [{"request", "samples", "runs_at", "deadline"}]}, the next one
+    first. Where deadlines passed before they were met {"ok": False, "late": [{"request", "deadline",
     "carried_out"}]}. Where the date for the key of the id hashes has passed, {"to_do": [sentence]}; nothing is destroyed.
     """
     run = run_address(run)
@@ -118,6 +120,7 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
                 assert mine is not None
                 done = _carry_out(run, spec, composer, mine, gpu_hour_price, report)
         carried_out = {request for request in promised if request in done or composer.is_forgotten(request)}
+        waiting = promises(composer.snapshot() if due else before)
     late = [
         {"request": request, "deadline": deadline, "carried_out": request in carried_out}
         for request, deadline in promised.items()
@@ -128,6 +131,7 @@ def forget_due(run: str, *, gpu_hour_price: float | None = None, report: Report 
         "certificates": list(done.values()),
         **({"ok": False, "late": late} if late else {}),
         **({"to_do": [retention.way_out(run)]} if overdue else {}),
+        **({"waiting": waiting} if waiting else {}),
     }
 
 

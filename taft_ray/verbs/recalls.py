@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,14 @@ def release_told(one: Standing) -> dict[str, Any]:
         "notified": [
             {"where": told.where, "status": told.status, "answer": told.answer} for _, told in one.release.notices
         ],
+        **({"told": tellings} if (tellings := _tellings(one)) else {}),
         **({"owners": len(fact.owners)} if fact.owners else {}),
         **({"overrode": fact.overrode} if fact.overrode else {}),
     }
+
+
+def _tellings(one: Standing) -> list[dict[str, Any]]:
+    return [{"by": told.by, "when": when} for _, when, told in one.release.tellings]
 
 
 @operation("recalls --notify")
@@ -104,10 +109,13 @@ def notify(
     url: str,
     key: SigningKey,
     *,
+    releases: Sequence[str] = (),
     timeout: float = 10.0,
     pause: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
     """Send a signed notice of every recalled release to ``url``, once: the answer of `recalls`, with "notices" of what was sent.
+
+    releases: those alone; all of them by default.
 
     A notice that was taken is a fact of the ledger, and is not sent again. One whose fact was lost with this process is sent
     again with the same bytes and the same Idempotency-Key.
@@ -120,8 +128,8 @@ def notify(
     record = Record(run)
     check_newest(record.store, record.state)
     notices = []
-    for one in standings(record.state, time.time()):
-        if one.status != RECALLED or any(told.url == digest for _, told in one.release.notices):
+    for one in recalled_of(record.state, releases):
+        if any(told.url == digest for _, told in one.release.notices):
             continue
         told = notice(record.state, record.spec, one)
         headers = {"Idempotency-Key": idempotency_key(told)}
@@ -140,6 +148,17 @@ def notify(
         )
     record.refresh()
     return {**recalls_of(record.store, run, record.state), "ok": all(one["ok"] for one in notices), "notices": notices}
+
+
+def recalled_of(state: RunState, releases: Sequence[str] = ()) -> list[Standing]:
+    """The recalled releases, or those of these names. UsageError for one that is not recalled, or none of the run's."""
+    found = {one.release.fact.release: one for one in standings(state, time.time())}
+    for name in releases:
+        if name not in found:
+            raise UsageError(f"the run has no release {name!r}; taft-ray recalls RUN lists them")
+        if found[name].status != RECALLED:
+            raise UsageError(f"release {name} is {found[name].status}: there is no recall to tell; leave it out")
+    return [one for name, one in found.items() if one.status == RECALLED and (not releases or name in releases)]
 
 
 def _commit(

@@ -37,9 +37,12 @@ def report(run: str) -> dict[str, Any]:
     page, data = names.report_key("report.html"), names.report_key("report.json")
     store.write(data, json.dumps(summary, allow_nan=False, indent=1).encode())
     store.write(page, report_page(summary).encode())
+    pages: list[str] = []
     for certificate, key, request, problems in made.certificates:
         written = certificate_page(certificate, key, (made.at, problems), made.state.key_kept_until).encode()
-        store.write(names.report_key(f"certificate-{request}.html"), written)
+        where = names.report_key(f"certificate-{request}.html")
+        store.write(where, written)
+        pages.append(address_of(store, where))
     ill = quarantines(made.state)
     return {
         "page": address_of(store, page),
@@ -50,6 +53,7 @@ def report(run: str) -> dict[str, Any]:
         "quarantined": ill,
         "damaged": made.damaged,
         "notes": summary["notes"],
+        **({"certificates": pages} if pages else {}),
     }
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from taft_ray import answers
 from taft_ray.additive.settings import LEFT_OUT
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from taft_ray.serving.started import Serving
 
 Deadline = str | float | datetime | timedelta
+KeyFile: TypeAlias = "PublicKey | str | os.PathLike[str]"
 T = TypeVar("T", str, int)
 
 
@@ -423,12 +424,20 @@ class Run:
         notify: str | None = None,
         sign: SigningKey | str | os.PathLike[str] | None = None,
         timeout: float | None = None,
+        write: str | os.PathLike[str] | None = None,
+        releases: Iterable[str] = (),
+        told: Iterable[str] = (),
+        by: str | None = None,
     ) -> answers.Recalls:
         """The files that were exported and published, and which of them hold what was forgotten since.
 
         notify: a URL that gets a signed notice of every recalled release, once. sign: an Ed25519 private key, or its PEM file.
 
         timeout: seconds that an answer may take; 10 by default. ok: False where a notice was not taken.
+
+        write: a folder that gets a signed notice per release that nobody was told of. releases: notify, or write, these alone.
+
+        told: releases whose holders were told by other means; the ledger keeps that, and ``by``: who told it, and how.
 
         Examples:
             >>> certificate = tr.Run("runs/pets").forget(ids=["cats/17.jpg"])
@@ -437,13 +446,29 @@ class Run:
         """
         from taft_ray.verbs.recalls import notify as send
         from taft_ray.verbs.recalls import recalls
+        from taft_ray.verbs.telling import told as note
+        from taft_ray.verbs.telling import write as write_notices
 
         key = _signing_key(sign)
-        if notify is None:
+        only, whom = _listed("releases", releases, str), _listed("told", told, str)
+        if sum((notify is not None, write is not None, bool(whom))) > 1:
+            raise UsageError("--notify, --write and --told do different things; give one of them")
+        if bool(whom) != (by is not None):
+            raise UsageError("--told RELEASE needs --by TEXT, who told it and how, and --by is of --told; give both")
+        if only and notify is None and write is None:
+            raise UsageError("--release is of --notify and --write; give one of them, or leave it out")
+        if whom:
+            return answers.Recalls.from_json(note(self.uri, whom, by or ""))
+        if notify is None and write is None:
             return answers.Recalls.from_json(recalls(self.uri))
         if key is None:
-            raise UsageError("--notify sends signed notices; give an Ed25519 private key as --sign")
-        return answers.Recalls.from_json(send(self.uri, notify, key, timeout=10.0 if timeout is None else timeout))
+            what = "--notify sends" if write is None else "--write writes"
+            raise UsageError(f"{what} signed notices; give an Ed25519 private key as --sign")
+        if write is not None:
+            return answers.Recalls.from_json(write_notices(self.uri, os.fspath(write), key, releases=only))
+        assert notify is not None
+        seconds = 10.0 if timeout is None else timeout
+        return answers.Recalls.from_json(send(self.uri, notify, key, releases=only, timeout=seconds))
 
     def check(self, file: str | os.PathLike[str]) -> answers.Checked:
         """How an exported file stands: current, superseded, recalled, expired, changed or unknown.
@@ -586,8 +611,11 @@ class Run:
         retrain: bool = False,
         metrics: str | os.PathLike[str] | None = None,
         record: bool = False,
+        public_key: KeyFile | Sequence[KeyFile] | None = None,
     ) -> answers.Verification:
         """Check the run from storage alone. head: a ledger entry of an earlier `verify`. retrain: fit forgotten shards again.
+
+        public_key: every certificate must be signed by this Ed25519 key, or by one of several; a key or its PEM file.
 
         metrics: a .prom file that gets the outcome, for Prometheus' textfile collector.
 
@@ -602,8 +630,9 @@ class Run:
         from taft_ray.verbs import metrics_file
 
         metrics_file.check_metrics_file(metrics)
+        keys = _public_keys(public_key)
         try:
-            told = verify(self.uri, head=head, retrain=retrain, record=record, report=self._progress)
+            told = verify(self.uri, head=head, public_keys=keys, retrain=retrain, record=record, report=self._progress)
             answer = answers.Verification.from_json(told)
         except IntegrityError:  # any other error has found nothing out
             if metrics is not None:
@@ -859,6 +888,14 @@ def _signing_key(given: SigningKey | str | os.PathLike[str] | None) -> SigningKe
     if isinstance(given, str | os.PathLike):
         return read_signing_key(os.fspath(given))
     raise UsageError(f"sign={given!r}: expected a PEM file, or what taft_ray.read_signing_key gives")
+
+
+def _public_keys(given: KeyFile | Sequence[KeyFile] | None) -> list[PublicKey]:
+    """The keys, each read from its file where that is given."""
+    from taft_ray.privacy import PublicKey, read_public_key
+
+    several = [] if given is None else [given] if isinstance(given, str | os.PathLike | PublicKey) else [*given]
+    return [one if isinstance(one, PublicKey) else read_public_key(os.fspath(one)) for one in several]
 
 
 def _check_price(price: float | None) -> None:

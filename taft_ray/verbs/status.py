@@ -10,6 +10,7 @@ from taft_ray.counting import are, which
 from taft_ray.log import operation
 from taft_ray.plans.additions import counts_of
 from taft_ray.plans.gather import due, planned_start
+from taft_ray.plans.kind import kind_of
 from taft_ray.plans.spending import spent_by
 from taft_ray.plans.state import RunState
 from taft_ray.prefix.rejections import rejected as rejected_rows
@@ -83,6 +84,7 @@ def status_of(record: Record, composed: str | None, in_the_way: str | None = Non
         **({"outcomes": outcomes} if (outcomes := [one.told() for one in outcomes_of(record)]) else {}),
         "quarantined": ill,
         "damaged": in_the_way,
+        "kind": kind_of(spec),
         "model": spec.model,
         "classes": list(state.classes),
         "accuracy": latest and latest.accuracy,

@@ -204,3 +204,12 @@ def test_certificate_names_other_requests() -> None:
 
 def test_nothing_that_is_due_is_said_in_a_sentence() -> None:
     assert str(answers.Due.from_json({"certificates": []})) == "No request's time has come; nothing was to be done."
+
+
+def test_nothing_that_is_due_says_what_comes_next() -> None:
+    later = {**WAITING, "request": "4a40", "runs_at": "2027-01-26T12:00:00+00:00"}
+    one = str(answers.Due.from_json({"certificates": [], "waiting": [WAITING]}))
+    assert one.startswith("No request's time has come")
+    assert "\n\n1 request waits: 1 sample in request 3f39, which begins 2026-12-26 12:00 UTC for the deadline" in one
+    two = str(answers.Due.from_json({"certificates": [], "waiting": [WAITING, later]}))
+    assert "\n\n2 requests wait. The next one: 1 sample in request 3f39, which begins 2026-12-26 12:00 UTC" in two

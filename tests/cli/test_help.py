@@ -9,6 +9,8 @@ from command import ROOT, here
 
 from taft_ray.cli import main
 from taft_ray.cli.commands import LINES
+from taft_ray.plans.forget import default_mode
+from taft_ray.plans.spec import RunSpec
 
 JOBS = sorted(path for path in (ROOT / "jobs").glob("*.py"))
 
@@ -33,6 +35,19 @@ def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
         command = main.commands[name]
         assert command.name == name
         assert (command.help or "").partition("\n\n")[0].replace("\n", " ") == line.help
+
+
+def test_train_says_which_kind_of_run_it_makes_and_how_that_forgets() -> None:
+    spec = RunSpec(data="data", model="model")
+    told = " ".join(here("train", "--help").out.split())
+    assert f"By default (--solver {spec.solver}, --compose {spec.compose})" in told
+    assert f"A forget without --mode {default_mode(spec)}s a picture from the sums." in told
+    deltas = RunSpec(data="data", model="model", compose="gram")
+    assert (
+        f"With --compose gram the deltas are the model: no rows are kept. A forget without --mode {default_mode(deltas)}s"
+        in told
+    )
+    assert "forgets a picture by a subtraction" not in told, "which is said of the composition, and not of one solver"
 
 
 def test_version_and_help_of_the_program() -> None:

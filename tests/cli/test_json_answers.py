@@ -25,6 +25,7 @@ STATUS = {
     "ok",
     "quarantined",
     "damaged",
+    "kind",
     "model",
     "classes",
     "accuracy",
@@ -153,7 +154,8 @@ def test_waiting_requests_are_promised_shown_and_carried_out(trained: Path, copy
     assert [(r["request"], r["done"]) for r in shown] == [(promise.json["request"], False)]
     assert shown[0]["runs_at"] == pytest.approx(runs_at.timestamp())
     assert here("verify", run, "--json").json["problems"] == []
-    assert here("forget", run, "--due", "--json").json == {"certificates": []}
+    waits = {"request": promise.json["request"], "samples": 1, **{n: promise.json[n] for n in ("runs_at", "deadline")}}
+    assert here("forget", run, "--due", "--json").json == {"certificates": [], "waiting": [waits]}
 
     soon = here("forget", run, "--ids", sample_id(1), "--mode", "retrain", "--deadline", "2s", "--json")
     assert soon.code == 0, soon.err

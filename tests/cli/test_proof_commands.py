@@ -87,6 +87,8 @@ def test_sign_later(trained: Path, keys: Path, copy_of: Callable[..., Path]) -> 
 
 
 def test_options_of_the_other_target_are_refused(trained: Path, keys: Path, tmp_path: Path) -> None:
-    here("verify", trained, "--public-key", keys / "key.pub").complains(2, "is not a certificate's file")
+    here("verify", trained, "--run", trained).complains(2, "is not a certificate's file")
     (tmp_path / "c.json").write_text("{}")
+    both = ("--public-key", keys / "key.pub", "--public-key", keys / "other.pub")
+    here("verify", tmp_path / "c.json", *both).complains(2, "give --public-key once")
     here("verify", tmp_path / "c.json", "--retrain").complains(2, "is a certificate")

@@ -10,7 +10,7 @@ from proved import KEY
 from released import copied, toy_export, toy_forget, trained_toy
 from toy_run import EVERYONE
 
-from taft_ray.plans.releases import RecallNotified
+from taft_ray.plans.releases import RecallNotified, RecallTold
 from taft_ray.proof.verify_run import verify
 from taft_ray.run.record import Record
 from taft_ray.storage import KeptReleases, Store
@@ -30,6 +30,8 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
         first.release, (certificate["request"],), "https://a:443", "0" * 64, 200, "", "k", KEY.public.hex
     )
     record.commit(RecallNotified, "told", lambda: told)
+    letter = RecallTold(first.release, (certificate["request"],), "a letter")
+    record.commit(RecallTold, "letter", lambda: letter)
     return run
 
 
@@ -61,6 +63,7 @@ def test_register_that_was_written_here_has_no_problem(released: Path) -> None:
         ("released", {"digest": "sha"}, "no digest"),
         ("released", {"what": "gift"}, "no kind"),
         ("recall-notified", {"requests": ["ffff"]}, "told for requests whose samples it does not hold"),
+        ("recall-told", {"requests": ["ffff"]}, "told for requests whose samples it does not hold"),
     ],
 )  # fmt: skip
 def test_what_was_changed_in_the_register_is_found(

@@ -17,7 +17,7 @@ from store_faults import DIE_BEFORE, Fault, Killed, fault, faults_possible
 from toy_run import EVERYONE
 
 import taft_ray as tr
-from taft_ray.answers import Certificate
+from taft_ray.answers import Certificate, WrittenNotice
 from taft_ray.composer.composer import Composer
 from taft_ray.errors import IntegrityError, UsageError
 from taft_ray.pages import certificate_page
@@ -163,6 +163,111 @@ def test_crash_before_the_fact_sends_the_same_notice_again(recalled: tuple[Path,
     first, again, _ = server.received
     assert first.body == again.body
     assert first.headers["Idempotency-Key"] == again.headers["Idempotency-Key"]
+
+
+# --- those who have no endpoint
+
+
+def written(run: Path, folder: Path, key: Path, *releases: str) -> list[WrittenNotice]:
+    told = tr.Run(run).recalls(write=folder, sign=key, releases=releases)
+    assert told.written is not None
+    return [*told.written]
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    file = tmp_path / "key.pem"
+    file.write_bytes(private_pem())
+    return file
+
+
+def test_written_notices_are_those_that_would_be_sent(
+    recalled: tuple[Path, dict[str, Any]], key: Path, tmp_path: Path
+) -> None:
+    run, _ = recalled
+    before = sorted(path.name for path in (run / "ledger").iterdir())
+    answer = here("recalls", run, "--write", tmp_path / "to" / "send", "--sign", key, "--json")
+    assert answer.code == 0, answer.err
+    files = {one["release"]: Path(one["file"]) for one in answer.json["written"]}
+    assert sorted((tmp_path / "to" / "send").iterdir()) == sorted(files.values())
+    assert [one["contact"] for one in answer.json["written"]] == [HOSPITAL.contact, None]
+    assert sorted(path.name for path in (run / "ledger").iterdir()) == before
+    with notice_server() as server:
+        notify(str(run), server.url, KEY, pause=nowait)
+    assert {check_notice(one.body)[0]["release"]: one.body for one in server.received} == {
+        release: file.read_bytes() for release, file in files.items()
+    }
+    told = here("recalls", run, "--write", tmp_path / "more", "--sign", key)
+    assert "No notice was written" in told.out
+    assert not [*(tmp_path / "more").iterdir()]
+
+
+def test_written_again_they_are_the_same_and_replace_no_other_file(
+    recalled: tuple[Path, dict[str, Any]], key: Path, tmp_path: Path
+) -> None:
+    run, folder = recalled[0], tmp_path / "send"
+    first, second = written(run, folder, key)
+    assert written(run, folder, key) == [first, second]
+    Path(first.file).write_bytes(b"a letter")
+    Path(second.file).unlink()
+    here("recalls", run, "--write", folder, "--sign", key).complains(2, "is another notice, or none")
+    assert Path(first.file).read_bytes() == b"a letter"
+    assert not Path(second.file).exists()
+    (alone,) = written(run, tmp_path / "one", key, second.release)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [Path(alone.file).name]
+
+
+def test_whoever_was_told_by_other_means_is_due_no_more(recalled: tuple[Path, dict[str, Any]], key: Path) -> None:
+    run, _ = recalled
+    first, second, current = state_of(run).releases
+    assert "2 recalls are not told" in here("recalls", run).out
+    assert "model officer" in here("recalls", run).out
+    letter = "a letter of the privacy office"
+    answer = here("recalls", run, "--told", first, "--by", letter, "--json")
+    assert answer.code == 0, answer.err
+    assert [[one["by"] for one in each.get("told", ())] for each in answer.json["releases"]] == [[letter], [], []]
+    entries = len(state_of(run).requests), state_of(run).entries
+    here("recalls", run, "--told", first, "--by", letter)
+    assert (len(state_of(run).requests), state_of(run).entries) == entries, "the same note again changes nothing"
+    shown = here("recalls", run).out
+    assert "1 recall is not told" in shown
+    assert f"release {first}: told by {letter}, noted 20" in shown
+    assert [one.release for one in written(run, run.parent / "send", key)] == [second]
+    later = toy_forget(run, [EVERYONE[1]], "retrain")
+    assert [one["notified"] for one in later["outside"]] == [True, False, False]
+    assert verify(str(run))["problems"] == []
+    for name in (first, second, current):
+        here("recalls", run, "--told", name, "--by", "the telephone")
+    assert "not told" not in here("recalls", run).out
+
+
+def test_telling_needs_a_recall_and_says_by_whom(recalled: tuple[Path, dict[str, Any]], key: Path) -> None:
+    run, _ = recalled
+    first, _, current = state_of(run).releases
+    entries = state_of(run).entries
+    for options, words in (
+        (("--told", first), "--told RELEASE needs --by TEXT"),
+        (("--by", "mail"), "--told RELEASE needs --by TEXT"),
+        (("--told", first, "--by", " "), "expected a line of text"),
+        (("--told", first, "--told", "ffff", "--by", "mail"), "the run has no release 'ffff'"),
+        (("--told", current, "--by", "mail"), "is current: there is no recall to tell"),
+        (("--told", first, "--by", "mail", "--write", "folder", "--sign", key), "give one of them"),
+        (("--write", "folder"), "--write writes signed notices"),
+        (("--release", first), "--release is of --notify and --write"),
+    ):
+        here("recalls", run, *options).complains(2, words)
+    assert state_of(run).entries == entries
+
+
+def test_notice_of_one_release_goes_to_its_own_place_alone(recalled: tuple[Path, dict[str, Any]]) -> None:
+    run, _ = recalled
+    first, second, _ = state_of(run).releases
+    with notice_server() as server:
+        told = notify(str(run), server.url, KEY, releases=[second], pause=nowait)
+    assert [one["release"] for one in told["notices"]] == [second]
+    assert [bool(one["notified"]) for one in told["releases"]] == [False, True, False]
+    assert [check_notice(one.body)[0]["release"] for one in server.received] == [second]
+    assert first != second
 
 
 # --- check

@@ -30,7 +30,7 @@ def recalls(document: dict[str, Any]) -> Table:
                 one.text("contact", "not said"),
                 time_of(release["until"], f"{at}/until") if release["until"] else "no date",
                 Markup(", ").join(request_link(document["name"], name) for name in release["recalled_by"]) or "–",
-                one.count("notified") if release["notified"] else "no",
+                one.count("notified") if release["notified"] else "told otherwise" if release.get("told") else "no",
                 digest(release["digest"], f"{at}/digest"),
             ]
         )
