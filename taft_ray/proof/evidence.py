@@ -16,6 +16,14 @@ from taft_ray.privacy import PublicKey
 from taft_ray.progress import Report, silent
 from taft_ray.storage import MALFORMED, Entry, Manifest, Store
 
+_SHOWN = 100  # names in one problem
+
+
+def named(keys: Sequence[str]) -> str:
+    """Keys in a problem, with commas; of very many the first."""
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
+
 
 @dataclass(kw_only=True)
 class Findings:
