@@ -1,4 +1,4 @@
-"""What is cached is what the manifest says, in training and in evaluation: every sample once, and no forgotten one."""
+"""The cache, of training and of evaluation, is as the manifest says: every sample once, and no forgotten one."""
 
 from __future__ import annotations
 
