@@ -15,7 +15,7 @@ if (location.protocol === "file:") {
       const inside = this.frame.contentWindow;
       inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
       const script = inside.document.createElement("script");
-      script.src = url;
+      script.src = new URL(url, document.baseURI);
       script.addEventListener("load", () => resolve(inside));
       script.addEventListener("error", reject);
       inside.document.head.append(script);
