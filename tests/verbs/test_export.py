@@ -204,7 +204,7 @@ def test_changed_delta_is_not_exported(run: Path, tmp_path: Path) -> None:
         export(str(run), str(tmp_path / "model.pt2"))
 
 
-@pytest.mark.parametrize(("kind", "views"), [("pt2", 1), ("onnx", 1), ("pt2", 3), ("onnx", 3)])
+@pytest.mark.parametrize(("kind", "views"), [("pt2", 3), ("onnx", 1), pytest.param("onnx", 3, marks=pytest.mark.slow)])
 def test_additive_model_is_exported_without_what_was_forgotten(
     kind: str, views: int, parquet: Path, spec_of: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -217,10 +217,13 @@ def test_written_again_they_are_the_same_and_replace_no_other_file(
     assert [path.name for path in (tmp_path / "one").iterdir()] == [Path(alone.file).name]
 
 
-def test_whoever_was_told_by_other_means_is_due_no_more(recalled: tuple[Path, dict[str, Any]], key: Path) -> None:
+def test_whoever_was_told_by_other_means_is_due_no_more(
+    recalled: tuple[Path, dict[str, Any]], key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, _ = recalled
     first, second, current = state_of(run).releases
     assert "2 recalls are not told" in here("recalls", run).out
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow table breaks its words
     assert "model officer" in here("recalls", run).out
     letter = "a letter of the privacy office"
     answer = here("recalls", run, "--told", first, "--by", letter, "--json")
