@@ -36,7 +36,8 @@ def begun(run: Path) -> dict[str, Any] | None:
     ("gpus", "options", "env", "device", "lanes", "why"),
     [
         pytest.param(2, (), {}, "cuda", 2, "the cluster has 2", id="GPUs of the cluster", marks=pytest.mark.slow),
-        pytest.param(1, (), {"TAFT_RAY_AUTOSCALED_GPUS": "8"}, "cuda", SHARDS, "TAFT_RAY_AUTOSCALED_GPUS: 8; 1 are up", id="one is up and seven may come", marks=pytest.mark.slow),
+        pytest.param(1, (), {"TAFT_RAY_AUTOSCALED_GPUS": "8"}, "cuda", SHARDS, "TAFT_RAY_AUTOSCALED_GPUS: 8; 1 are up",
+                     id="one is up and seven may come", marks=pytest.mark.slow),
         pytest.param(2, ("--gpus-per-lane", 0.5), {}, "cuda", 4, "the cluster has 2", id="two lanes per GPU", marks=pytest.mark.slow),
         pytest.param(0, ("--gpus", 2), {}, "cuda", 2, "--gpus: 2; 0 are up", id="none is up", marks=pytest.mark.slow),
         pytest.param(0, (), {}, "cpu", 1, "the cluster has 0", id="no GPU and nobody who starts one"),
