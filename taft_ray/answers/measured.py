@@ -222,9 +222,12 @@ class Reproduced(Answer, HasRows):
             [str(one["cell"])[:12], _number(one["accuracy"]), _number(one.get("before")), _said(one.get("same"))]
             for one in self.cells
         ]
-        verdict = "Every cell is what it was." if self.ok else "Some cell has another accuracy than before."
+        new = sum(one.get("same") is None for one in self.cells)
+        kept = "Every cell is what it was." if self.ok else "Some cell has another accuracy than before."
+        lacking = f"OUT had no earlier number of {plural(new, 'cell')}; compare with the CSV that has the digest."
+        verdict = [kept] * (new < len(rows)) + [lacking] * (new > 0)
         return paragraphs(
-            f"{self.table}, measured again. {verdict}", columns(["cell", "now", "before", "same"], rows, (1, 2))
+            " ".join([f"{self.table}, by its cells.", *verdict]), columns(["cell", "now", "before", "same"], rows)
         )
 
 
@@ -233,6 +236,8 @@ def _said(value: bool | None) -> str | None:
 
 
 def _number(value: object) -> object:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_number(one)}" for name, one in value.items())
     return f"{value:.4g}" if isinstance(value, float) else value
 
 

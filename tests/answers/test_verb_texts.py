@@ -156,6 +156,13 @@ def test_reproduced_table_is_a_table_and_has_rows_of_pandas() -> None:
     )
     assert re.search(r"^abababababab +0\.5 +0\.5 +yes$", str(again), re.MULTILINE)
     assert again.to_pandas()["accuracy"].tolist() == [0.5]
+    assert "Every cell is what it was." in str(again)
+    first = answers.Reproduced.from_json(
+        {"table": "baselines", "cells": [{"cell": "ab" * 32, "accuracy": {"additive": 0.99777}}], "ok": True}
+    )
+    assert "what it was" not in str(first)
+    assert "OUT had no earlier number of 1 cell" in str(first)
+    assert re.search(r"^abababababab +additive 0\.9978 +– +–$", str(first), re.MULTILINE)
     with pytest.raises(Exception, match="expected one of rows, cells"):
         answer.to_pandas("trials")
 
