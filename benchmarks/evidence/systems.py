@@ -16,6 +16,7 @@ from benchmarks.evidence.results import DataSet, Entry, Results
 
 SHARDS = ("1", "10", "50", "500")
 VIEWS = "4"  # of a picture, in the row beside the default's
+MORE_VIEWS = f"additive, {VIEWS} views"
 ENDS = ("", *(f"-{shards}" for shards in SHARDS[1:]))  # of files; one with a number has that number of shards alone
 
 
@@ -38,7 +39,7 @@ class System:
 SOUP = "Model Soup (NLFT, mean of weights)"
 SYSTEMS = (
     System(title="additive", row="additive", way="additive: subtract", parted=False, colour=ORANGE, marker="o"),
-    System(title="additive, 4 views", row="additive, 4 views", way=None, parted=False, colour=ORANGE, marker="h"),
+    System(title=MORE_VIEWS, row=MORE_VIEWS, way=None, parted=False, colour=ORANGE, marker="h"),
     System(title="head alone", row="head alone, ridge from exact sums",
            way="head alone, ridge from exact sums: subtract", parted=False, colour=GREY, marker="s"),
     System(title="kNN, k = 20", row="kNN, k = 20", way="kNN, k = 20: remove the row", parted=False, colour=SKY, marker="^"),
@@ -77,7 +78,7 @@ class OverShards:
             if end in ("", f"-{entry['column']}")
         }
         if (seen := results.entry(f"views-{data.label}", "additive", VIEWS)) is not None:
-            self.found[f"additive, {VIEWS} views", "1"] = seen
+            self.found[MORE_VIEWS, "1"] = seen
 
     def at(self, system: System, shards: str) -> Entry | None:
         """The number; a system that knows no shards has that of one shard everywhere."""

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from taft_ray.additive.views import check_views, view
+from taft_ray.additive.views import check_views_of, view
 from taft_ray.errors import UnsupportedModel, UsageError
 from taft_ray.tangent.network import units_of
 from taft_ray.tangent.units import first_trained
@@ -117,7 +117,7 @@ def sites_of(
     if not names:
         raise UsageError(f"last_blocks={last_blocks!r}: the additive model needs at least one of the {units.noun}")
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    check_views(views, height, width)
+    check_views_of(height, width, views)
     first = next(network.parameters())
     seen: dict[str, dict[str, int]] = {name: {} for name in names}
 

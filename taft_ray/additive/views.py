@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from taft_ray.additive.options import MOST_VIEWS
+from taft_ray.additive.options import check_views
 from taft_ray.errors import UsageError
 
 PARTS = 16  # of a side
 
 
-def check_views(views: int, height: int, width: int) -> None:
+def check_views_of(height: int, width: int, views: int) -> None:
     """UsageError for a number of views that pictures of this size cannot have."""
-    if not 1 <= views <= MOST_VIEWS:
-        raise UsageError(f"views={views!r}: expected 1..{MOST_VIEWS}; set --views")
+    check_views(views)
     if views > 1 and min(height, width) < PARTS:
         raise UsageError(
             f"views={views}: pictures of {height} x {width} are smaller than {PARTS} x {PARTS}, and have one view; "

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS, MOST_VIEWS
+from taft_ray.additive.options import ADDITIVE, DEFAULT_BLOCKS, check_views
 from taft_ray.data import METHODS, ORIENTATIONS
 from taft_ray.errors import SpecMismatch, UsageError
 from taft_ray.fitting.config import FIT_PRECISIONS, PRIVATE_ROWS, FitConfig
@@ -199,8 +199,7 @@ class RunSpec:
             raise UsageError(
                 f"site_blocks={self.site_blocks!r}: expected a number >= 1, all or {DEFAULT_BLOCKS}; set --site-blocks"
             )
-        if isinstance(self.views, bool) or not isinstance(self.views, int) or not 1 <= self.views <= MOST_VIEWS:
-            raise UsageError(f"views={self.views!r}: expected a number 1..{MOST_VIEWS}; set --views")
+        check_views(self.views)
         if self.additive and self.weighting != "uniform":
             other = "" if self.lean else f", or choose --compose {DEFAULT_COMPOSITION}"
             raise UsageError(
